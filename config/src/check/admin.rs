@@ -1,0 +1,43 @@
+//! The admin API: not open to the world.
+
+use std::collections::HashMap;
+
+use crate::diagnostic::{Code, Diagnostic};
+use crate::document::Document;
+
+/// Shorter tokens can be guessed.
+const SHORTEST_TOKEN: usize = 16;
+
+pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
+    let admin = &document.admin;
+    if !admin.bind.value.ip().is_loopback() && admin.tokens.is_empty() {
+        found.push(
+            Diagnostic::error(
+                Code::AdminExposed,
+                admin.bind.origin,
+                format!("`{}` can be reached from elsewhere, and there are no `tokens`", admin.bind),
+            )
+            .help("add `tokens`, or bind to 127.0.0.1"),
+        );
+    }
+    let mut names = HashMap::new();
+    for token in &admin.tokens {
+        if let Some(first) = names.insert(token.name.value.as_str(), token.name.origin) {
+            found.push(
+                Diagnostic::error(
+                    Code::DuplicateName,
+                    token.name.origin,
+                    format!("two tokens are named `{}`", token.name),
+                )
+                .related(first, "the other one"),
+            );
+        }
+        if token.token.value.expose().chars().count() < SHORTEST_TOKEN {
+            found.push(Diagnostic::error(
+                Code::BadValue,
+                token.token.origin,
+                format!("the token is shorter than {SHORTEST_TOKEN} characters"),
+            ));
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Routes: told apart from each other, with edits that cannot break a request.
+
+use std::collections::HashMap;
+
+use http::HeaderName;
+
+use crate::diagnostic::{Code, Diagnostic};
+use crate::document::{Document, HeaderEdits, PathMatch, Route, WhenAllDown};
+use crate::leaf::Leaf as _;
+use crate::source::{At, Origin};
+
+/// Headers that belong to the connection or to the framing of the message: Portolan writes them.
+const PROTECTED: [&str; 10] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
+    let mut names: HashMap<&str, Origin> = HashMap::new();
+    let mut matches: HashMap<String, Origin> = HashMap::new();
+    for route in &document.routes {
+        if let Some(name) = &route.name
+            && let Some(first) = names.insert(name.value.as_str(), name.origin)
+        {
+            found.push(
+                Diagnostic::error(
+                    Code::DuplicateName,
+                    name.origin,
+                    format!("two routes are named `{name}`"),
+                )
+                .related(first, "the other one"),
+            );
+        }
+        if let (Some(host), false) = (&route.host, route.hosts.is_empty()) {
+            found.push(Diagnostic::error(
+                Code::BadValue,
+                host.origin,
+                "a route has `host` or `hosts`, not both",
+            ));
+        }
+        duplicates(route, &mut matches, found);
+        edits(&route.request_headers, found);
+        edits(&route.response_headers, found);
+        rewrite(route, found);
+        if let WhenAllDown::Respond(respond) = &route.when_all_down
+            && !(400..=599).contains(&respond.status.value)
+        {
+            found.push(Diagnostic::error(
+                Code::BadValue,
+                respond.status.origin,
+                format!("`{}` is not a status from 400 to 599", respond.status),
+            ));
+        }
+    }
+}
+
+/// Complains about a route that the same requests would match as another before it.
+fn duplicates(route: &Route, seen: &mut HashMap<String, Origin>, found: &mut Vec<Diagnostic>) {
+    let path = match &route.path {
+        None => "prefix ".to_owned(),
+        Some(PathMatch::Prefix(path)) => {
+            format!("prefix {}", path.value.as_str().trim_end_matches('/'))
+        }
+        Some(PathMatch::Exact(path)) => format!("exact {}", path.value.as_str()),
+        Some(PathMatch::Regex(pattern)) => format!("regex {}", pattern.value.show()),
+    };
+    let mut methods: Vec<_> = route.methods.iter().map(|m| m.value.as_str()).collect();
+    methods.sort_unstable();
+    methods.dedup();
+    let mut headers: Vec<_> =
+        route.headers.iter().map(|(name, value)| format!("{}={value}", name.value)).collect();
+    headers.sort_unstable();
+    let hosts: Vec<Option<String>> = match (&route.host, route.hosts.as_slice()) {
+        (Some(host), _) => vec![Some(host.to_string())],
+        (None, []) => vec![None],
+        (None, hosts) => hosts.iter().map(|host| Some(host.to_string())).collect(),
+    };
+    for host in hosts {
+        let shown = host.as_deref().unwrap_or("any host");
+        let key = format!("{shown} {path} {methods:?} {headers:?}");
+        if let Some(first) = seen.insert(key, route.origin) {
+            let twice = first == route.origin;
+            let message = if twice {
+                format!("`{shown}` stands in this route twice")
+            } else {
+                format!("the same requests to {shown} match an earlier route")
+            };
+            let mut diagnostic =
+                Diagnostic::error(Code::DuplicateRoute, route.origin, message);
+            if !twice {
+                diagnostic = diagnostic.related(first, "this one");
+            }
+            found.push(diagnostic);
+            return;
+        }
+    }
+}
+
+fn edits(edits: &HeaderEdits, found: &mut Vec<Diagnostic>) {
+    let mut check = |name: &At<HeaderName>| {
+        if PROTECTED.contains(&name.value.as_str()) {
+            let diagnostic = Diagnostic::error(
+                Code::BadValue,
+                name.origin,
+                format!("`{}` belongs to Portolan and cannot be edited", name.value),
+            );
+            found.push(if name.value == http::header::HOST {
+                diagnostic.help("the pool's `host` says what endpoints get")
+            } else {
+                diagnostic
+            });
+        }
+    };
+    edits.remove.iter().for_each(&mut check);
+    edits.set.iter().for_each(|(name, _)| check(name));
+    edits.add.iter().for_each(|(name, _)| check(name));
+}
+
+fn rewrite(route: &Route, found: &mut Vec<Diagnostic>) {
+    let Some(rewrite) = &route.rewrite else {
+        return;
+    };
+    let strip = rewrite.strip_prefix.value.as_str().trim_end_matches('/');
+    let path = match &route.path {
+        Some(PathMatch::Prefix(path) | PathMatch::Exact(path)) => path.value.as_str(),
+        Some(PathMatch::Regex(_)) => return,
+        None => "/",
+    };
+    let inside = path.strip_prefix(strip).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if !inside {
+        found.push(
+            Diagnostic::warning(
+                Code::Unreachable,
+                rewrite.strip_prefix.origin,
+                format!("paths of this route need not begin with `{}`", rewrite.strip_prefix.value.as_str()),
+            )
+            .help("those that do not are sent on unchanged"),
+        );
+    }
+}

@@ -1,0 +1,611 @@
+//! A checked document → the plan: every name resolved, every value in the runtime's own type.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use sha2::{Digest as _, Sha256};
+
+use crate::check::{Definition, Names};
+use crate::decode::Encode;
+use crate::diagnostic::{Code, Diagnostic};
+use crate::document::{
+    AccessLog, Balance, BalanceWord, Document, Endpoint, EndpointPlace, Expect, GeoRule,
+    HashKey, HeaderEdits, Health, Listener, PathMatch, Pool, Route, Target, TargetKind, Test,
+    UpstreamTls, WhenAllDown,
+};
+use crate::geography::{Coordinates, Geography};
+use crate::names::{HostPattern, Name};
+use crate::node::{Node, Value};
+use crate::plan::{
+    AccessLogPlan, AdminPlan, AdminTokenPlan, BalancePlan, CertificateFiles, ClientClasses,
+    ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, EndpointPlan, GeoIpPlan,
+    GeoRulePlan, HashProperty, HeaderEditsPlan, LimitsPlan, ListenerPlan, ListenerTlsPlan,
+    LocationTable, LogPlan, LogSink, PathRule, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind,
+    ProbePlan, ProcessPlan, ResolverPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan,
+    SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
+    UpstreamTlsPlan, WhenAllDownPlan,
+};
+use crate::source::{At, Sources};
+
+/// Makes the plan.
+///
+/// # Errors
+/// When a target would need too many client classes: the one thing that cannot be known before its
+/// shape is compiled.
+pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Vec<Diagnostic>> {
+    let mut found = Vec::new();
+    let names = crate::check::names(document);
+    let locations = LocationTable::new(subdivisions(document));
+    let pools: Vec<Arc<PoolPlan>> = document
+        .pools
+        .iter()
+        .enumerate()
+        .map(|(at, (name, plan))| Arc::new(pool(PoolId::new(at), name, plan, sources)))
+        .collect();
+
+    let mut targets = Targets {
+        document,
+        names: &names,
+        locations: &locations,
+        places: pools.iter().map(|pool| pool.place).collect(),
+        graph: TargetGraph::default(),
+        services: vec![None; document.services.0.len()],
+    };
+    let services = (0..document.services.0.len())
+        .map(|at| ServicePlan {
+            name: document.services.0[at].0.value.clone(),
+            target: targets.service(at),
+        })
+        .collect();
+    let mut route_table = RouteTable::default();
+    let routes: Vec<RoutePlan> = document
+        .routes
+        .iter()
+        .enumerate()
+        .map(|(at, written)| {
+            let id = RouteId::new(at);
+            let target = targets.target(&written.to);
+            insert_route(&mut route_table, id, written);
+            route(id, written, target, &targets.graph)
+        })
+        .collect();
+    let graph = targets.graph;
+
+    let mut counted: HashMap<TargetId, ()> = HashMap::new();
+    for (plan, written) in routes.iter().zip(&document.routes) {
+        if counted.insert(plan.target, ()).is_some() {
+            continue;
+        }
+        if let Err(error) = ClientClasses::of(plan.target, &graph, &locations) {
+            found.push(
+                Diagnostic::error(
+                    Code::TooManyClientClasses,
+                    written.to.origin,
+                    format!("this target tells too many kinds of clients apart: {error}"),
+                )
+                .help("join rules that lead to the same place, or networks under their common prefix"),
+            );
+        }
+    }
+    if !found.is_empty() {
+        return Err(found);
+    }
+
+    let tests = document.tests.iter().map(|t| test(t, &names, &locations)).collect();
+    Ok(Plan {
+        hash: hash(document),
+        listeners: document.listeners.iter().map(|l| listener(l, sources)).collect(),
+        client_ip: ClientIpPlan {
+            header: document.client_ip.header.value.clone(),
+            trusted: document.client_ip.trusted.iter().map(|net| net.value).collect(),
+        },
+        geoip: GeoIpPlan {
+            database: document.geoip.database.as_ref().map(|path| file(path, sources)),
+            asn_database: document.geoip.asn_database.as_ref().map(|path| file(path, sources)),
+        },
+        admin: AdminPlan {
+            bind: document.admin.bind.value,
+            origin: document.admin.bind.origin,
+            tokens: document
+                .admin
+                .tokens
+                .iter()
+                .map(|token| AdminTokenPlan {
+                    name: token.name.value.as_str().into(),
+                    role: token.role.value,
+                    token: token.token.value.clone(),
+                })
+                .collect(),
+        },
+        resolver: ResolverPlan {
+            servers: document.resolver.servers.iter().map(|server| server.value).collect(),
+            timeout: document.resolver.timeout.value.duration(),
+            min_ttl: document.resolver.min_ttl.value.duration(),
+            max_ttl: document.resolver.max_ttl.value.duration(),
+        },
+        process: ProcessPlan {
+            state_dir: file(&document.state_dir, sources).value,
+            workers: document.workers.as_ref().map(|workers| workers.value.get()),
+            lame_duck: document.lame_duck.value.duration(),
+            shutdown_timeout: document.shutdown_timeout.value.duration(),
+            startup_grace: document.startup_grace.value.duration(),
+        },
+        access_log: document.access_log.on().map(|log| access_log(log, sources)),
+        log: LogPlan {
+            level: document.log.level.value,
+            format: document.log.format.value,
+        },
+        pools,
+        services,
+        targets: graph,
+        locations,
+        routes,
+        route_table,
+        tests,
+    })
+}
+
+/// A path, as seen from the file it was written in.
+fn file(path: &At<PathBuf>, sources: &Sources) -> At<PathBuf> {
+    At::new(sources.resolve(path.origin, &path.value), path.origin)
+}
+
+/// What the configuration is known by: changes when any value changes, secrets included, however
+/// the files are laid out.
+fn hash(document: &Document) -> ConfigHash {
+    let mut text = String::new();
+    for token in &document.admin.tokens {
+        let _ = writeln!(text, "{}", token.token.value.expose());
+    }
+    if let Some(node) = document.encode() {
+        canonical(&node, &mut text);
+    }
+    let digest = Sha256::digest(text.as_bytes());
+    let digits: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    ConfigHash::new(&digits)
+}
+
+fn canonical(node: &Node, out: &mut String) {
+    match &node.value {
+        Value::Null => out.push('~'),
+        Value::Scalar(scalar) => {
+            let _ = write!(out, "{:?}", scalar.text);
+        }
+        Value::List(items) => {
+            out.push('[');
+            for item in items {
+                canonical(item, out);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        Value::Map(entries) => {
+            out.push('{');
+            for entry in entries {
+                let _ = write!(out, "{:?}:", entry.key.value);
+                canonical(&entry.value, out);
+                out.push(',');
+            }
+            out.push('}');
+        }
+    }
+}
+
+// === Listeners and logs ===
+
+fn listener(listener: &Listener, sources: &Sources) -> ListenerPlan {
+    let limits = &listener.limits;
+    ListenerPlan {
+        bind: listener.bind.value,
+        origin: listener.bind.origin,
+        redirect_to_https: listener.redirect_to_https.value,
+        tls: listener.tls.as_ref().map(|tls| ListenerTlsPlan {
+            certificates: tls
+                .certificates
+                .iter()
+                .map(|certificate| CertificateFiles {
+                    cert: file(&certificate.cert, sources),
+                    key: file(&certificate.key, sources),
+                })
+                .collect(),
+            min_version: tls.min_version.value,
+        }),
+        limits: LimitsPlan {
+            header_bytes: limits.header_bytes.value.bytes() as usize,
+            headers: limits.headers.value.get() as usize,
+            header_timeout: limits.header_timeout.value.duration(),
+            idle_timeout: limits.idle_timeout.value.duration(),
+            body_bytes: limits.body_bytes.as_ref().map(|size| size.value.bytes()),
+            connections: limits.connections.value.get() as usize,
+        },
+    }
+}
+
+fn access_log(log: &AccessLog, sources: &Sources) -> AccessLogPlan {
+    AccessLogPlan {
+        to: match log.to.value.as_str() {
+            "stdout" => LogSink::Stdout,
+            "stderr" => LogSink::Stderr,
+            path => LogSink::File(sources.resolve(log.to.origin, path.as_ref())),
+        },
+        sample: log.sample.value.fraction(),
+    }
+}
+
+// === Pools ===
+
+fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan {
+    PoolPlan {
+        id,
+        name: name.value.clone(),
+        cloud: pool.cloud.as_ref().map(|cloud| cloud.value.as_str().into()),
+        region: pool.region.as_ref().map(|region| region.value.as_str().into()),
+        place: pool.latitude.as_ref().zip(pool.longitude.as_ref()).map(|(latitude, longitude)| {
+            Coordinates {
+                latitude: latitude.value,
+                longitude: longitude.value,
+            }
+        }),
+        endpoints: pool.endpoints.iter().map(endpoint).collect(),
+        balance: balance(&pool.balance),
+        protocol: pool.protocol.value,
+        tls: match &pool.tls {
+            Some(UpstreamTls::On(tls)) => Some(UpstreamTlsPlan {
+                server_name: tls.server_name.as_ref().map(|name| name.value.as_str().into()),
+                ca: tls.ca.as_ref().map(|path| file(path, sources)),
+                client: tls
+                    .client_cert
+                    .as_ref()
+                    .zip(tls.client_key.as_ref())
+                    .map(|(cert, key)| (file(cert, sources), file(key, sources))),
+                insecure: tls.insecure.value,
+                origin: tls.origin,
+            }),
+            _ => None,
+        },
+        probe: pool.health.on().map(probe),
+        min_healthy: pool.min_healthy.value,
+        overprovision: pool.overprovision.value,
+        drain: pool.drain.value,
+        host: pool.host.as_ref().and_then(|host| host.value.parse().ok()),
+        timeouts: TimeoutsPlan {
+            connect: pool.timeouts.connect.value.duration(),
+            idle: pool.timeouts.idle.value.duration(),
+            upgrade_idle: pool.timeouts.upgrade_idle.value.duration(),
+        },
+        capacity_in_flight: pool.capacity.as_ref().map(|capacity| capacity.in_flight.value.get()),
+    }
+}
+
+fn endpoint(endpoint: &Endpoint) -> EndpointPlan {
+    let weight = endpoint.weight.value.get();
+    let backup = endpoint.backup.value;
+    match &endpoint.place {
+        EndpointPlace::Address(address) => EndpointPlan::Address {
+            address: address.value,
+            weight,
+            backup,
+        },
+        EndpointPlace::Dns(dns) => EndpointPlan::Dns {
+            host: dns.value.host.as_str().into(),
+            port: dns.value.port,
+            weight,
+            backup,
+        },
+    }
+}
+
+fn balance(balance: &Balance) -> BalancePlan {
+    match balance {
+        Balance::Word(word) => match word.value {
+            BalanceWord::LeastRequests => BalancePlan::LeastRequests,
+            BalanceWord::RoundRobin => BalancePlan::RoundRobin,
+            BalanceWord::Random => BalancePlan::Random,
+            BalanceWord::Fastest => BalancePlan::Fastest,
+        },
+        Balance::Hash { on, .. } => BalancePlan::Hash(match on {
+            HashKey::ClientIp(_) => HashProperty::ClientIp,
+            HashKey::Path(_) => HashProperty::Path,
+            HashKey::Header(name) => HashProperty::Header(name.value.clone()),
+            HashKey::Cookie(name) => HashProperty::Cookie(name.value.as_str().into()),
+        }),
+    }
+}
+
+fn probe(health: &Health) -> ProbePlan {
+    let kind = match (&health.http, &health.grpc) {
+        (Some(path), _) => ProbeKind::Http {
+            path: path.value.as_str().into(),
+            expect: expect(&health.expect),
+        },
+        (None, Some(service)) => ProbeKind::Grpc {
+            service: service.value.as_str().into(),
+        },
+        (None, None) => ProbeKind::Tcp,
+    };
+    let every = health.every.value.duration();
+    ProbePlan {
+        kind,
+        port: health.port.as_ref().map(|port| port.value.get()),
+        host: health.host.as_ref().and_then(|host| host.value.parse().ok()),
+        every,
+        fast_every: health.fast_every.as_ref().map_or(every, |fast| fast.value.duration()),
+        timeout: health.timeout.value.duration(),
+        down_after: health.down_after.value.get(),
+        up_after: health.up_after.value.get(),
+    }
+}
+
+fn expect(expect: &Expect) -> ProbeExpect {
+    ProbeExpect {
+        status: expect.status.0.iter().map(|range| range.value).collect(),
+        headers: expect
+            .headers
+            .iter()
+            .map(|(name, value)| (name.value.clone(), value.value.as_str().into()))
+            .collect(),
+        json: expect
+            .json
+            .iter()
+            .map(|(pointer, value)| {
+                (pointer.value.as_str().into(), value.value.as_str().into())
+            })
+            .collect(),
+        body_contains: expect.body_contains.as_ref().map(|text| text.value.as_str().into()),
+    }
+}
+
+// === Targets ===
+
+/// Every subdivision that some rule or test names, and those that decide between the Cloudflare
+/// regions that some rule names.
+fn subdivisions(document: &Document) -> Vec<(&str, crate::geography::CountryId)> {
+    let mut found = Vec::new();
+    let mut cloudflare = false;
+    let services = document.services.iter().map(|(_, target)| target);
+    for target in services.chain(document.routes.iter().map(|route| &route.to)) {
+        each_rule(target, &mut |rule| {
+            if let Some(clients) = &rule.clients {
+                cloudflare |= !clients.cloudflare_regions.is_empty();
+                let named = clients.subdivisions.iter().map(|part| &part.value);
+                found.extend(named.map(|part| (part.code(), part.country())));
+            }
+        });
+    }
+    for test in &document.tests {
+        if let Some(subdivision) = &test.client.subdivision {
+            found.push((subdivision.value.code(), subdivision.value.country()));
+        }
+    }
+    if cloudflare {
+        let geography = Geography::get();
+        found.extend(geography.cloudflare_subdivisions().iter().filter_map(|(code, _)| {
+            Some((*code, geography.country(code.split('-').next()?)?))
+        }));
+    }
+    found
+}
+
+fn each_rule<'a>(target: &'a Target, visit: &mut dyn FnMut(&'a GeoRule)) {
+    match &target.kind {
+        TargetKind::Name(_) => {}
+        TargetKind::Split(members) => {
+            members.iter().for_each(|member| each_rule(&member.to, visit));
+        }
+        TargetKind::Tiers(members)
+        | TargetKind::Nearest(members)
+        | TargetKind::Fastest(members)
+        | TargetKind::LeastLoaded(members) => {
+            members.iter().for_each(|member| each_rule(member, visit));
+        }
+        TargetKind::Geo(rules) => {
+            for rule in rules {
+                visit(rule);
+                each_rule(&rule.to, visit);
+            }
+        }
+    }
+}
+
+struct Targets<'a> {
+    document: &'a Document,
+    names: &'a Names<'a>,
+    locations: &'a LocationTable,
+    places: Vec<Option<Coordinates>>,
+    graph: TargetGraph,
+    /// The node of every service that was needed so far.
+    services: Vec<Option<TargetId>>,
+}
+
+impl Targets<'_> {
+    fn intern(&mut self, kind: TargetKindPlan) -> TargetId {
+        let places = &self.places;
+        self.graph.intern(kind, |pool| places[pool.index()])
+    }
+
+    /// A service, with its name around what it stands for. Services are not in a circle: the
+    /// checks said so.
+    fn service(&mut self, at: usize) -> TargetId {
+        if let Some(id) = self.services[at] {
+            return id;
+        }
+        let document = self.document;
+        let inner = self.target(&document.services.0[at].1);
+        let id = self.intern(TargetKindPlan::Service(ServiceId::new(at), inner));
+        self.services[at] = Some(id);
+        id
+    }
+
+    fn target(&mut self, target: &Target) -> TargetId {
+        let kind = match &target.kind {
+            TargetKind::Name(name) => match self.names.get(name.value.as_str()) {
+                Some(Definition::Service(at)) => return self.service(at),
+                Some(Definition::Pool(at)) => TargetKindPlan::Pool(PoolId::new(at)),
+                None => unreachable!("the checks found every name"),
+            },
+            TargetKind::Split(members) => TargetKindPlan::Split(
+                members
+                    .iter()
+                    .filter(|member| member.weight.value.get() > 0)
+                    .map(|member| SplitMemberPlan {
+                        to: self.target(&member.to),
+                        weight: member.weight.value.get(),
+                        if_down: member.if_down.value,
+                    })
+                    .collect(),
+            ),
+            TargetKind::Tiers(members) => TargetKindPlan::Tiers(self.all(members)),
+            TargetKind::Nearest(members) => TargetKindPlan::Nearest(self.all(members)),
+            TargetKind::Fastest(members) => TargetKindPlan::Fastest(self.all(members)),
+            TargetKind::LeastLoaded(members) => TargetKindPlan::LeastLoaded(self.all(members)),
+            TargetKind::Geo(rules) => TargetKindPlan::Geo(
+                rules
+                    .iter()
+                    .map(|rule| GeoRulePlan {
+                        clients: rule.clients.as_ref().map(|c| ClientSet::new(c, self.locations)),
+                        to: self.target(&rule.to),
+                    })
+                    .collect(),
+            ),
+        };
+        self.intern(kind)
+    }
+
+    fn all(&mut self, members: &[Target]) -> Vec<TargetId> {
+        members.iter().map(|member| self.target(member)).collect()
+    }
+}
+
+// === Routes ===
+
+fn insert_route(table: &mut RouteTable, id: RouteId, route: &Route) {
+    let hosts: Vec<HostPattern> =
+        route.host.iter().chain(&route.hosts).map(|host| host.value.clone()).collect();
+    let path = match &route.path {
+        None => PathRule::Prefix("/".to_owned()),
+        Some(PathMatch::Prefix(path)) => PathRule::Prefix(path.value.as_str().to_owned()),
+        Some(PathMatch::Exact(path)) => PathRule::Exact(path.value.as_str().to_owned()),
+        Some(PathMatch::Regex(pattern)) => {
+            PathRule::Pattern(Arc::new(pattern.value.regex().clone()))
+        }
+    };
+    let conditions = Conditions {
+        methods: route.methods.iter().map(|method| method.value.clone()).collect(),
+        headers: route
+            .headers
+            .iter()
+            .map(|(name, value)| (name.value.clone(), value.value.clone()))
+            .collect(),
+    };
+    table.insert(id, &hosts, &path, conditions);
+}
+
+fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> RoutePlan {
+    let name = route.name.as_ref().map_or_else(String::new, |name| name.value.clone());
+    let mut needs = facts(target, graph);
+    // The client's country is part of what is exposed.
+    needs.place |= route.expose.value;
+    RoutePlan {
+        id,
+        name: name.into(),
+        target,
+        needs,
+        when_all_down: match &route.when_all_down {
+            WhenAllDown::Word(_) => WhenAllDownPlan::TryAll,
+            WhenAllDown::Respond(respond) => WhenAllDownPlan::Respond {
+                status: respond.status.value as u16,
+                retry_after: respond.retry_after.value.duration(),
+            },
+        },
+        expose: route.expose.value,
+        request_headers: header_edits(&route.request_headers),
+        response_headers: header_edits(&route.response_headers),
+        strip_prefix: route
+            .rewrite
+            .as_ref()
+            .map(|rewrite| rewrite.strip_prefix.value.as_str().trim_end_matches('/').into()),
+    }
+}
+
+fn facts(target: TargetId, graph: &TargetGraph) -> ClientFacts {
+    let mut facts = ClientFacts::default();
+    for id in graph.reachable(target) {
+        match &graph.node(id).kind {
+            TargetKindPlan::Geo(rules) => {
+                for set in rules.iter().filter_map(|rule| rule.clients.as_ref()) {
+                    facts.place |= !set.locations.is_empty();
+                    facts.system |= !set.systems.is_empty();
+                }
+            }
+            TargetKindPlan::Nearest(_) => {
+                facts.place = true;
+                facts.coordinates = true;
+            }
+            _ => {}
+        }
+    }
+    facts
+}
+
+fn header_edits(edits: &HeaderEdits) -> HeaderEditsPlan {
+    HeaderEditsPlan {
+        remove: edits.remove.iter().map(|name| name.value.clone()).collect(),
+        set: edits.set.iter().map(|(n, v)| (n.value.clone(), v.value.clone())).collect(),
+        add: edits.add.iter().map(|(n, v)| (n.value.clone(), v.value.clone())).collect(),
+    }
+}
+
+// === Tests ===
+
+fn test(test: &Test, names: &Names<'_>, locations: &LocationTable) -> TestPlan {
+    let pool = |name: &str| match names.get(name) {
+        Some(Definition::Pool(at)) => Some(PoolId::new(at)),
+        _ => None,
+    };
+    let client = &test.client;
+    let mut headers = HeaderMap::new();
+    for (name, value) in &test.request.headers {
+        if let Ok(value) = value.value.parse() {
+            headers.append(name.value.clone(), value);
+        }
+    }
+    TestPlan {
+        name: test.name.value.clone(),
+        origin: test.name.origin,
+        ip: client.ip.as_ref().map(|ip| ip.value),
+        location: match (&client.subdivision, &client.country) {
+            (Some(part), _) => {
+                Some(locations.subdivision(part.value.country(), part.value.code()))
+            }
+            (None, Some(country)) => Some(locations.country(country.value.id())),
+            (None, None) => None,
+        },
+        asn: client.asn.as_ref().map(|asn| asn.value.number()),
+        host: test.request.host.value.clone(),
+        path: test.request.path.value.clone(),
+        method: test.request.method.value.clone(),
+        headers,
+        pools_down: test.down.iter().filter_map(|down| pool(&down.value)).collect(),
+        endpoints_down: test
+            .down
+            .iter()
+            .filter_map(|down| {
+                let (name, address) = down.value.split_once('/')?;
+                Some((pool(name)?, address.parse().ok()?))
+            })
+            .collect(),
+        only: (!test.expect.only.is_empty())
+            .then(|| test.expect.only.iter().filter_map(|name| pool(&name.value)).collect()),
+        share: test
+            .expect
+            .share
+            .iter()
+            .filter_map(|(name, share)| Some((pool(&name.value)?, share.value.fraction())))
+            .collect(),
+        status: test.expect.status.as_ref().map(|status| status.value),
+        route: test.expect.route.as_ref().map(|route| route.value.clone()),
+    }
+}

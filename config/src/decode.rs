@@ -1,0 +1,647 @@
+//! From the tree of places to typed values, and back.
+//!
+//! [`Decode`] reads a [`Node`] and complains to a [`Reader`]; whatever can still be read is read,
+//! so that one run finds every problem. [`Encode`] turns the result back into a tree in which every
+//! default is spelled out and every value remembers where it came from (`portolan show
+//! --effective`). [`document!`] derives both, and the JSON Schema, from one declaration whose doc
+//! comments are the reference manual.
+
+use std::collections::BTreeSet;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use crate::diagnostic::{Code, Diagnostic, quoted_list};
+use crate::leaf::Leaf;
+use crate::node::{Entry, Node, Scalar, Value};
+use crate::source::{At, Origin};
+
+/// Takes the complaints while a tree is read.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// What was found so far.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Reader {
+    /// Adds a problem.
+    pub fn report(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Complains that something else should stand here.
+    pub fn wrong_type(&mut self, node: &Node, expected: &str) {
+        self.report(Diagnostic::error(
+            Code::WrongType,
+            node.origin,
+            format!("{expected} belongs here, not {}", node.described()),
+        ));
+    }
+
+    /// Reads a scalar's text as a value, or complains.
+    pub fn leaf<T: Leaf>(&mut self, node: &Node) -> Option<T> {
+        let Value::Scalar(scalar) = &node.value else {
+            self.wrong_type(node, "a single value");
+            return None;
+        };
+        if scalar.broken {
+            return None;
+        }
+        self.leaf_text(&scalar.text, scalar.secret, node.origin)
+    }
+
+    /// Reads a text (a mapping's key, say) as a value, or complains.
+    pub fn leaf_text<T: Leaf>(&mut self, text: &str, secret: bool, origin: Origin) -> Option<T> {
+        match T::parse(text) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let shown = if secret { "the secret" } else { &format!("`{text}`") };
+                let mut diagnostic = Diagnostic::error(
+                    error.code,
+                    origin,
+                    format!("{shown} {}", error.message),
+                );
+                diagnostic.help = error.help;
+                self.report(diagnostic);
+                None
+            }
+        }
+    }
+}
+
+/// Something that can be read from a node.
+pub trait Decode: Sized {
+    /// Reads it. `None` when nothing usable stood there, which has then been reported.
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self>;
+
+    /// What it is when its key is not there at all: `None` means the key must be there.
+    fn absent() -> Option<Self> {
+        None
+    }
+}
+
+/// Something that can be written back.
+pub trait Encode {
+    /// The node that says it, or nothing when it is absent.
+    fn encode(&self) -> Option<Node>;
+}
+
+// === Leaves ===
+
+impl<T: Leaf> Decode for At<T> {
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
+        let value = reader.leaf(node)?;
+        Some(Self::new(value, node.origin))
+    }
+}
+
+impl<T: Leaf> Encode for At<T> {
+    fn encode(&self) -> Option<Node> {
+        Some(Node::scalar(self.value.show(), self.origin))
+    }
+}
+
+impl<T: Leaf> JsonSchema for At<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Value".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        T::schema()
+    }
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself: for comparing, never for showing.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("•••")
+    }
+}
+
+impl Leaf for Secret {
+    fn parse(text: &str) -> Result<Self, crate::leaf::LeafError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(crate::leaf::LeafError::bad("is empty"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        "•••".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "writeOnly": true })
+    }
+}
+
+// === Containers ===
+
+impl<T: Decode> Decode for Option<T> {
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
+        match node.value {
+            Value::Null => Some(None),
+            _ => T::decode(node, reader).map(Some),
+        }
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
+    }
+}
+
+impl<T: Encode> Encode for Option<T> {
+    fn encode(&self) -> Option<Node> {
+        self.as_ref().and_then(Encode::encode)
+    }
+}
+
+impl<T: Decode> Decode for Vec<T> {
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
+        let items = match &node.value {
+            Value::List(items) => items,
+            Value::Null => return Some(Self::new()),
+            _ => {
+                reader.wrong_type(node, "a list");
+                return None;
+            }
+        };
+        let read: Self = items.iter().filter_map(|item| T::decode(item, reader)).collect();
+        Some(read)
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::new())
+    }
+}
+
+impl<T: Encode> Encode for Vec<T> {
+    fn encode(&self) -> Option<Node> {
+        let items: Vec<Node> = self.iter().filter_map(Encode::encode).collect();
+        let origin = items.first().map_or(Origin::Default, |item| item.origin);
+        Some(Node::list(items, origin))
+    }
+}
+
+/// One item, or a list of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OneOrMany<T>(pub Vec<T>);
+
+impl<T: Decode> Decode for OneOrMany<T> {
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
+        match node.value {
+            Value::List(_) => Vec::decode(node, reader).map(Self),
+            _ => T::decode(node, reader).map(|item| Self(vec![item])),
+        }
+    }
+}
+
+impl<T: Encode> Encode for OneOrMany<T> {
+    fn encode(&self) -> Option<Node> {
+        self.0.encode()
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "OneOrMany".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let item = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [ item, { "type": "array", "items": item } ] })
+    }
+}
+
+/// A mapping from names to things, in the order written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entries<K, V>(pub Vec<(At<K>, V)>);
+
+impl<K, V> Entries<K, V> {
+    /// Every entry, in the order written.
+    pub fn iter(&self) -> std::slice::Iter<'_, (At<K>, V)> {
+        self.0.iter()
+    }
+}
+
+impl<'a, K, V> IntoIterator for &'a Entries<K, V> {
+    type Item = &'a (At<K>, V);
+    type IntoIter = std::slice::Iter<'a, (At<K>, V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<K: Leaf, V: Decode> Decode for Entries<K, V> {
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
+        let entries = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => return Self::absent(),
+            _ => {
+                reader.wrong_type(node, "a mapping");
+                return None;
+            }
+        };
+        let mut read = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let key = reader.leaf_text(&entry.key.value, false, entry.key.origin);
+            let value = V::decode(&entry.value, reader);
+            if let (Some(key), Some(value)) = (key, value) {
+                read.push((At::new(key, entry.key.origin), value));
+            }
+        }
+        Some(Self(read))
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self(Vec::new()))
+    }
+}
+
+impl<K: Leaf, V: Encode> Encode for Entries<K, V> {
+    fn encode(&self) -> Option<Node> {
+        let entries: Vec<Entry> = self
+            .0
+            .iter()
+            .filter_map(|(key, value)| {
+                Some(Entry {
+                    key: At::new(key.value.show(), key.origin),
+                    value: value.encode()?,
+                })
+            })
+            .collect();
+        let origin = entries.first().map_or(Origin::Default, |entry| entry.key.origin);
+        Some(Node::map(entries, origin))
+    }
+}
+
+impl<K: Leaf, V: JsonSchema> JsonSchema for Entries<K, V> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("MapOf{}", V::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = json_schema!({
+            "type": "object",
+            "additionalProperties": generator.subschema_for::<V>(),
+        });
+        if let Some(pattern) = K::schema().get("pattern") {
+            schema.insert(
+                "propertyNames".to_owned(),
+                serde_json::json!({ "pattern": pattern }),
+            );
+        }
+        schema
+    }
+}
+
+/// Either switched off (`off` or `false`), or what it is when it is on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Switch<T> {
+    /// `off`.
+    Off(Origin),
+    /// Anything else.
+    On(T),
+}
+
+impl<T> Switch<T> {
+    /// What it is when it is on.
+    pub fn on(&self) -> Option<&T> {
+        match self {
+            Self::Off(_) => None,
+            Self::On(value) => Some(value),
+        }
+    }
+}
+
+/// Whether this node is the word `off` (or `false`, which some write for it).
+pub(crate) fn is_off(node: &Node) -> bool {
+    matches!(&node.value, Value::Scalar(Scalar { text, .. }) if text == "off" || text == "false")
+}
+
+impl<T: Decode> Decode for Switch<T> {
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
+        if is_off(node) {
+            return Some(Self::Off(node.origin));
+        }
+        T::decode(node, reader).map(Self::On)
+    }
+}
+
+impl<T: Encode> Encode for Switch<T> {
+    fn encode(&self) -> Option<Node> {
+        match self {
+            Self::Off(origin) => Some(Node::scalar("off", *origin)),
+            Self::On(value) => value.encode(),
+        }
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Switch<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("{}OrOff", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let on = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [ { "enum": ["off", false] }, on ] })
+    }
+}
+
+// === Mappings with fixed keys ===
+
+/// A key that the contract names but this version cannot do yet.
+#[derive(Clone, Copy, Debug)]
+pub struct NotYet {
+    /// The key.
+    pub key: &'static str,
+    /// The one value that says "without it", which is the truth already.
+    pub unless: Option<&'static str>,
+}
+
+/// A mapping being read key by key.
+#[derive(Debug)]
+pub struct Fields<'a> {
+    entries: &'a [Entry],
+    origin: Origin,
+    what: &'static str,
+    taken: BTreeSet<usize>,
+}
+
+impl<'a> Fields<'a> {
+    /// Begins with a mapping; anything else is reported.
+    pub fn open(node: &'a Node, what: &'static str, reader: &mut Reader) -> Option<Self> {
+        let entries: &[Entry] = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => &[],
+            _ => {
+                reader.wrong_type(node, "a mapping");
+                return None;
+            }
+        };
+        Some(Self {
+            entries,
+            origin: node.origin,
+            what,
+            taken: BTreeSet::new(),
+        })
+    }
+
+    /// Reads what stands under `key`, or its default, or complains that it is missing.
+    pub fn take<T: Decode>(
+        &mut self,
+        key: &'static str,
+        default: Option<&str>,
+        reader: &mut Reader,
+    ) -> Option<T> {
+        let found = self.entries.iter().position(|entry| entry.key.value == key);
+        if let Some(at) = found {
+            self.taken.insert(at);
+            let node = &self.entries[at].value;
+            // `key:` with nothing behind it is the same as no key, where that is allowed.
+            if !matches!(node.value, Value::Null) || (default.is_none() && T::absent().is_none()) {
+                return T::decode(node, reader);
+            }
+        }
+        if let Some(default) = default {
+            return T::decode(&Node::from_default(default), reader);
+        }
+        let absent = T::absent();
+        if absent.is_none() {
+            reader.report(Diagnostic::error(
+                Code::MissingKey,
+                self.origin,
+                format!("{} needs `{key}`", self.what),
+            ));
+        }
+        absent
+    }
+
+    /// Complains about every key that nobody took.
+    pub fn close(self, keys: &[&'static str], not_yet: &[NotYet], reader: &mut Reader) {
+        for (at, entry) in self.entries.iter().enumerate() {
+            if self.taken.contains(&at) {
+                continue;
+            }
+            let key = entry.key.value.as_str();
+            if let Some(later) = not_yet.iter().find(|later| later.key == key) {
+                let off = later.unless.is_some_and(|off| {
+                    matches!(&entry.value.value, Value::Scalar(s) if s.text == off)
+                });
+                if !off {
+                    reader.report(not_available_yet(entry.key.origin, key));
+                }
+                continue;
+            }
+            let known = || keys.iter().copied().chain(not_yet.iter().map(|later| later.key));
+            let mut diagnostic = Diagnostic::error(
+                Code::UnknownKey,
+                entry.key.origin,
+                format!("{} has no key `{key}`", self.what),
+            )
+            .suggest(key, known());
+            if diagnostic.help.is_none() {
+                diagnostic = diagnostic.help(format!("it can have {}", quoted_list(keys.iter().copied())));
+            }
+            reader.report(diagnostic);
+        }
+    }
+}
+
+/// The refusal of something that the contract names but this version cannot do.
+pub fn not_available_yet(origin: Origin, what: &str) -> Diagnostic {
+    Diagnostic::error(
+        Code::NotAvailableYet,
+        origin,
+        format!("`{what}` is not available yet"),
+    )
+    .help("this version of Portolan refuses what it would otherwise ignore: leave it out")
+}
+
+/// Declares a mapping of the configuration file: its keys, their types and defaults, and the keys
+/// that are named by the contract but not available yet. The doc comments are the reference.
+///
+/// `key: Type` must be there (or is an `Option` or a list, which may be absent); `key: Type =
+/// "text"` has a default, written as the user would write it.
+macro_rules! document {
+    (
+        $(#[doc = $doc:literal])+
+        pub struct $name:ident as $what:literal {
+            $( $(#[doc = $field_doc:literal])+ pub $field:ident : $type:ty $(= $default:literal)? ),* $(,)?
+        }
+        $( not_yet { $( $later:literal $(unless $off:literal)? ),* $(,)? } )?
+    ) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug)]
+        pub struct $name {
+            $( $(#[doc = $field_doc])+ pub $field: $type, )*
+            /// Where it stood.
+            pub origin: $crate::source::Origin,
+        }
+
+        impl $name {
+            /// Its keys, in the order of the reference page.
+            pub const KEYS: &'static [&'static str] = &[ $( stringify!($field) ),* ];
+
+            /// Keys named by the contract that this version cannot do yet.
+            pub const NOT_YET: &'static [$crate::decode::NotYet] = &[ $( $(
+                $crate::decode::NotYet {
+                    key: $later,
+                    unless: $crate::decode::document!(@off $($off)?),
+                }
+            ),* )? ];
+        }
+
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                true $( && self.$field == other.$field )*
+            }
+        }
+
+        impl $crate::decode::Decode for $name {
+            fn decode(
+                node: &$crate::node::Node,
+                reader: &mut $crate::decode::Reader,
+            ) -> Option<Self> {
+                let mut fields = $crate::decode::Fields::open(node, $what, reader)?;
+                $( let $field: Option<$type> = fields.take(
+                    stringify!($field),
+                    $crate::decode::document!(@default $($default)?),
+                    reader,
+                ); )*
+                fields.close(Self::KEYS, Self::NOT_YET, reader);
+                Some(Self { $( $field: $field?, )* origin: node.origin })
+            }
+        }
+
+        impl $crate::decode::Encode for $name {
+            fn encode(&self) -> Option<$crate::node::Node> {
+                let mut entries = Vec::new();
+                $( if let Some(value) = $crate::decode::Encode::encode(&self.$field) {
+                    entries.push($crate::node::Entry::new(stringify!($field), value));
+                } )*
+                Some($crate::node::Node::map(entries, self.origin))
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let mut schema = $crate::decode::ObjectSchema::new(concat!($($doc, "\n"),+));
+                $( schema.property::<$type>(
+                    stringify!($field),
+                    concat!($($field_doc, "\n"),+),
+                    $crate::decode::document!(@default $($default)?),
+                    generator,
+                ); )*
+                schema.finish()
+            }
+        }
+    };
+    (@default) => { None };
+    (@default $default:literal) => { Some($default) };
+    (@off) => { None };
+    (@off $off:literal) => { Some($off) };
+}
+pub(crate) use document;
+
+/// The JSON Schema of a mapping, being put together.
+#[derive(Debug)]
+pub struct ObjectSchema {
+    description: String,
+    properties: serde_json::Map<String, serde_json::Value>,
+    required: Vec<&'static str>,
+}
+
+impl ObjectSchema {
+    /// Begins with the mapping's own description.
+    pub fn new(doc: &str) -> Self {
+        Self {
+            description: prose(doc),
+            properties: serde_json::Map::new(),
+            required: Vec::new(),
+        }
+    }
+
+    /// Adds a key.
+    pub fn property<T: JsonSchema + Decode>(
+        &mut self,
+        key: &'static str,
+        doc: &str,
+        default: Option<&str>,
+        generator: &mut SchemaGenerator,
+    ) {
+        let mut schema = generator.subschema_for::<T>();
+        schema.insert("description".to_owned(), prose(doc).into());
+        match default {
+            Some(default) => {
+                schema.insert("default".to_owned(), default_value(default));
+            }
+            None if T::absent().is_none() => self.required.push(key),
+            None => {}
+        }
+        self.properties.insert(key.to_owned(), schema.to_value());
+    }
+
+    /// The schema.
+    pub fn finish(self) -> Schema {
+        let mut schema = json_schema!({
+            "type": "object",
+            "description": self.description,
+            "properties": self.properties,
+            "additionalProperties": false,
+        });
+        if !self.required.is_empty() {
+            schema.insert("required".to_owned(), self.required.into());
+        }
+        schema
+    }
+}
+
+/// A doc comment as running text: one space less in front, paragraphs kept.
+pub(crate) fn prose(doc: &str) -> String {
+    let lines: Vec<&str> = doc.lines().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    lines.join("\n").trim().to_owned()
+}
+
+/// A default's text as JSON: numbers and booleans as such, all else as text.
+fn default_value(text: &str) -> serde_json::Value {
+    match text {
+        "{}" => serde_json::json!({}),
+        "[]" => serde_json::json!([]),
+        text => match serde_json::from_str(text) {
+            Ok(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => value,
+            _ => text.into(),
+        },
+    }
+}

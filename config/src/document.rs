@@ -1,0 +1,218 @@
+//! The configuration as written: one type per section, every value with its place.
+//!
+//! The doc comments of these types are the reference manual (`docs/reference/config.md`) and the
+//! descriptions of the JSON Schema (`portolan schema`). Nothing here has been checked against
+//! anything else yet: that is [`crate::check`]'s work.
+
+mod admin;
+mod clients;
+mod health;
+mod listener;
+mod pool;
+mod route;
+mod target;
+mod test;
+
+pub use admin::{Admin, AdminToken, Role};
+pub use clients::{
+    AutonomousSystem, ClientIp, Clients, CloudflareRegion, Continent, CountryCode, Subdivision,
+};
+pub use health::{Expect, Health, JsonPointer, StatusRange};
+pub use listener::{Certificate, Limits, Listener, ListenerTls, MinTlsVersion};
+pub use pool::{
+    Balance, BalanceLong, BalanceWord, Capacity, Endpoint, EndpointLong, EndpointPlace, HashKey,
+    HashKeyLong, HashOn, Pool, Protocol, Timeouts, UpstreamTls, UpstreamTlsFiles,
+};
+pub use route::{
+    HeaderEdits, PathMatch, PathMatchLong, PathPattern, Respond, Rewrite, Route, UrlPath,
+    WhenAllDown, WhenAllDownLong, WhenAllDownWord,
+};
+pub use target::{GeoRule, IfDown, SplitMember, Target, TargetKind};
+pub use test::{ShareNumber, Test, TestClient, TestExpect, TestRequest};
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::decode::{Entries, Switch, document};
+use crate::leaf::keywords;
+use crate::names::Name;
+use crate::source::At;
+use crate::units::{Count, Percent, TimeSpan};
+
+document! {
+    /// The configuration file. YAML; JSON is YAML too. Unknown keys and names are errors.
+    ///
+    /// `${env:NAME}` and `${file:/path}` inside any text value are replaced after the file has
+    /// been read (`$${` stands for a literal `${`). What comes from a file is a secret and is
+    /// never printed.
+    pub struct Document as "the file" {
+        /// More files to read, as glob patterns relative to this one, so that teams can own their
+        /// own files. Pools and services are joined by name; listeners, routes and tests are
+        /// appended in the order of the file names; any other section may stand in one file only.
+        pub include: Vec<At<String>>,
+        /// The addresses on which clients are accepted.
+        pub listeners: Vec<Listener>,
+        /// Whose address counts as the client's.
+        pub client_ip: ClientIp = "{}",
+        /// Where clients are: databases that map addresses to places.
+        pub geoip: GeoIp = "{}",
+        /// The API for operators: status, metrics, reload.
+        pub admin: Admin = "{}",
+        /// The resolver for endpoints given by name.
+        pub resolver: Resolver = "{}",
+        /// Where Portolan keeps what must outlive it. Relative to the file.
+        pub state_dir: At<PathBuf> = "./state",
+        /// One JSON line per request. `off` switches it off.
+        pub access_log: Switch<AccessLog> = "{}",
+        /// Portolan's own log, on standard error.
+        pub log: Log = "{}",
+        /// How long connections are still accepted after SIGTERM while `/readyz` already says no,
+        /// so that a load balancer in front can look away first. Part of `shutdown_timeout`.
+        pub lame_duck: At<TimeSpan> = "0s",
+        /// Worker threads. By default as many as the process may use cores; the environment
+        /// variable `PORTOLAN_WORKERS` wins over both. Changing it needs a restart.
+        pub workers: Option<At<Count>>,
+        /// How long requests in flight may take to finish after SIGTERM before they are cut.
+        pub shutdown_timeout: At<TimeSpan> = "30s",
+        /// How long the listeners wait at start for the first verdict on every pool.
+        pub startup_grace: At<TimeSpan> = "3s",
+        /// Values that every pool and every route has unless it says otherwise: one level of
+        /// inheritance. A mapping is inherited key by key; anything else as a whole. A pool whose
+        /// `health` names a kind of probe does not inherit another kind.
+        pub defaults: Option<Defaults>,
+        /// Interchangeable endpoints under one name, normally those of one cloud region.
+        pub pools: Entries<Name, Pool>,
+        /// Targets with a name, to be used by routes and by each other.
+        pub services: Entries<Name, Target>,
+        /// Which requests go to which target.
+        pub routes: Vec<Route>,
+        /// Requests and where they must go, run by `portolan check` and before every reload.
+        pub tests: Vec<Test>,
+    }
+    not_yet { "fences", "releases", "bursts", "failovers", "fleet", "dns", "discovery" }
+}
+
+document! {
+    /// Values for every pool and route that does not say otherwise.
+    pub struct Defaults as "`defaults`" {
+        /// For every pool: see the pool's `balance`.
+        pub balance: Option<Balance>,
+        /// For every pool: see the pool's `protocol`.
+        pub protocol: Option<At<Protocol>>,
+        /// For every pool: see the pool's `tls`.
+        pub tls: Option<UpstreamTls>,
+        /// For every pool: see the pool's `health`.
+        pub health: Option<Switch<Health>>,
+        /// For every pool: see the pool's `min_healthy`.
+        pub min_healthy: Option<At<crate::units::Quota>>,
+        /// For every pool: see the pool's `overprovision`.
+        pub overprovision: Option<At<f64>>,
+        /// For every pool: see the pool's `timeouts`.
+        pub timeouts: Option<Timeouts>,
+        /// For every pool: see the pool's `capacity`.
+        pub capacity: Option<Capacity>,
+        /// For every route: see the route's `when_all_down`.
+        pub when_all_down: Option<WhenAllDown>,
+        /// For every route: see the route's `expose`.
+        pub expose: Option<At<bool>>,
+        /// For every route: see the route's `request_headers`.
+        pub request_headers: Option<HeaderEdits>,
+        /// For every route: see the route's `response_headers`.
+        pub response_headers: Option<HeaderEdits>,
+    }
+    not_yet { "outlier" unless "off", "slow_start", "affinity", "retry", "timeout", "hedge" }
+}
+
+/// The keys of `defaults` that pools inherit; all others are for routes.
+pub(crate) const POOL_DEFAULTS: &[&str] = &[
+    "balance",
+    "protocol",
+    "tls",
+    "health",
+    "min_healthy",
+    "overprovision",
+    "timeouts",
+    "capacity",
+];
+
+/// The keys of `defaults` that routes inherit.
+pub(crate) const ROUTE_DEFAULTS: &[&str] = &[
+    "when_all_down",
+    "expose",
+    "request_headers",
+    "response_headers",
+];
+
+document! {
+    /// Databases in MaxMind's format (`.mmdb`), watched and swapped while Portolan runs. Without
+    /// one, a country database that is built in answers. They are only asked when a route needs to
+    /// know where a client is.
+    pub struct GeoIp as "`geoip`" {
+        /// A city or country database. A city database also gives subdivisions and coordinates.
+        pub database: Option<At<PathBuf>>,
+        /// A database of autonomous systems, for rules with `asns`.
+        pub asn_database: Option<At<PathBuf>>,
+    }
+}
+
+document! {
+    /// How names of endpoints (`dns:`) are resolved.
+    pub struct Resolver as "`resolver`" {
+        /// Name servers to ask, as `IP:port`. By default those of the system.
+        pub servers: Vec<At<SocketAddr>>,
+        /// How long one question may take.
+        pub timeout: At<TimeSpan> = "2s",
+        /// Answers are asked for again when their time to live is over, but not sooner than this.
+        pub min_ttl: At<TimeSpan> = "1s",
+        /// Answers are asked for again at the latest after this.
+        pub max_ttl: At<TimeSpan> = "5m",
+    }
+}
+
+document! {
+    /// The access log. A queue and a writer of its own keep it away from the requests: when the
+    /// disk cannot follow, lines are dropped and counted, and no request waits.
+    pub struct AccessLog as "`access_log`" {
+        /// `stdout`, `stderr`, or a file (appended to; opened again on reload, for rotation).
+        pub to: At<String> = "stdout",
+        /// The share of requests that are logged. Those that end in an error always are.
+        pub sample: At<Percent> = "100%",
+    }
+}
+
+document! {
+    /// Portolan's own log, on standard error. The environment variable `RUST_LOG` wins over
+    /// `level`.
+    pub struct Log as "`log`" {
+        /// How much is said.
+        pub level: At<LogLevel> = "info",
+        /// Text for people or JSON for programs.
+        pub format: At<LogFormat> = "text",
+    }
+}
+
+keywords! {
+    /// How much the log says.
+    pub enum LogLevel {
+        /// Only what needs a human.
+        Error = "error",
+        /// Also what may soon.
+        Warn = "warn",
+        /// Also what changed.
+        Info = "info",
+        /// Also why.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+}
+
+keywords! {
+    /// How the log is written.
+    pub enum LogFormat {
+        /// Lines for people.
+        Text = "text",
+        /// One JSON object per line.
+        Json = "json",
+    }
+}

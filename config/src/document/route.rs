@@ -1,0 +1,308 @@
+//! Which requests go where, and what is done to them on the way.
+
+use http::{HeaderName, HeaderValue, Method};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::target::Target;
+use crate::decode::{Decode, Encode, Entries, Reader, document};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::leaf::{Leaf, LeafError, keywords};
+use crate::names::HostPattern;
+use crate::node::{Node, Value};
+use crate::source::{At, Origin};
+use crate::units::TimeSpan;
+
+document! {
+    /// Which requests go to which target. Of several routes that match, an exact host wins over a
+    /// wildcard and a wildcard over none; then an exact path over a pattern, and a pattern over
+    /// the longest prefix; then more conditions over fewer; then the order of the file.
+    pub struct Route as "a route" {
+        /// The label in metrics and logs. By default the host and the path.
+        pub name: Option<At<String>>,
+        /// The host it answers to: `api.example.com`, or `*.example.com` for all below it. Without
+        /// a host, every host.
+        pub host: Option<At<HostPattern>>,
+        /// Several hosts. Instead of `host`.
+        pub hosts: Vec<At<HostPattern>>,
+        /// The paths it is for, as a prefix of whole segments (`/v1` takes `/v1` and `/v1/x`, not
+        /// `/v10`), or `{ exact: /x }`, or `{ regex: "^/x/[0-9]+$" }`.
+        pub path: Option<PathMatch>,
+        /// The methods it is for. Without any, all.
+        pub methods: Vec<At<Method>>,
+        /// Headers that must be there with these values.
+        pub headers: Entries<HeaderName, At<String>>,
+        /// Where the requests go.
+        pub to: Target,
+        /// What happens when no pool of the target can serve.
+        pub when_all_down: WhenAllDown = "try_all",
+        /// Tell the client how its request was steered, in `x-portolan-*` headers. For testing:
+        /// these name pools and endpoints.
+        pub expose: At<bool> = "false",
+        /// Changes to the request's headers before it is sent on.
+        pub request_headers: HeaderEdits = "{}",
+        /// Changes to the answer's headers.
+        pub response_headers: HeaderEdits = "{}",
+        /// Changes to the request's path.
+        pub rewrite: Option<Rewrite>,
+    }
+    not_yet {
+        "affinity", "retry", "timeout", "rto", "hedge", "auth", "allow", "deny", "rate_limit",
+        "cors", "security_headers", "hsts", "redirect",
+    }
+}
+
+/// The paths a route is for. Short: a prefix of whole segments.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PathMatch {
+    /// This path and everything below it.
+    Prefix(At<UrlPath>),
+    /// This path alone.
+    Exact(At<UrlPath>),
+    /// Every path that this pattern finds something in.
+    Regex(At<PathPattern>),
+}
+
+/// A path of a URL: begins with a slash, has no query.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UrlPath(String);
+
+impl UrlPath {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Leaf for UrlPath {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        if !text.starts_with('/') {
+            return Err(LeafError::bad("does not begin with a slash")
+                .help(format!("did you mean `/{text}`?")));
+        }
+        if text.contains(['?', '#']) {
+            return Err(LeafError::bad("has a query")
+                .help("routes match the path alone; use `headers` for other properties"));
+        }
+        if text.contains('*') {
+            return Err(LeafError::bad("has a `*`, which paths take literally")
+                .help("a path is a prefix already; for more, write `{ regex: … }`"));
+        }
+        if text.bytes().any(|b| b <= b' ' || b == 0x7f) {
+            return Err(LeafError::bad("has characters that no path can have"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern": "^/" })
+    }
+}
+
+/// A regular expression over paths.
+#[derive(Clone, Debug)]
+pub struct PathPattern(regex::Regex);
+
+impl PathPattern {
+    /// The compiled pattern.
+    pub fn regex(&self) -> &regex::Regex {
+        &self.0
+    }
+}
+
+impl PartialEq for PathPattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Leaf for PathPattern {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        // A pattern that compiles into more than this would slow every request down.
+        regex::RegexBuilder::new(text)
+            .size_limit(1 << 20)
+            .build()
+            .map(Self)
+            .map_err(|error| {
+                let said = error.to_string();
+                let last = said.lines().last().unwrap_or_default();
+                LeafError::bad(format!(
+                    "is not a regular expression: {}",
+                    last.strip_prefix("error: ").unwrap_or(last)
+                ))
+            })
+    }
+
+    fn show(&self) -> String {
+        self.0.as_str().to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "format": "regex" })
+    }
+}
+
+document! {
+    /// An exact path or a pattern; one of them.
+    pub struct PathMatchLong as "`path`" {
+        /// This path alone.
+        pub exact: Option<At<UrlPath>>,
+        /// This path and everything below it, by whole segments.
+        pub prefix: Option<At<UrlPath>>,
+        /// A regular expression that must find something in the path. `^` and `$` anchor it.
+        pub regex: Option<At<PathPattern>>,
+    }
+}
+
+impl Decode for PathMatch {
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
+        if let Value::Scalar(_) = node.value {
+            return At::decode(node, reader).map(Self::Prefix);
+        }
+        let before = reader.diagnostics.len();
+        let long = PathMatchLong::decode(node, reader)?;
+        match (long.exact, long.prefix, long.regex) {
+            (Some(path), None, None) => Some(Self::Exact(path)),
+            (None, Some(path), None) => Some(Self::Prefix(path)),
+            (None, None, Some(pattern)) => Some(Self::Regex(pattern)),
+            _ => {
+                if reader.diagnostics.len() == before {
+                    reader.report(Diagnostic::error(
+                        Code::BadValue,
+                        node.origin,
+                        "`path` needs `exact`, `prefix` or `regex`, one of them",
+                    ));
+                }
+                None
+            }
+        }
+    }
+}
+
+impl Encode for PathMatch {
+    fn encode(&self) -> Option<Node> {
+        let empty = |origin: Origin| PathMatchLong {
+            exact: None,
+            prefix: None,
+            regex: None,
+            origin,
+        };
+        match self {
+            Self::Prefix(path) => return path.encode(),
+            Self::Exact(path) => PathMatchLong {
+                exact: Some(path.clone()),
+                ..empty(path.origin)
+            },
+            Self::Regex(pattern) => PathMatchLong {
+                regex: Some(pattern.clone()),
+                ..empty(pattern.origin)
+            },
+        }
+        .encode()
+    }
+}
+
+impl JsonSchema for PathMatch {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "PathMatch".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let prefix = At::<UrlPath>::json_schema(generator);
+        let long = PathMatchLong::json_schema(generator);
+        json_schema!({ "anyOf": [ prefix, long ] })
+    }
+}
+
+/// What happens when no pool of the target can serve.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WhenAllDown {
+    /// Try whatever is there.
+    Word(At<WhenAllDownWord>),
+    /// Answer at once.
+    Respond(Respond),
+}
+
+keywords! {
+    /// What happens when no pool of the target can serve.
+    pub enum WhenAllDownWord {
+        /// Try the pools below their `min_healthy` by their healthy endpoints; if there are none,
+        /// every endpoint as if it were healthy. Never those that are drained.
+        TryAll = "try_all",
+    }
+}
+
+document! {
+    /// An answer given at once.
+    pub struct WhenAllDownLong as "`when_all_down`" {
+        /// The answer.
+        pub respond: Respond,
+    }
+}
+
+document! {
+    /// An answer of Portolan's own.
+    pub struct Respond as "`respond`" {
+        /// Its status, 400 to 599.
+        pub status: At<u32> = "503",
+        /// What its Retry-After says.
+        pub retry_after: At<TimeSpan> = "5s",
+    }
+}
+
+impl Decode for WhenAllDown {
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
+        if let Value::Scalar(_) = node.value {
+            return At::decode(node, reader).map(Self::Word);
+        }
+        WhenAllDownLong::decode(node, reader).map(|long| Self::Respond(long.respond))
+    }
+}
+
+impl Encode for WhenAllDown {
+    fn encode(&self) -> Option<Node> {
+        match self {
+            Self::Word(word) => word.encode(),
+            Self::Respond(respond) => WhenAllDownLong {
+                respond: respond.clone(),
+                origin: respond.origin,
+            }
+            .encode(),
+        }
+    }
+}
+
+impl JsonSchema for WhenAllDown {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "WhenAllDown".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let word = At::<WhenAllDownWord>::json_schema(generator);
+        let long = WhenAllDownLong::json_schema(generator);
+        json_schema!({ "anyOf": [ word, long ] })
+    }
+}
+
+document! {
+    /// Changes to headers: first `remove`, then `set`, then `add`.
+    pub struct HeaderEdits as "header edits" {
+        /// Headers that have this value afterwards, whatever they had before.
+        pub set: Entries<HeaderName, At<HeaderValue>>,
+        /// Headers that have this value besides those they had before.
+        pub add: Entries<HeaderName, At<HeaderValue>>,
+        /// Headers that are gone afterwards.
+        pub remove: Vec<At<HeaderName>>,
+    }
+}
+
+document! {
+    /// Changes to the request's path.
+    pub struct Rewrite as "`rewrite`" {
+        /// Take this prefix (whole segments) off the path before the request is sent on.
+        pub strip_prefix: At<UrlPath>,
+    }
+}

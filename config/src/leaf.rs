@@ -1,0 +1,394 @@
+//! Single values: how a text becomes a typed value, and what to say when it does not.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
+use schemars::{Schema, json_schema};
+
+use crate::diagnostic::Code;
+
+/// Why a text is not the value it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeafError {
+    /// The kind of problem.
+    pub code: Code,
+    /// What is wrong with it, after "`text` ".
+    pub message: Cow<'static, str>,
+    /// What to write instead.
+    pub help: Option<String>,
+}
+
+impl LeafError {
+    /// A value that says something impossible.
+    pub fn bad(message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code: Code::BadValue,
+            message: message.into(),
+            help: None,
+        }
+    }
+
+    /// Adds what to write instead.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Names another kind of problem.
+    #[must_use]
+    pub fn code(mut self, code: Code) -> Self {
+        self.code = code;
+        self
+    }
+}
+
+/// A value that is written as one text.
+pub trait Leaf: Sized {
+    /// Reads the text.
+    ///
+    /// # Errors
+    /// When the text does not say such a value.
+    fn parse(text: &str) -> Result<Self, LeafError>;
+
+    /// The text that says this value, as short as it gets.
+    fn show(&self) -> String;
+
+    /// Its JSON Schema.
+    fn schema() -> Schema;
+}
+
+/// Free text.
+impl Leaf for String {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        Ok(text.to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.clone()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["string", "number", "boolean"] })
+    }
+}
+
+impl Leaf for Arc<str> {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        Ok(text.into())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn schema() -> Schema {
+        String::schema()
+    }
+}
+
+impl Leaf for bool {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => {
+                let error = LeafError::bad("is neither `true` nor `false`");
+                Err(match text.to_ascii_lowercase().as_str() {
+                    "yes" | "on" | "1" => error.help("write `true`"),
+                    "no" | "off" | "0" => error.help("write `false`"),
+                    _ => error,
+                })
+            }
+        }
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "boolean" })
+    }
+}
+
+impl Leaf for u32 {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        text.parse()
+            .map_err(|_| LeafError::bad("is not a whole number from 0 to 4294967295"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "integer", "minimum": 0, "maximum": u32::MAX })
+    }
+}
+
+impl Leaf for f64 {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        text.parse()
+            .ok()
+            .filter(|number: &Self| number.is_finite())
+            .ok_or_else(|| LeafError::bad("is not a number"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "number" })
+    }
+}
+
+impl Leaf for PathBuf {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        if text.is_empty() {
+            return Err(LeafError::bad("is not a path"));
+        }
+        Ok(Self::from(text))
+    }
+
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "minLength": 1 })
+    }
+}
+
+impl Leaf for IpAddr {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        text.trim_matches(['[', ']'])
+            .parse()
+            .map_err(|_| LeafError::bad("is not an IP address"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "examples": ["192.0.2.1", "2001:db8::1"] })
+    }
+}
+
+impl Leaf for IpNet {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        let bad = || {
+            LeafError::bad("is not a network")
+                .help("write an address and a prefix length, like `10.0.0.0/8` or `2001:db8::/32`")
+        };
+        if !text.contains('/') {
+            let address: IpAddr = text.parse().map_err(|_| bad())?;
+            return Ok(Self::from(address));
+        }
+        let net: Self = text.parse().map_err(|_| bad())?;
+        if net.trunc() != net {
+            return Err(LeafError::bad("has bits set behind its prefix")
+                .help(format!("did you mean `{}`?", net.trunc())));
+        }
+        Ok(net)
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "examples": ["10.0.0.0/8", "2001:db8::/32"] })
+    }
+}
+
+impl Leaf for SocketAddr {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        text.parse().map_err(|_| socket_address_error(text))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "examples": ["127.0.0.1:8080", "[::1]:8080"] })
+    }
+}
+
+/// What is wrong with a text that should have been `IP:port`.
+fn socket_address_error(text: &str) -> LeafError {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() => (host, port),
+        _ => {
+            return LeafError::bad("has no port").help("write `IP:port`, like `127.0.0.1:8080`");
+        }
+    };
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return LeafError::bad("has no port").help(format!("write `[{address}]:8080`"));
+    }
+    if port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_err() {
+        return LeafError::bad("has a port above 65535");
+    }
+    if !host.starts_with('[') && host.parse::<std::net::Ipv6Addr>().is_ok() {
+        return LeafError::bad("is not an address")
+            .help(format!("put IPv6 addresses in brackets: `[{host}]:{port}`"));
+    }
+    LeafError::bad("is not an IP address and a port").help("write `IP:port`, like `127.0.0.1:8080`")
+}
+
+impl Leaf for Method {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        let method = Self::from_bytes(text.as_bytes())
+            .map_err(|_| LeafError::bad("is not an HTTP method"))?;
+        let upper = text.to_ascii_uppercase();
+        if text != upper {
+            return Err(LeafError::bad("is not an HTTP method: methods are case-sensitive")
+                .help(format!("did you mean `{upper}`?")));
+        }
+        Ok(method)
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "examples": ["GET", "POST"] })
+    }
+}
+
+impl Leaf for HeaderName {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        text.to_ascii_lowercase()
+            .parse()
+            .map_err(|_| LeafError::bad("is not a header name"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string" })
+    }
+}
+
+impl Leaf for HeaderValue {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        text.parse()
+            .map_err(|_| LeafError::bad("cannot stand in a header"))
+    }
+
+    fn show(&self) -> String {
+        String::from_utf8_lossy(self.as_bytes()).into_owned()
+    }
+
+    fn schema() -> Schema {
+        String::schema()
+    }
+}
+
+/// Words of which one may stand at a place, each with what it means.
+macro_rules! keywords {
+    (
+        $(#[doc = $doc:literal])+
+        pub enum $name:ident { $( $(#[doc = $variant_doc:literal])+ $variant:ident = $text:literal ),* $(,)? }
+    ) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $( $(#[doc = $variant_doc])+ $variant ),* }
+
+        impl $name {
+            /// Every word, in the order of the reference page.
+            pub const WORDS: &'static [&'static str] = &[ $( $text ),* ];
+
+            /// The word that the file uses.
+            pub fn as_str(self) -> &'static str {
+                match self { $( Self::$variant => $text ),* }
+            }
+        }
+
+        impl $crate::leaf::Leaf for $name {
+            fn parse(text: &str) -> Result<Self, $crate::leaf::LeafError> {
+                match text {
+                    $( $text => Ok(Self::$variant), )*
+                    _ => Err($crate::leaf::LeafError::unknown_word(text, Self::WORDS)),
+                }
+            }
+
+            fn show(&self) -> String {
+                self.as_str().to_owned()
+            }
+
+            fn schema() -> schemars::Schema {
+                schemars::json_schema!({
+                    "oneOf": [ $( {
+                        "const": $text,
+                        "description": concat!($($variant_doc),+).trim(),
+                    } ),* ]
+                })
+            }
+        }
+    };
+}
+pub(crate) use keywords;
+
+impl LeafError {
+    /// A word that is none of those allowed.
+    pub fn unknown_word(text: &str, words: &[&str]) -> Self {
+        let error = Self::bad(format!(
+            "is not {}",
+            crate::diagnostic::quoted_list(words.iter().copied())
+        ));
+        match crate::diagnostic::nearest(text, words.iter().copied()) {
+            Some(word) => error.help(format!("did you mean `{word}`?")),
+            None => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn help<T: Leaf + std::fmt::Debug>(text: &str) -> String {
+        T::parse(text).unwrap_err().help.unwrap_or_default()
+    }
+
+    #[test]
+    fn networks_want_clean_prefixes_and_take_single_addresses() {
+        assert_eq!(IpNet::parse("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(IpNet::parse("::1").unwrap().to_string(), "::1/128");
+        assert_eq!(help::<IpNet>("10.1.0.0/8"), "did you mean `10.0.0.0/8`?");
+        assert!(IpNet::parse("10.0.0.0/33").is_err());
+    }
+
+    #[test]
+    fn addresses_explain_what_is_missing() {
+        assert!(SocketAddr::parse("[::]:80").is_ok());
+        assert!(SocketAddr::parse("127.0.0.1:99999").unwrap_err().message.contains("65535"));
+        assert_eq!(help::<SocketAddr>("::1"), "write `[::1]:8080`");
+        assert_eq!(
+            help::<SocketAddr>("2001:db8::1:80"),
+            "write `[2001:db8::1:80]:8080`"
+        );
+        assert!(SocketAddr::parse("localhost").unwrap_err().message.contains("no port"));
+    }
+
+    #[test]
+    fn booleans_and_methods_name_the_right_spelling() {
+        assert_eq!(help::<bool>("yes"), "write `true`");
+        assert_eq!(help::<Method>("get"), "did you mean `GET`?");
+        assert_eq!(
+            HeaderName::parse("X-Tenant").unwrap().as_str(),
+            "x-tenant"
+        );
+    }
+}

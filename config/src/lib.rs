@@ -1,0 +1,160 @@
+//! The configuration language of Portolan.
+//!
+//! A configuration goes through four stages, each with its own type and file:
+//!
+//! 1. [`source`]: named texts, read by [`load`] from the main file and all it includes;
+//! 2. [`node`]: what stood where, as the YAML reader found it, with `${…}` filled in;
+//! 3. [`document`]: the same with types, defaults and places, and checked by `check`;
+//! 4. [`plan`]: what the runtime reads. No name is unresolved and no number unchecked.
+//!
+//! Problems of all stages are collected in one [`diagnostic::Report`]: each has a code, a place, a
+//! picture and a hint. Nothing here touches the network, the clock or a process; files are only
+//! read.
+//!
+//! ```
+//! use portolan_config::{Machine, check_text};
+//!
+//! let text = "
+//! listeners: [ { bind: '127.0.0.1:8080' } ]
+//! pools: { aws: { endpoints: [ '10.0.0.1:80' ] } }
+//! routes: [ { to: aws } ]
+//! ";
+//! let checked = check_text("demo.yaml", text.to_owned(), &Machine::default());
+//! assert!(!checked.report.has_errors());
+//! assert_eq!(checked.plan.unwrap().pools.len(), 1);
+//! ```
+
+mod check;
+mod compile;
+mod complete;
+pub mod decode;
+mod defaults;
+pub mod diagnostic;
+pub mod document;
+mod effective;
+mod expand;
+pub mod geography;
+pub mod leaf;
+mod load;
+pub mod names;
+pub mod node;
+mod parse;
+pub mod plan;
+mod reference;
+mod schema;
+pub mod source;
+pub mod units;
+
+pub use expand::Environment;
+pub use load::{Machine, Watch};
+pub use reference::{diagnostics_page, reference_page};
+pub use schema::json_schema;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use decode::{Decode, Encode, Reader};
+use diagnostic::{Code, Diagnostic, Report};
+use document::Document;
+use load::Loaded;
+use plan::Plan;
+
+/// What became of a configuration.
+#[derive(Debug)]
+pub struct Checked {
+    /// What was found, good and bad.
+    pub report: Report,
+    /// The configuration as written, if it could be read.
+    pub document: Option<Document>,
+    /// The plan, if nothing is wrong.
+    pub plan: Option<Arc<Plan>>,
+    /// What it was made of.
+    pub watch: Watch,
+}
+
+impl Checked {
+    /// The configuration with every default filled in, as YAML that says where each value came
+    /// from.
+    pub fn effective_yaml(&self) -> Option<String> {
+        let node = self.document.as_ref()?.encode()?;
+        Some(effective::to_yaml(&node, &self.report.sources))
+    }
+
+    /// The configuration with every default filled in, as JSON.
+    pub fn effective_json(&self) -> Option<serde_json::Value> {
+        let node = self.document.as_ref()?.encode()?;
+        Some(effective::to_json(&node))
+    }
+}
+
+/// Reads, checks and compiles the configuration in a file.
+pub fn check_file(path: &Path, environment: &dyn Environment) -> Checked {
+    check_loaded(load::load(path, environment))
+}
+
+/// Reads, checks and compiles a configuration that is not in a file. Relative paths in it belong to
+/// the current folder.
+pub fn check_text(name: &str, text: String, environment: &dyn Environment) -> Checked {
+    check_loaded(load::load_text(name, Path::new(""), text, environment))
+}
+
+fn check_loaded(loaded: Loaded) -> Checked {
+    let Loaded {
+        sources,
+        root,
+        diagnostics,
+        watch,
+    } = loaded;
+    let mut reader = Reader { diagnostics };
+    let document = root.and_then(|mut root| {
+        defaults::inherit(&mut root);
+        Document::decode(&root, &mut reader)
+    });
+    let mut found = reader.diagnostics;
+    let sound = |found: &[Diagnostic]| {
+        found.iter().all(|d| d.severity == diagnostic::Severity::Warning)
+    };
+    let mut plan = None;
+    let document = document.map(|mut document| {
+        complete::complete(&mut document);
+        // A value that could not be read leaves a hole, and what a check says about a hole (a
+        // split without the member whose weight was bad) would be wrong.
+        let whole = found.iter().all(|d| {
+            d.severity == diagnostic::Severity::Warning
+                || matches!(d.code, Code::DuplicateKey | Code::NotAvailableYet)
+        });
+        let said = check::check(&document);
+        found.extend(said.into_iter().filter(|d| whole || holds_anyway(d.code)));
+        if sound(&found) {
+            match compile::compile(&document, &sources) {
+                Ok(compiled) => plan = Some(Arc::new(compiled)),
+                Err(more) => found.extend(more),
+            }
+        }
+        document
+    });
+    Checked {
+        report: Report::new(sources, found),
+        document,
+        plan,
+        watch,
+    }
+}
+
+/// Whether what a check found is true even if other parts of the document could not be read.
+fn holds_anyway(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::UnusedPool
+            | Code::UnusedService
+            | Code::UnknownName
+            | Code::UselessTier
+            | Code::ZeroWeights
+            | Code::GeoCatchAll
+            | Code::MinHealthy
+            | Code::MissingKey
+            | Code::NothingToServe
+            | Code::NoCoordinates
+            | Code::NoCapacity
+    )
+}

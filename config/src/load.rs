@@ -1,0 +1,289 @@
+//! From files to one tree: the main file, what it includes, and how they are joined.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::diagnostic::{Code, Diagnostic};
+use crate::expand::{Environment, LONGEST_FILE, expand};
+use crate::node::{Entry, Node, Value};
+use crate::parse::parse;
+use crate::source::{At, Origin, SourceId, Sources};
+
+/// The largest configuration file that is read.
+const LARGEST_FILE: u64 = 64 << 20;
+
+/// The most files one configuration is made of.
+const MOST_FILES: usize = 10_000;
+
+/// The machine that Portolan runs on.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    variables: std::collections::BTreeMap<String, String>,
+}
+
+impl Machine {
+    /// A machine with these environment variables.
+    pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self {
+            variables: variables.into_iter().collect(),
+        }
+    }
+}
+
+impl Environment for Machine {
+    fn variable(&self, name: &str) -> Option<String> {
+        self.variables.get(name).cloned()
+    }
+
+    fn file(&self, path: &Path) -> std::io::Result<String> {
+        read_text(path, LONGEST_FILE)
+    }
+}
+
+/// A file's text, bounded, so that a pipe or a device given by mistake ends in an error.
+fn read_text(path: &Path, limit: u64) -> std::io::Result<String> {
+    use std::io::Read as _;
+    let file = std::fs::File::open(path)?;
+    let mut text = String::new();
+    file.take(limit + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > limit {
+        return Err(std::io::Error::other(format!("larger than {limit} bytes")));
+    }
+    Ok(text)
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// The texts.
+    pub(crate) sources: Sources,
+    /// All of them as one tree, unless the main file could not be read at all.
+    pub(crate) root: Option<Node>,
+    /// What was wrong so far.
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// The files that were read, and the folders in which `include` looked: what to watch.
+    pub(crate) watch: Watch,
+}
+
+/// What a configuration depends on outside itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// Files.
+    pub files: BTreeSet<PathBuf>,
+    /// Folders in which new files may appear that an `include` pattern would match.
+    pub folders: BTreeSet<PathBuf>,
+}
+
+/// Reads a configuration from its main file.
+pub(crate) fn load(path: &Path, environment: &dyn Environment) -> Loaded {
+    let mut loading = Loading::default();
+    let root = loading.file(path, Origin::Default);
+    loading.finish(root, environment)
+}
+
+/// Reads a configuration from a text that is not in a file. Relative paths in it belong to
+/// `folder`.
+pub(crate) fn load_text(
+    name: &str,
+    folder: &Path,
+    text: String,
+    environment: &dyn Environment,
+) -> Loaded {
+    let mut loading = Loading::default();
+    let id = loading.sources.add(name, folder, text);
+    let root = loading.source(id);
+    loading.finish(root, environment)
+}
+
+#[derive(Default)]
+struct Loading {
+    sources: Sources,
+    diagnostics: Vec<Diagnostic>,
+    watch: Watch,
+    /// The files between the main one and the one being read.
+    within: Vec<PathBuf>,
+}
+
+impl Loading {
+    fn finish(mut self, root: Option<Node>, environment: &dyn Environment) -> Loaded {
+        let root = root.map(|mut root| {
+            expand(&mut root, &self.sources, environment, &mut self.diagnostics);
+            root
+        });
+        Loaded {
+            sources: self.sources,
+            root,
+            diagnostics: self.diagnostics,
+            watch: self.watch,
+        }
+    }
+
+    fn file(&mut self, path: &Path, included_at: Origin) -> Option<Node> {
+        self.watch.files.insert(path.to_path_buf());
+        let text = match read_text(path, LARGEST_FILE) {
+            Ok(text) => text,
+            Err(error) => {
+                let error = match error.kind() {
+                    std::io::ErrorKind::InvalidData => "it is not UTF-8 text".to_owned(),
+                    _ => error.to_string(),
+                };
+                self.diagnostics.push(Diagnostic::error(
+                    Code::Unreadable,
+                    included_at,
+                    format!("cannot read `{}`: {error}", path.display()),
+                ));
+                return None;
+            }
+        };
+        let folder = path.parent().unwrap_or_else(|| Path::new("")).to_path_buf();
+        let id = self.sources.add(path.display().to_string(), folder, text);
+        self.within.push(path.to_path_buf());
+        let node = self.source(id);
+        self.within.pop();
+        node
+    }
+
+    /// One text and everything it includes.
+    fn source(&mut self, id: SourceId) -> Option<Node> {
+        let mut node = parse(&self.sources, id, &mut self.diagnostics)?;
+        if let Value::Null = node.value {
+            node.value = Value::Map(Vec::new());
+        }
+        let includes: Vec<(String, Origin)> = match node.get("include").map(|n| &n.value) {
+            Some(Value::List(items)) => items
+                .iter()
+                .filter_map(|item| match &item.value {
+                    Value::Scalar(scalar) => Some((scalar.text.clone(), item.origin)),
+                    _ => None,
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        for (pattern, origin) in includes {
+            for path in self.matches(&pattern, origin) {
+                if let Some(included) = self.file(&path, origin) {
+                    self.join(&mut node, included);
+                }
+            }
+        }
+        Some(node)
+    }
+
+    /// The files a pattern names, in the order of their names.
+    fn matches(&mut self, pattern: &str, origin: Origin) -> Vec<PathBuf> {
+        let full = self.sources.resolve(origin, Path::new(pattern));
+        self.watch.folders.insert(folder_of_pattern(&full));
+        let found = match glob::glob(&full.display().to_string()) {
+            Ok(found) => found,
+            Err(error) => {
+                self.diagnostics.push(Diagnostic::error(
+                    Code::Include,
+                    origin,
+                    format!("`{pattern}` is not a file pattern: {}", error.msg),
+                ));
+                return Vec::new();
+            }
+        };
+        let paths: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
+        if paths.is_empty() {
+            self.diagnostics.push(Diagnostic::error(
+                Code::Include,
+                origin,
+                format!("`{pattern}` matches no file"),
+            ));
+        }
+        if let Some(again) = paths.iter().find(|path| self.within.contains(path)) {
+            self.diagnostics.push(Diagnostic::error(
+                Code::Include,
+                origin,
+                format!("`{}` includes itself", again.display()),
+            ));
+            return Vec::new();
+        }
+        if self.watch.files.len() + paths.len() > MOST_FILES {
+            self.diagnostics.push(Diagnostic::error(
+                Code::Include,
+                origin,
+                format!("more than {MOST_FILES} files"),
+            ));
+            return Vec::new();
+        }
+        paths
+    }
+
+    /// Joins an included file's sections to what is there already.
+    fn join(&mut self, node: &mut Node, included: Node) {
+        let Value::Map(entries) = &mut node.value else {
+            return;
+        };
+        let Value::Map(more) = included.value else {
+            self.diagnostics.push(Diagnostic::error(
+                Code::WrongType,
+                included.origin,
+                "a configuration file is a mapping",
+            ));
+            return;
+        };
+        for new in more {
+            if new.key.value == "include" {
+                continue;
+            }
+            match entries.iter_mut().find(|entry| entry.key.value == new.key.value) {
+                None => entries.push(new),
+                Some(old) => join_section(old, new, &mut self.diagnostics),
+            }
+        }
+    }
+}
+
+/// Joins one section that stands in two files.
+fn join_section(old: &mut Entry, new: Entry, diagnostics: &mut Vec<Diagnostic>) {
+    let key = old.key.value.as_str();
+    match (&mut old.value.value, new.value.value) {
+        (_, Value::Null) => {}
+        (slot @ Value::Null, value) => *slot = value,
+        (Value::List(items), Value::List(more))
+            if matches!(key, "listeners" | "routes" | "tests") =>
+        {
+            items.extend(more);
+        }
+        (Value::Map(entries), Value::Map(more)) if matches!(key, "pools" | "services") => {
+            for entry in more {
+                match entries.iter().find(|there| there.key.value == entry.key.value) {
+                    None => entries.push(entry),
+                    Some(there) => diagnostics.push(defined_twice(&entry.key, there.key.origin)),
+                }
+            }
+        }
+        _ => diagnostics.push(
+            Diagnostic::error(
+                Code::DuplicateKey,
+                new.key.origin,
+                format!("`{key}` stands in another file already"),
+            )
+            .related(old.key.origin, "there"),
+        ),
+    }
+}
+
+/// The complaint about a name that two files define.
+fn defined_twice(key: &At<String>, first: Origin) -> Diagnostic {
+    Diagnostic::error(
+        Code::DuplicateName,
+        key.origin,
+        format!("`{key}` is defined twice"),
+    )
+    .related(first, "first here")
+}
+
+/// The deepest folder of a pattern that has no wildcard in it.
+fn folder_of_pattern(pattern: &Path) -> PathBuf {
+    let mut folder = PathBuf::new();
+    for part in pattern.parent().unwrap_or_else(|| Path::new("")).components() {
+        if part.as_os_str().to_string_lossy().contains(['*', '?', '[']) {
+            break;
+        }
+        folder.push(part);
+    }
+    folder
+}

@@ -1,0 +1,227 @@
+//! YAML text → [`Node`] tree. The only place that knows the YAML crate, and its limits.
+//!
+//! The crate's own idea of types is not used: a plain scalar is taken as the text that stood in
+//! the file, so that `min_version: 1.20`, the country `NO` and the port `0080` mean what their key
+//! says they mean. Anchors, aliases and merge keys work; bombs made of them hit the crate's budget.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_yaml::{DuplicateKeyPolicy, Location, Options, Spanned};
+
+use crate::diagnostic::{Code, Diagnostic};
+use crate::node::{Entry, Node, Scalar, Value};
+use crate::source::{At, LineColumn, Origin, SourceId, Sources, Span};
+
+/// Reads one source. On a fault the diagnostic says where; a duplicate key is reported and the
+/// first one kept, so that the rest of the file is still checked.
+///
+/// # Errors
+/// The tree is `None` when the text is not YAML at all.
+pub(crate) fn parse(sources: &Sources, id: SourceId, diagnostics: &mut Vec<Diagnostic>) -> Option<Node> {
+    let text = &sources.get(id).text;
+    let reader = Reader { sources, id };
+    match from_text(text, DuplicateKeyPolicy::Error) {
+        Ok(raw) => Some(reader.node(raw)),
+        Err(error) => {
+            let diagnostic = reader.diagnostic(&error);
+            let code = diagnostic.code;
+            diagnostics.push(diagnostic);
+            if code != Code::DuplicateKey {
+                return None;
+            }
+            from_text(text, DuplicateKeyPolicy::FirstWins)
+                .ok()
+                .map(|raw| reader.node(raw))
+        }
+    }
+}
+
+fn from_text(text: &str, duplicates: DuplicateKeyPolicy) -> Result<Raw, serde_yaml::Error> {
+    let options = serde_yaml::options! {
+        duplicate_keys: duplicates,
+        with_snippet: false,
+    };
+    from_str(text, options)
+}
+
+fn from_str(text: &str, options: Options) -> Result<Raw, serde_yaml::Error> {
+    serde_yaml::from_str_with_options::<Raw>(text, options)
+}
+
+/// A value as the crate hands it over.
+type Raw = Spanned<Box<RawValue>>;
+
+enum RawValue {
+    Null,
+    /// A number or boolean: its text is taken from the source.
+    Plain,
+    Text(String),
+    List(Vec<Raw>),
+    Map(Vec<(Spanned<String>, Raw)>),
+}
+
+impl<'de> Deserialize<'de> for RawValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = RawValue;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<RawValue, E> {
+        Ok(RawValue::Null)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<RawValue, E> {
+        Ok(RawValue::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<RawValue, E> {
+        Ok(RawValue::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<RawValue, A::Error> {
+        let mut list = Vec::with_capacity(items.size_hint().unwrap_or(0).min(1024));
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(RawValue::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<RawValue, A::Error> {
+        let mut map = Vec::with_capacity(entries.size_hint().unwrap_or(0).min(1024));
+        while let Some(entry) = entries.next_entry()? {
+            map.push(entry);
+        }
+        Ok(RawValue::Map(map))
+    }
+}
+
+struct Reader<'a> {
+    sources: &'a Sources,
+    id: SourceId,
+}
+
+impl Reader<'_> {
+    fn node(&self, raw: Raw) -> Node {
+        let place = self.span(&raw.referenced);
+        let value = match *raw.value {
+            RawValue::Null => Value::Null,
+            RawValue::Plain => {
+                Value::Scalar(Scalar::plain(self.text(self.span(&raw.defined)).trim_end()))
+            }
+            RawValue::Text(text) => Value::Scalar(Scalar {
+                quoted: self.text(self.span(&raw.defined)) != text,
+                secret: false,
+                broken: false,
+                text,
+            }),
+            RawValue::List(items) => {
+                Value::List(items.into_iter().map(|item| self.node(item)).collect())
+            }
+            RawValue::Map(entries) => Value::Map(
+                entries
+                    .into_iter()
+                    .map(|(key, value)| Entry {
+                        key: At::new(key.value, Origin::File(self.span(&key.referenced))),
+                        value: self.node(value),
+                    })
+                    .collect(),
+            ),
+        };
+        Node {
+            value,
+            origin: Origin::File(place),
+        }
+    }
+
+    fn text(&self, span: Span) -> &str {
+        self.sources
+            .get(self.id)
+            .text
+            .get(span.start as usize..span.end as usize)
+            .unwrap_or_default()
+    }
+
+    fn span(&self, location: &Location) -> Span {
+        let source = self.sources.get(self.id);
+        let span = location.span();
+        let start = span.byte_offset().map_or_else(
+            || {
+                source.byte_of(LineColumn {
+                    line: location.line() as usize,
+                    column: location.column() as usize,
+                })
+            },
+            |offset| offset as u32,
+        );
+        let length = span.byte_len().map_or(1, |length| length as u32);
+        let limit = source.text.len() as u32;
+        Span {
+            source: self.id,
+            start: start.min(limit),
+            end: start.saturating_add(length).min(limit),
+        }
+    }
+
+    fn diagnostic(&self, error: &serde_yaml::Error) -> Diagnostic {
+        let error = error.without_snippet();
+        let origin = error
+            .location()
+            .map_or(Origin::Default, |at| Origin::File(self.span(&at)));
+        if let serde_yaml::Error::DuplicateMappingKey { key, .. } = error {
+            let key = key.as_deref().unwrap_or("?");
+            return Diagnostic::error(
+                Code::DuplicateKey,
+                origin,
+                format!("the key `{key}` stands here a second time"),
+            )
+            .help("keep one of the two");
+        }
+        Diagnostic::error(Code::Syntax, origin, format!("not valid YAML: {}", plain_words(error)))
+    }
+}
+
+/// The crate's message without the place it begins with: the place is shown beside it.
+fn plain_words(error: &serde_yaml::Error) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    let words = first.rsplit_once(" at line ").map_or(first, |(words, _)| words);
+    let words = words.strip_prefix("error: ").unwrap_or(words);
+    match words.split_once(": ") {
+        Some((place, rest)) if place.starts_with("line ") => rest.to_owned(),
+        _ => words.to_owned(),
+    }
+}

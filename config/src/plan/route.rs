@@ -1,0 +1,88 @@
+//! Routes: what is done to the requests that match.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{RouteId, TargetId};
+
+/// What is done to the requests of a route. Which requests those are, the
+/// [`RouteTable`](super::RouteTable) knows.
+#[derive(Clone, Debug)]
+pub struct RoutePlan {
+    /// Its id in this plan.
+    pub id: RouteId,
+    /// Its name: the label in metrics and logs, and its identity across plans.
+    pub name: Arc<str>,
+    /// Where its requests go.
+    pub target: TargetId,
+    /// What must be known about a client before the target can say where.
+    pub needs: ClientFacts,
+    /// What happens when nobody can serve.
+    pub when_all_down: WhenAllDownPlan,
+    /// Tell the client how its request was steered.
+    pub expose: bool,
+    /// Changes to the request's headers.
+    pub request_headers: HeaderEditsPlan,
+    /// Changes to the answer's headers.
+    pub response_headers: HeaderEditsPlan,
+    /// Taken off the path before the request is sent on; without a trailing slash.
+    pub strip_prefix: Option<Arc<str>>,
+}
+
+/// What must be known about a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientFacts {
+    /// Its place.
+    pub place: bool,
+    /// Its autonomous system.
+    pub system: bool,
+    /// Its coordinates.
+    pub coordinates: bool,
+}
+
+/// What happens when nobody can serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAllDownPlan {
+    /// Try whatever is there.
+    TryAll,
+    /// Answer with this status and this Retry-After.
+    Respond {
+        /// 400 to 599.
+        status: u16,
+        /// Whole seconds matter.
+        retry_after: Duration,
+    },
+}
+
+/// Changes to headers: first removed, then set, then added.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeaderEditsPlan {
+    /// Gone afterwards.
+    pub remove: Vec<HeaderName>,
+    /// Have this value afterwards.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Have this value besides those before.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeaderEditsPlan {
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// Makes the changes.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name.clone(), value.clone());
+        }
+        for (name, value) in &self.add {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+}
