@@ -1,6 +1,5 @@
 //! A checked document → the plan: every name resolved, every value in the runtime's own type.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,7 +53,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         graph: TargetGraph::default(),
         services: vec![None; document.services.0.len()],
     };
-    let services = (0..document.services.0.len())
+    let services: Vec<ServicePlan> = (0..document.services.0.len())
         .map(|at| ServicePlan {
             name: document.services.0[at].0.value.clone(),
             target: targets.service(at),
@@ -74,20 +73,29 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         .collect();
     let graph = targets.graph;
 
-    let mut counted: HashMap<TargetId, ()> = HashMap::new();
-    for (plan, written) in routes.iter().zip(&document.routes) {
-        if counted.insert(plan.target, ()).is_some() {
+    let mut classes: Vec<Option<Arc<ClientClasses>>> = vec![None; graph.len()];
+    let of_services = services
+        .iter()
+        .map(|service| service.target)
+        .zip(document.services.iter().map(|(_, written)| written.origin));
+    let of_routes = routes
+        .iter()
+        .map(|route| route.target)
+        .zip(document.routes.iter().map(|written| written.to.origin));
+    for (target, origin) in of_services.chain(of_routes) {
+        if classes[target.index()].is_some() {
             continue;
         }
-        if let Err(error) = ClientClasses::of(plan.target, &graph, &locations) {
-            found.push(
+        match ClientClasses::of(target, &graph, &locations) {
+            Ok(found) => classes[target.index()] = Some(Arc::new(found)),
+            Err(error) => found.push(
                 Diagnostic::error(
                     Code::TooManyClientClasses,
-                    written.to.origin,
+                    origin,
                     format!("this target tells too many kinds of clients apart: {error}"),
                 )
                 .help("join rules that lead to the same place, or networks under their common prefix"),
-            );
+            ),
         }
     }
     if !found.is_empty() {
@@ -141,6 +149,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         pools,
         services,
         targets: graph,
+        classes,
         locations,
         routes,
         route_table,

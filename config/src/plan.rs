@@ -93,6 +93,8 @@ pub struct Plan {
     pub services: Vec<ServicePlan>,
     /// Every distinct target of services and routes.
     pub targets: TargetGraph,
+    /// The client classes of the targets of routes and services, by target.
+    pub classes: Vec<Option<Arc<ClientClasses>>>,
     /// The places that rules distinguish.
     pub locations: LocationTable,
     /// Every route, in the order of the file.
@@ -104,6 +106,27 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The client classes of a route's or a service's target.
+    ///
+    /// # Panics
+    /// For a target that is neither.
+    pub fn classes(&self, target: TargetId) -> &Arc<ClientClasses> {
+        self.classes[target.index()]
+            .as_ref()
+            .expect("every target of a route or a service has classes")
+    }
+
+    /// What some route needs to know about clients.
+    pub fn needs(&self) -> ClientFacts {
+        let mut all = ClientFacts::default();
+        for route in &self.routes {
+            all.place |= route.needs.place;
+            all.system |= route.needs.system;
+            all.coordinates |= route.needs.coordinates;
+        }
+        all
+    }
+
     /// The pool with this name.
     pub fn pool_named(&self, name: &str) -> Option<&Arc<PoolPlan>> {
         self.pools.iter().find(|pool| pool.name.as_str() == name)

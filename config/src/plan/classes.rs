@@ -76,9 +76,9 @@ pub struct ClientClasses {
     /// the order of `nearest` share one.
     rule_of_class: Vec<u16>,
     rules: usize,
-    /// Place → group of places.
+    /// Place → group of places; empty when there are no rules.
     rule_groups: Vec<u16>,
-    /// Place → group of orders.
+    /// Place → group of orders; empty when nothing depends on distance.
     order_groups: Vec<u16>,
     /// The joint order of every `nearest` → group of orders, for clients whose coordinates are
     /// known.
@@ -150,9 +150,14 @@ impl ClientClasses {
             .filter(|id| matches!(graph.node(*id).kind, TargetKindPlan::Nearest(_)))
             .collect();
 
-        let (rule_groups, rule_signatures) = group(locations.ids().map(|place| {
-            sets.iter().map(|set| set.locations.contains(place.index())).collect::<Vec<_>>()
-        }));
+        // Most targets have no rules at all: they need no tables by place.
+        let (rule_groups, rule_signatures) = if sets.is_empty() {
+            (Vec::new(), vec![Vec::new()])
+        } else {
+            group(locations.ids().map(|place| {
+                sets.iter().map(|set| set.locations.contains(place.index())).collect::<Vec<_>>()
+            }))
+        };
         let (order_groups, orders) = order_groups(&nearest, graph, locations);
         let (networks, network_signatures) = network_groups(&sets);
         let (systems, system_signatures) = system_groups(&sets);
@@ -211,6 +216,11 @@ impl ClientClasses {
         })
     }
 
+    /// The indices of every class.
+    pub fn indices(&self) -> impl Iterator<Item = ClassIndex> + use<> {
+        (0..self.classes.len()).map(|at| ClassIndex(at as u16))
+    }
+
     /// Every class.
     pub fn classes(&self) -> &[Class] {
         &self.classes
@@ -234,7 +244,8 @@ impl ClientClasses {
         address: Option<IpAddr>,
         system: Option<u32>,
     ) -> ClassIndex {
-        self.lookup(place, self.order_groups[place.index()], address, system)
+        let order_group = self.order_groups.get(place.index()).copied().unwrap_or(0);
+        self.lookup(place, order_group, address, system)
     }
 
     /// The same for a client whose coordinates are known: they, not its country's centre, decide
@@ -287,7 +298,8 @@ impl ClientClasses {
             _ => 0,
         };
         let system = system.and_then(|asn| self.systems.get(&asn)).copied().unwrap_or(0);
-        let at = usize::from(self.rule_groups[place.index()]) * self.strides[0]
+        let rule_group = self.rule_groups.get(place.index()).copied().unwrap_or(0);
+        let at = usize::from(rule_group) * self.strides[0]
             + usize::from(order_group) * self.strides[1]
             + usize::from(network) * self.strides[2]
             + usize::from(system);
@@ -376,7 +388,7 @@ fn order_groups(
     locations: &LocationTable,
 ) -> (Vec<u16>, Vec<Vec<u16>>) {
     if nearest.is_empty() {
-        return (vec![0; locations.len()], vec![Vec::new()]);
+        return (Vec::new(), vec![Vec::new()]);
     }
     let places = locations.ids().map(|place| locations.centre(place));
     let regions = Geography::get().regions(None).map(|region| Some(region.place));

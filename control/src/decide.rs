@@ -1,0 +1,99 @@
+//! What becomes of a request: the one place that decides, for the data plane, for `portolan
+//! explain`, and for the tests a configuration brings along.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portolan_config::plan::{PoolId, RoutePlan, WhenAllDownPlan};
+
+use crate::geo::Whereabouts;
+use crate::snapshot::{ClassTables, Snapshot};
+use crate::steering::{Basis, Draw};
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fate {
+    /// A pool gets it.
+    Pool {
+        /// The pool.
+        pool: PoolId,
+        /// By which health it was chosen.
+        basis: Basis,
+        /// How it came about, in a line.
+        why: Arc<str>,
+    },
+    /// Nobody can serve, and the route says what to answer then.
+    AllDown {
+        /// The status.
+        status: u16,
+        /// For Retry-After.
+        retry_after: Duration,
+    },
+    /// Refused on purpose (`if_down: shed`).
+    Shed,
+    /// Nobody can serve, and there is nobody left to try.
+    Nobody,
+}
+
+/// The fate of a request of this route from this client.
+pub fn decide(
+    snapshot: &Snapshot,
+    route: &RoutePlan,
+    client: Option<IpAddr>,
+    found: &Whereabouts,
+) -> Fate {
+    let tables = snapshot.tables_for(route.target, client, found);
+    let draw = snapshot.routes[route.id.index()].sequence(tables.rule()).draw();
+    fate(tables.tables(), route.when_all_down, draw)
+}
+
+/// The fate of the same request after these pools failed it.
+pub fn decide_again(
+    snapshot: &Snapshot,
+    route: &RoutePlan,
+    client: Option<IpAddr>,
+    found: &Whereabouts,
+    failed: &[PoolId],
+    draw: Draw,
+) -> Fate {
+    let tables = snapshot.tables_without(route.target, client, found, failed);
+    fate(&tables, route.when_all_down, draw)
+}
+
+/// What a draw from these tables means.
+pub fn fate(tables: &ClassTables, policy: WhenAllDownPlan, draw: Draw) -> Fate {
+    if let Some(entry) = tables.main.pick(draw) {
+        return Fate::Pool {
+            pool: entry.pool,
+            basis: tables.main.basis,
+            why: entry.why.clone(),
+        };
+    }
+    let Some(rest) = &tables.when_all_down else {
+        // Somebody could serve, so what is refused is refused on purpose; or there really is nobody
+        // at all, not even somebody unhealthy.
+        return if tables.main.entries().is_empty() && tables.main.refused >= 1.0 {
+            Fate::Nobody
+        } else {
+            Fate::Shed
+        };
+    };
+    match policy {
+        WhenAllDownPlan::Respond {
+            status,
+            retry_after,
+        } => Fate::AllDown {
+            status,
+            retry_after,
+        },
+        WhenAllDownPlan::TryAll => match rest.pick(draw) {
+            Some(entry) => Fate::Pool {
+                pool: entry.pool,
+                basis: rest.basis,
+                why: entry.why.clone(),
+            },
+            None => Fate::Nobody,
+        },
+    }
+}

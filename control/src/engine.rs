@@ -1,0 +1,255 @@
+//! The engine: the one loop that owns the state of every pool and publishes what follows from it.
+//!
+//! [`core`](self::core) decides, purely: it takes an event and the time, and says what to do. This
+//! file does it: it waits for events, starts probes and questions to name servers, and swaps the
+//! published snapshot. The data plane reads the snapshot and never waits for this loop.
+
+pub mod core;
+#[cfg(test)]
+mod simulation;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use portolan_certs::Material;
+use portolan_config::plan::Plan;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::clock::Clock;
+use crate::dial::Dialer;
+use crate::geo::Locator;
+use crate::resolve::Resolve;
+use crate::snapshot::Snapshot;
+use self::core::{Core, Effect, Event};
+
+/// Probes under way at the same time: more wait, so that thousands of endpoints that become due at
+/// once do not take every socket.
+const MOST_PROBES: usize = 512;
+
+/// Events waiting for the loop. Whoever sends more waits.
+const QUEUE: usize = 4096;
+
+/// The current snapshot, for everybody.
+pub type Published = Arc<ArcSwap<Snapshot>>;
+
+/// How others speak with the loop.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    events: mpsc::Sender<Message>,
+    published: Published,
+    judged: watch::Receiver<bool>,
+}
+
+/// An event, and whom to tell when what follows from it is published.
+#[derive(Debug)]
+struct Message {
+    event: Event,
+    done: Option<oneshot::Sender<u64>>,
+}
+
+/// The loop has ended: the process is stopping.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the engine has stopped")]
+pub struct Stopped;
+
+impl Engine {
+    /// Starts the loop with a first configuration. Returns when the first snapshot is published.
+    pub fn start(
+        plan: Arc<Plan>,
+        material: Arc<Material>,
+        locator: Arc<Locator>,
+        dialer: Arc<dyn Dialer>,
+        resolver: Arc<dyn Resolve>,
+        clock: Clock,
+    ) -> Self {
+        let mut core = Core::new(plan, material, locator, dialer.clone(), clock.now());
+        let published: Published = Arc::new(ArcSwap::new(core.publish(clock.now())));
+        let (events, received) = mpsc::channel(QUEUE);
+        let (judged, watch) = watch::channel(published.load().judged());
+        let driver = Driver {
+            core,
+            clock,
+            dialer,
+            resolver,
+            published: published.clone(),
+            events: events.downgrade(),
+            judged,
+            slots: Arc::new(Semaphore::new(MOST_PROBES)),
+        };
+        tokio::spawn(driver.run(received));
+        Self {
+            events,
+            published,
+            judged: watch,
+        }
+    }
+
+    /// The current snapshot.
+    pub fn published(&self) -> &Published {
+        &self.published
+    }
+
+    /// Makes a configuration the running one. Returns the generation of the first snapshot that has
+    /// it, which is published by then.
+    ///
+    /// # Errors
+    /// When the loop has ended.
+    pub async fn accept(
+        &self,
+        plan: Arc<Plan>,
+        material: Arc<Material>,
+        locator: Arc<Locator>,
+    ) -> Result<u64, Stopped> {
+        self.tell(Event::PlanAccepted {
+            plan,
+            material,
+            locator,
+        })
+        .await
+    }
+
+    /// Replaces the geo databases.
+    ///
+    /// # Errors
+    /// When the loop has ended.
+    pub async fn relocate(&self, locator: Arc<Locator>) -> Result<u64, Stopped> {
+        self.tell(Event::LocatorChanged(locator)).await
+    }
+
+    /// Waits until every pool is judged, but no longer than this.
+    pub async fn wait_until_judged(&self, grace: Duration) -> bool {
+        let mut judged = self.judged.clone();
+        let waiting = judged.wait_for(|judged| *judged);
+        tokio::time::timeout(grace, waiting).await.is_ok_and(|outcome| outcome.is_ok())
+    }
+
+    async fn tell(&self, event: Event) -> Result<u64, Stopped> {
+        let (done, told) = oneshot::channel();
+        let message = Message {
+            event,
+            done: Some(done),
+        };
+        self.events.send(message).await.map_err(|_| Stopped)?;
+        told.await.map_err(|_| Stopped)
+    }
+}
+
+/// The loop and what it acts with.
+struct Driver {
+    core: Core,
+    clock: Clock,
+    dialer: Arc<dyn Dialer>,
+    resolver: Arc<dyn Resolve>,
+    published: Published,
+    events: mpsc::WeakSender<Message>,
+    judged: watch::Sender<bool>,
+    slots: Arc<Semaphore>,
+}
+
+impl Driver {
+    async fn run(mut self, mut events: mpsc::Receiver<Message>) {
+        self.step(Event::Woken, None);
+        loop {
+            let wake = self.core.wake();
+            let sleep = async {
+                match wake {
+                    Some(tick) => {
+                        tokio::time::sleep_until(self.clock.instant(tick).into()).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                message = events.recv() => match message {
+                    None => return,
+                    Some(first) => {
+                        // What waits already is taken together, and published once.
+                        let mut told = Vec::new();
+                        let mut next = Some(first);
+                        while let Some(Message { event, done }) = next {
+                            told.extend(done);
+                            self.take(event);
+                            next = events.try_recv().ok();
+                        }
+                        self.publish(told);
+                    }
+                },
+                () = sleep => self.step(Event::Woken, None),
+            }
+        }
+    }
+
+    fn step(&mut self, event: Event, told: Option<oneshot::Sender<u64>>) {
+        self.take(event);
+        self.publish(told);
+    }
+
+    fn take(&mut self, event: Event) {
+        for effect in self.core.step(event, self.clock.now()) {
+            self.perform(effect);
+        }
+    }
+
+    fn publish(&mut self, told: impl IntoIterator<Item = oneshot::Sender<u64>>) {
+        if self.core.is_dirty() {
+            let snapshot = self.core.publish(self.clock.now());
+            let judged = snapshot.judged();
+            self.published.store(snapshot);
+            self.judged.send_if_modified(|before| std::mem::replace(before, judged) != judged);
+        }
+        let generation = self.published.load().generation;
+        for sender in told {
+            // Whoever asked may have gone away, which harms nobody.
+            let _ = sender.send(generation);
+        }
+    }
+
+    fn perform(&self, effect: Effect) {
+        match effect {
+            Effect::Probe {
+                key,
+                serial,
+                plan,
+                dial,
+            } => {
+                let probing = self.dialer.probe(&plan, &dial);
+                let events = self.events.clone();
+                let slots = self.slots.clone();
+                tokio::spawn(async move {
+                    let outcome = {
+                        let _slot = slots.acquire().await;
+                        probing.await
+                    };
+                    let event = Event::ProbeFinished {
+                        key,
+                        serial,
+                        outcome,
+                    };
+                    report(&events, event).await;
+                });
+            }
+            Effect::Resolve { host, serial, plan } => {
+                let resolver = self.resolver.clone();
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    let answer = resolver.resolve(&host, &plan).await;
+                    let event = Event::NameAnswered {
+                        host,
+                        serial,
+                        answer,
+                    };
+                    report(&events, event).await;
+                });
+            }
+            Effect::Notice(notice) => notice.emit(),
+        }
+    }
+}
+
+/// Sends an event to the loop, if it still runs.
+async fn report(events: &mpsc::WeakSender<Message>, event: Event) {
+    if let Some(events) = events.upgrade() {
+        let _ = events.send(Message { event, done: None }).await;
+    }
+}

@@ -1,0 +1,802 @@
+//! The engine's judgement, without its hands: events and the time in, effects out.
+//!
+//! Everything that can happen is in [`Event`], everything that may be done in [`Effect`]. State
+//! belongs to names (an endpoint's to its pool's name and its address, a sequence of draws to its
+//! route's name), so whatever a new configuration keeps by name, it keeps with all that is known
+//! about it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use portolan_certs::Material;
+use portolan_config::names::Name;
+use portolan_config::plan::{
+    EndpointPlan, Plan, PoolId, PoolPlan, ResolverPlan, TargetId, TargetKindPlan,
+};
+
+use crate::clock::Tick;
+use crate::dial::{Dial, Dialer, ProbeOutcome};
+use crate::endpoint::{Endpoint, EndpointKey};
+use crate::geo::Locator;
+use crate::health::{Event as HealthEvent, Health, HealthPolicy};
+use crate::notice::Notice;
+use crate::pool::{EndpointView, PoolView};
+use crate::resolve::Answer;
+use crate::snapshot::{RouteState, Snapshot, TargetTables, World};
+use crate::stats::PoolStats;
+use crate::steering::Sequence;
+
+/// How often shares that follow free capacity are worked out again.
+const REFRESH_LOAD: Duration = Duration::from_millis(100);
+
+/// How often shares that follow latency are worked out again.
+const REFRESH_LATENCY: Duration = Duration::from_secs(1);
+
+/// Between two questions for a name that could not be answered: doubled each time, up to the last.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// Everything that can happen.
+#[derive(Debug)]
+pub enum Event {
+    /// A new configuration is to run, with everything it needs.
+    PlanAccepted {
+        /// The configuration.
+        plan: Arc<Plan>,
+        /// Its certificates.
+        material: Arc<Material>,
+        /// Its geo databases.
+        locator: Arc<Locator>,
+    },
+    /// A geo database was replaced.
+    LocatorChanged(Arc<Locator>),
+    /// A probe is over.
+    ProbeFinished {
+        /// Whose.
+        key: EndpointKey,
+        /// Which.
+        serial: u64,
+        /// How it ended.
+        outcome: ProbeOutcome,
+    },
+    /// A name was answered for, or not.
+    NameAnswered {
+        /// The name.
+        host: Arc<str>,
+        /// Which question.
+        serial: u64,
+        /// Its addresses.
+        answer: Result<Answer, String>,
+    },
+    /// It is time: something that [`Core::wake`] waited for is due.
+    Woken,
+}
+
+/// Everything that may be done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Probe an endpoint.
+    Probe {
+        /// Which endpoint.
+        key: EndpointKey,
+        /// Which probe: its result is told with the same number.
+        serial: u64,
+        /// How.
+        plan: Arc<PoolPlan>,
+        /// What is prepared for connections to it.
+        dial: Dial,
+    },
+    /// Ask for a name's addresses.
+    Resolve {
+        /// The name.
+        host: Arc<str>,
+        /// Which question: its answer is told with the same number.
+        serial: u64,
+        /// How.
+        plan: ResolverPlan,
+    },
+    /// Tell operators.
+    Notice(Notice),
+}
+
+/// What is due at some time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Probe(EndpointKey),
+    Resolve(Arc<str>),
+    Measure,
+}
+
+/// An endpoint as the engine knows it.
+#[derive(Debug)]
+struct EndpointState {
+    live: Arc<Endpoint>,
+    dial: Dial,
+    health: Health,
+    /// When its last probe began.
+    probed: Option<Tick>,
+    /// When the next one is due; none while one is under way, or without probes.
+    next: Option<Tick>,
+    /// The probe under way. Results of others are of an endpoint that was gone in between.
+    probing: Option<u64>,
+}
+
+/// A name as the engine knows it.
+#[derive(Debug, Default)]
+struct NameState {
+    addresses: Vec<IpAddr>,
+    /// Whether it was ever answered for, well or not.
+    answered: bool,
+    failures: u32,
+    next: Option<Tick>,
+    /// The question under way.
+    asking: Option<u64>,
+}
+
+/// The state of everything.
+#[derive(Debug)]
+pub struct Core {
+    plan: Arc<Plan>,
+    material: Arc<Material>,
+    locator: Arc<Locator>,
+    dialer: Arc<dyn Dialer>,
+    endpoints: HashMap<EndpointKey, EndpointState>,
+    names: HashMap<Arc<str>, NameState>,
+    turns: HashMap<Name, Arc<Sequence>>,
+    pool_stats: HashMap<Name, Arc<PoolStats>>,
+    routes: HashMap<Arc<str>, Arc<RouteState>>,
+    pools: HashMap<Name, PoolId>,
+    views: Vec<Arc<PoolView>>,
+    tables: Vec<Option<Arc<TargetTables>>>,
+    route_states: Vec<Arc<RouteState>>,
+    /// Targets with tables, by the pools they can lead to.
+    targets_of_pool: Vec<Vec<TargetId>>,
+    /// Targets whose shares move with measurements, by what moves them.
+    measured: Measured,
+    due: BTreeSet<(Tick, Due)>,
+    /// Targets whose tables must be worked out again.
+    dirty_targets: BTreeSet<TargetId>,
+    /// Something that must be published changed.
+    dirty: bool,
+    generation: u64,
+    /// Probes and questions so far.
+    serial: u64,
+    now: Tick,
+}
+
+/// Targets whose shares move with measurements.
+#[derive(Debug, Default)]
+struct Measured {
+    targets: Vec<TargetId>,
+    every: Option<Duration>,
+}
+
+impl World for Core {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn pool(&self, id: PoolId) -> &PoolView {
+        &self.views[id.index()]
+    }
+
+    fn now(&self) -> Tick {
+        self.now
+    }
+}
+
+impl Core {
+    /// A core that runs a first configuration.
+    pub fn new(
+        plan: Arc<Plan>,
+        material: Arc<Material>,
+        locator: Arc<Locator>,
+        dialer: Arc<dyn Dialer>,
+        now: Tick,
+    ) -> Self {
+        let mut core = Self {
+            plan: plan.clone(),
+            material: material.clone(),
+            locator: locator.clone(),
+            dialer,
+            endpoints: HashMap::new(),
+            names: HashMap::new(),
+            turns: HashMap::new(),
+            pool_stats: HashMap::new(),
+            routes: HashMap::new(),
+            pools: HashMap::new(),
+            views: Vec::new(),
+            tables: Vec::new(),
+            route_states: Vec::new(),
+            targets_of_pool: Vec::new(),
+            measured: Measured::default(),
+            due: BTreeSet::new(),
+            dirty_targets: BTreeSet::new(),
+            dirty: true,
+            generation: 0,
+            serial: 0,
+            now,
+        };
+        core.accept(plan, material, locator);
+        core
+    }
+
+    /// What is to be done when `event` happens at `now`.
+    pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
+        self.now = now;
+        let mut effects = Vec::new();
+        match event {
+            Event::PlanAccepted {
+                plan,
+                material,
+                locator,
+            } => self.accept(plan, material, locator),
+            Event::LocatorChanged(locator) => {
+                self.locator = locator;
+                self.dirty = true;
+            }
+            Event::ProbeFinished {
+                key,
+                serial,
+                outcome,
+            } => self.probed(&key, serial, outcome, &mut effects),
+            Event::NameAnswered {
+                host,
+                serial,
+                answer,
+            } => self.answered(&host, serial, answer, &mut effects),
+            Event::Woken => {}
+        }
+        self.run_due(&mut effects);
+        self.check_invariants();
+        effects
+    }
+
+    /// When the next thing is due.
+    pub fn wake(&self) -> Option<Tick> {
+        self.due.first().map(|(tick, _)| *tick)
+    }
+
+    /// Whether anything changed since the last snapshot.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// The world as it is now, after everything that depends on what changed was worked out again.
+    pub fn publish(&mut self, now: Tick) -> Arc<Snapshot> {
+        self.now = now;
+        for target in std::mem::take(&mut self.dirty_targets) {
+            self.work_out(target);
+        }
+        self.dirty = false;
+        self.generation += 1;
+        Arc::new(Snapshot {
+            generation: self.generation,
+            made: now,
+            plan: self.plan.clone(),
+            locator: self.locator.clone(),
+            pools: self.views.clone(),
+            pool_stats: self
+                .plan
+                .pools
+                .iter()
+                .map(|pool| self.pool_stats[&pool.name].clone())
+                .collect(),
+            tables: self.tables.clone(),
+            routes: self.route_states.clone(),
+        })
+    }
+
+    // === A new configuration ===
+
+    fn accept(&mut self, plan: Arc<Plan>, material: Arc<Material>, locator: Arc<Locator>) {
+        self.plan = plan;
+        self.material = material;
+        self.locator = locator;
+        self.dirty = true;
+        self.pools =
+            self.plan.pools.iter().map(|pool| (pool.name.clone(), pool.id)).collect();
+        self.keep_names();
+        self.keep_endpoints();
+        self.keep_pools_and_routes();
+        self.index_targets();
+    }
+
+    /// Begins with new names, forgets those that nobody mentions any more.
+    fn keep_names(&mut self) {
+        let wanted: HashSet<Arc<str>> = self
+            .plan
+            .pools
+            .iter()
+            .flat_map(|pool| &pool.endpoints)
+            .filter_map(|endpoint| match endpoint {
+                EndpointPlan::Dns { host, .. } => Some(host.clone()),
+                EndpointPlan::Address { .. } => None,
+            })
+            .collect();
+        self.names.retain(|host, _| wanted.contains(host));
+        self.due.retain(|(_, due)| match due {
+            Due::Resolve(host) => wanted.contains(host),
+            _ => true,
+        });
+        for host in wanted {
+            if !self.names.contains_key(&host) {
+                let state = NameState {
+                    next: Some(self.now),
+                    ..NameState::default()
+                };
+                self.due.insert((self.now, Due::Resolve(host.clone())));
+                self.names.insert(host, state);
+            }
+        }
+    }
+
+    /// Begins with new endpoints, forgets those that are gone, and keeps everything known about the
+    /// others. Called for every configuration and every change of a name's addresses.
+    fn keep_endpoints(&mut self) {
+        let plan = self.plan.clone();
+        let mut wanted = HashSet::new();
+        for pool in &plan.pools {
+            for placed in self.placed(pool) {
+                let key = EndpointKey {
+                    pool: pool.name.clone(),
+                    address: placed.address,
+                };
+                if wanted.insert(key.clone()) {
+                    self.keep_endpoint(pool, key, placed.name.as_deref());
+                }
+            }
+        }
+        let endpoints = &mut self.endpoints;
+        endpoints.retain(|key, _| wanted.contains(key));
+        self.due.retain(|(_, due)| match due {
+            Due::Probe(key) => wanted.contains(key),
+            _ => true,
+        });
+    }
+
+    fn keep_endpoint(&mut self, pool: &Arc<PoolPlan>, key: EndpointKey, name: Option<&str>) {
+        let identity = self.material.pools.get(&pool.id);
+        let dial = self.dialer.prepare(pool, identity, key.address, name);
+        let now = self.now;
+        let state = self.endpoints.entry(key.clone()).or_insert_with(|| EndpointState {
+            live: Arc::new(Endpoint::new(key.clone())),
+            dial: dial.clone(),
+            health: Health::unknown(now),
+            probed: None,
+            next: None,
+            probing: None,
+        });
+        state.dial = dial;
+        let next = match &pool.probe {
+            None => {
+                let health = std::mem::replace(&mut state.health, Health::unknown(now));
+                state.health = health.step(&OFF, HealthEvent::ProbesSwitchedOff, now);
+                None
+            }
+            // The next probe goes out when the new pace says, seen from the last one: a change of
+            // the pace neither skips a probe nor sends all of them at once.
+            Some(probe) if state.probing.is_none() => Some(match state.probed {
+                None => now,
+                Some(probed) => {
+                    let pace = state.health.pace(&probe.into(), spread(&state.live, probed));
+                    (probed + pace).max(now)
+                }
+            }),
+            Some(_) => None,
+        };
+        if let Some(before) = std::mem::replace(&mut state.next, next) {
+            self.due.remove(&(before, Due::Probe(key.clone())));
+        }
+        if let Some(next) = next {
+            self.due.insert((next, Due::Probe(key)));
+        }
+    }
+
+    /// The addresses of a pool, in the order written; of two entries for one address the first.
+    fn placed(&self, pool: &PoolPlan) -> Vec<Placed> {
+        let mut seen = HashSet::new();
+        let mut placed = Vec::new();
+        for endpoint in &pool.endpoints {
+            match endpoint {
+                EndpointPlan::Address {
+                    address,
+                    weight,
+                    backup,
+                } => {
+                    if seen.insert(*address) {
+                        placed.push(Placed {
+                            address: *address,
+                            weight: *weight,
+                            backup: *backup,
+                            name: None,
+                        });
+                    }
+                }
+                EndpointPlan::Dns {
+                    host,
+                    port,
+                    weight,
+                    backup,
+                } => {
+                    let found = self.names.get(host).map_or(&[][..], |name| &name.addresses);
+                    for address in found {
+                        let address = SocketAddr::new(*address, *port);
+                        if seen.insert(address) {
+                            placed.push(Placed {
+                                address,
+                                weight: *weight,
+                                backup: *backup,
+                                name: Some(host.clone()),
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        placed
+    }
+
+    fn keep_pools_and_routes(&mut self) {
+        let plan = self.plan.clone();
+        let pools: HashSet<&Name> = plan.pools.iter().map(|pool| &pool.name).collect();
+        self.turns.retain(|name, _| pools.contains(name));
+        self.pool_stats.retain(|name, _| pools.contains(name));
+        for pool in &plan.pools {
+            self.turns.entry(pool.name.clone()).or_default();
+            self.pool_stats.entry(pool.name.clone()).or_default();
+        }
+        // Views of other pools stood at these indices: all are made anew.
+        self.views.clear();
+        for pool in &plan.pools {
+            let view = self.view(pool);
+            self.views.push(Arc::new(view));
+        }
+        self.dirty_targets.clear();
+
+        let before = std::mem::take(&mut self.routes);
+        self.route_states = plan
+            .routes
+            .iter()
+            .map(|route| {
+                let old = before.get(&route.name).map(AsRef::as_ref);
+                Arc::new(RouteState::new(&plan, route.id, old))
+            })
+            .collect();
+        self.routes =
+            self.route_states.iter().map(|state| (state.name.clone(), state.clone())).collect();
+    }
+
+    /// Works out the tables of every target, and what each depends on.
+    fn index_targets(&mut self) {
+        let plan = self.plan.clone();
+        self.tables = vec![None; plan.targets.len()];
+        self.targets_of_pool = vec![Vec::new(); plan.pools.len()];
+        let mut measured = Measured::default();
+        for (at, classes) in plan.classes.iter().enumerate() {
+            if classes.is_none() {
+                continue;
+            }
+            let target = TargetId::new(at);
+            for pool in &plan.targets.node(target).pools {
+                self.targets_of_pool[pool.index()].push(target);
+            }
+            if plan.targets.node(target).measured {
+                measured.targets.push(target);
+                let every = refresh_interval(&plan, target);
+                measured.every = Some(measured.every.map_or(every, |other| other.min(every)));
+            }
+            self.work_out(target);
+        }
+        self.measured = measured;
+        self.due.retain(|(_, due)| *due != Due::Measure);
+        if let Some(every) = self.measured.every {
+            self.due.insert((self.now + every, Due::Measure));
+        }
+    }
+
+    // === Publishing ===
+
+    fn view(&self, pool: &Arc<PoolPlan>) -> PoolView {
+        let endpoints = self
+            .placed(pool)
+            .into_iter()
+            .filter_map(|placed| {
+                let key = EndpointKey {
+                    pool: pool.name.clone(),
+                    address: placed.address,
+                };
+                let state = self.endpoints.get(&key)?;
+                Some(EndpointView {
+                    live: state.live.clone(),
+                    dial: state.dial.clone(),
+                    weight: placed.weight,
+                    backup: placed.backup,
+                    name: placed.name,
+                    health: state.health.clone(),
+                })
+            })
+            .collect();
+        let resolved = pool.endpoints.iter().all(|endpoint| match endpoint {
+            EndpointPlan::Dns { host, .. } => {
+                self.names.get(host).is_some_and(|name| name.answered)
+            }
+            EndpointPlan::Address { .. } => true,
+        });
+        PoolView::new(pool.clone(), endpoints, resolved, self.turns[&pool.name].clone())
+    }
+
+    /// Works out the tables of a target. Whether they changed.
+    fn work_out(&mut self, target: TargetId) -> bool {
+        let plan = self.plan.clone();
+        let tables = TargetTables::new(&*self, target, plan.classes(target));
+        let slot = &mut self.tables[target.index()];
+        if slot.as_ref().is_some_and(|before| before.says_the_same(&tables)) {
+            return false;
+        }
+        *slot = Some(Arc::new(tables));
+        true
+    }
+
+    // === Probes and names ===
+
+    fn probed(
+        &mut self,
+        key: &EndpointKey,
+        serial: u64,
+        outcome: ProbeOutcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        let now = self.now;
+        let Some(pool) = self.pool_of(key) else {
+            return;
+        };
+        let found = self.endpoints.get_mut(key);
+        let Some(state) = found.filter(|state| state.probing == Some(serial)) else {
+            return;
+        };
+        state.probing = None;
+        let Some(probe) = &pool.probe else {
+            return;
+        };
+        let policy = HealthPolicy::from(probe);
+        let event = match outcome.result {
+            Ok(()) => HealthEvent::ProbeSucceeded,
+            Err(failure) => HealthEvent::ProbeFailed(failure),
+        };
+        let succeeded = event == HealthEvent::ProbeSucceeded;
+        state.live.observe_probe(outcome.took, succeeded, now);
+        let before = state.health.verdict;
+        let health = std::mem::replace(&mut state.health, Health::unknown(now));
+        state.health = health.step(&policy, event, now);
+        let after = state.health.verdict;
+        let because = state.health.because.clone();
+
+        let probed = state.probed.unwrap_or(now);
+        let next = (probed + state.health.pace(&policy, spread(&state.live, probed))).max(now);
+        state.next = Some(next);
+        self.due.insert((next, Due::Probe(key.clone())));
+
+        if before != after {
+            effects.push(Effect::Notice(Notice::EndpointJudged {
+                key: key.clone(),
+                verdict: after,
+                because,
+            }));
+            self.change_pool(pool.id, effects);
+        }
+    }
+
+    /// Makes a pool's view anew and says whether it came up or went down.
+    fn change_pool(&mut self, pool: PoolId, effects: &mut Vec<Effect>) {
+        let was_up = self.views[pool.index()].availability > 0.0;
+        let was_judged = self.views[pool.index()].judged;
+        let plan = self.plan.pools[pool.index()].clone();
+        let view = self.view(&plan);
+        let up = view.availability > 0.0;
+        if up != was_up || (view.judged && !was_judged && !up) {
+            effects.push(Effect::Notice(Notice::PoolChanged {
+                pool: plan.name.clone(),
+                up,
+                healthy: (view.healthy, view.counted),
+            }));
+        }
+        self.views[pool.index()] = Arc::new(view);
+        self.dirty_targets.extend(&self.targets_of_pool[pool.index()]);
+        self.dirty = true;
+    }
+
+    /// The pool that an endpoint belongs to, if there is one of that name.
+    fn pool_of(&self, key: &EndpointKey) -> Option<Arc<PoolPlan>> {
+        let id = self.pools.get(&key.pool)?;
+        Some(self.plan.pools[id.index()].clone())
+    }
+
+    fn answered(
+        &mut self,
+        host: &Arc<str>,
+        serial: u64,
+        answer: Result<Answer, String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let now = self.now;
+        let resolver = self.plan.resolver.clone();
+        let found = self.names.get_mut(host);
+        let Some(state) = found.filter(|state| state.asking == Some(serial)) else {
+            return;
+        };
+        state.asking = None;
+        let first = !std::mem::replace(&mut state.answered, true);
+        let mut changed = false;
+        let wait = match answer {
+            Ok(answer) => {
+                state.failures = 0;
+                changed = state.addresses != answer.addresses;
+                state.addresses = answer.addresses;
+                if changed {
+                    effects.push(Effect::Notice(Notice::NameChanged {
+                        host: host.clone(),
+                        addresses: state.addresses.len(),
+                    }));
+                }
+                answer.ttl.clamp(resolver.min_ttl, resolver.max_ttl)
+            }
+            Err(error) => {
+                // Said once per outage, not once per try.
+                if state.failures == 0 {
+                    effects.push(Effect::Notice(Notice::NameFailed {
+                        host: host.clone(),
+                        error,
+                    }));
+                }
+                let doubled = FIRST_RETRY * 2u32.pow(state.failures.min(5));
+                state.failures += 1;
+                doubled.min(LAST_RETRY)
+            }
+        };
+        let next = now + wait;
+        state.next = Some(next);
+        self.due.insert((next, Due::Resolve(host.clone())));
+        if changed {
+            self.keep_endpoints();
+        }
+        if changed || first {
+            for pool in self.pools_with(host) {
+                self.change_pool(pool, effects);
+            }
+        }
+    }
+
+    /// The pools that have endpoints under this name.
+    fn pools_with(&self, name: &str) -> Vec<PoolId> {
+        self.plan
+            .pools
+            .iter()
+            .filter(|pool| {
+                pool.endpoints
+                    .iter()
+                    .any(|e| matches!(e, EndpointPlan::Dns { host, .. } if **host == *name))
+            })
+            .map(|pool| pool.id)
+            .collect()
+    }
+
+    /// Does everything that is due.
+    fn run_due(&mut self, effects: &mut Vec<Effect>) {
+        while let Some((tick, _)) = self.due.first()
+            && *tick <= self.now
+        {
+            let Some((_, due)) = self.due.pop_first() else {
+                break;
+            };
+            match due {
+                Due::Probe(key) => self.begin_probe(&key, effects),
+                Due::Resolve(host) => self.begin_resolve(&host, effects),
+                Due::Measure => self.measure(),
+            }
+        }
+    }
+
+    fn begin_probe(&mut self, key: &EndpointKey, effects: &mut Vec<Effect>) {
+        let now = self.now;
+        let Some(plan) = self.pool_of(key) else {
+            return;
+        };
+        let Some(state) = self.endpoints.get_mut(key) else {
+            return;
+        };
+        self.serial += 1;
+        state.next = None;
+        state.probed = Some(now);
+        state.probing = Some(self.serial);
+        effects.push(Effect::Probe {
+            key: key.clone(),
+            serial: self.serial,
+            plan,
+            dial: state.dial.clone(),
+        });
+    }
+
+    fn begin_resolve(&mut self, host: &Arc<str>, effects: &mut Vec<Effect>) {
+        let Some(state) = self.names.get_mut(host) else {
+            return;
+        };
+        self.serial += 1;
+        state.next = None;
+        state.asking = Some(self.serial);
+        effects.push(Effect::Resolve {
+            host: host.clone(),
+            serial: self.serial,
+            plan: self.plan.resolver.clone(),
+        });
+    }
+
+    fn measure(&mut self) {
+        for target in self.measured.targets.clone() {
+            self.dirty |= self.work_out(target);
+        }
+        if let Some(every) = self.measured.every {
+            self.due.insert((self.now + every, Due::Measure));
+        }
+    }
+
+    fn check_invariants(&self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        let mut due: BTreeMap<&EndpointKey, usize> = BTreeMap::new();
+        for (_, what) in &self.due {
+            if let Due::Probe(key) = what {
+                *due.entry(key).or_default() += 1;
+            }
+        }
+        for (key, state) in &self.endpoints {
+            let planned = due.get(key).copied().unwrap_or(0);
+            let probed = self.pool_of(key).is_some_and(|pool| pool.probe.is_some());
+            debug_assert!(planned <= 1, "{key} is due {planned} times");
+            debug_assert!(
+                !probed || state.probing.is_some() || planned == 1,
+                "nobody will ever probe {key} again"
+            );
+            debug_assert!(
+                state.probing.is_none() || planned == 0,
+                "{key} would be probed twice at once"
+            );
+        }
+    }
+}
+
+/// An address of a pool.
+struct Placed {
+    address: SocketAddr,
+    weight: u32,
+    backup: bool,
+    name: Option<Arc<str>>,
+}
+
+/// A policy for endpoints without probes: none of it matters.
+const OFF: HealthPolicy = HealthPolicy {
+    every: Duration::from_secs(1),
+    fast_every: Duration::from_secs(1),
+    down_after: 1,
+    up_after: 1,
+};
+
+/// A number from 0 to 1 that tells an endpoint's probes apart from others' and from its own others.
+fn spread(endpoint: &Endpoint, probed: Tick) -> f64 {
+    let mixed = (endpoint.seed ^ probed.since_start().as_nanos() as u64)
+        .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// How often a measured target is worked out again.
+fn refresh_interval(plan: &Plan, target: TargetId) -> Duration {
+    let by_load = plan
+        .targets
+        .reachable(target)
+        .into_iter()
+        .any(|id| matches!(plan.targets.node(id).kind, TargetKindPlan::LeastLoaded(_)));
+    if by_load { REFRESH_LOAD } else { REFRESH_LATENCY }
+}

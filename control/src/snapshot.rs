@@ -1,0 +1,400 @@
+//! The snapshot: everything a request needs to know, immutable, published as one.
+//!
+//! The engine makes a new one whenever something changes; a request takes the current one when it
+//! begins and sees one world to its end. What must outlive a snapshot (counters, sequences of draws,
+//! connections' preparations) is shared between them by `Arc`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use portolan_config::names::Name;
+use portolan_config::plan::{
+    Class, ClassIndex, ClientClasses, Plan, PoolId, RequestHead, RouteId, RoutePlan, TargetId,
+    TargetKindPlan,
+};
+
+use crate::clock::Tick;
+use crate::geo::{Locator, Whereabouts};
+use crate::pool::PoolView;
+use crate::stats::{Counter, PoolStats, RoutePoolStats};
+use crate::steering::{Basis, Conditions, Latency, Sequence, Table, evaluate};
+
+/// One picture of the world.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Which picture: later ones have higher numbers.
+    pub generation: u64,
+    /// When it was made.
+    pub made: Tick,
+    /// The configuration.
+    pub plan: Arc<Plan>,
+    /// The geo databases.
+    pub locator: Arc<Locator>,
+    /// Every pool, by its id.
+    pub pools: Vec<Arc<PoolView>>,
+    /// What is counted about every pool, by its id.
+    pub pool_stats: Vec<Arc<PoolStats>>,
+    /// The tables of every target of a route or a service, by target.
+    pub tables: Vec<Option<Arc<TargetTables>>>,
+    /// What lives on about every route, by its id.
+    pub routes: Vec<Arc<RouteState>>,
+}
+
+/// The tables of one target, one for every class of clients.
+#[derive(Debug)]
+pub struct TargetTables {
+    tables: Vec<ClassTables>,
+}
+
+/// The tables of one class.
+#[derive(Debug, PartialEq)]
+pub struct ClassTables {
+    /// By health as it is.
+    pub main: Table,
+    /// What is tried when nobody can serve.
+    pub when_all_down: Option<Table>,
+}
+
+impl TargetTables {
+    /// Works out the tables of a target, keeping those of `before` that did not change.
+    pub(crate) fn new(snapshot: &dyn World, target: TargetId, classes: &ClientClasses) -> Self {
+        Self {
+            tables: classes
+                .classes()
+                .iter()
+                .map(|class| class_tables(snapshot, target, class))
+                .collect(),
+        }
+    }
+
+    /// The tables of a class.
+    pub fn of(&self, class: ClassIndex) -> &ClassTables {
+        &self.tables[class.index()]
+    }
+
+    /// Every class's tables.
+    pub fn iter(&self) -> impl Iterator<Item = &ClassTables> {
+        self.tables.iter()
+    }
+
+    /// Whether both say the same.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        self.tables == other.tables
+    }
+}
+
+/// What tables are made from: a configuration and the pools as they are.
+pub(crate) trait World {
+    /// The configuration.
+    fn plan(&self) -> &Plan;
+
+    /// A pool.
+    fn pool(&self, id: PoolId) -> &PoolView;
+
+    /// Now.
+    fn now(&self) -> Tick;
+}
+
+impl World for Snapshot {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn pool(&self, id: PoolId) -> &PoolView {
+        &self.pools[id.index()]
+    }
+
+    fn now(&self) -> Tick {
+        self.made
+    }
+}
+
+/// The state of the pools on one basis, some of them left out.
+struct On<'a> {
+    world: &'a dyn World,
+    basis: Basis,
+    without: &'a [PoolId],
+}
+
+impl Conditions for On<'_> {
+    fn availability(&self, pool: PoolId) -> f64 {
+        if self.without.contains(&pool) {
+            return 0.0;
+        }
+        let view = self.world.pool(pool);
+        match self.basis {
+            Basis::Health => view.availability,
+            Basis::HealthyEndpoints => view.partial,
+            Basis::EveryEndpoint => f64::from(u8::from(view.could_serve())),
+        }
+    }
+
+    fn latency(&self, pool: PoolId) -> Latency {
+        let view = self.world.pool(pool);
+        let now = self.world.now();
+        let serving =
+            || view.endpoints.iter().filter(|e| e.health.verdict == crate::health::Verdict::Healthy);
+        let mean = |values: Vec<std::time::Duration>| {
+            let count = u32::try_from(values.len()).ok().filter(|count| *count > 0)?;
+            Some(values.iter().sum::<std::time::Duration>() / count)
+        };
+        Latency {
+            probes: mean(serving().filter_map(|e| e.live.probe_latency()).collect()),
+            traffic: mean(serving().filter_map(|e| e.live.traffic_latency(now)).collect()),
+        }
+    }
+
+    fn free_capacity(&self, pool: PoolId) -> f64 {
+        let view = self.world.pool(pool);
+        let capacity = f64::from(view.plan.capacity_in_flight.unwrap_or(0));
+        capacity - view.in_flight() as f64
+    }
+
+    fn pool_name(&self, pool: PoolId) -> &str {
+        self.world.pool(pool).plan.name.as_str()
+    }
+
+    fn service_name(&self, target: TargetId) -> &str {
+        let plan = self.world.plan();
+        match &plan.targets.node(target).kind {
+            TargetKindPlan::Service(service, _) => plan.services[service.index()].name.as_str(),
+            _ => "",
+        }
+    }
+}
+
+fn class_tables(world: &dyn World, target: TargetId, class: &Class) -> ClassTables {
+    ClassTables {
+        main: table(world, target, class, Basis::Health, &[]),
+        when_all_down: when_all_down(world, target, class, &[]),
+    }
+}
+
+fn table(
+    world: &dyn World,
+    target: TargetId,
+    class: &Class,
+    basis: Basis,
+    without: &[PoolId],
+) -> Table {
+    let conditions = On {
+        world,
+        basis,
+        without,
+    };
+    Table::new(&world.plan().targets, target, class, &conditions, basis)
+}
+
+/// What is tried when no pool that these clients reach can serve. Nothing if one can: what is
+/// refused then is refused on purpose.
+fn when_all_down(
+    world: &dyn World,
+    target: TargetId,
+    class: &Class,
+    without: &[PoolId],
+) -> Option<Table> {
+    let somebody = reachable(world.plan(), target, class)
+        .into_iter()
+        .any(|pool| !without.contains(&pool) && world.pool(pool).availability > 0.0);
+    if somebody {
+        return None;
+    }
+    [Basis::HealthyEndpoints, Basis::EveryEndpoint]
+        .into_iter()
+        .map(|basis| table(world, target, class, basis, without))
+        .find(|table| !table.entries().is_empty())
+}
+
+/// The pools that clients of a class can reach through a target.
+fn reachable(plan: &Plan, target: TargetId, class: &Class) -> Vec<PoolId> {
+    let mut pools = Vec::new();
+    let mut open = vec![target];
+    while let Some(id) = open.pop() {
+        match &plan.targets.node(id).kind {
+            TargetKindPlan::Pool(pool) => pools.push(*pool),
+            TargetKindPlan::Geo(rules) => open.push(rules[class.rule(id)].to),
+            kind => open.extend(kind.children()),
+        }
+    }
+    pools
+}
+
+/// The tables that hold for one client: prepared ones, or made for it alone.
+#[derive(Debug)]
+pub enum TablesFor<'a> {
+    /// Those of its class.
+    Prepared(&'a ClassTables, usize),
+    /// A client whose coordinates give an order that was not foreseen.
+    Own(Box<ClassTables>, usize),
+}
+
+impl TablesFor<'_> {
+    /// The tables.
+    pub fn tables(&self) -> &ClassTables {
+        match self {
+            Self::Prepared(tables, _) => tables,
+            Self::Own(tables, _) => tables,
+        }
+    }
+
+    /// Which outcome of the target's `geo` rules these clients have: which sequence they draw from.
+    pub fn rule(&self) -> usize {
+        match self {
+            Self::Prepared(_, rule) | Self::Own(_, rule) => *rule,
+        }
+    }
+}
+
+impl Snapshot {
+    /// The route of a request.
+    pub fn route(&self, head: &RequestHead<'_>) -> Option<&RoutePlan> {
+        let id = self.plan.route_table.find(head)?;
+        Some(&self.plan.routes[id.index()])
+    }
+
+    /// Where a client is, as far as a route needs to know.
+    pub fn locate(&self, route: &RoutePlan, client: IpAddr) -> Whereabouts {
+        let needs = route.needs;
+        if !needs.place && !needs.system {
+            return Whereabouts::UNKNOWN;
+        }
+        self.locator.locate(client, needs, &self.plan.locations)
+    }
+
+    /// The tables of a target for a client.
+    pub fn tables_for(
+        &self,
+        target: TargetId,
+        client: Option<IpAddr>,
+        found: &Whereabouts,
+    ) -> TablesFor<'_> {
+        let classes = self.plan.classes(target);
+        let prepared = self.tables[target.index()]
+            .as_ref()
+            .expect("every target of a route or a service has tables");
+        let index = match found.coordinates {
+            None => Some(classes.class_of(found.place, client, found.system)),
+            Some(at) => {
+                let graph = &self.plan.targets;
+                classes.class_at(found.place, at, client, found.system, graph)
+            }
+        };
+        match (index, found.coordinates) {
+            (Some(index), _) => TablesFor::Prepared(prepared.of(index), classes.rule_of(index)),
+            (None, Some(at)) => {
+                let graph = &self.plan.targets;
+                let (class, rule) =
+                    classes.exact_class(found.place, at, client, found.system, graph);
+                TablesFor::Own(Box::new(class_tables(self, target, &class)), rule)
+            }
+            (None, None) => unreachable!("only coordinates give unforeseen orders"),
+        }
+    }
+
+    /// The tables of a target for a client as if some pools could not serve: for the next try of a
+    /// request that they failed.
+    pub fn tables_without(
+        &self,
+        target: TargetId,
+        client: Option<IpAddr>,
+        found: &Whereabouts,
+        without: &[PoolId],
+    ) -> ClassTables {
+        let classes = self.plan.classes(target);
+        let class = match found.coordinates {
+            None => {
+                let index = classes.class_of(found.place, client, found.system);
+                classes.classes()[index.index()].clone()
+            }
+            Some(at) => {
+                let graph = &self.plan.targets;
+                classes.exact_class(found.place, at, client, found.system, graph).0
+            }
+        };
+        ClassTables {
+            main: table(self, target, &class, Basis::Health, without),
+            when_all_down: when_all_down(self, target, &class, without),
+        }
+    }
+
+    /// Whether every pool is judged.
+    pub fn judged(&self) -> bool {
+        self.pools.iter().all(|pool| pool.judged)
+    }
+
+    /// What a service's shares would be if every pool were healthy, for clients of a class.
+    pub fn asked_shares(&self, target: TargetId, class: &Class) -> Vec<(PoolId, f64)> {
+        let conditions = On {
+            world: self,
+            basis: Basis::EveryEndpoint,
+            without: &[],
+        };
+        let load = evaluate(&self.plan.targets, target, class, &conditions, false);
+        let table = Table::of(load, Basis::EveryEndpoint);
+        table.entries().iter().map(|entry| (entry.pool, entry.share)).collect()
+    }
+}
+
+/// What lives on about a route while its name stays.
+#[derive(Debug)]
+pub struct RouteState {
+    /// Its name.
+    pub name: Arc<str>,
+    /// One sequence of draws for every outcome of its target's `geo` rules.
+    sequences: Vec<Arc<Sequence>>,
+    /// What is counted, by pool; made when first needed. The empty name is "no pool".
+    by_pool: HashMap<Arc<str>, Arc<OnceLock<RoutePoolStats>>>,
+    /// The same by the pool's id in the current plan.
+    slots: Vec<(PoolId, Arc<OnceLock<RoutePoolStats>>)>,
+    none: Arc<OnceLock<RoutePoolStats>>,
+    /// Retries because of a failed connection.
+    pub retries: Arc<Counter>,
+}
+
+impl RouteState {
+    /// The state of a route in a new plan. What `before` counted and drew goes on.
+    pub(crate) fn new(plan: &Plan, id: RouteId, before: Option<&Self>) -> Self {
+        let route = &plan.routes[id.index()];
+        let mut sequences = before.map(|b| b.sequences.clone()).unwrap_or_default();
+        sequences.resize_with(plan.classes(route.target).rules().max(sequences.len()), Arc::default);
+        let mut by_pool = before.map(|b| b.by_pool.clone()).unwrap_or_default();
+        let slots = plan
+            .targets
+            .node(route.target)
+            .pools
+            .iter()
+            .map(|pool| {
+                let name: &Name = &plan.pools[pool.index()].name;
+                (*pool, by_pool.entry(name.shared()).or_default().clone())
+            })
+            .collect();
+        Self {
+            name: route.name.clone(),
+            none: by_pool.entry("".into()).or_default().clone(),
+            retries: before.map(|b| b.retries.clone()).unwrap_or_default(),
+            sequences,
+            by_pool,
+            slots,
+        }
+    }
+
+    /// The sequence that an outcome of the `geo` rules draws from.
+    pub fn sequence(&self, rule: usize) -> &Sequence {
+        &self.sequences[rule]
+    }
+
+    /// What is counted about the requests that a pool served, or that none did.
+    pub fn stats(&self, pool: Option<PoolId>) -> &RoutePoolStats {
+        let slot = pool.and_then(|pool| {
+            let at = self.slots.binary_search_by_key(&pool, |(id, _)| *id).ok()?;
+            Some(&self.slots[at].1)
+        });
+        slot.unwrap_or(&self.none).get_or_init(RoutePoolStats::default)
+    }
+
+    /// Everything that was counted so far, by pool name; the empty name is "no pool".
+    pub fn counted(&self) -> impl Iterator<Item = (&str, &RoutePoolStats)> {
+        self.by_pool.iter().filter_map(|(name, stats)| Some((&**name, stats.get()?)))
+    }
+}

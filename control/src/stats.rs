@@ -1,0 +1,229 @@
+//! What is counted where requests pass: plain atomics that live as long as the thing they are about,
+//! and are read when somebody asks for metrics.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of the buckets of request durations, in seconds.
+pub const DURATION_BUCKETS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn one(&self) {
+        self.add(1);
+    }
+
+    /// So many more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// One more.
+    pub fn up(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn down(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How long things took, in buckets.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    /// One more than there are bounds: the last is everything above.
+    buckets: [Counter; DURATION_BUCKETS.len() + 1],
+    nanoseconds: Counter,
+}
+
+impl Histogram {
+    /// One thing took so long.
+    pub fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let at = DURATION_BUCKETS.partition_point(|bound| *bound < seconds);
+        self.buckets[at].one();
+        self.nanoseconds.add(took.as_nanos() as u64);
+    }
+
+    /// How many things took at most each bound, and how many there were in all.
+    pub fn cumulative(&self) -> ([u64; DURATION_BUCKETS.len()], u64) {
+        let mut sums = [0; DURATION_BUCKETS.len()];
+        let mut sum = 0;
+        for (slot, bucket) in sums.iter_mut().zip(&self.buckets) {
+            sum += bucket.get();
+            *slot = sum;
+        }
+        (sums, sum + self.buckets[DURATION_BUCKETS.len()].get())
+    }
+
+    /// How long all of them took together, in seconds.
+    pub fn sum(&self) -> f64 {
+        self.nanoseconds.get() as f64 / 1e9
+    }
+}
+
+/// The first digit of a status: `2xx`. What ended without one is `0xx`.
+#[derive(Debug, Default)]
+pub struct ByClass([Counter; 6]);
+
+impl ByClass {
+    /// The names of the classes, in order.
+    pub const NAMES: [&'static str; 6] = ["0xx", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+    /// One more with this status; 0 is "none".
+    pub fn one(&self, status: u16) {
+        self.0[usize::from(status / 100).min(5)].one();
+    }
+
+    /// How many of each class.
+    pub fn get(&self) -> [u64; 6] {
+        std::array::from_fn(|at| self.0[at].get())
+    }
+
+    /// How many in all.
+    pub fn total(&self) -> u64 {
+        self.get().iter().sum()
+    }
+}
+
+/// How a try ended, as `portolan_upstream_tries_total` tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TryOutcome {
+    /// Response headers came, below 500.
+    Answered,
+    /// Response headers came, 500 or above.
+    ServerError,
+    /// There was no connection.
+    ConnectFailed,
+    /// The connection broke, or what came was not HTTP.
+    Broken,
+    /// Nothing came in time.
+    TimedOut,
+    /// The client went away first.
+    Abandoned,
+}
+
+impl TryOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 6] = [
+        Self::Answered,
+        Self::ServerError,
+        Self::ConnectFailed,
+        Self::Broken,
+        Self::TimedOut,
+        Self::Abandoned,
+    ];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::ServerError => "server_error",
+            Self::ConnectFailed => "connect_failed",
+            Self::Broken => "broken",
+            Self::TimedOut => "timed_out",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// Tries by outcome.
+#[derive(Debug, Default)]
+pub struct ByOutcome([Counter; TryOutcome::ALL.len()]);
+
+impl ByOutcome {
+    /// One more that ended like this.
+    pub fn one(&self, outcome: TryOutcome) {
+        self.0[outcome as usize].one();
+    }
+
+    /// How many ended like this.
+    pub fn get(&self, outcome: TryOutcome) -> u64 {
+        self.0[outcome as usize].get()
+    }
+}
+
+/// What is counted about the requests of one route that one pool served (or none).
+#[derive(Debug, Default)]
+pub struct RoutePoolStats {
+    /// By the first digit of the status.
+    pub requests: ByClass,
+    /// From the first byte of the request to the last of the answer.
+    pub duration: Histogram,
+}
+
+/// What is counted about a pool, whoever asked.
+#[derive(Debug, Default)]
+pub struct PoolStats {
+    /// Bytes of bodies sent to it.
+    pub bytes_to: Counter,
+    /// Bytes of bodies that came from it.
+    pub bytes_from: Counter,
+}
+
+/// What is counted about the process.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Requests answered, by the first digit of the status, whatever their route.
+    pub requests: ByClass,
+    /// Access log lines that were dropped because the writer could not follow.
+    pub access_log_dropped: Counter,
+    /// Reloads that were applied.
+    pub reloads_applied: Counter,
+    /// Reloads that found nothing changed.
+    pub reloads_unchanged: Counter,
+    /// Reloads that were refused.
+    pub reloads_refused: Counter,
+    /// When the running configuration was applied, in milliseconds since 1970.
+    pub last_reload_success: AtomicU64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_count_up_to_each_bound() {
+        let histogram = Histogram::default();
+        for milliseconds in [1, 2, 7, 40_000] {
+            histogram.observe(Duration::from_millis(milliseconds));
+        }
+        let (upto, all) = histogram.cumulative();
+        assert_eq!(upto[..4], [1, 2, 2, 3]);
+        assert_eq!((upto[13], all), (3, 4));
+        assert!((histogram.sum() - 40.010).abs() < 1e-9);
+    }
+
+    #[test]
+    fn classes_are_first_digits() {
+        let classes = ByClass::default();
+        for status in [0, 101, 204, 299, 404, 599, 999] {
+            classes.one(status);
+        }
+        assert_eq!(classes.get(), [1, 1, 2, 0, 1, 2]);
+        assert_eq!(classes.total(), 7);
+    }
+}
