@@ -46,7 +46,7 @@ pub mod source;
 pub mod units;
 
 pub use expand::Environment;
-pub use load::{Machine, Watch};
+pub use load::{Machine, SavedSource, Watch};
 pub use reference::{diagnostics_page, reference_page};
 pub use schema::json_schema;
 
@@ -73,6 +73,18 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// The texts it was read from, to be kept.
+    pub fn saved_sources(&self) -> Vec<SavedSource> {
+        let sources = self.report.sources.iter();
+        sources
+            .map(|source| SavedSource {
+                name: source.name.clone(),
+                folder: source.folder.clone(),
+                text: source.text.clone(),
+            })
+            .collect()
+    }
+
     /// The configuration with every default filled in, as YAML that says where each value came
     /// from.
     pub fn effective_yaml(&self) -> Option<String> {
@@ -96,6 +108,11 @@ pub fn check_file(path: &Path, environment: &dyn Environment) -> Checked {
 /// the current folder.
 pub fn check_text(name: &str, text: String, environment: &dyn Environment) -> Checked {
     check_loaded(load::load_text(name, Path::new(""), text, environment))
+}
+
+/// Checks and compiles a configuration from texts that were kept, the main one first.
+pub fn check_saved(saved: &[SavedSource], environment: &dyn Environment) -> Checked {
+    check_loaded(load::load_saved(saved, environment))
 }
 
 fn check_loaded(loaded: Loaded) -> Checked {

@@ -95,6 +95,39 @@ pub(crate) fn load_text(
     loading.finish(root, environment)
 }
 
+/// A text that a configuration was read from, kept for later: with it the configuration can be read
+/// again when the files are gone or broken.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SavedSource {
+    /// What the user calls it.
+    pub name: String,
+    /// The folder that relative paths in it are relative to.
+    pub folder: PathBuf,
+    /// The text, with its references, not with what they stand for.
+    pub text: String,
+}
+
+/// Reads a configuration from texts that were kept, the main one first. What they include is among
+/// them already.
+pub(crate) fn load_saved(saved: &[SavedSource], environment: &dyn Environment) -> Loaded {
+    let mut loading = Loading::default();
+    let mut root: Option<Node> = None;
+    for source in saved {
+        let id = loading.sources.add(&source.name, &source.folder, source.text.clone());
+        let Some(mut node) = parse(&loading.sources, id, &mut loading.diagnostics) else {
+            continue;
+        };
+        if let Value::Null = node.value {
+            node.value = Value::Map(Vec::new());
+        }
+        match &mut root {
+            None => root = Some(node),
+            Some(root) => loading.join(root, node),
+        }
+    }
+    loading.finish(root, environment)
+}
+
 #[derive(Default)]
 struct Loading {
     sources: Sources,

@@ -96,6 +96,8 @@ pub struct Database {
     pub kind: String,
     /// When it was built, in time since 1970.
     pub built: Duration,
+    /// A hash of its bytes.
+    content: u64,
     /// Whether well-known addresses have a country (or a system) in it.
     pub knows_anything: bool,
 }
@@ -147,7 +149,7 @@ impl Database {
             path: name.clone(),
             error: error.to_string(),
         })?;
-        let database = Arc::new(Self::describe(reader, name));
+        let database = Arc::new(Self::describe(reader, name, 0));
         *unpacked = Some(database.clone());
         Ok(database)
     }
@@ -157,12 +159,13 @@ impl Database {
     /// # Errors
     /// When they are not one, or are damaged anywhere.
     pub fn from_bytes(bytes: Vec<u8>, name: String) -> Result<Self, DatabaseError> {
+        let content = hash(&bytes);
         let walked = Reader::from_source(bytes).and_then(|reader| {
             walk(&reader)?;
             Ok(reader)
         });
         match walked {
-            Ok(reader) => Ok(Self::describe(reader, name)),
+            Ok(reader) => Ok(Self::describe(reader, name, content)),
             Err(error) => Err(DatabaseError::Damaged {
                 path: name,
                 error: error.to_string(),
@@ -170,13 +173,14 @@ impl Database {
         }
     }
 
-    fn describe(reader: Reader<Vec<u8>>, name: String) -> Self {
+    fn describe(reader: Reader<Vec<u8>>, name: String, content: u64) -> Self {
         let metadata = reader.metadata();
         let mut database = Self {
             schema: Schema::Nested,
             kind: metadata.database_type.clone(),
             built: Duration::from_secs(metadata.build_epoch),
             knows_anything: false,
+            content,
             name,
             reader,
         };
@@ -209,6 +213,10 @@ impl Database {
             }
         }
         Schema::Nested
+    }
+
+    fn same_content(&self, other: &Self) -> bool {
+        self.name == other.name && self.content == other.content
     }
 
     fn country(&self, address: IpAddr) -> Option<&str> {
@@ -258,6 +266,13 @@ impl Database {
         let asn = text(&record, &path!["asn"])?;
         asn.strip_prefix("AS").unwrap_or(asn).parse().ok()
     }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    use std::hash::{DefaultHasher, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 /// Goes to every network and reads every record once, as requests would. The crate's own `verify`
@@ -365,6 +380,16 @@ impl Locator {
             found.system = database.system(address);
         }
         found
+    }
+
+    /// Whether both were read from the same files with the same content.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let same = |a: &Option<Arc<Database>>, b: &Option<Arc<Database>>| match (a, b) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.same_content(b),
+            _ => false,
+        };
+        same(&self.places, &other.places) && same(&self.systems, &other.systems)
     }
 
     /// The open databases, for status: of places, then of systems.

@@ -1,15 +1,25 @@
 //! TEMP
+pub mod access_log;
+pub mod admin;
 pub mod balance;
 pub mod clock;
+pub mod configuration;
 pub mod decide;
 pub mod dial;
 pub mod endpoint;
 pub mod engine;
 pub mod geo;
 pub mod health;
+pub mod last_known_good;
+pub mod listeners;
+pub mod metrics;
 pub mod notice;
 pub mod pool;
+pub mod rehearse;
+pub mod reload;
 pub mod resolve;
 pub mod snapshot;
 pub mod stats;
+pub mod status;
 pub mod steering;
+pub mod watch;

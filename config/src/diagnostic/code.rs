@@ -79,6 +79,10 @@ codes! {
     Certificate = "certificate",
     /// A geo database that cannot be used.
     GeoDatabase = "geo-database",
+    /// Something that a running process cannot change about itself.
+    NeedsRestart = "needs-restart",
+    /// An address that cannot be listened on.
+    CannotBind = "cannot-bind",
     /// A test in the file that failed.
     TestFailed = "test-failed",
     /// A weight of 0: the member gets no traffic.

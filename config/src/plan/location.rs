@@ -8,7 +8,8 @@ use crate::document::Clients;
 use crate::geography::{Coordinates, CountryId, Geography};
 
 /// A place: unknown, a country, or a part of a country that matters to some rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The default is the unknown place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LocationId(u16);
 
 impl LocationId {

@@ -1,0 +1,300 @@
+//! The access log: lines go through a bounded queue to a thread that writes them. When the disk
+//! cannot follow, lines are dropped and counted, and no request waits.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::time::Duration;
+
+use portolan_config::plan::{AccessLogPlan, LogSink};
+
+use crate::stats::Totals;
+
+/// Lines that may wait for the writer: a second of a busy edge.
+const QUEUE: usize = 32_768;
+
+/// Where lines go. Cheap to clone, one for all threads.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    lines: SyncSender<Message>,
+    /// How many of 2³² requests are logged.
+    sample: Arc<AtomicU32>,
+    totals: Arc<Totals>,
+}
+
+/// The writing thread. Dropping it waits for the last line, but not for ever: a reader of standard
+/// output that has stopped reading must not keep the process.
+#[derive(Debug)]
+pub struct Writer {
+    lines: SyncSender<Message>,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
+}
+
+/// How long the last lines may take to be written when the process ends.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+enum Message {
+    Line(Vec<u8>),
+    /// Write somewhere else from now on (or nowhere).
+    Redirect(Option<LogSink>),
+    /// Tell when everything so far is written.
+    Flush(SyncSender<()>),
+    /// Write what is there and end.
+    End,
+}
+
+impl AccessLog {
+    /// Starts the writing thread.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or no thread can be had.
+    pub fn start(plan: Option<&AccessLogPlan>, totals: Arc<Totals>) -> io::Result<(Self, Writer)> {
+        let sink = plan.map(|plan| plan.to.clone());
+        let mut output = Output::open(sink.as_ref())?;
+        let (lines, received) = sync_channel(QUEUE);
+        let (running, ended) = sync_channel(0);
+        std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || {
+                write_lines(&received, &mut output);
+                drop(running);
+            })?;
+        let log = Self {
+            lines: lines.clone(),
+            sample: Arc::new(AtomicU32::new(threshold(plan))),
+            totals,
+        };
+        Ok((log, Writer { lines, ended }))
+    }
+
+    /// Whether a request that drew this number (any number) is logged. Those that ended in an error
+    /// always are, unless the log is off.
+    pub fn wants(&self, drawn: u32, error: bool) -> bool {
+        let sample = self.sample.load(Ordering::Relaxed);
+        sample == u32::MAX || (sample > 0 && (error || drawn < sample))
+    }
+
+    /// Hands a line (with its newline) to the writer, or drops it.
+    pub fn write(&self, line: Vec<u8>) {
+        match self.lines.try_send(Message::Line(line)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.totals.access_log_dropped.one();
+            }
+        }
+    }
+
+    /// Checks that lines could be written as a new configuration says.
+    ///
+    /// # Errors
+    /// When its file cannot be opened.
+    pub fn check(plan: Option<&AccessLogPlan>) -> io::Result<()> {
+        match plan.map(|plan| &plan.to) {
+            Some(LogSink::File(path)) => open_file(path).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes as a new configuration says. A file is opened again, so that a log that was moved
+    /// away is left.
+    pub fn configure(&self, plan: Option<&AccessLogPlan>) {
+        self.sample.store(threshold(plan), Ordering::Relaxed);
+        // Waiting here is waiting for the disk: the reload does, requests do not.
+        let _ = self.lines.send(Message::Redirect(plan.map(|plan| plan.to.clone())));
+    }
+
+    /// Returns when every line so far is written.
+    pub fn flush(&self) {
+        let (done, told) = sync_channel(1);
+        if self.lines.send(Message::Flush(done)).is_ok() {
+            let _ = told.recv();
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        const PAUSE: Duration = Duration::from_millis(10);
+        for _ in 0..LAST_LINES.as_millis() / PAUSE.as_millis() {
+            match self.lines.try_send(Message::End) {
+                Err(TrySendError::Full(_)) => {
+                    let _ = self.ended.recv_timeout(PAUSE);
+                }
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {
+                    let _ = self.ended.recv_timeout(LAST_LINES);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The share of requests, as a bound for random numbers. `u32::MAX` is all, 0 is off; a sample of 0%
+/// still logs errors, so it becomes 1.
+fn threshold(plan: Option<&AccessLogPlan>) -> u32 {
+    match plan {
+        None => 0,
+        Some(plan) if plan.sample >= 1.0 => u32::MAX,
+        Some(plan) => ((plan.sample * f64::from(u32::MAX)) as u32).max(1),
+    }
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+enum Output {
+    Nowhere,
+    Stdout,
+    Stderr,
+    File(BufWriter<File>),
+}
+
+impl Output {
+    fn open(sink: Option<&LogSink>) -> io::Result<Self> {
+        Ok(match sink {
+            None => Self::Nowhere,
+            Some(LogSink::Stdout) => Self::Stdout,
+            Some(LogSink::Stderr) => Self::Stderr,
+            Some(LogSink::File(path)) => {
+                Self::File(BufWriter::with_capacity(64 << 10, open_file(path)?))
+            }
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Nowhere => Ok(()),
+            Self::Stdout => io::stdout().write_all(bytes),
+            Self::Stderr => io::stderr().write_all(bytes),
+            Self::File(file) => file.write_all(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Nowhere => Ok(()),
+            Self::Stdout => io::stdout().flush(),
+            Self::Stderr => io::stderr().flush(),
+            Self::File(file) => file.flush(),
+        }
+    }
+}
+
+fn write_lines(received: &Receiver<Message>, output: &mut Output) {
+    let mut complained = false;
+    let mut batch = Vec::with_capacity(64 << 10);
+    while let Ok(first) = received.recv() {
+        let mut next = Some(first);
+        let mut end = false;
+        let mut told = Vec::new();
+        while let Some(message) = next {
+            match message {
+                Message::Line(line) => batch.extend_from_slice(&line),
+                Message::Flush(done) => told.push(done),
+                Message::End => end = true,
+                Message::Redirect(sink) => {
+                    put(output, &mut batch, &mut complained);
+                    match Output::open(sink.as_ref()) {
+                        Ok(opened) => {
+                            *output = opened;
+                            complained = false;
+                        }
+                        Err(error) => {
+                            tracing::error!("cannot open the access log: {error}; the old one goes on");
+                        }
+                    }
+                }
+            }
+            // One write takes many lines, but they do not wait for each other.
+            next = match received.try_recv() {
+                Ok(message) if batch.len() < (60 << 10) => Some(message),
+                Ok(message) => {
+                    put(output, &mut batch, &mut complained);
+                    Some(message)
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+            };
+        }
+        put(output, &mut batch, &mut complained);
+        for done in told {
+            let _ = done.send(());
+        }
+        if end {
+            return;
+        }
+    }
+}
+
+fn put(output: &mut Output, batch: &mut Vec<u8>, complained: &mut bool) {
+    let written = output.write(batch).and_then(|()| output.flush());
+    if let Err(error) = written
+        && !std::mem::replace(complained, true)
+    {
+        tracing::error!("cannot write the access log: {error}");
+    }
+    batch.clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(path: &Path, sample: f64) -> AccessLogPlan {
+        AccessLogPlan {
+            to: LogSink::File(path.to_path_buf()),
+            sample,
+        }
+    }
+
+    #[test]
+    fn lines_are_written_in_order_and_files_are_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs/access.log");
+        let moved = folder.path().join("logs/access.log.1");
+        let first = plan(&path, 1.0);
+        let (log, writer) = AccessLog::start(Some(&first), Arc::default()).unwrap();
+        for n in 0..1_000 {
+            log.write(format!("{n}\n").into_bytes());
+        }
+        log.flush();
+        std::fs::rename(&path, &moved).unwrap();
+        log.configure(Some(&first));
+        log.write(b"after\n".to_vec());
+        drop(writer);
+        let old = std::fs::read_to_string(&moved).unwrap();
+        assert_eq!(old.lines().count(), 1_000);
+        assert!(old.lines().enumerate().all(|(n, line)| line == n.to_string()));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "after\n");
+    }
+
+    #[test]
+    fn samples_keep_errors_and_off_is_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let half = plan(&folder.path().join("a"), 0.5);
+        let (log, _writer) = AccessLog::start(Some(&half), Arc::default()).unwrap();
+        assert!(log.wants(0, false) && !log.wants(u32::MAX, false) && log.wants(u32::MAX, true));
+        log.configure(Some(&plan(&folder.path().join("a"), 0.0)));
+        assert!(!log.wants(7, false) && log.wants(7, true));
+        log.configure(None);
+        assert!(!log.wants(0, true));
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_found_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let below_a_file = plan(&file.join("access.log"), 1.0);
+        assert!(AccessLog::check(Some(&below_a_file)).is_err());
+        assert!(AccessLog::start(Some(&below_a_file), Arc::default()).is_err());
+    }
+}

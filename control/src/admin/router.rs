@@ -1,0 +1,142 @@
+//! Which handler answers what.
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use portolan_config::diagnostic::Colours;
+use serde_json::json;
+
+use super::reply::Problem;
+use super::{AdminState, guard};
+use crate::metrics::Page;
+use crate::reload::{Reloaded, Trigger};
+use crate::status::{
+    self, ConfigStatus, ListenerEntry, PoolEntry, PoolTotals, RequestTotals, RouteEntry,
+    ServiceEntry, Status,
+};
+
+/// The whole API.
+pub fn router(state: AdminState) -> Router {
+    let api = Router::new()
+        .route("/status", get(status))
+        .route("/pools", get(pools))
+        .route("/pools/{pool}", get(pool))
+        .route("/services", get(services))
+        .route("/routes", get(routes))
+        .route("/reload", post(reload))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(state.clone(), guard::api));
+    let metrics = Router::new()
+        .route("/metrics", get(metrics))
+        .layer(middleware::from_fn_with_state(state.clone(), guard::metrics));
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .merge(metrics)
+        .nest("/api/v1", api)
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(state)
+}
+
+async fn not_found() -> Problem {
+    Problem::not_found("such resource")
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "Wrong method",
+        "this resource does not know that method",
+    )
+}
+
+async fn readyz(State(state): State<AdminState>) -> Response {
+    if state.phase.is_ready() {
+        "ready\n".into_response()
+    } else {
+        let state = format!("{}\n", state.phase.as_str());
+        (StatusCode::SERVICE_UNAVAILABLE, state).into_response()
+    }
+}
+
+async fn metrics(State(state): State<AdminState>) -> Response {
+    let page = Page {
+        snapshot: &state.published.load(),
+        totals: state.reloader.totals(),
+        listeners: &state.listeners.status(),
+        certificates: &state.listeners.certificates(),
+        version: state.version,
+    }
+    .render();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+}
+
+async fn status(State(state): State<AdminState>) -> Json<Status> {
+    let snapshot = state.published.load();
+    let running = state.reloader.running();
+    let mut warnings = snapshot.locator.worries(state.clock.wall());
+    warnings.extend(running.warnings.diagnostics.iter().map(|diagnostic| {
+        let place = diagnostic.origin.span().map(|span| running.warnings.sources.place(span));
+        match place {
+            Some(place) => format!("{place}: {}", diagnostic.message),
+            None => diagnostic.message.clone(),
+        }
+    }));
+    Json(Status {
+        version: state.version.to_owned(),
+        state: state.phase.as_str().to_owned(),
+        uptime_seconds: state.clock.now().since_start().as_secs(),
+        config: ConfigStatus::new(&running, &snapshot),
+        listeners: state.listeners.status().iter().map(ListenerEntry::from).collect(),
+        geo: status::geo(&snapshot),
+        warnings,
+        requests: RequestTotals::new(state.reloader.totals()),
+        pools: PoolTotals::new(&snapshot),
+    })
+}
+
+async fn pools(State(state): State<AdminState>) -> Json<Vec<PoolEntry>> {
+    let snapshot = state.published.load();
+    let now = state.clock.now();
+    Json(snapshot.pools.iter().map(|pool| PoolEntry::new(pool, now)).collect())
+}
+
+async fn pool(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+) -> Result<Json<PoolEntry>, Problem> {
+    let snapshot = state.published.load();
+    let found = snapshot.pools.iter().find(|pool| pool.plan.name.as_str() == name);
+    match found {
+        Some(pool) => Ok(Json(PoolEntry::new(pool, state.clock.now()))),
+        None => Err(Problem::not_found(&format!("pool named `{name}`"))),
+    }
+}
+
+async fn services(State(state): State<AdminState>) -> Json<Vec<ServiceEntry>> {
+    Json(status::services(&state.published.load()))
+}
+
+async fn routes(State(state): State<AdminState>) -> Json<Vec<RouteEntry>> {
+    Json(status::routes(&state.published.load()))
+}
+
+async fn reload(State(state): State<AdminState>) -> Result<Json<serde_json::Value>, Problem> {
+    match state.reloader.reload(Trigger::Api).await {
+        Reloaded::Applied { hash, generation } => {
+            Ok(Json(json!({ "outcome": "applied", "hash": hash, "generation": generation })))
+        }
+        Reloaded::Unchanged => Ok(Json(json!({ "outcome": "unchanged" }))),
+        Reloaded::Refused(report) => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Configuration refused",
+            report.first_error().unwrap_or_default(),
+        )
+        .with("report", report.to_json())
+        .with("text", report.render(Colours::Off).into())),
+    }
+}

@@ -1,0 +1,349 @@
+//! What would become of a request? For `portolan explain`, and for the tests that a configuration
+//! brings along. Decided by the same code that serves, over pools whose health is made up.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use portolan_config::diagnostic::{Code, Diagnostic};
+use portolan_config::plan::{
+    EndpointPlan, LocationId, Plan, PoolId, PoolPlan, RequestHead, RoutePlan, TestPlan,
+    WhenAllDownPlan, normal_host,
+};
+use serde::Serialize;
+
+use crate::clock::Tick;
+use crate::dial::Dial;
+use crate::endpoint::{Endpoint, EndpointKey};
+use crate::geo::{Locator, Whereabouts};
+use crate::health::{Health, Verdict};
+use crate::pool::{EndpointView, PoolView};
+use crate::snapshot::{ClassTables, Snapshot};
+use crate::steering::Table;
+
+/// A request that nobody has sent.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    /// The client's address, if it matters.
+    pub client: Option<IpAddr>,
+    /// The client's place, if it is not to be looked up.
+    pub place: Option<LocationId>,
+    /// The client's autonomous system, if it is not to be looked up.
+    pub system: Option<u32>,
+    /// The host asked for.
+    pub host: &'a str,
+    /// The path asked for, without a query.
+    pub path: &'a str,
+    /// The method.
+    pub method: &'a Method,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+}
+
+/// What would become of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The route it would take, or none.
+    pub route: Option<Arc<str>>,
+    /// Where its client is: `DE`, `US-CA`, or `-`.
+    pub client: String,
+    /// The client's autonomous system, if it was asked for and is known.
+    pub system: Option<u32>,
+    /// By which health shares were given.
+    pub basis: &'static str,
+    /// The pools that could get it, the largest share first.
+    pub pools: Vec<PoolShare>,
+    /// The share that would be refused: 0 to 1.
+    pub refused: f64,
+    /// The status that Portolan would answer with itself, if no pool could get it.
+    pub status: Option<u16>,
+}
+
+/// A pool that could get a request.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PoolShare {
+    /// Its name.
+    pub pool: Arc<str>,
+    /// Its share: 0 to 1.
+    pub share: f64,
+    /// How it came to it.
+    pub why: Arc<str>,
+}
+
+/// What would become of a request in this picture of the world.
+pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
+    let host = normal_host(question.host);
+    let head = RequestHead {
+        host: &host,
+        path: question.path,
+        method: question.method,
+        headers: question.headers,
+    };
+    let Some(route) = snapshot.route(&head) else {
+        return Explanation {
+            route: None,
+            client: "-".to_owned(),
+            system: None,
+            basis: "no route",
+            pools: Vec::new(),
+            refused: 1.0,
+            status: Some(404),
+        };
+    };
+    let found = whereabouts(snapshot, route, question);
+    let tables = snapshot.tables_without(route.target, question.client, &found, &[]);
+    explained(snapshot, route, &found, &tables)
+}
+
+fn whereabouts(snapshot: &Snapshot, route: &RoutePlan, question: &Question<'_>) -> Whereabouts {
+    let mut found = match question.client {
+        // Even where the route does not ask, people do.
+        Some(client) if question.place.is_none() => {
+            let mut needs = route.needs;
+            needs.place = true;
+            snapshot.locator.locate(client, needs, &snapshot.plan.locations)
+        }
+        _ => Whereabouts::UNKNOWN,
+    };
+    if let Some(place) = question.place {
+        found.place = place;
+    }
+    found.system = question.system.or(found.system);
+    found
+}
+
+fn explained(
+    snapshot: &Snapshot,
+    route: &RoutePlan,
+    found: &Whereabouts,
+    tables: &ClassTables,
+) -> Explanation {
+    let (table, own): (&Table, Option<u16>) = match (&tables.when_all_down, route.when_all_down) {
+        (Some(_), WhenAllDownPlan::Respond { status, .. }) => (&tables.main, Some(status)),
+        (Some(rest), WhenAllDownPlan::TryAll) => (rest, None),
+        (None, _) => (&tables.main, None),
+    };
+    let mut pools: Vec<PoolShare> = table
+        .entries()
+        .iter()
+        .map(|entry| PoolShare {
+            pool: snapshot.pools[entry.pool.index()].plan.name.shared(),
+            share: entry.share,
+            why: entry.why.clone(),
+        })
+        .collect();
+    pools.sort_by(|a, b| b.share.total_cmp(&a.share));
+    Explanation {
+        route: Some(route.name.clone()),
+        client: snapshot.plan.locations.label(found.place).to_owned(),
+        system: found.system,
+        basis: table.basis.words(),
+        refused: table.refused,
+        status: own.or_else(|| pools.is_empty().then_some(503)),
+        pools,
+    }
+}
+
+/// A picture of the world in which every endpoint is healthy but these.
+pub fn pretend(
+    plan: &Arc<Plan>,
+    locator: &Arc<Locator>,
+    pools_down: &[PoolId],
+    endpoints_down: &[(PoolId, SocketAddr)],
+) -> Snapshot {
+    let view = |pool: &Arc<PoolPlan>| {
+        let endpoints = pool.endpoints.iter().map(|endpoint| {
+            let (address, weight, backup) = match endpoint {
+                EndpointPlan::Address {
+                    address,
+                    weight,
+                    backup,
+                } => (*address, *weight, *backup),
+                // Nobody was asked for its addresses: it stands for them.
+                EndpointPlan::Dns {
+                    port,
+                    weight,
+                    backup,
+                    ..
+                } => (SocketAddr::from(([0, 0, 0, 0], *port)), *weight, *backup),
+            };
+            let down =
+                pools_down.contains(&pool.id) || endpoints_down.contains(&(pool.id, address));
+            let mut health = Health::unknown(Tick::ZERO);
+            health.verdict = if down { Verdict::Unhealthy } else { Verdict::Healthy };
+            EndpointView {
+                live: Arc::new(Endpoint::new(EndpointKey {
+                    pool: pool.name.clone(),
+                    address,
+                })),
+                dial: Dial::new(()),
+                weight,
+                backup,
+                name: None,
+                health,
+            }
+        });
+        Arc::new(PoolView::new(pool.clone(), endpoints.collect(), true, Arc::default()))
+    };
+    Snapshot {
+        generation: 0,
+        made: Tick::ZERO,
+        plan: plan.clone(),
+        locator: locator.clone(),
+        pools: plan.pools.iter().map(view).collect(),
+        pool_stats: Vec::new(),
+        tables: Vec::new(),
+        routes: Vec::new(),
+    }
+}
+
+/// Runs the tests that a configuration brings along. One diagnostic for each that fails.
+pub fn run_tests(plan: &Arc<Plan>, locator: &Arc<Locator>) -> Vec<Diagnostic> {
+    plan.tests
+        .iter()
+        .filter_map(|test| {
+            let snapshot = pretend(plan, locator, &test.pools_down, &test.endpoints_down);
+            let wrong = run_test(&snapshot, test);
+            (!wrong.is_empty()).then(|| {
+                Diagnostic::error(
+                    Code::TestFailed,
+                    test.origin,
+                    format!("the test `{}` fails: {}", test.name, wrong.join("; ")),
+                )
+            })
+        })
+        .collect()
+}
+
+/// Everything that is not as the test expects.
+fn run_test(snapshot: &Snapshot, test: &TestPlan) -> Vec<String> {
+    /// Shares are told in percent, to half a percent.
+    const CLOSE: f64 = 0.005 + 1e-9;
+
+    let got = explain(
+        snapshot,
+        &Question {
+            client: test.ip,
+            place: test.location,
+            system: test.asn,
+            host: &test.host,
+            path: &test.path,
+            method: &test.method,
+            headers: &test.headers,
+        },
+    );
+    let mut wrong = Vec::new();
+    let name = |pool: &PoolId| snapshot.plan.pools[pool.index()].name.as_str();
+    let told = || {
+        let shares: Vec<String> = got
+            .pools
+            .iter()
+            .map(|pool| format!("{} {}%", pool.pool, percent(pool.share)))
+            .collect();
+        if shares.is_empty() { "nobody".to_owned() } else { shares.join(", ") }
+    };
+    if let Some(route) = &test.route
+        && got.route.as_deref() != Some(route)
+    {
+        let taken = got.route.as_deref().unwrap_or("none");
+        wrong.push(format!("the route is `{taken}`, not `{route}`"));
+    }
+    if let Some(only) = &test.only {
+        let mut expected: Vec<&str> = only.iter().map(name).collect();
+        let mut actual: Vec<&str> = got.pools.iter().map(|pool| &*pool.pool).collect();
+        expected.sort_unstable();
+        expected.dedup();
+        actual.sort_unstable();
+        if expected != actual {
+            wrong.push(format!("it goes to {}, not only to {}", told(), expected.join(", ")));
+        }
+    }
+    for (pool, expected) in &test.share {
+        let actual =
+            got.pools.iter().find(|share| &*share.pool == name(pool)).map_or(0.0, |s| s.share);
+        if (actual - expected).abs() > CLOSE {
+            wrong.push(format!(
+                "{} gets {}%, not {}%",
+                name(pool),
+                percent(actual),
+                percent(*expected)
+            ));
+        }
+    }
+    if let Some(expected) = test.status
+        && got.status.map(u32::from) != Some(expected)
+    {
+        wrong.push(match got.status {
+            Some(status) => format!("the status is {status}, not {expected}"),
+            None => format!("it goes to {}, instead of being answered with {expected}", told()),
+        });
+    }
+    wrong
+}
+
+/// A share in percent, without digits that say nothing.
+fn percent(share: f64) -> String {
+    let rounded = (share * 1000.0).round() / 10.0;
+    rounded.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portolan_config::{Machine, check_text};
+
+    const POOLS: &str = "
+pools:
+  aws: { cloud: aws, region: us-east-1, endpoints: [ '10.0.0.1:80', '10.0.0.2:80' ] }
+  azure: { cloud: azure, region: westeurope, endpoints: [ { dns: 'azure.internal:80' } ] }
+routes:
+  - name: api
+    host: api.example.com
+    to: { geo: [ { clients: { continents: [ EU ] }, to: { tiers: [ azure, aws ] } }, { to: { split: { aws: 70, azure: 30 } } } ] }
+    when_all_down: { respond: { status: 503 } }
+tests:
+";
+
+    fn failures(tests: &str) -> Vec<String> {
+        let checked = check_text("t", format!("{POOLS}{tests}"), &Machine::default());
+        let plan = checked.plan.unwrap_or_else(|| panic!("{:?}", checked.report.first_error()));
+        let failed = run_tests(&plan, &Arc::new(Locator::default()));
+        failed.into_iter().map(|diagnostic| diagnostic.message).collect()
+    }
+
+    #[test]
+    fn tests_that_hold_say_nothing() {
+        let none = failures(
+            "
+  - { name: a, client: { country: DE }, request: { host: api.example.com }, expect: { only: [ azure ], route: api } }
+  - { name: b, client: { country: DE }, request: { host: api.example.com }, down: [ azure ], expect: { only: [ aws ] } }
+  - { name: c, request: { host: API.example.com. }, expect: { share: { aws: 70, azure: 30 } } }
+  - { name: d, request: { host: api.example.com }, down: [ 'aws/10.0.0.1:80' ], expect: { share: { aws: 62, azure: 38 } } }
+  - { name: e, request: { host: other.example.com }, expect: { status: 404 } }
+  - { name: f, request: { host: api.example.com }, down: [ aws, azure ], expect: { status: 503 } }
+",
+        );
+        assert_eq!(none, [""; 0]);
+    }
+
+    #[test]
+    fn tests_that_fail_say_what_happens_instead() {
+        let said = failures(
+            "
+  - { name: a, client: { country: US }, request: { host: api.example.com }, expect: { only: [ azure ] } }
+  - { name: b, request: { host: api.example.com }, expect: { share: { aws: 60 } } }
+  - { name: c, request: { host: other.example.com }, expect: { route: api } }
+  - { name: d, request: { host: api.example.com }, expect: { status: 503 } }
+",
+        );
+        assert_eq!(
+            said,
+            [
+                "the test `a` fails: it goes to aws 70%, azure 30%, not only to azure",
+                "the test `b` fails: aws gets 70%, not 60%",
+                "the test `c` fails: the route is `none`, not `api`",
+                "the test `d` fails: it goes to aws 70%, azure 30%, instead of being answered with 503",
+            ]
+        );
+    }
+}

@@ -1,0 +1,334 @@
+//! Reload: a new configuration replaces the running one as a whole, or not at all.
+//!
+//! Read → check → open what it names → run its tests → bind new addresses → publish → accept there.
+//! Up to "publish" nothing has changed, and anything that goes wrong leaves the old configuration
+//! serving; after it, nothing can go wrong any more.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::ArcSwap;
+use portolan_certs::server::Tickets;
+use portolan_config::diagnostic::{Code, Colours, Diagnostic, Report};
+use portolan_config::plan::{LogPlan, Plan};
+use portolan_config::source::Origin;
+use portolan_config::{Machine, SavedSource, Watch};
+use tokio::sync::{Mutex, watch};
+
+use crate::access_log::AccessLog;
+use crate::clock::Clock;
+use crate::configuration::{self, Outcome, Ready, Source};
+use crate::engine::Engine;
+use crate::geo::Locator;
+use crate::last_known_good::LastKnownGood;
+use crate::listeners::Listeners;
+use crate::stats::Totals;
+
+/// Who asked for a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// A watched file changed.
+    FileChanged,
+    /// SIGHUP.
+    Signal,
+    /// The admin API.
+    Api,
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FileChanged => "a file changed",
+            Self::Signal => "SIGHUP",
+            Self::Api => "the admin API",
+        })
+    }
+}
+
+/// What became of a reload.
+#[derive(Clone, Debug)]
+pub enum Reloaded {
+    /// It runs.
+    Applied {
+        /// What it is known by.
+        hash: String,
+        /// The first snapshot that has it.
+        generation: u64,
+    },
+    /// It is what runs already.
+    Unchanged,
+    /// The old one goes on.
+    Refused(Arc<Report>),
+}
+
+/// The last attempt, for status.
+#[derive(Clone, Debug)]
+pub struct LastAttempt {
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// Who asked.
+    pub trigger: Trigger,
+    /// What became of it.
+    pub outcome: Reloaded,
+}
+
+/// What runs, for status.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// The configuration.
+    pub plan: Arc<Plan>,
+    /// When it was applied, in seconds since 1970.
+    pub applied: u64,
+    /// Whether it is the last known good one, because the file could not be used at start.
+    pub last_known_good: bool,
+    /// What is suspicious about it.
+    pub warnings: Arc<Report>,
+    /// The last attempt to replace it, if there was one.
+    pub last_attempt: Option<LastAttempt>,
+}
+
+/// Everything that a new configuration is applied to.
+pub struct Parts {
+    /// The engine.
+    pub engine: Engine,
+    /// The listeners.
+    pub listeners: Arc<dyn Listeners>,
+    /// The access log.
+    pub access_log: AccessLog,
+    /// Sets level and format of the process's own log.
+    pub set_log: Box<dyn Fn(&LogPlan) + Send + Sync>,
+    /// What is counted.
+    pub totals: Arc<Totals>,
+    /// Clocks.
+    pub clock: Clock,
+    /// The machine.
+    pub machine: Machine,
+    /// Session tickets, which outlive configurations.
+    pub tickets: Tickets,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").finish_non_exhaustive()
+    }
+}
+
+/// Replaces the running configuration.
+#[derive(Debug)]
+pub struct Reloader {
+    source: Source,
+    parts: Parts,
+    /// One reload at a time.
+    turn: Mutex<()>,
+    running: ArcSwap<Running>,
+    /// What to watch: changes with every configuration that could be read.
+    watch: watch::Sender<Watch>,
+    /// Changed whenever the running configuration does.
+    plans: watch::Sender<Arc<Plan>>,
+}
+
+impl Reloader {
+    /// Begins with what runs since the start.
+    pub fn new(source: Source, parts: Parts, running: Running, watched: Watch) -> Self {
+        let plan = running.plan.clone();
+        Self {
+            source,
+            parts,
+            turn: Mutex::new(()),
+            running: ArcSwap::new(Arc::new(running)),
+            watch: watch::channel(watched).0,
+            plans: watch::channel(plan).0,
+        }
+    }
+
+    /// What runs.
+    pub fn running(&self) -> Arc<Running> {
+        self.running.load_full()
+    }
+
+    /// What to watch, now and from now on.
+    pub fn watched(&self) -> watch::Receiver<Watch> {
+        self.watch.subscribe()
+    }
+
+    /// The running configuration, now and from now on.
+    pub fn plans(&self) -> watch::Receiver<Arc<Plan>> {
+        self.plans.subscribe()
+    }
+
+    /// What is counted.
+    pub fn totals(&self) -> &Arc<Totals> {
+        &self.parts.totals
+    }
+
+    /// Reads the configuration again and applies it if it can run.
+    pub async fn reload(self: &Arc<Self>, trigger: Trigger) -> Reloaded {
+        let _turn = self.turn.lock().await;
+        let this = self.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            configuration::read(&this.source, &this.parts.machine, &this.parts.tickets)
+        });
+        let outcome = match read.await {
+            Ok(outcome) => self.apply(outcome, trigger).await,
+            Err(panic) => Reloaded::Refused(Arc::new(broken(&panic.to_string()))),
+        };
+        self.remember(trigger, &outcome);
+        outcome
+    }
+
+    async fn apply(&self, outcome: Outcome, trigger: Trigger) -> Reloaded {
+        // Even of a broken configuration: mending it is the change that is waited for.
+        self.watch.send_replace(outcome.watch);
+        let running = self.running.load_full();
+        let Some(ready) = outcome.ready else {
+            return Reloaded::Refused(Arc::new(outcome.report));
+        };
+        if trigger == Trigger::FileChanged && ready.plan.hash == running.plan.hash {
+            // A file that was written again as it was, or a geo database.
+            return self.swap_geo(ready.locator, &running).await;
+        }
+        let refuse = |more: Vec<Diagnostic>| {
+            let report = &outcome.report;
+            let all = report.diagnostics.iter().cloned().chain(more).collect();
+            Reloaded::Refused(Arc::new(Report::new(report.sources.clone(), all)))
+        };
+        let fixed = fixed_at_start(&running.plan, &ready.plan);
+        if !fixed.is_empty() {
+            return refuse(fixed);
+        }
+        let listeners = match self.parts.listeners.prepare(&ready.plan, &ready.material) {
+            Ok(listeners) => listeners,
+            Err(more) => return refuse(more),
+        };
+        let Ready {
+            plan,
+            material,
+            locator,
+        } = ready;
+        let accepted = self.parts.engine.accept(plan.clone(), material, locator).await;
+        let Ok(generation) = accepted else {
+            return refuse(vec![Diagnostic::error(
+                Code::Unreadable,
+                Origin::Default,
+                "Portolan is stopping",
+            )]);
+        };
+        listeners.commit();
+        self.parts.access_log.configure(plan.access_log.as_ref());
+        (self.parts.set_log)(&plan.log);
+        self.keep(&plan, outcome.saved);
+        let hash = plan.hash.to_string();
+        self.running.store(Arc::new(Running {
+            plan: plan.clone(),
+            applied: self.parts.clock.wall().as_secs(),
+            last_known_good: false,
+            warnings: Arc::new(outcome.report),
+            last_attempt: running.last_attempt.clone(),
+        }));
+        self.plans.send_replace(plan);
+        Reloaded::Applied { hash, generation }
+    }
+
+    /// Keeps the texts for a start with `--last-known-good`.
+    fn keep(&self, plan: &Plan, sources: Vec<SavedSource>) {
+        keep(plan, sources, self.parts.clock);
+    }
+
+    /// The configuration is the same; its geo databases may be new.
+    async fn swap_geo(&self, locator: Arc<Locator>, running: &Running) -> Reloaded {
+        let before = self.parts.engine.published().load().locator.clone();
+        if locator.says_the_same(&before) {
+            return Reloaded::Unchanged;
+        }
+        match self.parts.engine.relocate(locator.clone()).await {
+            Ok(generation) => {
+                for database in locator.databases() {
+                    tracing::info!("geo database {} ({}) replaced", database.name, database.kind);
+                }
+                Reloaded::Applied {
+                    hash: running.plan.hash.to_string(),
+                    generation,
+                }
+            }
+            Err(_) => Reloaded::Unchanged,
+        }
+    }
+
+    fn remember(&self, trigger: Trigger, outcome: &Reloaded) {
+        let totals = &self.parts.totals;
+        let wall = self.parts.clock.wall();
+        match outcome {
+            Reloaded::Applied { hash, generation } => {
+                totals.reloads_applied.one();
+                totals.last_reload_success.store(wall.as_millis() as u64, Ordering::Relaxed);
+                tracing::info!("configuration {hash} applied as generation {generation} ({trigger})");
+            }
+            Reloaded::Unchanged => {
+                totals.reloads_unchanged.one();
+                tracing::debug!("configuration unchanged ({trigger})");
+                return;
+            }
+            Reloaded::Refused(report) => {
+                totals.reloads_refused.one();
+                tracing::error!(
+                    "configuration refused ({trigger}), the old one goes on: {}\n{}",
+                    report.summary(),
+                    report.render(Colours::Off)
+                );
+            }
+        }
+        let attempt = LastAttempt {
+            at: wall.as_secs(),
+            trigger,
+            outcome: outcome.clone(),
+        };
+        self.running.rcu(|running| {
+            let mut next = Running::clone(running);
+            next.last_attempt = Some(attempt.clone());
+            next
+        });
+    }
+}
+
+/// Keeps a configuration's texts for a start with `--last-known-good`. A folder that cannot be
+/// written costs that, and nothing else.
+pub fn keep(plan: &Plan, sources: Vec<SavedSource>, clock: Clock) {
+    let kept = LastKnownGood {
+        hash: plan.hash.to_string(),
+        applied: clock.wall().as_secs(),
+        sources,
+    };
+    if let Err(error) = kept.save(&plan.process.state_dir) {
+        tracing::warn!(
+            "cannot keep this configuration in {}: {error}",
+            plan.process.state_dir.display()
+        );
+    }
+}
+
+/// What a running process cannot change about itself.
+fn fixed_at_start(running: &Plan, wanted: &Plan) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    if running.process.workers != wanted.process.workers {
+        found.push(
+            Diagnostic::error(
+                Code::NeedsRestart,
+                Origin::Default,
+                "`workers` cannot be changed while Portolan runs",
+            )
+            .help("restart Portolan for it, or leave it as it was"),
+        );
+    }
+    found
+}
+
+/// The report of a reader that failed in a way that nobody foresaw.
+fn broken(what: &str) -> Report {
+    let diagnostic = Diagnostic::error(
+        Code::Unreadable,
+        Origin::Default,
+        format!("reading the configuration failed: {what}"),
+    );
+    Report::new(Default::default(), vec![diagnostic])
+}

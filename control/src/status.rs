@@ -1,0 +1,422 @@
+//! What runs now, as data: what the admin API answers, and what the commands print.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::health::Verdict;
+use crate::listeners::ListenerStatus;
+use crate::pool::PoolView;
+use crate::reload::{LastAttempt, Reloaded, Running};
+use crate::snapshot::Snapshot;
+use crate::stats::{ByClass, Totals};
+use crate::steering::{Basis, Table};
+
+/// `GET /api/v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Portolan's version.
+    pub version: String,
+    /// `warming`, `ready` or `stopping`.
+    pub state: String,
+    /// Seconds since the process began.
+    pub uptime_seconds: u64,
+    /// The running configuration.
+    pub config: ConfigStatus,
+    /// The listeners.
+    pub listeners: Vec<ListenerEntry>,
+    /// The geo databases in use.
+    pub geo: Vec<GeoEntry>,
+    /// What should worry an operator.
+    pub warnings: Vec<String>,
+    /// Requests so far.
+    pub requests: RequestTotals,
+    /// Pools that can serve, and all.
+    pub pools: PoolTotals,
+}
+
+/// The running configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// What it is known by.
+    pub hash: String,
+    /// The current snapshot's number.
+    pub generation: u64,
+    /// When it was applied, in seconds since 1970.
+    pub applied: u64,
+    /// Whether it is the last known good one, used because the file could not be.
+    pub last_known_good: bool,
+    /// The last attempt to replace it.
+    pub last_reload: Option<ReloadEntry>,
+}
+
+/// An attempt to replace the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReloadEntry {
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// Who asked.
+    pub trigger: String,
+    /// `applied`, `unchanged` or `refused`.
+    pub outcome: String,
+    /// What was wrong, if it was refused: the first error.
+    pub error: Option<String>,
+    /// Everything that was found, if it was refused.
+    pub report: Option<serde_json::Value>,
+}
+
+/// A listener.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListenerEntry {
+    /// The address in the configuration.
+    pub configured: String,
+    /// The address it really has.
+    pub address: String,
+    /// Whether it terminates TLS.
+    pub tls: bool,
+    /// Open connections.
+    pub connections: i64,
+}
+
+/// A geo database.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GeoEntry {
+    /// Its path, or `built in`.
+    pub name: String,
+    /// What kind it says it is.
+    pub kind: String,
+    /// When it was built, in seconds since 1970.
+    pub built: u64,
+}
+
+/// Requests so far.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RequestTotals {
+    /// All of them.
+    pub total: u64,
+    /// By the first digit of the status.
+    pub by_class: std::collections::BTreeMap<String, u64>,
+}
+
+/// How many pools can serve.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PoolTotals {
+    /// Those that can take any traffic.
+    pub up: usize,
+    /// All of them.
+    pub total: usize,
+}
+
+/// `GET /api/v1/pools/{name}`, and one entry of `/api/v1/pools`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PoolEntry {
+    /// Its name.
+    pub name: String,
+    /// Whose cloud it is.
+    pub cloud: Option<String>,
+    /// The region's code.
+    pub region: Option<String>,
+    /// Whether it can take any traffic.
+    pub up: bool,
+    /// How much of its traffic it can take: 0 to 1.
+    pub availability: f64,
+    /// Whether it is drained.
+    pub drained: bool,
+    /// Healthy endpoints of those that count.
+    pub healthy: usize,
+    /// Endpoints that count.
+    pub counted: usize,
+    /// Requests under way.
+    pub in_flight: u64,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointEntry>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EndpointEntry {
+    /// Its address.
+    pub address: String,
+    /// The name it was found under.
+    pub name: Option<String>,
+    /// Its weight.
+    pub weight: u32,
+    /// Whether it only serves when no other can.
+    pub backup: bool,
+    /// `unknown`, `healthy` or `unhealthy`.
+    pub health: String,
+    /// Why.
+    pub because: String,
+    /// For how long, in seconds.
+    pub for_seconds: f64,
+    /// Requests under way.
+    pub in_flight: u32,
+    /// Requests so far.
+    pub requests: u64,
+    /// Smoothed time to response headers, in milliseconds.
+    pub latency_ms: Option<f64>,
+    /// How long the last probe took, in milliseconds.
+    pub probe_ms: Option<f64>,
+}
+
+/// One entry of `/api/v1/services`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceEntry {
+    /// Its name.
+    pub name: String,
+    /// Its shares, for every class of clients that it tells apart.
+    pub classes: Vec<ClassEntry>,
+}
+
+/// Shares of one class of clients.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClassEntry {
+    /// By which health they were given.
+    pub basis: String,
+    /// The share that is refused.
+    pub refused: f64,
+    /// Who gets the rest.
+    pub pools: Vec<ShareEntry>,
+}
+
+/// A pool's share.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ShareEntry {
+    /// The pool.
+    pub pool: String,
+    /// What it would be if every pool were healthy.
+    pub asked: f64,
+    /// What it is.
+    pub effective: f64,
+    /// How it came to it.
+    pub why: Option<String>,
+}
+
+/// One entry of `/api/v1/routes`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RouteEntry {
+    /// Its name.
+    pub name: String,
+    /// The pools its target can lead to.
+    pub pools: Vec<String>,
+    /// Its shares, for every class of clients that it tells apart.
+    pub classes: Vec<ClassEntry>,
+    /// Requests so far, by the first digit of the status.
+    pub requests: std::collections::BTreeMap<String, u64>,
+}
+
+impl ReloadEntry {
+    /// The attempt as data.
+    pub fn new(attempt: &LastAttempt) -> Self {
+        let (outcome, report) = match &attempt.outcome {
+            Reloaded::Applied { .. } => ("applied", None),
+            Reloaded::Unchanged => ("unchanged", None),
+            Reloaded::Refused(report) => ("refused", Some(report)),
+        };
+        Self {
+            at: attempt.at,
+            trigger: attempt.trigger.to_string(),
+            outcome: outcome.to_owned(),
+            error: report.and_then(|report| report.first_error()),
+            report: report.map(|report| report.to_json()),
+        }
+    }
+}
+
+impl ConfigStatus {
+    /// What runs.
+    pub fn new(running: &Running, snapshot: &Snapshot) -> Self {
+        Self {
+            hash: running.plan.hash.to_string(),
+            generation: snapshot.generation,
+            applied: running.applied,
+            last_known_good: running.last_known_good,
+            last_reload: running.last_attempt.as_ref().map(ReloadEntry::new),
+        }
+    }
+}
+
+impl From<&ListenerStatus> for ListenerEntry {
+    fn from(listener: &ListenerStatus) -> Self {
+        Self {
+            configured: listener.configured.to_string(),
+            address: listener.bound.to_string(),
+            tls: listener.tls,
+            connections: listener.connections.get(),
+        }
+    }
+}
+
+impl RequestTotals {
+    /// What was counted.
+    pub fn new(totals: &Totals) -> Self {
+        Self {
+            total: totals.requests.total(),
+            by_class: by_class(totals.requests.get()),
+        }
+    }
+}
+
+fn by_class(counts: [u64; 6]) -> std::collections::BTreeMap<String, u64> {
+    ByClass::NAMES
+        .into_iter()
+        .map(str::to_owned)
+        .zip(counts)
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+/// The databases of a snapshot.
+pub fn geo(snapshot: &Snapshot) -> Vec<GeoEntry> {
+    snapshot
+        .locator
+        .databases()
+        .map(|database| GeoEntry {
+            name: database.name.clone(),
+            kind: database.kind.clone(),
+            built: database.built.as_secs(),
+        })
+        .collect()
+}
+
+impl PoolTotals {
+    /// The pools of a snapshot.
+    pub fn new(snapshot: &Snapshot) -> Self {
+        Self {
+            up: snapshot.pools.iter().filter(|pool| pool.availability > 0.0).count(),
+            total: snapshot.pools.len(),
+        }
+    }
+}
+
+impl PoolEntry {
+    /// A pool at `now`.
+    pub fn new(pool: &PoolView, now: crate::clock::Tick) -> Self {
+        let milliseconds = |took: std::time::Duration| took.as_secs_f64() * 1000.0;
+        Self {
+            name: pool.plan.name.to_string(),
+            cloud: pool.plan.cloud.as_deref().map(str::to_owned),
+            region: pool.plan.region.as_deref().map(str::to_owned),
+            up: pool.availability > 0.0,
+            availability: pool.availability,
+            drained: pool.plan.drain,
+            healthy: pool.healthy,
+            counted: pool.counted,
+            in_flight: pool.in_flight(),
+            endpoints: pool
+                .endpoints
+                .iter()
+                .map(|endpoint| EndpointEntry {
+                    address: endpoint.live.key.address.to_string(),
+                    name: endpoint.name.as_deref().map(str::to_owned),
+                    weight: endpoint.weight,
+                    backup: endpoint.backup,
+                    health: endpoint.health.verdict.as_str().to_owned(),
+                    because: endpoint.health.because.to_string(),
+                    for_seconds: now.since(endpoint.health.since).as_secs_f64(),
+                    in_flight: endpoint.live.in_flight(),
+                    requests: endpoint.live.requests(),
+                    latency_ms: endpoint.live.traffic_latency(now).map(milliseconds),
+                    probe_ms: endpoint.live.last_probe().map(milliseconds),
+                })
+                .collect(),
+        }
+    }
+
+    /// How many endpoints have this verdict.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.endpoints.iter().filter(|endpoint| endpoint.health == verdict.as_str()).count()
+    }
+}
+
+/// The shares of a target, for every class of clients that it tells apart. Classes with the same
+/// shares are told once.
+pub fn classes(snapshot: &Snapshot, target: portolan_config::plan::TargetId) -> Vec<ClassEntry> {
+    let classes = snapshot.plan.classes(target);
+    let Some(tables) = &snapshot.tables[target.index()] else {
+        return Vec::new();
+    };
+    let mut told: Vec<(&Table, ClassEntry)> = Vec::new();
+    for (class, prepared) in classes.classes().iter().zip(tables.iter()) {
+        let table = prepared.when_all_down.as_ref().unwrap_or(&prepared.main);
+        if told.iter().any(|(other, _)| *other == table) {
+            continue;
+        }
+        let asked = snapshot.asked_shares(target, class);
+        let name = |pool: portolan_config::plan::PoolId| {
+            snapshot.plan.pools[pool.index()].name.to_string()
+        };
+        let mut pools: Vec<ShareEntry> = asked
+            .iter()
+            .map(|(pool, share)| ShareEntry {
+                pool: name(*pool),
+                asked: *share,
+                effective: table.share(*pool),
+                why: table.entries().iter().find(|e| e.pool == *pool).map(|e| e.why.to_string()),
+            })
+            .collect();
+        for entry in table.entries() {
+            if !asked.iter().any(|(pool, _)| *pool == entry.pool) {
+                pools.push(ShareEntry {
+                    pool: name(entry.pool),
+                    asked: 0.0,
+                    effective: entry.share,
+                    why: Some(entry.why.to_string()),
+                });
+            }
+        }
+        let entry = ClassEntry {
+            basis: match table.basis {
+                Basis::Health => "health",
+                Basis::HealthyEndpoints => "healthy_endpoints",
+                Basis::EveryEndpoint => "every_endpoint",
+            }
+            .to_owned(),
+            refused: table.refused,
+            pools,
+        };
+        told.push((table, entry));
+    }
+    told.into_iter().map(|(_, entry)| entry).collect()
+}
+
+/// Every service of a snapshot.
+pub fn services(snapshot: &Snapshot) -> Vec<ServiceEntry> {
+    snapshot
+        .plan
+        .services
+        .iter()
+        .map(|service| ServiceEntry {
+            name: service.name.to_string(),
+            classes: classes(snapshot, service.target),
+        })
+        .collect()
+}
+
+/// Every route of a snapshot.
+pub fn routes(snapshot: &Snapshot) -> Vec<RouteEntry> {
+    snapshot
+        .plan
+        .routes
+        .iter()
+        .zip(&snapshot.routes)
+        .map(|(route, state)| {
+            let mut counts = [0; 6];
+            for (_, stats) in state.counted() {
+                for (sum, count) in counts.iter_mut().zip(stats.requests.get()) {
+                    *sum += count;
+                }
+            }
+            let pools = &snapshot.plan.targets.node(route.target).pools;
+            let name = |pool: &portolan_config::plan::PoolId| {
+                Arc::<str>::from(snapshot.plan.pools[pool.index()].name.as_str()).to_string()
+            };
+            RouteEntry {
+                name: route.name.to_string(),
+                pools: pools.iter().map(name).collect(),
+                classes: classes(snapshot, route.target),
+                requests: by_class(counts),
+            }
+        })
+        .collect()
+}
