@@ -71,6 +71,11 @@ impl Page<'_> {
             "When the running configuration was applied.",
             [(NO_LABELS, applied)],
         );
+        families.counters(
+            "portolan_refused_requests_total",
+            "Requests that Portolan answered itself, by reason.",
+            totals.refused.get().into_iter().map(|(reason, n)| (vec![("reason", reason)], n)),
+        );
         families.gauges(
             "portolan_connections",
             "Open connections of clients.",
@@ -130,7 +135,7 @@ impl Page<'_> {
             .collect();
         families.push(
             "portolan_request_duration_seconds",
-            "From the first byte of a request to the last of its answer.",
+            "From a request's head to the last byte of its answer.",
             MetricType::HISTOGRAM,
             durations,
         );

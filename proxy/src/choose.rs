@@ -1,0 +1,203 @@
+//! The next try of a request: which endpoint, and over which connection.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::IpAddr;
+
+use http::header;
+use pingora::http::RequestHeader;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+use portolan_config::plan::{BalancePlan, HashProperty, PoolPlan};
+use portolan_control::balance::Wish;
+use portolan_control::clock::Tick;
+use portolan_control::decide::{Fate, decide_again};
+use portolan_control::stats::TryOutcome;
+use portolan_control::steering::Draw;
+use smallvec::SmallVec;
+
+use crate::context::{InFlight, RequestContext, Try};
+use crate::edge::fastrand_scope;
+use crate::peer::Peers;
+use crate::refusal::Refusal;
+
+/// All tries of a request, with the first.
+const MOST_TRIES: u32 = 3;
+
+/// Pooled connections that may be found closed before that counts as the endpoint's failure.
+const MOST_REPLACEMENTS: u32 = 3;
+
+/// Prepares the next try.
+///
+/// # Errors
+/// When nobody is left who could take the request.
+pub(crate) fn next_try(
+    ctx: &mut RequestContext,
+    request: &RequestHeader,
+    now: Tick,
+) -> Result<Box<HttpPeer>> {
+    if ctx.replace_connection > 0
+        && let Some(again) = &ctx.current
+        && !is_failed(ctx, again)
+    {
+        // The same endpoint, over another connection: not another try.
+        let (pool, endpoint) = (again.pool, again.endpoint);
+        let live = again.live.endpoint().clone();
+        ctx.current = Some(Try {
+            pool,
+            endpoint,
+            live: InFlight::new(live),
+            began: now,
+        });
+        return peer(ctx, pool, endpoint);
+    }
+    ctx.tries += 1;
+    // The last try is over; what it held is given back before the next one begins.
+    ctx.current = None;
+    loop {
+        let Some(pool) = ctx.pool else {
+            ctx.refusal = Some(Refusal::NobodyCanServe);
+            return Error::e_explain(ErrorType::HTTPStatus(503), "nobody can take the request");
+        };
+        let snapshot = ctx.snapshot().clone();
+        let view = &snapshot.pools[pool.index()];
+        let excluded: SmallVec<[usize; 4]> = ctx
+            .failed
+            .iter()
+            .filter(|(failed, _)| *failed == pool)
+            .map(|(_, endpoint)| *endpoint)
+            .collect();
+        let hash = hash_of(&view.plan, request, ctx.client);
+        let picked = fastrand_scope(|random| {
+            view.pick(
+                ctx.basis,
+                &mut Wish {
+                    hash,
+                    excluded: &excluded,
+                    random,
+                    now,
+                },
+            )
+        });
+        if let Some(endpoint) = picked {
+            ctx.current = Some(Try {
+                pool,
+                endpoint,
+                live: InFlight::new(view.endpoints[endpoint].live.clone()),
+                began: now,
+            });
+            return peer(ctx, pool, endpoint);
+        }
+        cross_over(ctx, pool);
+    }
+}
+
+/// This pool has no endpoint left for the request: another pool of its target.
+fn cross_over(ctx: &mut RequestContext, from: portolan_config::plan::PoolId) {
+    ctx.pool = None;
+    let snapshot = ctx.snapshot().clone();
+    let Some(route) = ctx.route.map(|route| &snapshot.plan.routes[route.index()]) else {
+        return;
+    };
+    let mut failed = ctx.failed_pools();
+    if !failed.contains(&from) {
+        // It had none to begin with.
+        failed.push(from);
+        ctx.failed.push((from, usize::MAX));
+    }
+    ctx.draw = Draw(fastrand::u64(..));
+    if let Fate::Pool { pool, basis, why } =
+        decide_again(&snapshot, route, ctx.client, &ctx.found, &failed, ctx.draw)
+        && !failed.contains(&pool)
+    {
+        ctx.pool = Some(pool);
+        ctx.basis = basis;
+        ctx.why = Some(format!("retried: {why}").into());
+    }
+}
+
+fn is_failed(ctx: &RequestContext, tried: &Try) -> bool {
+    ctx.failed.contains(&(tried.pool, tried.endpoint))
+}
+
+/// How to connect to an endpoint.
+fn peer(
+    ctx: &RequestContext,
+    pool: portolan_config::plan::PoolId,
+    endpoint: usize,
+) -> Result<Box<HttpPeer>> {
+    let view = &ctx.snapshot().pools[pool.index()];
+    let Some(peers) = view.endpoints[endpoint].dial.get::<Peers>() else {
+        return Error::e_explain(ErrorType::InternalError, "an endpoint that nobody prepared");
+    };
+    Ok(Box::new(if ctx.wants_upgrade {
+        peers.upgrades.clone()
+    } else {
+        peers.requests.clone()
+    }))
+}
+
+/// The try under way has failed before anything was sent. Whether there may be another.
+pub(crate) fn failed(ctx: &mut RequestContext, outcome: TryOutcome) -> bool {
+    ctx.replace_connection = 0;
+    if let Some(current) = &mut ctx.current {
+        current.live.ended(outcome);
+        let tried = (current.pool, current.endpoint);
+        if !ctx.failed.contains(&tried) {
+            ctx.failed.push(tried);
+        }
+    }
+    let again = ctx.tries < MOST_TRIES;
+    if again && let Some(route) = ctx.route {
+        ctx.snapshot().routes[route.index()].retries.one();
+    }
+    again
+}
+
+/// A pooled connection was found closed. Whether it may be replaced.
+pub(crate) fn replace_connection(ctx: &mut RequestContext) -> bool {
+    ctx.replace_connection += 1;
+    ctx.replace_connection <= MOST_REPLACEMENTS
+}
+
+/// A hash of the property that a pool's balancer looks at, if it looks at one and it is there.
+fn hash_of(pool: &PoolPlan, request: &RequestHeader, client: Option<IpAddr>) -> Option<u64> {
+    let BalancePlan::Hash(property) = &pool.balance else {
+        return None;
+    };
+    let mut hasher = DefaultHasher::new();
+    match property {
+        HashProperty::ClientIp => client?.hash(&mut hasher),
+        HashProperty::Path => request.uri.path().hash(&mut hasher),
+        HashProperty::Header(name) => request.headers.get(name)?.as_bytes().hash(&mut hasher),
+        HashProperty::Cookie(name) => cookie(request, name)?.hash(&mut hasher),
+    }
+    Some(hasher.finish())
+}
+
+/// A cookie's value.
+fn cookie<'a>(request: &'a RequestHeader, name: &str) -> Option<&'a str> {
+    request
+        .headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_are_found_among_others() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        request.append_header("cookie", "a=1; session=xyz").unwrap();
+        request.append_header("cookie", "b=2").unwrap();
+        assert_eq!(cookie(&request, "session"), Some("xyz"));
+        assert_eq!(cookie(&request, "b"), Some("2"));
+        assert_eq!(cookie(&request, "sess"), None);
+    }
+}

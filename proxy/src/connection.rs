@@ -1,0 +1,423 @@
+//! A client's connection, as the engine reads and writes it.
+//!
+//! Between the socket (or its TLS) and the engine stands a buffer of our own. Reading: the engine
+//! gets one request's bytes at a time, after the head as a whole has passed (see [`head`]). Writing:
+//! small writes are collected until the engine flushes, or until it has nothing more to write for
+//! the moment.
+
+mod framing;
+mod head;
+
+use std::any::Any;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use async_trait::async_trait;
+use bytes::{Buf as _, BytesMut};
+use pingora::http::ResponseHeader;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::{ALPN, SslDigest};
+use pingora::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use portolan_config::plan::LimitsPlan;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_util::io::poll_read_buf;
+
+pub(crate) use self::framing::Framing;
+use self::head::{Scan, scan};
+use crate::context::ConnectionContext;
+use crate::refusal::Refusal;
+
+/// What HTTP/2 connections begin with (RFC 9113, section 3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How much is read at a time.
+const READ_SIZE: usize = 8 << 10;
+
+/// Writes up to this size are collected; larger ones go out at once.
+const COLLECT: usize = 16 << 10;
+
+/// The socket, or TLS over it.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Http1,
+    Http2,
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    transport: Transport,
+    speaks: Speaks,
+    /// Read, and not yet given to the engine.
+    read: BytesMut,
+    /// Bytes of `read` that belong to the head the engine has not had yet.
+    head: usize,
+    /// The framing of what follows the head.
+    framing: Framing,
+    /// Written by the engine, and not yet sent.
+    write: BytesMut,
+    /// The engine has polled for reading since its last write: it waits for something.
+    waited: bool,
+    context: Arc<ConnectionContext>,
+    proxy_digest: Arc<ProxyDigest>,
+    socket_digest: Arc<SocketDigest>,
+    /// Set by whoever sees the response that upgrades the connection.
+    upgraded: Arc<AtomicBool>,
+}
+
+/// Why no request came.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoRequest {
+    /// The client has closed the connection, or it broke.
+    Closed,
+    /// Nothing came for as long as a connection may be idle.
+    Idle,
+    /// What came must be refused.
+    Refused(Refusal),
+}
+
+impl Connection {
+    /// A connection over this transport. What it speaks is found out, not assumed.
+    pub(crate) fn new(transport: Transport, context: Arc<ConnectionContext>) -> Self {
+        let upgraded = context.upgraded.clone();
+        let response = ResponseHeader::build(200, Some(0));
+        // The engine carries a value of ours with every request, but only beside the answer of a
+        // proxy behind which the client is. There is none: the answer is made up.
+        let proxy_digest = Arc::new(ProxyDigest::new(
+            Box::new(response.expect("200 is a status")),
+            Some(Box::new(context.clone())),
+        ));
+        let socket_digest = SocketDigest::from_raw_fd(raw_fd(&transport));
+        let _ = socket_digest.peer_addr.set(Some(context.peer.into()));
+        let _ = socket_digest.local_addr.set(Some(context.local.into()));
+        Self {
+            transport,
+            speaks: Speaks::Http1,
+            read: BytesMut::new(),
+            head: 0,
+            framing: Framing::NONE,
+            write: BytesMut::new(),
+            waited: false,
+            context,
+            proxy_digest,
+            socket_digest: Arc::new(socket_digest),
+            upgraded,
+        }
+    }
+
+    /// Whom it is with.
+    pub(crate) fn context(&self) -> &Arc<ConnectionContext> {
+        &self.context
+    }
+
+    /// Finds out what the client speaks: over TLS it has said so, otherwise HTTP/2 begins with its
+    /// preface. Reads no more than it takes to know.
+    pub(crate) async fn find_out(&mut self) -> Result<Speaks, NoRequest> {
+        if let Transport::Tls(tls) = &self.transport {
+            if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
+                self.speaks = Speaks::Http2;
+            }
+            return Ok(self.speaks);
+        }
+        loop {
+            let have = self.read.len().min(H2_PREFACE.len());
+            if self.read[..have] != H2_PREFACE[..have] {
+                return Ok(Speaks::Http1);
+            }
+            if have == H2_PREFACE.len() {
+                self.speaks = Speaks::Http2;
+                return Ok(Speaks::Http2);
+            }
+            if self.fill().await? == 0 {
+                return Err(NoRequest::Closed);
+            }
+        }
+    }
+
+    /// Waits until the head of the next request is there as a whole: as long as a connection may be
+    /// idle until it begins, and as long as a head may take from then on. The `first` request of a
+    /// connection has begun when the connection has.
+    pub(crate) async fn next_request(
+        &mut self,
+        limits: &LimitsPlan,
+        first: bool,
+    ) -> Result<(), NoRequest> {
+        self.framing = Framing::NONE;
+        let limit = tokio::time::sleep(limits.idle_timeout);
+        tokio::pin!(limit);
+        if first {
+            // On a new connection a client has something to say.
+            limit.as_mut().reset(tokio::time::Instant::now() + limits.header_timeout);
+        }
+        let mut begun = false;
+        let mut seen = 0;
+        loop {
+            match scan(&self.read, seen, limits) {
+                Scan::Whole(length, framing) => {
+                    self.head = length;
+                    self.framing = framing;
+                    return Ok(());
+                }
+                Scan::Refused(refusal) => return Err(NoRequest::Refused(refusal)),
+                Scan::Partial => {}
+            }
+            seen = self.read.len();
+            if seen > 0 && !std::mem::replace(&mut begun, true) && !first {
+                limit.as_mut().reset(tokio::time::Instant::now() + limits.header_timeout);
+            }
+            tokio::select! {
+                biased;
+                filled = self.fill() => if filled? == 0 {
+                    return Err(NoRequest::Closed);
+                },
+                () = &mut limit => {
+                    return Err(if begun {
+                        NoRequest::Refused(Refusal::HeadersTooSlow)
+                    } else {
+                        NoRequest::Idle
+                    });
+                }
+            }
+        }
+    }
+
+    /// Reads more into the buffer.
+    async fn fill(&mut self) -> Result<usize, NoRequest> {
+        self.read.reserve(READ_SIZE);
+        let read = match &mut self.transport {
+            Transport::Plain(stream) => stream.read_buf(&mut self.read).await,
+            Transport::Tls(stream) => stream.read_buf(&mut self.read).await,
+        };
+        read.map_err(|_| NoRequest::Closed)
+    }
+
+    /// Ends the connection so that the client can read our last answer: closing while it still
+    /// sends would make its system throw the answer away (RFC 9112, section 9.6).
+    pub(crate) async fn linger(&mut self) {
+        const MOST: usize = 1 << 20;
+        let _ = tokio::io::AsyncWriteExt::shutdown(self).await;
+        let mut read = 0;
+        while read < MOST {
+            self.read.clear();
+            match self.fill().await {
+                Ok(0) | Err(_) => return,
+                Ok(more) => read += more,
+            }
+        }
+    }
+
+    /// Reads more into the buffer.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.read.reserve(READ_SIZE);
+        match &mut self.transport {
+            Transport::Plain(stream) => poll_read_buf(Pin::new(stream), cx, &mut self.read),
+            Transport::Tls(stream) => poll_read_buf(Pin::new(stream.as_mut()), cx, &mut self.read),
+        }
+    }
+
+    /// Sends what was collected.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.write.is_empty() {
+            let written = match &mut self.transport {
+                Transport::Plain(stream) => Pin::new(stream).poll_write(cx, &self.write),
+                Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, &self.write),
+            };
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.write.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_transport_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+}
+
+fn raw_fd(transport: &Transport) -> UniqueIDType {
+    use std::os::fd::AsRawFd as _;
+    match transport {
+        Transport::Plain(stream) => stream.as_raw_fd(),
+        Transport::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.write.is_empty() {
+            // The engine waits for the client while something is collected. It may be about to
+            // write more, so it gets one more turn; if nothing came, the client shall not wait.
+            if std::mem::replace(&mut this.waited, true) {
+                let _ = this.poll_drain(cx)?;
+                let _ = this.poll_transport_flush(cx)?;
+            } else {
+                cx.waker().wake_by_ref();
+            }
+        }
+        if this.speaks == Speaks::Http1 && this.upgraded.load(Ordering::Relaxed) {
+            this.framing = Framing::Everything;
+        }
+        loop {
+            let unframed = this.speaks == Speaks::Http2;
+            if !this.read.is_empty() && (unframed || this.head > 0 || !this.framing.is_done()) {
+                let room = out.remaining().min(this.read.len());
+                let give = if unframed {
+                    room
+                } else if this.head > 0 {
+                    let give = room.min(this.head);
+                    this.head -= give;
+                    give
+                } else {
+                    let framed = this.framing.take(&this.read[..room]);
+                    framed.map_err(|malformed| io::Error::new(io::ErrorKind::InvalidData, malformed))?
+                };
+                out.put_slice(&this.read[..give]);
+                this.read.advance(give);
+                return Poll::Ready(Ok(()));
+            }
+            if !this.read.is_empty() {
+                // The next request is there, and this one is not answered yet: it waits, and
+                // whether the client is still there shows when the answer is written.
+                return Poll::Pending;
+            }
+            let framed = !unframed && this.head == 0 && this.framing.is_done();
+            if framed || this.head > 0 {
+                // The engine only wants to know whether the client is still there: what comes now
+                // is the next request's.
+                if ready!(this.poll_fill(cx))? == 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            // A body goes straight to whoever wants it.
+            let before = out.filled().len();
+            let read = match &mut this.transport {
+                Transport::Plain(stream) => Pin::new(stream).poll_read(cx, out),
+                Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, out),
+            };
+            ready!(read)?;
+            if unframed || out.filled().len() == before {
+                return Poll::Ready(Ok(()));
+            }
+            let got = &out.filled()[before..];
+            let framed = this.framing.take(got);
+            let own = framed.map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))?;
+            if own < got.len() {
+                // What came behind the body is the next request's.
+                this.read.extend_from_slice(&got[own..]);
+                out.set_filled(before + own);
+            }
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        this.waited = false;
+        if this.write.len() + bytes.len() > COLLECT {
+            ready!(this.poll_drain(cx))?;
+            if bytes.len() >= COLLECT {
+                return match &mut this.transport {
+                    Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+                    Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+                };
+            }
+        }
+        this.write.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(this.poll_drain(cx))?;
+        this.poll_transport_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(this.poll_drain(cx))?;
+        match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+#[async_trait]
+impl Shutdown for Connection {
+    async fn shutdown(&mut self) {
+        let _ = tokio::io::AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for Connection {
+    fn id(&self) -> UniqueIDType {
+        raw_fd(&self.transport)
+    }
+}
+
+impl Ssl for Connection {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        None
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        (self.speaks == Speaks::Http2).then_some(ALPN::H2)
+    }
+}
+
+impl GetTimingDigest for Connection {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Connection {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(self.proxy_digest.clone())
+    }
+}
+
+impl GetSocketDigest for Connection {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.socket_digest.clone())
+    }
+}
+
+impl Peek for Connection {}
+
+/// The connection inside the engine's stream, if it is one of ours (and all are).
+pub(crate) fn from_stream(stream: pingora::protocols::Stream) -> Option<Box<Connection>> {
+    let any: Box<dyn Any> = stream.into_any();
+    any.downcast().ok()
+}

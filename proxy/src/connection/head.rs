@@ -1,0 +1,182 @@
+//! Is there a whole HTTP/1.1 request head in the buffer, and may it pass?
+//!
+//! Read before the engine sees anything, so that limits and deadlines hold for the head as a whole,
+//! and so that what could be read in two ways never gets as far as the engine's more lenient parser
+//! (RFC 9112, section 11.2).
+
+use memchr::memmem;
+use portolan_config::plan::LimitsPlan;
+
+use super::framing::Framing;
+use crate::refusal::Refusal;
+
+/// The most headers the engine takes.
+const MOST_HEADERS: usize = 256;
+
+/// What is in the buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Scan {
+    /// Not a whole head yet.
+    Partial,
+    /// A head of so many bytes, and the framing of what follows it.
+    Whole(usize, Framing),
+    /// Something that must not pass.
+    Refused(Refusal),
+}
+
+/// Looks at the buffer. `seen` bytes of it were looked at before without finding an end.
+pub(crate) fn scan(buffer: &[u8], seen: usize, limits: &LimitsPlan) -> Scan {
+    // Empty lines before a request are left over from clients that end bodies with one (RFC 9112,
+    // section 2.2).
+    let blank = buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let head = &buffer[blank..];
+    let Some(first) = head.first() else {
+        return if blank > 8 { Scan::Refused(Refusal::Malformed) } else { Scan::Partial };
+    };
+    if !first.is_ascii_alphabetic() {
+        // A TLS handshake, or something else that is not HTTP.
+        return Scan::Refused(Refusal::Malformed);
+    }
+    let from = seen.saturating_sub(blank + 3);
+    let Some(end) = memmem::find(&head[from..], b"\r\n\r\n").map(|at| from + at + 4) else {
+        if head.len() > limits.header_bytes {
+            return Scan::Refused(Refusal::HeadersTooLarge);
+        }
+        return if memmem::find(&head[from..], b"\n\n").is_some() {
+            Scan::Refused(Refusal::Malformed)
+        } else {
+            Scan::Partial
+        };
+    };
+    let head = &head[..end];
+    if head.len() > limits.header_bytes {
+        return Scan::Refused(Refusal::HeadersTooLarge);
+    }
+    if has_bare_line_end(head) {
+        return Scan::Refused(Refusal::Malformed);
+    }
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let allowed = &mut headers[..limits.headers.min(MOST_HEADERS)];
+    let mut request = httparse::Request::new(allowed);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Scan::Refused(Refusal::Malformed),
+        Err(httparse::Error::TooManyHeaders) => return Scan::Refused(Refusal::HeadersTooLarge),
+        Err(_) => return Scan::Refused(Refusal::Malformed),
+    }
+    match framing(request.version == Some(1), request.headers) {
+        Some(framing) => Scan::Whole(blank + end, framing),
+        None => Scan::Refused(Refusal::Malformed),
+    }
+}
+
+/// Whether any line ends in a bare LF, or a CR stands anywhere but before one.
+fn has_bare_line_end(head: &[u8]) -> bool {
+    memchr::memchr2_iter(b'\r', b'\n', head).any(|at| match head[at] {
+        b'\r' => head.get(at + 1) != Some(&b'\n'),
+        _ => at == 0 || head[at - 1] != b'\r',
+    })
+}
+
+/// The framing that the headers give, unless they contradict each other.
+fn framing(http_11: bool, headers: &[httparse::Header<'_>]) -> Option<Framing> {
+    let mut length: Option<u64> = None;
+    let mut chunked = false;
+    for header in headers {
+        if header.name.eq_ignore_ascii_case("content-length") {
+            let value = header.value.trim_ascii();
+            let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+            let parsed = std::str::from_utf8(value).ok()?.parse().ok().filter(|_| digits)?;
+            // A second one that says the same is as wrong as one that does not: somebody behind us
+            // may take the other.
+            if length.replace(parsed).is_some() {
+                return None;
+            }
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            if chunked || !http_11 || !header.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                return None;
+            }
+            chunked = true;
+        }
+    }
+    match (chunked, length) {
+        (true, Some(_)) => None,
+        (true, None) => Some(Framing::chunked()),
+        (false, Some(length)) => Some(Framing::Length(length)),
+        (false, None) => Some(Framing::NONE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const LIMITS: LimitsPlan = LimitsPlan {
+        header_bytes: 256,
+        headers: 4,
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(75),
+        body_bytes: None,
+        connections: 100,
+    };
+
+    fn look(text: &str) -> Scan {
+        let whole = scan(text.as_bytes(), 0, &LIMITS);
+        // What is found does not depend on how the bytes came.
+        for seen in 0..text.len() {
+            if scan(&text.as_bytes()[..seen], 0, &LIMITS) == Scan::Partial {
+                assert_eq!(scan(text.as_bytes(), seen, &LIMITS), whole, "{text:?} after {seen}");
+            }
+        }
+        whole
+    }
+
+    #[test]
+    fn whole_heads_say_how_their_body_is_framed() {
+        let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(look(get), Scan::Whole(get.len(), Framing::NONE));
+        assert_eq!(look(&format!("\r\n{get}GET")), Scan::Whole(get.len() + 2, Framing::NONE));
+        assert_eq!(look(&get[..20]), Scan::Partial);
+        assert_eq!(look(""), Scan::Partial);
+        let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(look(post), Scan::Whole(post.len(), Framing::Length(5)));
+        let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n";
+        assert_eq!(look(chunked), Scan::Whole(chunked.len(), Framing::chunked()));
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for bad in [
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: +5\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: \r\n\r\n",
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\n\n",
+            "GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\nX: a\rb\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/9.1\r\nHost: a\r\n\r\n",
+            "\u{16}\u{3}\u{1}",
+        ] {
+            assert_eq!(look(bad), Scan::Refused(Refusal::Malformed), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn limits_hold_for_the_head_as_a_whole() {
+        let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(300));
+        assert_eq!(look(&long), Scan::Refused(Refusal::HeadersTooLarge));
+        assert_eq!(look(&long[..280]), Scan::Refused(Refusal::HeadersTooLarge), "without its end");
+        let many = "GET / HTTP/1.1\r\nA: 1\r\nB: 1\r\nC: 1\r\nD: 1\r\nE: 1\r\n\r\n";
+        assert_eq!(look(many), Scan::Refused(Refusal::HeadersTooLarge));
+    }
+}

@@ -1,0 +1,206 @@
+//! What is known about a connection, and about a request while it is under way.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use portolan_certs::CertificateStore;
+use portolan_config::plan::{PoolId, RouteId};
+use portolan_control::clock::Tick;
+use portolan_control::endpoint::Endpoint;
+use portolan_control::geo::Whereabouts;
+use portolan_control::snapshot::Snapshot;
+use portolan_control::stats::{Gauge, TryOutcome};
+use portolan_control::steering::{Basis, Draw};
+use smallvec::SmallVec;
+
+use crate::listener::Listener;
+use crate::refusal::Refusal;
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct ConnectionContext {
+    /// The client's socket.
+    pub(crate) peer: SocketAddr,
+    /// Our end of it.
+    pub(crate) local: SocketAddr,
+    /// The listener that accepted it.
+    pub(crate) listener: Arc<Listener>,
+    /// What TLS agreed on.
+    pub(crate) tls: Option<TlsContext>,
+    /// The connection belongs to a WebSocket (or the like) now.
+    pub(crate) upgraded: Arc<AtomicBool>,
+}
+
+/// What TLS agreed on.
+#[derive(Debug)]
+pub(crate) struct TlsContext {
+    /// `TLSv1.3`.
+    pub(crate) version: &'static str,
+    /// The certificates the client could have got.
+    pub(crate) store: Arc<CertificateStore>,
+    /// The one it got, by index.
+    pub(crate) certificate: usize,
+}
+
+/// A request, from its first byte to the last of its answer.
+#[derive(Debug)]
+pub(crate) struct RequestContext {
+    /// When it began.
+    pub(crate) began: Tick,
+    /// The world it sees, from start to end.
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
+    /// Whose connection it came on.
+    pub(crate) connection: Option<Arc<ConnectionContext>>,
+    /// What it is known by, in logs and to endpoints.
+    pub(crate) id: String,
+    /// The client's address.
+    pub(crate) client: Option<IpAddr>,
+    /// Whether the peer may say whom it speaks for.
+    pub(crate) peer_trusted: bool,
+    /// Where the client is, as far as the route asked.
+    pub(crate) found: Whereabouts,
+    /// The route it takes.
+    pub(crate) route: Option<RouteId>,
+    /// The draw that its next choice of a pool uses.
+    pub(crate) draw: Draw,
+    /// The pool that gets it.
+    pub(crate) pool: Option<PoolId>,
+    /// By which health that was chosen.
+    pub(crate) basis: Basis,
+    /// How it came about.
+    pub(crate) why: Option<Arc<str>>,
+    /// The try under way.
+    pub(crate) current: Option<Try>,
+    /// Tries so far, with the one under way.
+    pub(crate) tries: u32,
+    /// Endpoints that failed it.
+    pub(crate) failed: SmallVec<[(PoolId, usize); 2]>,
+    /// The next try replaces a pooled connection that was found closed: the same endpoint again,
+    /// and not another try.
+    pub(crate) replace_connection: u32,
+    /// Why Portolan answers itself, if it does.
+    pub(crate) refusal: Option<Refusal>,
+    /// It asks for its connection to be upgraded.
+    pub(crate) wants_upgrade: bool,
+    /// When response headers came.
+    pub(crate) answered: Option<Tick>,
+    /// Bytes of the request's body so far.
+    pub(crate) bytes_in: u64,
+    /// Bytes of the answer's body so far.
+    pub(crate) bytes_out: u64,
+    /// Counted as under way until it is dropped.
+    pub(crate) under_way: Option<UnderWay>,
+}
+
+/// A try to have an endpoint answer.
+#[derive(Debug)]
+pub(crate) struct Try {
+    /// Whose endpoint.
+    pub(crate) pool: PoolId,
+    /// Its index in the pool's view.
+    pub(crate) endpoint: usize,
+    /// The endpoint: it counts this try as in flight until it is dropped.
+    pub(crate) live: InFlight,
+    /// When it began.
+    pub(crate) began: Tick,
+}
+
+/// An endpoint that is answering a request. Dropped when that is over, however it ends.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    endpoint: Arc<Endpoint>,
+    outcome: Option<TryOutcome>,
+}
+
+impl InFlight {
+    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.begin();
+        Self {
+            endpoint,
+            outcome: None,
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Says how the try ended. The first word counts.
+    pub(crate) fn ended(&mut self, outcome: TryOutcome) {
+        self.outcome.get_or_insert(outcome);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.endpoint.end();
+        self.endpoint.tries.one(self.outcome.unwrap_or(TryOutcome::Abandoned));
+    }
+}
+
+/// A request that the process must finish before it ends.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Arc<Gauge>);
+
+impl UnderWay {
+    pub(crate) fn new(gauge: &Arc<Gauge>) -> Self {
+        gauge.up();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.down();
+    }
+}
+
+impl RequestContext {
+    /// A request of which nothing is known yet.
+    pub(crate) fn new(began: Tick) -> Self {
+        Self {
+            began,
+            snapshot: None,
+            connection: None,
+            id: String::new(),
+            client: None,
+            peer_trusted: false,
+            found: Whereabouts::UNKNOWN,
+            route: None,
+            draw: Draw(0),
+            pool: None,
+            basis: Basis::Health,
+            why: None,
+            current: None,
+            tries: 0,
+            failed: SmallVec::new(),
+            replace_connection: 0,
+            refusal: None,
+            wants_upgrade: false,
+            answered: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            under_way: None,
+        }
+    }
+
+    /// The world it sees.
+    ///
+    /// # Panics
+    /// Before the first phase has set it.
+    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
+        self.snapshot.as_ref().expect("the first phase takes a snapshot")
+    }
+
+    /// The pools all of whose endpoints failed it, or that have none left.
+    pub(crate) fn failed_pools(&self) -> SmallVec<[PoolId; 2]> {
+        let mut pools: SmallVec<[PoolId; 2]> = SmallVec::new();
+        for (pool, _) in &self.failed {
+            if !pools.contains(pool) {
+                pools.push(*pool);
+            }
+        }
+        pools
+    }
+}

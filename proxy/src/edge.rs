@@ -1,0 +1,407 @@
+//! The engine's hooks: each phase of a request in a few lines that hand on to the room that does it.
+//!
+//! `early_request_filter` → `request_filter` (guard, route, decide) → per try: `upstream_peer`
+//! (endpoint), `upstream_request_filter` (headers) → `upstream_response_filter`, `response_filter`
+//! → `logging` (record). `fail_to_connect` and `error_while_proxy` say whether there is another
+//! try; `fail_to_proxy` answers when there is none.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
+use portolan_control::decide::{Fate, decide};
+use portolan_control::engine::Published;
+use portolan_control::stats::Gauge;
+
+use crate::choose;
+use crate::client_address::client_address;
+use crate::context::{ConnectionContext, RequestContext, UnderWay};
+use crate::expose;
+use crate::fault;
+use crate::forward::{self, Origin};
+use crate::guard;
+use crate::record::Recorder;
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+
+/// How often the engine may come back for another try: our own count, and the pooled connections
+/// that are found closed beside it.
+pub(crate) const MOST_ENGINE_TRIES: usize = 8;
+
+/// How long a client may take to take its answer, byte by byte.
+const CLIENT_WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// The hooks, and what they look at.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    pub(crate) published: Published,
+    pub(crate) recorder: Recorder,
+    /// Requests under way: the process ends when there are none.
+    pub(crate) under_way: Arc<Gauge>,
+}
+
+/// The host a client asks for, as it wrote it.
+pub(crate) fn host(request: &RequestHeader) -> Option<&str> {
+    // Over HTTP/2 (and in absolute form) it stands in the URI.
+    request
+        .uri
+        .authority()
+        .map(http::uri::Authority::as_str)
+        .or_else(|| request.headers.get(header::HOST)?.to_str().ok())
+}
+
+impl Edge {
+    /// Answers a request that is not passed on.
+    async fn refuse(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestContext,
+        refusal: Refusal,
+        retry_after: Option<std::time::Duration>,
+    ) -> Result<bool> {
+        ctx.refusal = Some(refusal);
+        // What was not read of the request would be taken for the next one.
+        let close = matches!(refusal, Refusal::Malformed | Refusal::BodyTooLarge);
+        let reply =
+            Reply::refusal(refusal, &ctx.id, Some(&session.req_header().headers), retry_after);
+        reply.write(session, close).await?;
+        Ok(true)
+    }
+
+    /// Decides where a request goes. `Err`: nowhere, and why.
+    fn steer(&self, session: &Session, ctx: &mut RequestContext) -> Result<(), Stop> {
+        let request = session.req_header();
+        let connection = ctx.connection.clone().ok_or(Stop::Refused(Refusal::Internal, None))?;
+        let limits = connection.listener.limits();
+        guard::check(request, &connection, &limits).map_err(|refusal| Stop::Refused(refusal, None))?;
+        if connection.listener.redirects() {
+            return Err(Stop::Redirect);
+        }
+        let snapshot = ctx.snapshot().clone();
+        let written = host(request).unwrap_or_default();
+        let head = RequestHead {
+            host: &normal_host(written),
+            path: request.uri.path(),
+            method: &request.method,
+            headers: &request.headers,
+        };
+        let route = snapshot.route(&head).ok_or(Stop::Refused(Refusal::NoRoute, None))?;
+        ctx.route = Some(route.id);
+        let client = ctx.client;
+        if let Some(client) = client {
+            ctx.found = snapshot.locate(route, client);
+        }
+        match decide(&snapshot, route, client, &ctx.found) {
+            Fate::Pool { pool, basis, why } => {
+                ctx.pool = Some(pool);
+                ctx.basis = basis;
+                ctx.why = Some(why);
+                Ok(())
+            }
+            Fate::AllDown {
+                status,
+                retry_after,
+            } => Err(Stop::Refused(Refusal::AllDown(status), Some(retry_after))),
+            Fate::Shed => Err(Stop::Refused(Refusal::Shed, None)),
+            Fate::Nobody => Err(Stop::Refused(Refusal::NobodyCanServe, None)),
+        }
+    }
+
+    /// The route of a request that has one.
+    fn route<'a>(ctx: &'a RequestContext) -> Option<&'a RoutePlan> {
+        Some(&ctx.snapshot().plan.routes[ctx.route?.index()])
+    }
+}
+
+/// Why a request goes nowhere.
+enum Stop {
+    Refused(Refusal, Option<std::time::Duration>),
+    Redirect,
+}
+
+#[async_trait]
+impl ProxyHttp for Edge {
+    type CTX = RequestContext;
+
+    fn new_ctx(&self) -> RequestContext {
+        RequestContext::new(self.recorder.clock.now())
+    }
+
+    /// The engine would compress answers by default; they pass as they are.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        let connection = session
+            .digest()
+            .and_then(|digest| digest.proxy_digest.as_ref())
+            .and_then(|digest| digest.user_data.as_ref())
+            .and_then(|data| data.downcast_ref::<Arc<ConnectionContext>>())
+            .cloned();
+        let snapshot = self.published.load_full();
+        let headers = &session.req_header().headers;
+        if let Some(connection) = &connection {
+            let peer = connection.peer.ip().to_canonical();
+            ctx.peer_trusted = snapshot.plan.client_ip.trusts(peer);
+            ctx.client = Some(client_address(peer, headers, &snapshot.plan.client_ip));
+            let limits = connection.listener.limits();
+            // Every timeout of the engine is none, or a minute, unless it is set.
+            let idle = limits.idle_timeout;
+            let keepalive =
+                (!connection.listener.is_leaving()).then_some(idle.as_secs().max(1));
+            session.set_keepalive(keepalive);
+            session.set_read_timeout(Some(idle));
+            session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
+            session.set_total_drain_timeout(Some(idle));
+        }
+        ctx.id = fastrand_scope(|random| {
+            forward::request_id(&session.req_header().headers, ctx.peer_trusted, random)
+        });
+        ctx.wants_upgrade = session.is_upgrade_req();
+        ctx.connection = connection;
+        ctx.snapshot = Some(snapshot);
+        ctx.under_way = Some(UnderWay::new(&self.under_way));
+        Ok(())
+    }
+
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestContext,
+    ) -> Result<bool> {
+        match self.steer(session, ctx) {
+            Ok(()) => Ok(false),
+            Err(Stop::Redirect) => {
+                let to = guard::https_location(session.req_header());
+                match to {
+                    Some(to) => {
+                        Reply::redirect(to).write(session, false).await?;
+                        Ok(true)
+                    }
+                    None => self.refuse(session, ctx, Refusal::Malformed, None).await,
+                }
+            }
+            Err(Stop::Refused(refusal, retry_after)) => {
+                self.refuse(session, ctx, refusal, retry_after).await
+            }
+        }
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestContext,
+    ) -> Result<Box<HttpPeer>> {
+        choose::next_try(ctx, session.req_header(), self.recorder.clock.now())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut RequestContext,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // Nothing of the request was sent: whatever its method, another endpoint may have it.
+        let again = choose::failed(ctx, fault::outcome(&error));
+        error.set_retry(again);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut RequestContext,
+        reused: bool,
+    ) -> Box<Error> {
+        if let Some(current) = &mut ctx.current {
+            current.live.ended(fault::outcome(&error));
+        }
+        // A pooled connection that the endpoint had closed: the engine marks errors that can mean
+        // that. A request that may be sent twice, and was not answered, gets a fresh connection.
+        let replayable = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none();
+        if replayable {
+            error.retry.decide_reuse(reused);
+        } else {
+            error.set_retry(false);
+        }
+        if error.retry() && !choose::replace_connection(ctx) {
+            error.set_retry(false);
+        }
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        let (Some(connection), Some(route), Some(current)) =
+            (&ctx.connection, Self::route(ctx), &ctx.current)
+        else {
+            return Error::e_explain(ErrorType::InternalError, "a try without a route");
+        };
+        let downstream = session.req_header();
+        let origin = Origin {
+            peer: connection.peer.ip(),
+            trusted: ctx.peer_trusted,
+            tls: connection.tls.is_some(),
+            host: host(downstream).unwrap_or_default(),
+            id: &ctx.id,
+            version: downstream.version,
+        };
+        let pool = &ctx.snapshot().plan.pools[current.pool.index()];
+        fastrand_scope(|random| forward::to_endpoint(request, &origin, route, pool, random))
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        ctx.bytes_in += body.as_ref().map_or(0, |part| part.len() as u64);
+        let limit = ctx.connection.as_ref().and_then(|c| c.listener.limits().body_bytes);
+        if limit.is_some_and(|limit| ctx.bytes_in > limit) {
+            return Err(Error::explain(ErrorType::HTTPStatus(413), "body too large").into_down());
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        if response.status.is_informational() && response.status != 101 {
+            return Ok(());
+        }
+        let now = self.recorder.clock.now();
+        ctx.answered = Some(now);
+        if let Some(current) = &mut ctx.current {
+            current.live.endpoint().observe_answer(now.since(current.began), now);
+            current.live.ended(if response.status.is_server_error() {
+                portolan_control::stats::TryOutcome::ServerError
+            } else {
+                portolan_control::stats::TryOutcome::Answered
+            });
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        if response.status == 101 {
+            if let Some(connection) = &ctx.connection {
+                connection.upgraded.store(true, Ordering::Relaxed);
+            }
+            return Ok(());
+        }
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        guard::strip_hop_by_hop(response);
+        if let Some(route) = Self::route(ctx) {
+            forward::edit_response(response, &route.response_headers)?;
+            if route.expose {
+                expose::add(response, ctx)?;
+            }
+        }
+        if ctx.connection.as_ref().is_some_and(|connection| connection.listener.is_leaving()) {
+            session.set_keepalive(None);
+        }
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut RequestContext,
+    ) -> Result<Option<std::time::Duration>> {
+        ctx.bytes_out += body.as_ref().map_or(0, |part| part.len() as u64);
+        Ok(None)
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut RequestContext,
+    ) -> FailToProxy {
+        let refusal = ctx.refusal.or_else(|| fault::refusal(error));
+        let written = session.response_written().is_some_and(|r| !r.status.is_informational());
+        let code = match refusal {
+            Some(refusal) if !written => {
+                ctx.refusal = Some(refusal);
+                let headers: &HeaderMap = &session.req_header().headers;
+                let reply = Reply::refusal(refusal, &ctx.id, Some(headers), None);
+                // Only what is certain to be read to its end leaves the connection usable.
+                let _ = reply.write(session, true).await;
+                refusal.status().as_u16()
+            }
+            // The answer has begun: the client sees it end too early, and that is the truth.
+            _ => 0,
+        };
+        FailToProxy {
+            error_code: code,
+            can_reuse_downstream: false,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut RequestContext) {
+        self.recorder.request(session, ctx);
+        // Dropped here and not with the context, so that "under way" ends with the last byte.
+        ctx.current = None;
+        ctx.under_way = None;
+    }
+
+    fn suppress_error_log(&self, session: &Session, ctx: &RequestContext, error: &Error) -> bool {
+        tracing::debug!(
+            id = ctx.id,
+            method = %session.req_header().method,
+            tries = ctx.tries,
+            "request failed: {error}"
+        );
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        ctx: &RequestContext,
+        error: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        tracing::debug!(id = ctx.id, tries = ctx.tries, "try failed: {error}");
+        true
+    }
+}
+
+/// Chance from this thread's own generator.
+pub(crate) fn fastrand_scope<T>(with: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+    with(&mut fastrand::Rng::with_seed(fastrand::u64(..)))
+}

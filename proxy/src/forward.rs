@@ -1,0 +1,311 @@
+//! Headers on their way through: what endpoints are told about the client, and what clients are
+//! told about the endpoint.
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName};
+use http::{HeaderValue, Version};
+use pingora::Result;
+use pingora::http::{RequestHeader, ResponseHeader};
+use portolan_config::plan::{HeaderEditsPlan, PoolPlan, RoutePlan};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The longest request id that is taken over.
+const LONGEST_ID: usize = 128;
+
+/// What endpoints are told about where a request comes from.
+#[derive(Debug)]
+pub(crate) struct Origin<'a> {
+    /// The peer's address.
+    pub(crate) peer: IpAddr,
+    /// Whether the peer may say whom it speaks for.
+    pub(crate) trusted: bool,
+    /// Whether the connection is TLS.
+    pub(crate) tls: bool,
+    /// The host the client asked for, as written.
+    pub(crate) host: &'a str,
+    /// What the request is known by.
+    pub(crate) id: &'a str,
+    /// How the client spoke.
+    pub(crate) version: Version,
+}
+
+/// A request's id: the one a trusted peer gave it, or a new one.
+pub(crate) fn request_id(headers: &HeaderMap, trusted: bool, random: &mut fastrand::Rng) -> String {
+    if trusted
+        && let Some(given) = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok())
+        && (1..=LONGEST_ID).contains(&given.len())
+        && given.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return given.to_owned();
+    }
+    format!("{:016x}{:016x}", random.u64(..), random.u64(..))
+}
+
+/// Changes a request on its way to an endpoint.
+pub(crate) fn to_endpoint(
+    request: &mut RequestHeader,
+    origin: &Origin<'_>,
+    route: &RoutePlan,
+    pool: &PoolPlan,
+    random: &mut fastrand::Rng,
+) -> Result<()> {
+    forwarded(request, origin)?;
+    request.insert_header(X_REQUEST_ID, origin.id)?;
+    trace(request, random)?;
+    via(request, origin.version)?;
+    if let Some(prefix) = &route.strip_prefix {
+        strip_prefix(request, prefix)?;
+    }
+    edit_request(request, &route.request_headers)?;
+    if let Some(host) = &pool.host {
+        set_host(request, host)?;
+    }
+    Ok(())
+}
+
+/// X-Forwarded-*: what an untrusted peer says about itself is dropped, what a trusted one says is
+/// continued.
+fn forwarded(request: &mut RequestHeader, origin: &Origin<'_>) -> Result<()> {
+    let peer = origin.peer.to_canonical().to_string();
+    if origin.trusted {
+        let before: Vec<&str> = request
+            .headers
+            .get_all(X_FORWARDED_FOR)
+            .iter()
+            .filter_map(|line| line.to_str().ok())
+            .filter(|line| !line.is_empty())
+            .collect();
+        let chain = if before.is_empty() { peer } else { format!("{}, {peer}", before.join(", ")) };
+        request.insert_header(X_FORWARDED_FOR, chain)?;
+        if !request.headers.contains_key(X_FORWARDED_PROTO) {
+            request.insert_header(X_FORWARDED_PROTO, scheme(origin.tls))?;
+        }
+        if !request.headers.contains_key(X_FORWARDED_HOST) {
+            request.insert_header(X_FORWARDED_HOST, origin.host)?;
+        }
+        return Ok(());
+    }
+    request.remove_header(&header::FORWARDED);
+    request.insert_header(X_FORWARDED_FOR, peer)?;
+    request.insert_header(X_FORWARDED_PROTO, scheme(origin.tls))?;
+    request.insert_header(X_FORWARDED_HOST, origin.host)?;
+    Ok(())
+}
+
+fn scheme(tls: bool) -> &'static str {
+    if tls { "https" } else { "http" }
+}
+
+/// traceparent (W3C Trace Context): a valid one is continued under a new parent, anything else
+/// begins anew.
+fn trace(request: &mut RequestHeader, random: &mut fastrand::Rng) -> Result<()> {
+    let given = request.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    let several = request.headers.get_all(TRACEPARENT).iter().nth(1).is_some();
+    let parent = random.u64(1..);
+    let value = match given.filter(|_| !several).and_then(trace_and_flags) {
+        Some((trace, flags)) => format!("00-{trace}-{parent:016x}-{flags}"),
+        None => {
+            request.remove_header(&TRACESTATE);
+            format!("00-{:016x}{:016x}-{parent:016x}-00", random.u64(..), random.u64(1..))
+        }
+    };
+    request.insert_header(TRACEPARENT, value)?;
+    Ok(())
+}
+
+/// The trace id and the flags of a valid traceparent.
+fn trace_and_flags(text: &str) -> Option<(&str, &str)> {
+    let mut parts = text.split('-');
+    let (version, trace, parent, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, length: usize| {
+        text.len() == length
+            && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let zero = |text: &str| text.bytes().all(|b| b == b'0');
+    let valid = hex(version, 2)
+        && version != "ff"
+        && (version != "00" || parts.next().is_none())
+        && hex(trace, 32)
+        && !zero(trace)
+        && hex(parent, 16)
+        && !zero(parent)
+        && hex(flags, 2);
+    valid.then_some((trace, flags))
+}
+
+/// Via (RFC 9110, section 7.6.3): one more hop.
+fn via(request: &mut RequestHeader, version: Version) -> Result<()> {
+    let protocol = match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    request.append_header(header::VIA, format!("{protocol} portolan"))?;
+    Ok(())
+}
+
+/// Takes a prefix of whole segments off the path.
+fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<()> {
+    let whole = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let Some(rest) = whole.strip_prefix(prefix) else {
+        return Ok(());
+    };
+    let path = match rest.as_bytes().first() {
+        Some(b'/') => rest.to_owned(),
+        None | Some(b'?') => format!("/{rest}"),
+        // The prefix ended within a segment.
+        Some(_) => return Ok(()),
+    };
+    request.set_raw_path(path.as_bytes())
+}
+
+/// What endpoints get as Host, whatever the client asked for.
+fn set_host(request: &mut RequestHeader, host: &HeaderValue) -> Result<()> {
+    if request.uri.authority().is_some() {
+        // Over HTTP/2 the host stands in the URI; two different ones would be refused.
+        let mut parts = request.uri.clone().into_parts();
+        parts.authority = http::uri::Authority::try_from(host.as_bytes()).ok();
+        if let Ok(uri) = http::Uri::from_parts(parts) {
+            request.set_uri(uri);
+        }
+    }
+    request.insert_header(header::HOST, host.clone())
+}
+
+/// The engine keeps names as the client wrote them in a map of its own, so edits go through it.
+fn edit_request(request: &mut RequestHeader, edits: &HeaderEditsPlan) -> Result<()> {
+    for name in &edits.remove {
+        request.remove_header(name);
+    }
+    for (name, value) in &edits.set {
+        request.insert_header(name.clone(), value.clone())?;
+    }
+    for (name, value) in &edits.add {
+        request.append_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+/// Changes an answer on its way to a client.
+pub(crate) fn edit_response(response: &mut ResponseHeader, edits: &HeaderEditsPlan) -> Result<()> {
+    for name in &edits.remove {
+        response.remove_header(name);
+    }
+    for (name, value) in &edits.set {
+        response.insert_header(name.clone(), value.clone())?;
+    }
+    for (name, value) in &edits.add {
+        response.append_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(headers: &[(&'static str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/v1/users?x=1", None).unwrap();
+        for (name, value) in headers {
+            request.append_header(*name, *value).unwrap();
+        }
+        request
+    }
+
+    fn origin(trusted: bool) -> Origin<'static> {
+        Origin {
+            peer: "192.0.2.1".parse().unwrap(),
+            trusted,
+            tls: true,
+            host: "api.example.com",
+            id: "r-1",
+            version: Version::HTTP_11,
+        }
+    }
+
+    fn text<'a>(request: &'a RequestHeader, name: &str) -> &'a str {
+        request.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn untrusted_claims_are_replaced() {
+        let mut spoofed = request(&[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "evil"),
+            ("forwarded", "for=1.2.3.4"),
+        ]);
+        forwarded(&mut spoofed, &origin(false)).unwrap();
+        assert_eq!(text(&spoofed, "x-forwarded-for"), "192.0.2.1");
+        assert_eq!(text(&spoofed, "x-forwarded-proto"), "https");
+        assert_eq!(text(&spoofed, "x-forwarded-host"), "api.example.com");
+        assert!(!spoofed.headers.contains_key("forwarded"));
+    }
+
+    #[test]
+    fn trusted_claims_are_continued() {
+        let mut chained = request(&[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-for", "5.6.7.8"),
+            ("x-forwarded-proto", "http"),
+        ]);
+        forwarded(&mut chained, &origin(true)).unwrap();
+        assert_eq!(text(&chained, "x-forwarded-for"), "1.2.3.4, 5.6.7.8, 192.0.2.1");
+        assert_eq!(chained.headers.get_all("x-forwarded-for").iter().count(), 1);
+        assert_eq!(text(&chained, "x-forwarded-proto"), "http");
+        assert_eq!(text(&chained, "x-forwarded-host"), "api.example.com");
+    }
+
+    #[test]
+    fn ids_are_kept_from_trusted_peers_alone() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let given = request(&[("x-request-id", "abc-123")]);
+        assert_eq!(request_id(&given.headers, true, &mut random), "abc-123");
+        assert_eq!(request_id(&given.headers, false, &mut random).len(), 32);
+        let odd = request(&[("x-request-id", "a b")]);
+        assert_eq!(request_id(&odd.headers, true, &mut random).len(), 32);
+    }
+
+    #[test]
+    fn traces_go_on_or_begin() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let trace_id = "0af7651916cd43dd8448eb211c80319c";
+        let mut valid = request(&[
+            ("traceparent", &format!("00-{trace_id}-b7ad6b7169203331-01")),
+            ("tracestate", "a=b"),
+        ]);
+        trace(&mut valid, &mut random).unwrap();
+        let went_on = text(&valid, "traceparent");
+        assert!(went_on.starts_with(&format!("00-{trace_id}-")) && went_on.ends_with("-01"));
+        assert!(!went_on.contains("b7ad6b7169203331"), "a new parent");
+        assert_eq!(text(&valid, "tracestate"), "a=b");
+        for bad in ["garbage", "00-0-0-00", &format!("00-{}-b7ad6b7169203331-01", "0".repeat(32))] {
+            let mut bad = request(&[("traceparent", bad), ("tracestate", "a=b")]);
+            trace(&mut bad, &mut random).unwrap();
+            assert!(trace_and_flags(text(&bad, "traceparent")).is_some());
+            assert!(!bad.headers.contains_key("tracestate"));
+        }
+    }
+
+    #[test]
+    fn prefixes_are_taken_off_by_whole_segments() {
+        let stripped = |path: &str, prefix: &str| {
+            let mut request = RequestHeader::build("GET", path.as_bytes(), None).unwrap();
+            strip_prefix(&mut request, prefix).unwrap();
+            String::from_utf8_lossy(request.raw_path()).into_owned()
+        };
+        assert_eq!(stripped("/v1/users?x=1", "/v1"), "/users?x=1");
+        assert_eq!(stripped("/v1", "/v1"), "/");
+        assert_eq!(stripped("/v1?x=1", "/v1"), "/?x=1");
+        assert_eq!(stripped("/v10/users", "/v1"), "/v10/users");
+        assert_eq!(stripped("/other", "/v1"), "/other");
+    }
+}

@@ -1,0 +1,37 @@
+//! The data plane of Portolan: clients in, endpoints out, on pingora.
+//!
+//! One request goes through these rooms:
+//!
+//! 1. [`listener`] accepts it (bind → accept → TLS), [`connection`] takes its head as a whole and
+//!    refuses what must not pass;
+//! 2. [`edge`] is called by the engine for every phase, with what is known in [`context`];
+//! 3. [`guard`] checks it, [`client_address`] says who asks, the control plane's `decide` says where
+//!    it goes;
+//! 4. [`choose`] finds the endpoint of each try, [`peer`] says how to connect to it;
+//! 5. [`forward`] changes headers both ways, [`expose`] tells the client how it was steered;
+//! 6. [`fault`], [`refusal`] and [`reply`] answer what cannot be served;
+//! 7. [`record`] counts it and writes its line.
+//!
+//! [`probe`] asks endpoints whether they serve, for the control plane. This is the only crate that
+//! names the engine.
+
+mod choose;
+mod client_address;
+mod connection;
+mod context;
+mod dialer;
+mod edge;
+mod expose;
+mod fault;
+mod forward;
+mod guard;
+mod listener;
+mod peer;
+mod probe;
+mod record;
+mod refusal;
+mod reply;
+mod server;
+
+pub use dialer::EngineDialer;
+pub use server::DataPlane;

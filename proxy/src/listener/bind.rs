@@ -1,0 +1,52 @@
+//! Takes an address, without accepting anybody yet.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// A taken address. Nobody can connect before [`Bound::listen`].
+#[derive(Debug)]
+pub(crate) struct Bound {
+    socket: Socket,
+    address: SocketAddr,
+}
+
+impl Bound {
+    /// Takes an address. `[::]` takes IPv4 as well.
+    ///
+    /// # Errors
+    /// When it is taken, or not ours.
+    pub(crate) fn new(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // Connections of a process before us that are not quite over do not keep the address.
+        socket.set_reuse_address(true)?;
+        if let SocketAddr::V6(v6) = address {
+            socket.set_only_v6(!v6.ip().is_unspecified())?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        let bound = socket.local_addr()?.as_socket();
+        Ok(Self {
+            socket,
+            address: bound.unwrap_or(address),
+        })
+    }
+
+    /// The address it really is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Opens it: clients can connect from now on.
+    ///
+    /// # Errors
+    /// When somebody else has taken the address for listening since.
+    pub(crate) fn listen(self) -> io::Result<tokio::net::TcpListener> {
+        self.socket.listen(BACKLOG)?;
+        tokio::net::TcpListener::from_std(self.socket.into())
+    }
+}

@@ -1,0 +1,207 @@
+//! All listeners together: what a new configuration adds is bound before it is accepted, what it
+//! removes is left gracefully after.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use portolan_certs::Material;
+use portolan_config::diagnostic::{Code, Diagnostic};
+use portolan_config::plan::Plan;
+use portolan_control::listeners::{ListenerStatus, Listeners, PreparedListeners};
+use tokio::runtime::Handle;
+
+use super::accept::{Service, accept};
+use super::bind::Bound;
+use super::{Listener, Settings};
+
+/// The listeners of a process.
+pub(crate) struct ListenerSet {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    service: Service,
+    /// The data plane's runtime: clients are served there, whoever changes the set.
+    runtime: Handle,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    listeners: Vec<Arc<Listener>>,
+    /// Bound, and not open yet: the process is still warming up.
+    closed: Vec<(Arc<Listener>, Bound)>,
+    opened: bool,
+}
+
+impl fmt::Debug for ListenerSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListenerSet").finish_non_exhaustive()
+    }
+}
+
+impl ListenerSet {
+    /// No listeners yet.
+    pub(crate) fn new(service: Service, runtime: Handle) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                service,
+                runtime,
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Opens every listener: from now on clients are accepted, also on those that are added later.
+    pub(crate) fn open(&self) -> Result<(), std::io::Error> {
+        let mut state = self.inner.lock();
+        state.opened = true;
+        for (listener, bound) in std::mem::take(&mut state.closed) {
+            self.inner.open(listener, bound)?;
+        }
+        Ok(())
+    }
+
+    /// Asks every client to leave, and accepts nobody any more.
+    pub(crate) fn leave(&self) {
+        let state = self.inner.lock();
+        for listener in &state.listeners {
+            listener.leave();
+        }
+    }
+
+    /// Waits until every connection has ended.
+    pub(crate) async fn wait_until_empty(&self) {
+        let tasks = &self.inner.service.tasks;
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, listener: Arc<Listener>, bound: Bound) -> std::io::Result<()> {
+        let _on_runtime = self.runtime.enter();
+        let socket = bound.listen()?;
+        tracing::info!(
+            "listening on {}{}",
+            listener.bound,
+            if listener.settings.load().tls.is_some() { " (TLS)" } else { "" }
+        );
+        // Not among the connections that the process waits for: it ends when they are to leave.
+        self.runtime.spawn(accept(listener, socket, self.service.clone()));
+        Ok(())
+    }
+}
+
+/// A change of the set, bound and not yet in effect.
+struct Prepared {
+    inner: Arc<Inner>,
+    /// Listeners of the new configuration that stand, with their new settings.
+    kept: Vec<(Arc<Listener>, Settings)>,
+    added: Vec<(Arc<Listener>, Bound)>,
+}
+
+impl PreparedListeners for Prepared {
+    fn commit(self: Box<Self>) {
+        let mut state = self.inner.lock();
+        let mut next: Vec<Arc<Listener>> = Vec::new();
+        for (listener, settings) in self.kept {
+            listener.change(settings);
+            next.push(listener);
+        }
+        for (listener, bound) in self.added {
+            next.push(listener.clone());
+            if state.opened {
+                if let Err(error) = self.inner.open(listener.clone(), bound) {
+                    tracing::error!("cannot listen on {}: {error}", listener.bound);
+                }
+            } else {
+                state.closed.push((listener, bound));
+            }
+        }
+        for listener in &state.listeners {
+            if !next.iter().any(|kept| Arc::ptr_eq(kept, listener)) {
+                tracing::info!("leaving {}", listener.bound);
+                listener.leave();
+            }
+        }
+        state.listeners = next;
+    }
+}
+
+impl Listeners for ListenerSet {
+    fn prepare(
+        &self,
+        plan: &Arc<Plan>,
+        material: &Arc<Material>,
+    ) -> Result<Box<dyn PreparedListeners>, Vec<Diagnostic>> {
+        let mut standing: HashMap<SocketAddr, Vec<Arc<Listener>>> = HashMap::new();
+        for listener in self.inner.lock().listeners.iter().rev() {
+            standing.entry(listener.configured).or_default().push(listener.clone());
+        }
+        let mut found = Vec::new();
+        let mut prepared = Prepared {
+            inner: self.inner.clone(),
+            kept: Vec::new(),
+            added: Vec::new(),
+        };
+        for (at, wanted) in plan.listeners.iter().enumerate() {
+            let settings = Settings {
+                plan: wanted.clone(),
+                tls: material.listeners.get(&at).cloned(),
+            };
+            // Several listeners may wish for any port at one address: each keeps its own.
+            if let Some(listener) = standing.get_mut(&wanted.bind).and_then(Vec::pop) {
+                prepared.kept.push((listener, settings));
+                continue;
+            }
+            match Bound::new(wanted.bind) {
+                Ok(bound) => {
+                    let listener = Arc::new(Listener::new(bound.address(), settings));
+                    prepared.added.push((listener, bound));
+                }
+                Err(error) => found.push(Diagnostic::error(
+                    Code::CannotBind,
+                    wanted.origin,
+                    format!("cannot listen on `{}`: {error}", wanted.bind),
+                )),
+            }
+        }
+        if found.is_empty() { Ok(Box::new(prepared)) } else { Err(found) }
+    }
+
+    fn status(&self) -> Vec<ListenerStatus> {
+        let state = self.inner.lock();
+        let listeners = state.listeners.iter();
+        listeners
+            .map(|listener| ListenerStatus {
+                configured: listener.configured,
+                bound: listener.bound,
+                tls: listener.settings.load().tls.is_some(),
+                connections: listener.connections.clone(),
+            })
+            .collect()
+    }
+
+    fn certificates(&self) -> Vec<(String, i64)> {
+        let state = self.inner.lock();
+        let mut certificates: Vec<(String, i64)> = Vec::new();
+        for listener in &state.listeners {
+            let settings = listener.settings.load();
+            for bundle in settings.tls.iter().flat_map(|tls| tls.store.bundles()) {
+                for name in &bundle.names {
+                    if !certificates.iter().any(|(known, _)| known == name) {
+                        certificates.push((name.clone(), bundle.not_after));
+                    }
+                }
+            }
+        }
+        certificates
+    }
+}

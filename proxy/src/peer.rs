@@ -1,0 +1,141 @@
+//! An endpoint of a pool → how the engine connects to it.
+//!
+//! Everything that does not change between requests is prepared once, when the configuration or a
+//! name's addresses change; a try clones it.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::protocols::TcpKeepalive;
+use pingora::protocols::tls::CaType;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+use portolan_certs::UpstreamIdentity;
+use portolan_config::document::Protocol;
+use portolan_config::plan::PoolPlan;
+
+/// How long a connection may wait for its next request. Shorter than the 60 s after which the load
+/// balancers of the large clouds close it, so that we are the ones who do.
+const KEEP_IDLE: Duration = Duration::from_secs(50);
+
+/// Requests at the same time on one HTTP/2 connection.
+const MOST_STREAMS: usize = 100;
+
+/// How often a silent HTTP/2 connection is asked whether it still lives.
+const PING: Duration = Duration::from_secs(15);
+
+/// Connections to one endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Peers {
+    /// For requests.
+    pub(crate) requests: HttpPeer,
+    /// For requests that want to upgrade their connection: HTTP/1.1 alone, and more patience.
+    pub(crate) upgrades: HttpPeer,
+    /// For probes: the same, perhaps on another port.
+    pub(crate) probes: HttpPeer,
+    /// What probes ask for as Host.
+    pub(crate) probe_host: String,
+}
+
+impl Peers {
+    /// Prepares connections to an endpoint.
+    pub(crate) fn new(
+        pool: &PoolPlan,
+        identity: Option<&Arc<UpstreamIdentity>>,
+        address: SocketAddr,
+        name: Option<&str>,
+    ) -> Self {
+        let requests = peer(pool, identity, address, name);
+        let mut upgrades = requests.clone();
+        upgrades.options.set_http_version(1, 1);
+        upgrades.options.read_timeout = Some(pool.timeouts.upgrade_idle);
+        upgrades.options.write_timeout = Some(pool.timeouts.upgrade_idle);
+        let mut probes = requests.clone();
+        let mut probe_host = match &pool.host {
+            Some(host) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
+            None => name.map_or_else(|| address.to_string(), |name| format!("{name}:{}", address.port())),
+        };
+        if let Some(probe) = &pool.probe {
+            if let Some(port) = probe.port {
+                probes = peer(pool, identity, SocketAddr::new(address.ip(), port), name);
+            }
+            if let Some(host) = &probe.host {
+                probe_host = String::from_utf8_lossy(host.as_bytes()).into_owned();
+            }
+            probes.options.connection_timeout = Some(probe.timeout);
+            probes.options.total_connection_timeout = Some(probe.timeout);
+            probes.options.read_timeout = Some(probe.timeout);
+            probes.options.write_timeout = Some(probe.timeout);
+        }
+        Self {
+            requests,
+            upgrades,
+            probes,
+            probe_host,
+        }
+    }
+}
+
+fn peer(
+    pool: &PoolPlan,
+    identity: Option<&Arc<UpstreamIdentity>>,
+    address: SocketAddr,
+    name: Option<&str>,
+) -> HttpPeer {
+    let server_name = pool.tls.as_ref().map(|tls| {
+        let own = || name.map_or_else(|| address.ip().to_string(), str::to_owned);
+        tls.server_name.as_deref().map_or_else(own, str::to_owned)
+    });
+    // A SocketAddr, never a name: the engine would resolve a name here and now, and panic if it
+    // could not.
+    let mut peer = HttpPeer::new(address, server_name.is_some(), server_name.unwrap_or_default());
+    let options = &mut peer.options;
+    options.connection_timeout = Some(pool.timeouts.connect);
+    options.total_connection_timeout = Some(pool.timeouts.connect * 2);
+    options.read_timeout = Some(pool.timeouts.idle);
+    options.write_timeout = Some(pool.timeouts.idle);
+    options.idle_timeout = Some(KEEP_IDLE);
+    options.max_h2_streams = MOST_STREAMS;
+    options.h2_ping_interval = Some(PING);
+    options.tcp_keepalive = Some(TcpKeepalive {
+        idle: Duration::from_secs(30),
+        interval: Duration::from_secs(10),
+        count: 3,
+        user_timeout: Duration::ZERO,
+    });
+    match (pool.protocol, pool.tls.is_some()) {
+        (Protocol::Auto, true) => options.set_http_version(2, 1),
+        (Protocol::Auto, false) | (Protocol::Http1, _) => options.set_http_version(1, 1),
+        (Protocol::H2 | Protocol::H2c, _) => options.set_http_version(2, 2),
+    }
+    if pool.tls.as_ref().is_some_and(|tls| tls.insecure) {
+        options.verify_cert = false;
+        options.verify_hostname = false;
+    }
+    if let Some(identity) = identity {
+        if !identity.ca.is_empty() {
+            let ca: Vec<WrappedX509> =
+                identity.ca.iter().map(|der| WrappedX509::new(der.clone(), parse_x509)).collect();
+            let ca: Arc<CaType> = ca.into();
+            options.ca = Some(ca);
+        }
+        if let Some((chain, key)) = &identity.client {
+            peer.client_cert_key = Some(Arc::new(CertKey::new(chain.clone(), key.clone())));
+        }
+    }
+    peer.group_key = group_key(pool, identity);
+    peer
+}
+
+/// Connections are shared only between requests with the same key: never across pools, and never
+/// across identities (the engine's own key leaves the CA out).
+fn group_key(pool: &PoolPlan, identity: Option<&Arc<UpstreamIdentity>>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    pool.name.hash(&mut hasher);
+    pool.protocol.hash(&mut hasher);
+    pool.tls.as_ref().map(|tls| tls.insecure).hash(&mut hasher);
+    identity.map(|identity| identity.fingerprint()).hash(&mut hasher);
+    hasher.finish()
+}

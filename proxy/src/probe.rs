@@ -1,0 +1,391 @@
+//! Probes: asks an endpoint whether it serves, over the same connector and the same TLS as requests.
+
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{Method, StatusCode};
+use pingora::connectors::TransportConnector;
+use pingora::connectors::http::Connector;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::client::HttpSession;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType};
+use portolan_config::plan::{PoolPlan, ProbeExpect, ProbeKind, ProbePlan};
+use portolan_control::clock::Clock;
+use portolan_control::dial::ProbeOutcome;
+use portolan_control::health::ProbeFailure;
+
+use crate::peer::Peers;
+
+/// The largest answer that is read: an answer to a health check is small.
+const LARGEST_ANSWER: usize = 1 << 20;
+
+/// What a pooled connection that was found closed costs: another try, but not for ever.
+const STALE_TRIES: usize = 3;
+
+const USER_AGENT: &str = concat!("portolan-probe/", env!("CARGO_PKG_VERSION"));
+
+/// Asks endpoints. Its connections are its own: probes never wait for requests, nor requests for
+/// probes.
+pub(crate) struct Prober {
+    http: Connector,
+    tcp: TransportConnector,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Prober {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Prober")
+    }
+}
+
+impl Prober {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            http: Connector::new(None),
+            tcp: TransportConnector::new(None),
+            clock,
+        }
+    }
+
+    /// Probes an endpoint, within the plan's timeout.
+    pub(crate) async fn probe(&self, pool: &PoolPlan, peers: &Peers) -> ProbeOutcome {
+        let began = self.clock.now();
+        let Some(plan) = &pool.probe else {
+            return ProbeOutcome {
+                result: Ok(()),
+                took: Duration::ZERO,
+            };
+        };
+        let asking = tokio::time::timeout(plan.timeout, self.ask(plan, peers));
+        let result = match asking.await {
+            Ok(result) => result,
+            Err(_) => Err(ProbeFailure::Timeout(plan.timeout)),
+        };
+        ProbeOutcome {
+            result,
+            took: self.clock.now().since(began),
+        }
+    }
+
+    async fn ask(&self, plan: &ProbePlan, peers: &Peers) -> Result<(), ProbeFailure> {
+        match &plan.kind {
+            ProbeKind::Tcp => match self.tcp.new_stream(&peers.probes).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(connect_failure(&error, plan.timeout)),
+            },
+            ProbeKind::Http { path, expect } => {
+                let request = || http_request(path, &peers.probe_host);
+                let answer = self.exchange(&peers.probes, plan, &request, None).await?;
+                judge(&answer, expect)
+            }
+            ProbeKind::Grpc { service } => {
+                let mut peer = peers.probes.clone();
+                peer.options.set_http_version(2, 2);
+                let request = || grpc_request(&peers.probe_host);
+                let body = grpc_check(service);
+                let answer = self.exchange(&peer, plan, &request, Some(body)).await?;
+                judge_grpc(&answer)
+            }
+        }
+    }
+
+    /// Sends a request and reads the whole answer. A pooled connection that turns out to be closed
+    /// is replaced: it says nothing about the endpoint.
+    async fn exchange(
+        &self,
+        peer: &HttpPeer,
+        plan: &ProbePlan,
+        request: &(dyn Fn() -> Result<RequestHeader, ProbeFailure> + Send + Sync),
+        body: Option<Bytes>,
+    ) -> Result<Answer, ProbeFailure> {
+        for attempt in 1.. {
+            let connected = self.http.get_http_session(peer).await;
+            let (mut session, reused) =
+                connected.map_err(|error| connect_failure(&error, plan.timeout))?;
+            session.set_read_timeout(Some(plan.timeout));
+            session.set_write_timeout(Some(plan.timeout));
+            match one_exchange(&mut session, request()?, body.clone()).await {
+                Ok(answer) => {
+                    self.http.release_http_session(session, peer, peer.options.idle_timeout).await;
+                    return Ok(answer);
+                }
+                Err(failure) => {
+                    session.shutdown().await;
+                    let stale = reused && attempt < STALE_TRIES;
+                    if !(stale && matches!(failure, ProbeFailure::Broken(_))) {
+                        return Err(failure);
+                    }
+                }
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+}
+
+/// What came back.
+struct Answer {
+    status: StatusCode,
+    headers: http::HeaderMap,
+    body: Bytes,
+    /// `grpc-status`, from the trailers or (when there was no body) the headers.
+    grpc_status: Option<String>,
+}
+
+async fn one_exchange(
+    session: &mut HttpSession,
+    request: RequestHeader,
+    body: Option<Bytes>,
+) -> Result<Answer, ProbeFailure> {
+    let broken = |error: Box<Error>| ProbeFailure::Broken(words(&error));
+    session.write_request_header(Box::new(request)).await.map_err(broken)?;
+    if let Some(body) = body {
+        session.write_request_body(body, true).await.map_err(broken)?;
+    }
+    session.finish_request_body().await.map_err(broken)?;
+    let (status, headers) = loop {
+        session.read_response_header().await.map_err(broken)?;
+        let Some(header) = session.response_header() else {
+            return Err(ProbeFailure::Broken("no response".to_owned()));
+        };
+        if !header.status.is_informational() {
+            break (header.status, header.headers.clone());
+        }
+    };
+    let mut read = BytesMut::new();
+    while let Some(part) = session.read_response_body().await.map_err(broken)? {
+        if read.len() + part.len() > LARGEST_ANSWER {
+            return Err(ProbeFailure::Unexpected("an answer of more than 1 MiB".to_owned()));
+        }
+        read.put(part);
+    }
+    let mut grpc_status = headers.get("grpc-status").cloned();
+    if let HttpSession::H2(session) = session
+        && let Some(trailers) = session.read_trailers().await.map_err(broken)?
+    {
+        grpc_status = trailers.get("grpc-status").cloned().or(grpc_status);
+    }
+    Ok(Answer {
+        status,
+        headers,
+        body: read.freeze(),
+        grpc_status: grpc_status.and_then(|value| value.to_str().ok().map(str::to_owned)),
+    })
+}
+
+fn http_request(path: &str, host: &str) -> Result<RequestHeader, ProbeFailure> {
+    request(&Method::GET, path, host, &[("accept", "*/*")])
+}
+
+fn grpc_request(host: &str) -> Result<RequestHeader, ProbeFailure> {
+    let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+    let mut request =
+        request(&Method::POST, "/grpc.health.v1.Health/Check", host, &headers)?;
+    // gRPC is HTTP/2 alone, where the authority stands in the URI.
+    let uri = format!("http://{host}/grpc.health.v1.Health/Check");
+    if let Ok(uri) = uri.parse() {
+        request.set_uri(uri);
+    }
+    request.set_version(http::Version::HTTP_2);
+    request.remove_header("host");
+    Ok(request)
+}
+
+fn request(
+    method: &Method,
+    path: &str,
+    host: &str,
+    headers: &[(&'static str, &'static str)],
+) -> Result<RequestHeader, ProbeFailure> {
+    let build = || {
+        let mut request = RequestHeader::build(method.clone(), path.as_bytes(), Some(4))?;
+        request.insert_header("host", host)?;
+        request.insert_header("user-agent", USER_AGENT)?;
+        for (name, value) in headers {
+            request.insert_header(*name, *value)?;
+        }
+        Ok::<_, Box<Error>>(request)
+    };
+    build().map_err(|error| ProbeFailure::Unexpected(words(&error)))
+}
+
+/// Whether an HTTP answer is as expected.
+fn judge(answer: &Answer, expect: &ProbeExpect) -> Result<(), ProbeFailure> {
+    let unexpected = |what: String| Err(ProbeFailure::Unexpected(what));
+    let status = answer.status.as_u16();
+    if !expect.status.iter().any(|range| (range.from..=range.to).contains(&status)) {
+        return unexpected(format!("status {status}"));
+    }
+    for (name, value) in &expect.headers {
+        let there = answer.headers.get_all(name).iter().any(|have| have.as_bytes() == value.as_bytes());
+        if !there {
+            return unexpected(format!("no header {name}: {value}"));
+        }
+    }
+    if let Some(text) = &expect.body_contains
+        && memchr::memmem::find(&answer.body, text.as_bytes()).is_none()
+    {
+        return unexpected(format!("the body does not contain `{text}`"));
+    }
+    if expect.json.is_empty() {
+        return Ok(());
+    }
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(&answer.body) else {
+        return unexpected("the body is not JSON".to_owned());
+    };
+    for (pointer, value) in &expect.json {
+        let found = json.pointer(pointer);
+        let same = match found {
+            Some(serde_json::Value::String(text)) => **text == **value,
+            Some(other) => other.to_string() == **value,
+            None => false,
+        };
+        if !same {
+            let found = found.map_or_else(|| "nothing".to_owned(), ToString::to_string);
+            return unexpected(format!("{pointer} is {found}, not {value}"));
+        }
+    }
+    Ok(())
+}
+
+/// `HealthCheckRequest { service: 1 }`, framed as gRPC wants it.
+fn grpc_check(service: &str) -> Bytes {
+    let mut message = BytesMut::new();
+    if !service.is_empty() {
+        message.put_u8(0x0a);
+        let mut length = service.len();
+        while length >= 0x80 {
+            message.put_u8((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        message.put_u8(length as u8);
+        message.put_slice(service.as_bytes());
+    }
+    let mut framed = BytesMut::with_capacity(5 + message.len());
+    framed.put_u8(0);
+    framed.put_u32(message.len() as u32);
+    framed.put(message);
+    framed.freeze()
+}
+
+/// Whether a gRPC answer says SERVING.
+fn judge_grpc(answer: &Answer) -> Result<(), ProbeFailure> {
+    let unexpected = |what: String| Err(ProbeFailure::Unexpected(what));
+    if answer.status != StatusCode::OK {
+        return unexpected(format!("status {}", answer.status.as_u16()));
+    }
+    match answer.grpc_status.as_deref() {
+        Some("0") => {}
+        Some(other) => return unexpected(format!("grpc-status {other}")),
+        None => return Err(ProbeFailure::Broken("no grpc-status".to_owned())),
+    }
+    // `HealthCheckResponse { status: 1 }`: a varint in field 1; left out, it is UNKNOWN.
+    match answer.body.get(5..) {
+        Some([0x08, 1, ..]) => Ok(()),
+        Some([0x08, 2, ..]) => unexpected("NOT_SERVING".to_owned()),
+        Some([0x08, 3, ..]) => unexpected("SERVICE_UNKNOWN".to_owned()),
+        _ => unexpected("UNKNOWN".to_owned()),
+    }
+}
+
+fn connect_failure(error: &Error, timeout: Duration) -> ProbeFailure {
+    match error.etype() {
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
+            ProbeFailure::Timeout(timeout)
+        }
+        _ => ProbeFailure::Connect(words(error)),
+    }
+}
+
+/// The engine's error in a few words, without the addresses that stand beside it anyway.
+pub(crate) fn words(error: &Error) -> String {
+    let kind = match error.etype() {
+        ErrorType::ConnectRefused => "connection refused",
+        ErrorType::ConnectNoRoute => "no route",
+        ErrorType::ConnectTimedout => "connection timed out",
+        ErrorType::TLSHandshakeFailure | ErrorType::HandshakeError => "TLS handshake failed",
+        ErrorType::TLSHandshakeTimedout => "TLS handshake timed out",
+        ErrorType::InvalidCert => "invalid certificate",
+        ErrorType::ConnectionClosed => "connection closed",
+        ErrorType::ReadError => "connection broken while reading",
+        ErrorType::WriteError => "connection broken while writing",
+        ErrorType::ReadTimedout => "nothing read in time",
+        ErrorType::WriteTimedout => "nothing written in time",
+        ErrorType::InvalidHTTPHeader => "not HTTP",
+        other => other.as_str(),
+    };
+    let cause = std::error::Error::source(error).map(|cause| cause.to_string());
+    match (error.etype(), cause) {
+        (ErrorType::TLSHandshakeFailure | ErrorType::HandshakeError | ErrorType::InvalidCert, Some(cause)) => {
+            format!("{kind}: {cause}")
+        }
+        _ => kind.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portolan_config::document::StatusRange;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: http::HeaderMap::new(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            grpc_status: Some("0".to_owned()),
+        }
+    }
+
+    fn expect() -> ProbeExpect {
+        ProbeExpect {
+            status: vec![StatusRange { from: 200, to: 299 }],
+            headers: Vec::new(),
+            json: Vec::new(),
+            body_contains: None,
+        }
+    }
+
+    fn said(answer: &Answer, expect: &ProbeExpect) -> String {
+        match judge(answer, expect) {
+            Ok(()) => "fine".to_owned(),
+            Err(failure) => failure.to_string(),
+        }
+    }
+
+    #[test]
+    fn everything_expected_must_hold() {
+        assert_eq!(said(&answer(204, ""), &expect()), "fine");
+        assert_eq!(said(&answer(500, ""), &expect()), "unexpected answer: status 500");
+        let mut wants = expect();
+        wants.json = vec![("/status".into(), "healthy".into()), ("/n".into(), "3".into())];
+        let body = r#"{ "status": "healthy", "n": 3 }"#;
+        assert_eq!(said(&answer(200, body), &wants), "fine");
+        let sick = r#"{ "status": "sick", "n": 3 }"#;
+        assert!(said(&answer(200, sick), &wants).contains(r#"/status is "sick", not healthy"#));
+        assert!(said(&answer(200, "ok"), &wants).contains("not JSON"));
+        let mut wants = expect();
+        wants.body_contains = Some("ready".into());
+        assert_eq!(said(&answer(200, "I am ready!"), &wants), "fine");
+        assert!(said(&answer(200, "no"), &wants).contains("does not contain"));
+        let mut wants = expect();
+        wants.headers = vec![(http::HeaderName::from_static("x-role"), "primary".into())];
+        assert!(said(&answer(200, ""), &wants).contains("no header x-role"));
+    }
+
+    #[test]
+    fn grpc_health_is_encoded_and_judged() {
+        assert_eq!(&grpc_check("")[..], [0, 0, 0, 0, 0]);
+        assert_eq!(&grpc_check("a.B")[..], [0, 0, 0, 0, 5, 0x0a, 3, b'a', b'.', b'B']);
+        let long = grpc_check(&"x".repeat(300));
+        assert_eq!(&long[5..8], [0x0a, 0xac, 0x02]);
+        let serving = |body: &[u8]| {
+            let mut answer = answer(200, "");
+            answer.body = Bytes::copy_from_slice(body);
+            judge_grpc(&answer)
+        };
+        assert!(serving(&[0, 0, 0, 0, 2, 0x08, 1]).is_ok());
+        assert!(serving(&[0, 0, 0, 0, 2, 0x08, 2]).is_err());
+        assert!(serving(&[0, 0, 0, 0, 0]).is_err());
+    }
+}

@@ -1,0 +1,175 @@
+//! Answers of Portolan's own: problem+json (RFC 9457), or plain text for those who do not take
+//! JSON.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use crate::refusal::Refusal;
+
+/// An answer, ready to be written.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// Its status.
+    pub(crate) status: StatusCode,
+    /// Its body's type.
+    pub(crate) content_type: &'static str,
+    /// Its body.
+    pub(crate) body: String,
+    /// Seconds for Retry-After.
+    pub(crate) retry_after: Option<u64>,
+    /// For Location.
+    pub(crate) location: Option<HeaderValue>,
+    /// For Allow.
+    pub(crate) allow: Option<&'static str>,
+}
+
+/// When clients may come back if nobody said otherwise.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+impl Reply {
+    /// The answer to a request that is not passed on.
+    pub(crate) fn refusal(
+        refusal: Refusal,
+        request_id: &str,
+        accept: Option<&HeaderMap>,
+        retry_after: Option<Duration>,
+    ) -> Self {
+        let status = refusal.status();
+        let title = status.canonical_reason().unwrap_or("Error");
+        let (content_type, body) = if accept.is_none_or(takes_json) {
+            let body = serde_json::json!({
+                "type": "about:blank",
+                "title": title,
+                "status": status.as_u16(),
+                "detail": refusal.detail(),
+                "request_id": request_id,
+            });
+            ("application/problem+json", format!("{body}\n"))
+        } else {
+            let code = status.as_u16();
+            let text =
+                format!("{code} {title}\n{}\nrequest id: {request_id}\n", refusal.detail());
+            ("text/plain; charset=utf-8", text)
+        };
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE || retry_after.is_some())
+            .then(|| retry_after.unwrap_or(RETRY_AFTER).as_secs_f64().ceil().max(1.0) as u64);
+        Self {
+            status,
+            content_type,
+            body,
+            retry_after,
+            location: None,
+            allow: (status == StatusCode::METHOD_NOT_ALLOWED)
+                .then_some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        }
+    }
+
+    /// A redirect for good, with the method kept (308).
+    pub(crate) fn redirect(to: HeaderValue) -> Self {
+        Self {
+            status: StatusCode::PERMANENT_REDIRECT,
+            content_type: "text/plain; charset=utf-8",
+            body: "Use https.\n".to_owned(),
+            retry_after: None,
+            location: Some(to),
+            allow: None,
+        }
+    }
+
+    /// Writes it through the engine. `close`: nothing more is read from this client.
+    pub(crate) async fn write(self, session: &mut Session, close: bool) -> pingora::Result<()> {
+        let mut head = ResponseHeader::build(self.status, Some(6))?;
+        head.insert_header(header::CONTENT_TYPE, self.content_type)?;
+        head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
+        head.insert_header(header::CACHE_CONTROL, "no-store")?;
+        if let Some(seconds) = self.retry_after {
+            head.insert_header(header::RETRY_AFTER, seconds)?;
+        }
+        if let Some(location) = self.location {
+            head.insert_header(header::LOCATION, location)?;
+        }
+        if let Some(allow) = self.allow {
+            head.insert_header(header::ALLOW, allow)?;
+        }
+        if close {
+            session.set_keepalive(None);
+        }
+        let without_body = session.req_header().method == http::Method::HEAD;
+        session.write_response_header(Box::new(head), without_body).await?;
+        if !without_body {
+            session.write_response_body(Some(self.body.into()), true).await?;
+        }
+        Ok(())
+    }
+
+    /// The bytes of it as HTTP/1.1, for connections that never got as far as the engine.
+    pub(crate) fn to_http1(&self) -> Vec<u8> {
+        format!(
+            "HTTP/1.1 {} {}\r\ncontent-type: {}\r\ncontent-length: {}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n{}",
+            self.status.as_u16(),
+            self.status.canonical_reason().unwrap_or(""),
+            self.content_type,
+            self.body.len(),
+            self.body
+        )
+        .into_bytes()
+    }
+}
+
+/// Whether a client takes JSON: it says so, or says nothing, or takes anything.
+fn takes_json(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::ACCEPT).iter().peekable();
+    if lines.peek().is_none() {
+        return true;
+    }
+    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+        !refused
+            && (matches!(kind.as_str(), "*/*" | "application/*" | "application/json")
+                || kind.ends_with("+json"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(accept: &str) -> Reply {
+        let mut headers = HeaderMap::new();
+        if !accept.is_empty() {
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+        }
+        Reply::refusal(Refusal::NobodyCanServe, "r-1", Some(&headers), None)
+    }
+
+    #[test]
+    fn problems_are_json_unless_the_client_does_not_take_it() {
+        for accept in ["", "*/*", "application/json", "text/html, */*;q=0.1", "application/vnd.api+json"]
+        {
+            assert_eq!(reply(accept).content_type, "application/problem+json", "{accept}");
+        }
+        for accept in ["text/html", "text/plain, application/json;q=0", "image/png"] {
+            assert!(reply(accept).content_type.starts_with("text/plain"), "{accept}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&reply("").body).unwrap();
+        assert_eq!(json["status"], 503);
+        assert_eq!(json["request_id"], "r-1");
+        assert_eq!(reply("").retry_after, Some(5));
+    }
+
+    #[test]
+    fn retry_after_is_whole_seconds_and_at_least_one() {
+        let after = |ms| {
+            let wait = Some(Duration::from_millis(ms));
+            Reply::refusal(Refusal::AllDown(500), "r", None, wait).retry_after
+        };
+        assert_eq!(after(10), Some(1));
+        assert_eq!(after(1_500), Some(2));
+        assert_eq!(Reply::refusal(Refusal::NoRoute, "r", None, None).retry_after, None);
+    }
+}

@@ -1,0 +1,129 @@
+//! The data plane as a whole: its runtime, the engine on it, and its listeners.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::proxy::{HttpProxy, http_proxy};
+use pingora::server::configuration::ServerConf;
+use portolan_control::access_log::AccessLog;
+use portolan_control::clock::Clock;
+use portolan_control::engine::Published;
+use portolan_control::listeners::Listeners;
+use portolan_control::stats::{Gauge, Totals};
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::task::TaskTracker;
+
+use crate::edge::{Edge, MOST_ENGINE_TRIES};
+use crate::listener::ListenerSet;
+use crate::record::Recorder;
+
+/// Idle connections to endpoints that are kept, in all.
+const KEPT_CONNECTIONS: usize = 4096;
+
+/// The data plane.
+pub struct DataPlane {
+    runtime: Option<Runtime>,
+    listeners: Arc<ListenerSet>,
+    under_way: Arc<Gauge>,
+}
+
+impl fmt::Debug for DataPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataPlane").finish_non_exhaustive()
+    }
+}
+
+impl DataPlane {
+    /// Starts the worker threads. Nobody is accepted yet.
+    ///
+    /// # Errors
+    /// When no threads can be had.
+    pub fn start(
+        workers: usize,
+        published: Published,
+        clock: Clock,
+        totals: Arc<Totals>,
+        access_log: AccessLog,
+    ) -> std::io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(workers)
+            .thread_name("worker")
+            .enable_all()
+            .build()?;
+        let recorder = Recorder {
+            clock,
+            totals,
+            access_log,
+        };
+        let under_way: Arc<Gauge> = Arc::default();
+        let edge = Edge {
+            published,
+            recorder: recorder.clone(),
+            under_way: under_way.clone(),
+        };
+        let service = crate::listener::Service {
+            proxy: Arc::new(engine(workers, edge)),
+            recorder,
+            tasks: TaskTracker::new(),
+        };
+        let listeners = Arc::new(ListenerSet::new(service, runtime.handle().clone()));
+        Ok(Self {
+            runtime: Some(runtime),
+            listeners,
+            under_way,
+        })
+    }
+
+    /// Its listeners, for whoever changes the configuration.
+    pub fn listeners(&self) -> Arc<dyn Listeners> {
+        self.listeners.clone()
+    }
+
+    /// Opens the listeners.
+    ///
+    /// # Errors
+    /// When an address was taken by somebody else since it was bound.
+    pub fn open(&self) -> std::io::Result<()> {
+        self.listeners.open()
+    }
+
+    /// Accepts nobody any more, lets requests finish, and returns when all have, or after `limit`.
+    /// Whether all have.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.listeners.leave();
+        let draining = self.listeners.wait_until_empty();
+        tokio::time::timeout(limit, draining).await.is_ok()
+    }
+
+    /// Requests under way.
+    pub fn under_way(&self) -> i64 {
+        self.under_way.get()
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // What did not finish in time is cut.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The engine. Its own defaults are those of a library: what matters is set here, and where
+/// connections are prepared.
+fn engine(workers: usize, edge: Edge) -> HttpProxy<Edge> {
+    let conf = ServerConf {
+        threads: workers,
+        max_retries: MOST_ENGINE_TRIES,
+        upstream_keepalive_pool_size: KEPT_CONNECTIONS.div_ceil(workers.max(1)),
+        ..ServerConf::default()
+    };
+    let mut proxy = http_proxy(&Arc::new(conf), edge);
+    // CONNECT is refused by us, in our words.
+    let mut options = pingora::apps::HttpServerOptions::default();
+    options.allow_connect_method_proxying = true;
+    proxy.server_options = Some(options);
+    proxy
+}
