@@ -79,8 +79,8 @@ impl Bundle {
         let names = names_of(&leaf);
         let not_after = leaf.validity().not_after.timestamp();
         let provider = rustls::crypto::ring::default_provider();
-        let certified = CertifiedKey::from_der(chain, key_der, &provider).map_err(|error| {
-            match error {
+        let certified =
+            CertifiedKey::from_der(chain, key_der, &provider).map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => BundleError::Mismatch {
                     cert: cert.display().to_string(),
                     key: key.display().to_string(),
@@ -89,8 +89,7 @@ impl Bundle {
                     path: key.display().to_string(),
                     error: other.to_string(),
                 },
-            }
-        })?;
+            })?;
         Ok(Self {
             certified: Arc::new(certified),
             names,
@@ -170,8 +169,12 @@ fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
         .filter_map(|name| match name {
             GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
             GeneralName::IPAddress(bytes) => match bytes.len() {
-                4 => <[u8; 4]>::try_from(*bytes).ok().map(|b| std::net::IpAddr::from(b).to_string()),
-                16 => <[u8; 16]>::try_from(*bytes).ok().map(|b| std::net::IpAddr::from(b).to_string()),
+                4 => <[u8; 4]>::try_from(*bytes)
+                    .ok()
+                    .map(|b| std::net::IpAddr::from(b).to_string()),
+                16 => <[u8; 16]>::try_from(*bytes)
+                    .ok()
+                    .map(|b| std::net::IpAddr::from(b).to_string()),
                 _ => None,
             },
             _ => None,
@@ -201,9 +204,16 @@ pub(crate) mod tests {
     #[test]
     fn a_pair_that_belongs_together_says_its_names() {
         let folder = tempfile::tempdir().unwrap();
-        let (cert, key) = self_signed(folder.path(), "a", &["API.example.com", "*.example.org", "192.0.2.1"]);
+        let (cert, key) = self_signed(
+            folder.path(),
+            "a",
+            &["API.example.com", "*.example.org", "192.0.2.1"],
+        );
         let bundle = Bundle::load(&cert, &key).unwrap();
-        assert_eq!(bundle.names, ["api.example.com", "*.example.org", "192.0.2.1"]);
+        assert_eq!(
+            bundle.names,
+            ["api.example.com", "*.example.org", "192.0.2.1"]
+        );
         assert!(bundle.not_after > 0);
     }
 
@@ -218,8 +228,11 @@ pub(crate) mod tests {
         assert!(said(&cert, &cert).contains("holds no private key"));
         assert!(said(&folder.path().join("none"), &key).contains("cannot read"));
         let garbage = folder.path().join("garbage.pem");
-        std::fs::write(&garbage, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-            .unwrap();
+        std::fs::write(
+            &garbage,
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        )
+        .unwrap();
         assert!(said(&garbage, &key).contains("certificate 1"));
     }
 }

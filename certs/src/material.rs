@@ -49,7 +49,11 @@ impl Material {
                 Err((place, error)) => found.push(unusable(place.origin, &error)),
             }
         }
-        if found.is_empty() { Ok(material) } else { Err(found) }
+        if found.is_empty() {
+            Ok(material)
+        } else {
+            Err(found)
+        }
     }
 }
 
@@ -103,17 +107,29 @@ routes: [ {{ to: aws }} ]
             )
         };
         let load = |text: String| {
-            let plan = check_text("t.yaml", text, &Machine::default()).plan.unwrap();
+            let plan = check_text("t.yaml", text, &Machine::default())
+                .plan
+                .unwrap();
             Material::load(&plan, &Tickets::new())
         };
-        let good = load(text(&cert.display().to_string(), &key.display().to_string())).unwrap();
+        let good = load(text(
+            &cert.display().to_string(),
+            &key.display().to_string(),
+        ))
+        .unwrap();
         assert_eq!(good.listeners[&0].store.choose(Some("a.example")), 0);
         let identity = good.pools.values().next().unwrap();
         assert_eq!(identity.ca.len(), 1);
-        assert_ne!(identity.fingerprint(), UpstreamIdentity::default().fingerprint());
+        assert_ne!(
+            identity.fingerprint(),
+            UpstreamIdentity::default().fingerprint()
+        );
 
         let bad = load(text("/nowhere/ca.pem", "/nowhere/a.key")).unwrap_err();
         assert_eq!(bad.len(), 2, "{bad:?}");
-        assert!(bad.iter().all(|d| d.code == Code::Certificate && d.origin.span().is_some()));
+        assert!(
+            bad.iter()
+                .all(|d| d.code == Code::Certificate && d.origin.span().is_some())
+        );
     }
 }

@@ -66,7 +66,10 @@ pub(crate) struct Resolver(pub(crate) Arc<CertificateStore>);
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let at = self.0.choose(hello.server_name());
-        self.0.bundles.get(at).map(|bundle| bundle.certified.clone())
+        self.0
+            .bundles
+            .get(at)
+            .map(|bundle| bundle.certified.clone())
     }
 }
 

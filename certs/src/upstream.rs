@@ -21,13 +21,14 @@ impl UpstreamIdentity {
     ///
     /// # Errors
     /// The file's place in the configuration, and why it cannot be used.
-    pub fn load(
-        plan: &UpstreamTlsPlan,
-    ) -> Result<Self, (&At<std::path::PathBuf>, BundleError)> {
+    pub fn load(plan: &UpstreamTlsPlan) -> Result<Self, (&At<std::path::PathBuf>, BundleError)> {
         let mut identity = Self::default();
         if let Some(ca) = &plan.ca {
             let chain = read_chain(&ca.value).map_err(|error| (ca, error))?;
-            identity.ca = chain.iter().map(|certificate| certificate.to_vec()).collect();
+            identity.ca = chain
+                .iter()
+                .map(|certificate| certificate.to_vec())
+                .collect();
         }
         if let Some((cert, key)) = &plan.client {
             // Loaded as a pair first: a key of another certificate fails every handshake later.
@@ -35,7 +36,10 @@ impl UpstreamIdentity {
             let chain = read_chain(&cert.value).map_err(|error| (cert, error))?;
             let key_der = read_key(&key.value).map_err(|error| (key, error))?;
             identity.client = Some((
-                chain.iter().map(|certificate| certificate.to_vec()).collect(),
+                chain
+                    .iter()
+                    .map(|certificate| certificate.to_vec())
+                    .collect(),
                 key_der.secret_der().to_vec(),
             ));
         }

@@ -24,7 +24,9 @@ pub(crate) fn names(document: &Document) -> Names<'_> {
 pub(crate) fn check(document: &Document) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let names = references::check(document, &mut found);
-    let unresolved = found.iter().any(|d| matches!(d.code, Code::UnknownName | Code::Cycle));
+    let unresolved = found
+        .iter()
+        .any(|d| matches!(d.code, Code::UnknownName | Code::Cycle));
     listeners::check(document, &mut found);
     admin::check(document, &mut found);
     pools::check(document, &mut found);
@@ -75,7 +77,9 @@ fn process(document: &Document, found: &mut Vec<Diagnostic>) {
                 document.client_ip.header.origin,
                 "the header `Forwarded` (RFC 7239) is not read",
             )
-            .help("use `X-Forwarded-For`, which every proxy can write, or a header with one address"),
+            .help(
+                "use `X-Forwarded-For`, which every proxy can write, or a header with one address",
+            ),
         );
     }
     if document.resolver.min_ttl.value > document.resolver.max_ttl.value {

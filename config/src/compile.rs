@@ -11,9 +11,9 @@ use crate::check::{Definition, Names};
 use crate::decode::Encode;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{
-    AccessLog, Balance, BalanceWord, Document, Endpoint, EndpointPlace, Expect, GeoRule,
-    HashKey, HeaderEdits, Health, Listener, PathMatch, Pool, Route, Target, TargetKind, Test,
-    UpstreamTls, WhenAllDown,
+    AccessLog, Balance, BalanceWord, Document, Endpoint, EndpointPlace, Expect, GeoRule, HashKey,
+    HeaderEdits, Health, Listener, PathMatch, Pool, Route, Target, TargetKind, Test, UpstreamTls,
+    WhenAllDown,
 };
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
@@ -94,7 +94,9 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
                     origin,
                     format!("this target tells too many kinds of clients apart: {error}"),
                 )
-                .help("join rules that lead to the same place, or networks under their common prefix"),
+                .help(
+                    "join rules that lead to the same place, or networks under their common prefix",
+                ),
             ),
         }
     }
@@ -102,17 +104,38 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         return Err(found);
     }
 
-    let tests = document.tests.iter().map(|t| test(t, &names, &locations)).collect();
+    let tests = document
+        .tests
+        .iter()
+        .map(|t| test(t, &names, &locations))
+        .collect();
     Ok(Plan {
         hash: hash(document),
-        listeners: document.listeners.iter().map(|l| listener(l, sources)).collect(),
+        listeners: document
+            .listeners
+            .iter()
+            .map(|l| listener(l, sources))
+            .collect(),
         client_ip: ClientIpPlan {
             header: document.client_ip.header.value.clone(),
-            trusted: document.client_ip.trusted.iter().map(|net| net.value).collect(),
+            trusted: document
+                .client_ip
+                .trusted
+                .iter()
+                .map(|net| net.value)
+                .collect(),
         },
         geoip: GeoIpPlan {
-            database: document.geoip.database.as_ref().map(|path| file(path, sources)),
-            asn_database: document.geoip.asn_database.as_ref().map(|path| file(path, sources)),
+            database: document
+                .geoip
+                .database
+                .as_ref()
+                .map(|path| file(path, sources)),
+            asn_database: document
+                .geoip
+                .asn_database
+                .as_ref()
+                .map(|path| file(path, sources)),
         },
         admin: AdminPlan {
             bind: document.admin.bind.value,
@@ -129,7 +152,12 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
                 .collect(),
         },
         resolver: ResolverPlan {
-            servers: document.resolver.servers.iter().map(|server| server.value).collect(),
+            servers: document
+                .resolver
+                .servers
+                .iter()
+                .map(|server| server.value)
+                .collect(),
             timeout: document.resolver.timeout.value.duration(),
             min_ttl: document.resolver.min_ttl.value.duration(),
             max_ttl: document.resolver.max_ttl.value.duration(),
@@ -166,14 +194,15 @@ fn file(path: &At<PathBuf>, sources: &Sources) -> At<PathBuf> {
 /// the files are laid out.
 fn hash(document: &Document) -> ConfigHash {
     let mut text = String::new();
-    for token in &document.admin.tokens {
-        let _ = writeln!(text, "{}", token.token.value.expose());
-    }
     if let Some(node) = document.encode() {
         canonical(&node, &mut text);
     }
     let digest = Sha256::digest(text.as_bytes());
-    let digits: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = digest
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     ConfigHash::new(&digits)
 }
 
@@ -251,19 +280,27 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
         id,
         name: name.value.clone(),
         cloud: pool.cloud.as_ref().map(|cloud| cloud.value.as_str().into()),
-        region: pool.region.as_ref().map(|region| region.value.as_str().into()),
-        place: pool.latitude.as_ref().zip(pool.longitude.as_ref()).map(|(latitude, longitude)| {
-            Coordinates {
+        region: pool
+            .region
+            .as_ref()
+            .map(|region| region.value.as_str().into()),
+        place: pool
+            .latitude
+            .as_ref()
+            .zip(pool.longitude.as_ref())
+            .map(|(latitude, longitude)| Coordinates {
                 latitude: latitude.value,
                 longitude: longitude.value,
-            }
-        }),
+            }),
         endpoints: pool.endpoints.iter().map(endpoint).collect(),
         balance: balance(&pool.balance),
         protocol: pool.protocol.value,
         tls: match &pool.tls {
             Some(UpstreamTls::On(tls)) => Some(UpstreamTlsPlan {
-                server_name: tls.server_name.as_ref().map(|name| name.value.as_str().into()),
+                server_name: tls
+                    .server_name
+                    .as_ref()
+                    .map(|name| name.value.as_str().into()),
                 ca: tls.ca.as_ref().map(|path| file(path, sources)),
                 client: tls
                     .client_cert
@@ -285,7 +322,10 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
             idle: pool.timeouts.idle.value.duration(),
             upgrade_idle: pool.timeouts.upgrade_idle.value.duration(),
         },
-        capacity_in_flight: pool.capacity.as_ref().map(|capacity| capacity.in_flight.value.get()),
+        capacity_in_flight: pool
+            .capacity
+            .as_ref()
+            .map(|capacity| capacity.in_flight.value.get()),
     }
 }
 
@@ -339,9 +379,15 @@ fn probe(health: &Health) -> ProbePlan {
     ProbePlan {
         kind,
         port: health.port.as_ref().map(|port| port.value.get()),
-        host: health.host.as_ref().and_then(|host| host.value.parse().ok()),
+        host: health
+            .host
+            .as_ref()
+            .and_then(|host| host.value.parse().ok()),
         every,
-        fast_every: health.fast_every.as_ref().map_or(every, |fast| fast.value.duration()),
+        fast_every: health
+            .fast_every
+            .as_ref()
+            .map_or(every, |fast| fast.value.duration()),
         timeout: health.timeout.value.duration(),
         down_after: health.down_after.value.get(),
         up_after: health.up_after.value.get(),
@@ -359,11 +405,12 @@ fn expect(expect: &Expect) -> ProbeExpect {
         json: expect
             .json
             .iter()
-            .map(|(pointer, value)| {
-                (pointer.value.as_str().into(), value.value.as_str().into())
-            })
+            .map(|(pointer, value)| (pointer.value.as_str().into(), value.value.as_str().into()))
             .collect(),
-        body_contains: expect.body_contains.as_ref().map(|text| text.value.as_str().into()),
+        body_contains: expect
+            .body_contains
+            .as_ref()
+            .map(|text| text.value.as_str().into()),
     }
 }
 
@@ -391,9 +438,12 @@ fn subdivisions(document: &Document) -> Vec<(&str, crate::geography::CountryId)>
     }
     if cloudflare {
         let geography = Geography::get();
-        found.extend(geography.cloudflare_subdivisions().iter().filter_map(|(code, _)| {
-            Some((*code, geography.country(code.split('-').next()?)?))
-        }));
+        found.extend(
+            geography
+                .cloudflare_subdivisions()
+                .iter()
+                .filter_map(|(code, _)| Some((*code, geography.country(code.split('-').next()?)?))),
+        );
     }
     found
 }
@@ -402,7 +452,9 @@ fn each_rule<'a>(target: &'a Target, visit: &mut dyn FnMut(&'a GeoRule)) {
     match &target.kind {
         TargetKind::Name(_) => {}
         TargetKind::Split(members) => {
-            members.iter().for_each(|member| each_rule(&member.to, visit));
+            members
+                .iter()
+                .for_each(|member| each_rule(&member.to, visit));
         }
         TargetKind::Tiers(members)
         | TargetKind::Nearest(members)
@@ -474,7 +526,10 @@ impl Targets<'_> {
                 rules
                     .iter()
                     .map(|rule| GeoRulePlan {
-                        clients: rule.clients.as_ref().map(|c| ClientSet::new(c, self.locations)),
+                        clients: rule
+                            .clients
+                            .as_ref()
+                            .map(|c| ClientSet::new(c, self.locations)),
                         to: self.target(&rule.to),
                     })
                     .collect(),
@@ -491,8 +546,12 @@ impl Targets<'_> {
 // === Routes ===
 
 fn insert_route(table: &mut RouteTable, id: RouteId, route: &Route) {
-    let hosts: Vec<HostPattern> =
-        route.host.iter().chain(&route.hosts).map(|host| host.value.clone()).collect();
+    let hosts: Vec<HostPattern> = route
+        .host
+        .iter()
+        .chain(&route.hosts)
+        .map(|host| host.value.clone())
+        .collect();
     let path = match &route.path {
         None => PathRule::Prefix("/".to_owned()),
         Some(PathMatch::Prefix(path)) => PathRule::Prefix(path.value.as_str().to_owned()),
@@ -502,7 +561,11 @@ fn insert_route(table: &mut RouteTable, id: RouteId, route: &Route) {
         }
     };
     let conditions = Conditions {
-        methods: route.methods.iter().map(|method| method.value.clone()).collect(),
+        methods: route
+            .methods
+            .iter()
+            .map(|method| method.value.clone())
+            .collect(),
         headers: route
             .headers
             .iter()
@@ -513,7 +576,10 @@ fn insert_route(table: &mut RouteTable, id: RouteId, route: &Route) {
 }
 
 fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> RoutePlan {
-    let name = route.name.as_ref().map_or_else(String::new, |name| name.value.clone());
+    let name = route
+        .name
+        .as_ref()
+        .map_or_else(String::new, |name| name.value.clone());
     let mut needs = facts(target, graph);
     // The client's country is part of what is exposed.
     needs.place |= route.expose.value;
@@ -532,10 +598,14 @@ fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> R
         expose: route.expose.value,
         request_headers: header_edits(&route.request_headers),
         response_headers: header_edits(&route.response_headers),
-        strip_prefix: route
-            .rewrite
-            .as_ref()
-            .map(|rewrite| rewrite.strip_prefix.value.as_str().trim_end_matches('/').into()),
+        strip_prefix: route.rewrite.as_ref().map(|rewrite| {
+            rewrite
+                .strip_prefix
+                .value
+                .as_str()
+                .trim_end_matches('/')
+                .into()
+        }),
     }
 }
 
@@ -562,8 +632,16 @@ fn facts(target: TargetId, graph: &TargetGraph) -> ClientFacts {
 fn header_edits(edits: &HeaderEdits) -> HeaderEditsPlan {
     HeaderEditsPlan {
         remove: edits.remove.iter().map(|name| name.value.clone()).collect(),
-        set: edits.set.iter().map(|(n, v)| (n.value.clone(), v.value.clone())).collect(),
-        add: edits.add.iter().map(|(n, v)| (n.value.clone(), v.value.clone())).collect(),
+        set: edits
+            .set
+            .iter()
+            .map(|(n, v)| (n.value.clone(), v.value.clone()))
+            .collect(),
+        add: edits
+            .add
+            .iter()
+            .map(|(n, v)| (n.value.clone(), v.value.clone()))
+            .collect(),
     }
 }
 
@@ -586,9 +664,7 @@ fn test(test: &Test, names: &Names<'_>, locations: &LocationTable) -> TestPlan {
         origin: test.name.origin,
         ip: client.ip.as_ref().map(|ip| ip.value),
         location: match (&client.subdivision, &client.country) {
-            (Some(part), _) => {
-                Some(locations.subdivision(part.value.country(), part.value.code()))
-            }
+            (Some(part), _) => Some(locations.subdivision(part.value.country(), part.value.code())),
             (None, Some(country)) => Some(locations.country(country.value.id())),
             (None, None) => None,
         },
@@ -597,7 +673,11 @@ fn test(test: &Test, names: &Names<'_>, locations: &LocationTable) -> TestPlan {
         path: test.request.path.value.clone(),
         method: test.request.method.value.clone(),
         headers,
-        pools_down: test.down.iter().filter_map(|down| pool(&down.value)).collect(),
+        pools_down: test
+            .down
+            .iter()
+            .filter_map(|down| pool(&down.value))
+            .collect(),
         endpoints_down: test
             .down
             .iter()
@@ -606,8 +686,13 @@ fn test(test: &Test, names: &Names<'_>, locations: &LocationTable) -> TestPlan {
                 Some((pool(name)?, address.parse().ok()?))
             })
             .collect(),
-        only: (!test.expect.only.is_empty())
-            .then(|| test.expect.only.iter().filter_map(|name| pool(&name.value)).collect()),
+        only: (!test.expect.only.is_empty()).then(|| {
+            test.expect
+                .only
+                .iter()
+                .filter_map(|name| pool(&name.value))
+                .collect()
+        }),
         share: test
             .expect
             .share

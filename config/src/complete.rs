@@ -46,16 +46,22 @@ fn complete_pool(pool: &mut Pool) {
     if let Some(crate::document::UpstreamTls::On(tls)) = &mut pool.tls
         && tls.server_name.is_none()
     {
-        let name = pool.host.as_ref().map(|host| host_without_port(&host.value)).or_else(|| {
-            // With several endpoints of different names there is no one name to ask for; each is
-            // then verified by its own name or address.
-            let mut names = pool.endpoints.iter().map(|endpoint| match &endpoint.place {
-                EndpointPlace::Dns(dns) => Some(dns.value.host.clone()),
-                EndpointPlace::Address(_) => None,
+        let name = pool
+            .host
+            .as_ref()
+            .map(|host| host_without_port(&host.value))
+            .or_else(|| {
+                // With several endpoints of different names there is no one name to ask for; each is
+                // then verified by its own name or address.
+                let mut names = pool.endpoints.iter().map(|endpoint| match &endpoint.place {
+                    EndpointPlace::Dns(dns) => Some(dns.value.host.clone()),
+                    EndpointPlace::Address(_) => None,
+                });
+                let first = names.next()??;
+                names
+                    .all(|name| name.as_ref() == Some(&first))
+                    .then_some(first)
             });
-            let first = names.next()??;
-            names.all(|name| name.as_ref() == Some(&first)).then_some(first)
-        });
         tls.server_name = name.map(At::default_value);
     }
 }
@@ -90,7 +96,9 @@ fn name_routes(routes: &mut [Route]) {
             .map_or_else(|| "*".to_owned(), |host| host.value.to_string());
         let path = match &route.path {
             None => "/".to_owned(),
-            Some(PathMatch::Prefix(path) | PathMatch::Exact(path)) => path.value.as_str().to_owned(),
+            Some(PathMatch::Prefix(path) | PathMatch::Exact(path)) => {
+                path.value.as_str().to_owned()
+            }
             Some(PathMatch::Regex(pattern)) => format!("/~{}", pattern.value.regex().as_str()),
         };
         let base = format!("{host}{path}");

@@ -54,12 +54,13 @@ impl Reader {
         match T::parse(text) {
             Ok(value) => Some(value),
             Err(error) => {
-                let shown = if secret { "the secret" } else { &format!("`{text}`") };
-                let mut diagnostic = Diagnostic::error(
-                    error.code,
-                    origin,
-                    format!("{shown} {}", error.message),
-                );
+                let shown = if secret {
+                    "the secret"
+                } else {
+                    &format!("`{text}`")
+                };
+                let mut diagnostic =
+                    Diagnostic::error(error.code, origin, format!("{shown} {}", error.message));
                 diagnostic.help = error.help;
                 self.report(diagnostic);
                 None
@@ -90,13 +91,22 @@ pub trait Encode {
 impl<T: Leaf> Decode for At<T> {
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
         let value = reader.leaf(node)?;
-        Some(Self::new(value, node.origin))
+        Some(Self {
+            value,
+            origin: node.origin,
+            secret: T::SECRET || matches!(&node.value, Value::Scalar(scalar) if scalar.secret),
+        })
     }
 }
 
 impl<T: Leaf> Encode for At<T> {
     fn encode(&self) -> Option<Node> {
-        Some(Node::scalar(self.value.show(), self.origin))
+        let mut scalar = Scalar::plain(self.value.show());
+        scalar.secret = self.secret;
+        Some(Node {
+            value: Value::Scalar(scalar),
+            origin: self.origin,
+        })
     }
 }
 
@@ -132,6 +142,8 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Leaf for Secret {
+    const SECRET: bool = true;
+
     fn parse(text: &str) -> Result<Self, crate::leaf::LeafError> {
         let text = text.trim();
         if text.is_empty() {
@@ -141,7 +153,7 @@ impl Leaf for Secret {
     }
 
     fn show(&self) -> String {
-        "•••".to_owned()
+        self.0.clone()
     }
 
     fn schema() -> Schema {
@@ -180,7 +192,10 @@ impl<T: Decode> Decode for Vec<T> {
                 return None;
             }
         };
-        let read: Self = items.iter().filter_map(|item| T::decode(item, reader)).collect();
+        let read: Self = items
+            .iter()
+            .filter_map(|item| T::decode(item, reader))
+            .collect();
         Some(read)
     }
 
@@ -289,7 +304,9 @@ impl<K: Leaf, V: Encode> Encode for Entries<K, V> {
                 })
             })
             .collect();
-        let origin = entries.first().map_or(Origin::Default, |entry| entry.key.origin);
+        let origin = entries
+            .first()
+            .map_or(Origin::Default, |entry| entry.key.origin);
         Some(Node::map(entries, origin))
     }
 }
@@ -452,15 +469,19 @@ impl<'a> Fields<'a> {
             }
             let key = entry.key.value.as_str();
             if let Some(later) = not_yet.iter().find(|later| later.key == key) {
-                let off = later.unless.is_some_and(|off| {
-                    matches!(&entry.value.value, Value::Scalar(s) if s.text == off)
-                });
+                let off = later.unless.is_some_and(
+                    |off| matches!(&entry.value.value, Value::Scalar(s) if s.text == off),
+                );
                 if !off {
                     reader.report(not_available_yet(entry.key.origin, key));
                 }
                 continue;
             }
-            let known = || keys.iter().copied().chain(not_yet.iter().map(|later| later.key));
+            let known = || {
+                keys.iter()
+                    .copied()
+                    .chain(not_yet.iter().map(|later| later.key))
+            };
             let mut diagnostic = Diagnostic::error(
                 Code::UnknownKey,
                 entry.key.origin,
@@ -468,7 +489,8 @@ impl<'a> Fields<'a> {
             )
             .suggest(key, known());
             if diagnostic.help.is_none() {
-                diagnostic = diagnostic.help(format!("it can have {}", quoted_list(keys.iter().copied())));
+                diagnostic =
+                    diagnostic.help(format!("it can have {}", quoted_list(keys.iter().copied())));
             }
             reader.report(diagnostic);
         }
@@ -630,7 +652,10 @@ impl ObjectSchema {
 
 /// A doc comment as running text: one space less in front, paragraphs kept.
 pub(crate) fn prose(doc: &str) -> String {
-    let lines: Vec<&str> = doc.lines().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    let lines: Vec<&str> = doc
+        .lines()
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect();
     lines.join("\n").trim().to_owned()
 }
 

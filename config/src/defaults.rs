@@ -54,7 +54,10 @@ fn overlay(own: &mut Node, default: &Node, key: &str) {
     let (Value::Map(own), Value::Map(default)) = (&mut own.value, &default.value) else {
         return;
     };
-    let has_kind = key == "health" && own.iter().any(|e| PROBE_KINDS.contains(&e.key.value.as_str()));
+    let has_kind = key == "health"
+        && own
+            .iter()
+            .any(|e| PROBE_KINDS.contains(&e.key.value.as_str()));
     for entry in default {
         let name = entry.key.value.as_str();
         let skip = own.iter().any(|there| there.key.value == name)

@@ -16,6 +16,7 @@ use std::collections::HashSet;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 
 use crate::source::{Origin, Source, Sources, Span};
+pub(crate) use mask::SECRET_KEYS;
 use mask::masked;
 
 /// How bad it is.
@@ -124,8 +125,7 @@ impl Report {
         // An inherited value is read once for every heir, and its faults are found as often.
         let mut seen = HashSet::new();
         diagnostics.retain(|d| {
-            seen.insert((d.origin.span(), d.code, d.message.clone()))
-                || d.origin.span().is_none()
+            seen.insert((d.origin.span(), d.code, d.message.clone())) || d.origin.span().is_none()
         });
         Self {
             sources,
@@ -173,7 +173,11 @@ impl Report {
             Some(span) => format!("{}: ", self.sources.place(span)),
             None => String::new(),
         };
-        Some(format!("{place}{} [{}]", first.message, first.code.as_str()))
+        Some(format!(
+            "{place}{} [{}]",
+            first.message,
+            first.code.as_str()
+        ))
     }
 
     /// The report for people: each problem with its code, its place and a caret under the text.
@@ -224,16 +228,15 @@ impl Report {
         }
         if let Some((span, note)) = apart {
             group = group.element(Level::NOTE.message(note)).element(
-                self.snippet(texts, span)
-                    .annotation(
-                        AnnotationKind::Context.span(range(self.sources.get(span.source), span)),
-                    ),
+                self.snippet(texts, span).annotation(
+                    AnnotationKind::Context.span(range(self.sources.get(span.source), span)),
+                ),
             );
         }
         if let Some(help) = &diagnostic.help {
             group = group.element(Level::HELP.message(help.as_str()));
         }
-        renderer.render(&[group]).to_string()
+        renderer.render(&[group])
     }
 
     fn snippet<'a>(&'a self, texts: &'a [String], span: Span) -> Snippet<'a, Annotation<'a>> {

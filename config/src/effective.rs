@@ -1,5 +1,5 @@
-//! `portolan show --effective`: the configuration with every default filled in, and where each
-//! value came from.
+//! `portolan show`: a configuration as a tree again, as written or with every default filled in,
+//! and where each value came from. What is secret is drawn as dots.
 
 use std::fmt::Write as _;
 
@@ -35,9 +35,23 @@ pub(crate) fn to_json(node: &Node) -> serde_json::Value {
 }
 
 fn scalar_json(scalar: &Scalar) -> serde_json::Value {
-    match serde_json::from_str(&scalar.text) {
-        Ok(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => value,
-        _ => scalar.text.clone().into(),
+    let text = shown(scalar);
+    match serde_json::from_str(text) {
+        Ok(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)))
+            if !scalar.quoted =>
+        {
+            value
+        }
+        _ => text.into(),
+    }
+}
+
+/// A scalar's text, unless it is nobody's business.
+fn shown(scalar: &Scalar) -> &str {
+    if scalar.secret {
+        "•••"
+    } else {
+        &scalar.text
     }
 }
 
@@ -56,7 +70,7 @@ impl Printer<'_> {
         match &node.value {
             Value::Null => self.end_of_line(" ~", node.origin),
             Value::Scalar(scalar) => {
-                self.end_of_line(&format!(" {}", quoted(&scalar.text)), node.origin);
+                self.end_of_line(&format!(" {}", quoted(shown(scalar))), node.origin);
             }
             Value::List(items) if items.is_empty() => self.end_of_line(" []", node.origin),
             Value::Map(entries) if entries.is_empty() => self.end_of_line(" {}", node.origin),
@@ -112,7 +126,11 @@ fn quoted(text: &str) -> String {
         && !text.starts_with(['-', '?', ' ', '&', '*', '!', '|', '>', '%', '@', '`', '•'])
         && !text.ends_with([' ', ':'])
         && text.bytes().all(|b| {
-            b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b'%' | b':' | b'+' | b'=' | b'~')
+            b.is_ascii_alphanumeric()
+                || matches!(
+                    b,
+                    b'-' | b'_' | b'.' | b'/' | b'%' | b':' | b'+' | b'=' | b'~'
+                )
         })
         && !text.contains(": ")
         && !matches!(text, "~" | "null" | "Null" | "NULL");

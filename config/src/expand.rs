@@ -73,22 +73,25 @@ fn expand_scalar(
         }
         out.push_str(before);
         let Some((inside, after)) = reference[2..].split_once('}') else {
-            return Err(fault("`${` without its `}`".to_owned())
-                .help("write `$${` for a literal `${`"));
+            return Err(
+                fault("`${` without its `}`".to_owned()).help("write `$${` for a literal `${`")
+            );
         };
         rest = after;
         match inside.split_once(':') {
             Some(("env", name)) => match environment.variable(name) {
                 Some(value) => out.push_str(&value),
                 None => {
-                    return Err(fault(format!("the environment variable `{name}` is not set")));
+                    return Err(fault(format!(
+                        "the environment variable `{name}` is not set"
+                    )));
                 }
             },
             Some(("file", path)) => {
                 let path = sources.resolve(origin, Path::new(path));
-                let content = environment.file(&path).map_err(|error| {
-                    fault(format!("cannot read `{}`: {error}", path.display()))
-                })?;
+                let content = environment
+                    .file(&path)
+                    .map_err(|error| fault(format!("cannot read `{}`: {error}", path.display())))?;
                 // Files that hold a secret nearly always end in a newline that is not part of it.
                 out.push_str(content.trim_end_matches(['\n', '\r']));
                 scalar.secret = true;
@@ -162,7 +165,10 @@ mod tests {
             ("'${env:REGION'", "without its `}`"),
         ] {
             let (_, diagnostics) = expanded(text);
-            assert!(diagnostics[0].message.contains(said), "{text}: {diagnostics:?}");
+            assert!(
+                diagnostics[0].message.contains(said),
+                "{text}: {diagnostics:?}"
+            );
         }
     }
 }

@@ -147,7 +147,10 @@ impl Geography {
 
     /// Every country, in the order of its id.
     pub fn countries(&self) -> impl Iterator<Item = (CountryId, &Country)> {
-        self.countries.iter().enumerate().map(|(at, country)| (CountryId(at as u8), country))
+        self.countries
+            .iter()
+            .enumerate()
+            .map(|(at, country)| (CountryId(at as u8), country))
     }
 
     /// The country with this code (two letters, upper case).
@@ -220,25 +223,37 @@ struct Row {
 /// The lines of a compiled-in table.
 fn rows(table: &'static str) -> impl Iterator<Item = Row> {
     let mut reader = csv::Reader::from_reader(table.as_bytes());
-    let columns = reader.headers().expect("compiled in, and read by every test").clone();
+    let columns = reader
+        .headers()
+        .expect("compiled in, and read by every test")
+        .clone();
     reader
         .into_records()
         .map(|record| record.expect("compiled in, and read by every test"))
         .map(move |record| Row {
             columns: columns.clone(),
             // Read once for the life of the process, so the few texts with quotes may be leaked.
-            values: record.iter().map(|text| &*Box::leak(text.to_owned().into_boxed_str())).collect(),
+            values: record
+                .iter()
+                .map(|text| &*Box::leak(text.to_owned().into_boxed_str()))
+                .collect(),
         })
 }
 
 impl Row {
     fn text(&self, column: &str) -> &'static str {
         let at = self.columns.iter().position(|name| name == column);
-        at.and_then(|at| self.values.get(at)).copied().unwrap_or_default()
+        at.and_then(|at| self.values.get(at))
+            .copied()
+            .unwrap_or_default()
     }
 
     fn coordinates(&self) -> Coordinates {
-        let number = |column| self.text(column).parse().expect("compiled in, and read by every test");
+        let number = |column| {
+            self.text(column)
+                .parse()
+                .expect("compiled in, and read by every test")
+        };
         Coordinates {
             latitude: number("latitude"),
             longitude: number("longitude"),
@@ -261,7 +276,11 @@ mod tests {
             }
         }
         for region in geography.regions(None) {
-            assert!(geography.country(region.country).is_some(), "{}", region.code);
+            assert!(
+                geography.country(region.country).is_some(),
+                "{}",
+                region.code
+            );
             assert!(region.place.latitude.abs() <= 90.0 && region.place.longitude.abs() <= 180.0);
         }
         for (subdivision, region) in geography.cloudflare_subdivisions() {
@@ -272,7 +291,10 @@ mod tests {
     #[test]
     fn the_european_union_has_its_27_states() {
         let geography = Geography::get();
-        let states = geography.countries().filter(|(_, c)| c.in_eu && c.continent == "EU").count();
+        let states = geography
+            .countries()
+            .filter(|(_, c)| c.in_eu && c.continent == "EU")
+            .count();
         assert!(states >= 26, "{states}");
         let code = |code| geography.country_info(geography.country(code).unwrap());
         assert!(code("DE").in_eu && !code("GB").in_eu && !code("CH").in_eu);
@@ -296,8 +318,14 @@ mod tests {
         assert!((1050.0..1130.0).contains(&km), "{km}");
         assert!(frankfurt.distance_km(frankfurt) < 1e-6);
         let (pole, other) = (
-            Coordinates { latitude: 90.0, longitude: 0.0 },
-            Coordinates { latitude: -90.0, longitude: 77.0 },
+            Coordinates {
+                latitude: 90.0,
+                longitude: 0.0,
+            },
+            Coordinates {
+                latitude: -90.0,
+                longitude: 77.0,
+            },
         );
         assert!((pole.distance_km(other) - 20015.1).abs() < 1.0);
     }

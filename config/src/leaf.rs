@@ -49,6 +49,9 @@ impl LeafError {
 
 /// A value that is written as one text.
 pub trait Leaf: Sized {
+    /// Whether such values are never printed, wherever they come from.
+    const SECRET: bool = false;
+
     /// Reads the text.
     ///
     /// # Errors
@@ -127,7 +130,7 @@ impl Leaf for u32 {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "integer", "minimum": 0, "maximum": u32::MAX })
+        json_schema!({ "type": "integer", "minimum": 0, "maximum": Self::MAX })
     }
 }
 
@@ -249,8 +252,10 @@ impl Leaf for Method {
             .map_err(|_| LeafError::bad("is not an HTTP method"))?;
         let upper = text.to_ascii_uppercase();
         if text != upper {
-            return Err(LeafError::bad("is not an HTTP method: methods are case-sensitive")
-                .help(format!("did you mean `{upper}`?")));
+            return Err(
+                LeafError::bad("is not an HTTP method: methods are case-sensitive")
+                    .help(format!("did you mean `{upper}`?")),
+            );
         }
         Ok(method)
     }
@@ -364,7 +369,10 @@ mod tests {
 
     #[test]
     fn networks_want_clean_prefixes_and_take_single_addresses() {
-        assert_eq!(IpNet::parse("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(
+            IpNet::parse("10.0.0.0/8").unwrap().to_string(),
+            "10.0.0.0/8"
+        );
         assert_eq!(IpNet::parse("::1").unwrap().to_string(), "::1/128");
         assert_eq!(help::<IpNet>("10.1.0.0/8"), "did you mean `10.0.0.0/8`?");
         assert!(IpNet::parse("10.0.0.0/33").is_err());
@@ -373,22 +381,29 @@ mod tests {
     #[test]
     fn addresses_explain_what_is_missing() {
         assert!(SocketAddr::parse("[::]:80").is_ok());
-        assert!(SocketAddr::parse("127.0.0.1:99999").unwrap_err().message.contains("65535"));
+        assert!(
+            SocketAddr::parse("127.0.0.1:99999")
+                .unwrap_err()
+                .message
+                .contains("65535")
+        );
         assert_eq!(help::<SocketAddr>("::1"), "write `[::1]:8080`");
         assert_eq!(
             help::<SocketAddr>("2001:db8::1:80"),
             "write `[2001:db8::1:80]:8080`"
         );
-        assert!(SocketAddr::parse("localhost").unwrap_err().message.contains("no port"));
+        assert!(
+            SocketAddr::parse("localhost")
+                .unwrap_err()
+                .message
+                .contains("no port")
+        );
     }
 
     #[test]
     fn booleans_and_methods_name_the_right_spelling() {
         assert_eq!(help::<bool>("yes"), "write `true`");
         assert_eq!(help::<Method>("get"), "did you mean `GET`?");
-        assert_eq!(
-            HeaderName::parse("X-Tenant").unwrap().as_str(),
-            "x-tenant"
-        );
+        assert_eq!(HeaderName::parse("X-Tenant").unwrap().as_str(), "x-tenant");
     }
 }

@@ -50,21 +50,25 @@ pub use load::{Machine, SavedSource, Watch};
 pub use reference::{diagnostics_page, reference_page};
 pub use schema::json_schema;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use decode::{Decode, Encode, Reader};
 use diagnostic::{Code, Diagnostic, Report};
 use document::Document;
 use load::Loaded;
+use node::{Node, Value};
 use plan::Plan;
+use source::At;
 
 /// What became of a configuration.
 #[derive(Debug)]
 pub struct Checked {
     /// What was found, good and bad.
     pub report: Report,
-    /// The configuration as written, if it could be read.
+    /// The configuration as it stands in its files, joined, if they are YAML.
+    pub written: Option<Node>,
+    /// The same, read and with its defaults, if it could be read.
     pub document: Option<Document>,
     /// The plan, if nothing is wrong.
     pub plan: Option<Arc<Plan>>,
@@ -83,6 +87,30 @@ impl Checked {
                 text: source.text.clone(),
             })
             .collect()
+    }
+
+    /// The configuration as it stands in its files, joined, as YAML that says where each value
+    /// stands.
+    pub fn written_yaml(&self) -> Option<String> {
+        let node = self.written.as_ref()?;
+        Some(effective::to_yaml(node, &self.report.sources))
+    }
+
+    /// The configuration as it stands in its files, joined, as JSON.
+    pub fn written_json(&self) -> Option<serde_json::Value> {
+        self.written.as_ref().map(effective::to_json)
+    }
+
+    /// Where it says that state is kept, as far as that can be read.
+    pub fn state_dir(&self) -> PathBuf {
+        let default = At::default_value(PathBuf::from("./state"));
+        let state_dir = self
+            .document
+            .as_ref()
+            .map_or(&default, |document| &document.state_dir);
+        self.report
+            .sources
+            .resolve(state_dir.origin, &state_dir.value)
     }
 
     /// The configuration with every default filled in, as YAML that says where each value came
@@ -123,13 +151,19 @@ fn check_loaded(loaded: Loaded) -> Checked {
         watch,
     } = loaded;
     let mut reader = Reader { diagnostics };
+    let mut written = root.clone();
+    if let Some(written) = &mut written {
+        hide_secrets(written, false);
+    }
     let document = root.and_then(|mut root| {
         defaults::inherit(&mut root);
         Document::decode(&root, &mut reader)
     });
     let mut found = reader.diagnostics;
     let sound = |found: &[Diagnostic]| {
-        found.iter().all(|d| d.severity == diagnostic::Severity::Warning)
+        found
+            .iter()
+            .all(|d| d.severity == diagnostic::Severity::Warning)
     };
     let mut plan = None;
     let document = document.map(|mut document| {
@@ -152,9 +186,26 @@ fn check_loaded(loaded: Loaded) -> Checked {
     });
     Checked {
         report: Report::new(sources, found),
+        written,
         document,
         plan,
         watch,
+    }
+}
+
+/// Marks what must not be printed in a tree of which nothing is known yet: what stands under a key
+/// that holds a secret.
+fn hide_secrets(node: &mut Node, hide: bool) {
+    match &mut node.value {
+        Value::Null => {}
+        Value::Scalar(scalar) => scalar.secret |= hide,
+        Value::List(items) => items.iter_mut().for_each(|item| hide_secrets(item, hide)),
+        Value::Map(entries) => {
+            for entry in entries {
+                let secret = diagnostic::SECRET_KEYS.contains(&entry.key.value.as_str());
+                hide_secrets(&mut entry.value, hide || secret);
+            }
+        }
     }
 }
 

@@ -113,7 +113,9 @@ pub(crate) fn load_saved(saved: &[SavedSource], environment: &dyn Environment) -
     let mut loading = Loading::default();
     let mut root: Option<Node> = None;
     for source in saved {
-        let id = loading.sources.add(&source.name, &source.folder, source.text.clone());
+        let id = loading
+            .sources
+            .add(&source.name, &source.folder, source.text.clone());
         let Some(mut node) = parse(&loading.sources, id, &mut loading.diagnostics) else {
             continue;
         };
@@ -261,7 +263,10 @@ impl Loading {
             if new.key.value == "include" {
                 continue;
             }
-            match entries.iter_mut().find(|entry| entry.key.value == new.key.value) {
+            match entries
+                .iter_mut()
+                .find(|entry| entry.key.value == new.key.value)
+            {
                 None => entries.push(new),
                 Some(old) => join_section(old, new, &mut self.diagnostics),
             }
@@ -282,7 +287,10 @@ fn join_section(old: &mut Entry, new: Entry, diagnostics: &mut Vec<Diagnostic>) 
         }
         (Value::Map(entries), Value::Map(more)) if matches!(key, "pools" | "services") => {
             for entry in more {
-                match entries.iter().find(|there| there.key.value == entry.key.value) {
+                match entries
+                    .iter()
+                    .find(|there| there.key.value == entry.key.value)
+                {
                     None => entries.push(entry),
                     Some(there) => diagnostics.push(defined_twice(&entry.key, there.key.origin)),
                 }
@@ -312,7 +320,11 @@ fn defined_twice(key: &At<String>, first: Origin) -> Diagnostic {
 /// The deepest folder of a pattern that has no wildcard in it.
 fn folder_of_pattern(pattern: &Path) -> PathBuf {
     let mut folder = PathBuf::new();
-    for part in pattern.parent().unwrap_or_else(|| Path::new("")).components() {
+    for part in pattern
+        .parent()
+        .unwrap_or_else(|| Path::new(""))
+        .components()
+    {
         if part.as_os_str().to_string_lossy().contains(['*', '?', '[']) {
             break;
         }

@@ -42,14 +42,18 @@ impl Leaf for Name {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let first = text.bytes().next();
         if !first.is_some_and(|b| b.is_ascii_alphanumeric()) {
-            return Err(LeafError::bad("is not a name: names begin with a letter or a digit"));
+            return Err(LeafError::bad(
+                "is not a name: names begin with a letter or a digit",
+            ));
         }
         if let Some(bad) = text
             .chars()
             .find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')))
         {
-            return Err(LeafError::bad(format!("is not a name: `{bad}` cannot be part of one"))
-                .help("names are made of letters, digits, `-`, `_` and `.`"));
+            return Err(
+                LeafError::bad(format!("is not a name: `{bad}` cannot be part of one"))
+                    .help("names are made of letters, digits, `-`, `_` and `.`"),
+            );
         }
         if text.len() > LONGEST {
             return Err(LeafError::bad("is longer than 64 characters"));
@@ -199,7 +203,11 @@ mod tests {
 
     #[test]
     fn hosts_are_compared_without_case_and_dots() {
-        let show = |text| HostPattern::parse(text).map(|h| h.to_string()).map_err(|e| e.message);
+        let show = |text| {
+            HostPattern::parse(text)
+                .map(|h| h.to_string())
+                .map_err(|e| e.message)
+        };
         assert_eq!(show("API.Example.com."), Ok("api.example.com".into()));
         assert_eq!(show("*.Example.com"), Ok("*.example.com".into()));
         assert!(show("example.com:80").unwrap_err().contains("port"));
@@ -211,7 +219,10 @@ mod tests {
 
     #[test]
     fn dns_endpoints_are_names_with_ports() {
-        assert_eq!(DnsEndpoint::parse("Api.internal:80").unwrap().to_string(), "api.internal:80");
+        assert_eq!(
+            DnsEndpoint::parse("Api.internal:80").unwrap().to_string(),
+            "api.internal:80"
+        );
         assert!(DnsEndpoint::parse("10.0.0.1:80").is_err());
         assert!(DnsEndpoint::parse("api.internal").is_err());
         assert!(DnsEndpoint::parse("api.internal:0").is_err());

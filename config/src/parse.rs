@@ -18,7 +18,11 @@ use crate::source::{At, LineColumn, Origin, SourceId, Sources, Span};
 ///
 /// # Errors
 /// The tree is `None` when the text is not YAML at all.
-pub(crate) fn parse(sources: &Sources, id: SourceId, diagnostics: &mut Vec<Diagnostic>) -> Option<Node> {
+pub(crate) fn parse(
+    sources: &Sources,
+    id: SourceId,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Node> {
     let text = &sources.get(id).text;
     let reader = Reader { sources, id };
     match from_text(text, DuplicateKeyPolicy::Error) {
@@ -210,7 +214,11 @@ impl Reader<'_> {
             )
             .help("keep one of the two");
         }
-        Diagnostic::error(Code::Syntax, origin, format!("not valid YAML: {}", plain_words(error)))
+        Diagnostic::error(
+            Code::Syntax,
+            origin,
+            format!("not valid YAML: {}", plain_words(error)),
+        )
     }
 }
 
@@ -218,7 +226,9 @@ impl Reader<'_> {
 fn plain_words(error: &serde_yaml::Error) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    let words = first.rsplit_once(" at line ").map_or(first, |(words, _)| words);
+    let words = first
+        .rsplit_once(" at line ")
+        .map_or(first, |(words, _)| words);
     let words = words.strip_prefix("error: ").unwrap_or(words);
     match words.split_once(": ") {
         Some((place, rest)) if place.starts_with("line ") => rest.to_owned(),

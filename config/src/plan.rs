@@ -17,8 +17,8 @@ pub use pool::{
     TimeoutsPlan, UpstreamTlsPlan,
 };
 pub use route::{ClientFacts, HeaderEditsPlan, RoutePlan, WhenAllDownPlan};
-pub use route_table::{RequestHead, RouteTable, normal_host};
 pub(crate) use route_table::{Conditions, PathRule};
+pub use route_table::{RequestHead, RouteTable, normal_host};
 pub use target::{GeoRulePlan, SplitMemberPlan, TargetGraph, TargetKindPlan, TargetNode};
 
 use std::fmt;

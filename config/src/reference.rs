@@ -98,9 +98,14 @@ impl Page<'_> {
     }
 
     fn table(&mut self, schema: &Value, mentioned: &mut Vec<String>) {
-        let required: BTreeSet<&str> =
-            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        self.out.push_str("| key | type | default | meaning |\n| --- | --- | --- | --- |\n");
+        let required: BTreeSet<&str> = schema["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        self.out
+            .push_str("| key | type | default | meaning |\n| --- | --- | --- | --- |\n");
         for (key, value) in schema["properties"].as_object().into_iter().flatten() {
             let words = self.type_words(value, mentioned);
             let default = match &value["default"] {
@@ -141,8 +146,10 @@ impl Page<'_> {
             return link;
         }
         if let Some(forms) = schema["anyOf"].as_array() {
-            let words: Vec<String> =
-                forms.iter().map(|form| self.type_words(form, mentioned)).collect();
+            let words: Vec<String> = forms
+                .iter()
+                .map(|form| self.type_words(form, mentioned))
+                .collect();
             return words.join(", or ");
         }
         if let Some(words) = schema["enum"].as_array() {
@@ -153,7 +160,11 @@ impl Page<'_> {
                     other => format!("`{other}`"),
                 })
                 .collect();
-            return if words.len() > 8 { "a word from a list".to_owned() } else { words.join(" or ") };
+            return if words.len() > 8 {
+                "a word from a list".to_owned()
+            } else {
+                words.join(" or ")
+            };
         }
         if schema["oneOf"].is_array() {
             return "one of the words below".to_owned();
@@ -186,11 +197,20 @@ impl Page<'_> {
 
 /// Whether a form is a mapping with exactly one key, like the kinds of targets.
 fn is_keyed(schema: &Value) -> bool {
-    let properties = schema["properties"].as_object().map_or(0, serde_json::Map::len);
+    let properties = schema["properties"]
+        .as_object()
+        .map_or(0, serde_json::Map::len);
     let required = schema["required"].as_array().map_or(0, Vec::len);
-    properties == 1 && required == 1 && schema["description"].is_string() && schema["title"].is_null()
+    properties == 1
+        && required == 1
+        && schema["description"].is_string()
+        && schema["title"].is_null()
         && schema["additionalProperties"] == Value::Bool(false)
-        && !schema["properties"].as_object().into_iter().flatten().any(|(_, v)| v["description"].is_string())
+        && !schema["properties"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .any(|(_, v)| v["description"].is_string())
 }
 
 fn text<'a>(schema: &'a Value, key: &str) -> &'a str {

@@ -62,12 +62,18 @@ pub struct At<T> {
     pub value: T,
     /// Where it came from.
     pub origin: Origin,
+    /// Whether it came from `${file:…}`: never printed.
+    pub secret: bool,
 }
 
 impl<T> At<T> {
     /// A value written (or inherited, or defaulted) at `origin`.
     pub fn new(value: T, origin: Origin) -> Self {
-        Self { value, origin }
+        Self {
+            value,
+            origin,
+            secret: false,
+        }
     }
 
     /// A value that nobody wrote.

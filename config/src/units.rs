@@ -59,7 +59,10 @@ fn number_and_unit(text: &str) -> (&str, &str) {
 impl Leaf for TimeSpan {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let (number, unit) = number_and_unit(text);
-        let bad = || LeafError::bad("is not a duration").help("write a number and a unit: `250ms`, `5s`, `10m`, `1h` or `2d`");
+        let bad = || {
+            LeafError::bad("is not a duration")
+                .help("write a number and a unit: `250ms`, `5s`, `10m`, `1h` or `2d`")
+        };
         if number.is_empty() {
             return Err(bad());
         }
@@ -127,14 +130,19 @@ impl fmt::Display for ByteSize {
 impl Leaf for ByteSize {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let (number, unit) = number_and_unit(text);
-        let bad = || LeafError::bad("is not a size").help("write a number and a unit: `512B`, `64KiB` or `100MiB`");
+        let bad = || {
+            LeafError::bad("is not a size")
+                .help("write a number and a unit: `512B`, `64KiB` or `100MiB`")
+        };
         if number.is_empty() {
             return Err(bad());
         }
         if unit.is_empty() {
             return Err(LeafError::bad("has no unit")
                 .code(Code::BadUnit)
-                .help(format!("did you mean `{number}KiB`? (units: B, KiB, MiB, GiB, kB, MB, GB)")));
+                .help(format!(
+                    "did you mean `{number}KiB`? (units: B, KiB, MiB, GiB, kB, MB, GB)"
+                )));
         }
         let Some((_, size)) = SIZE_UNITS.into_iter().find(|(name, _)| *name == unit) else {
             return Err(LeafError::bad("has an unknown unit")
@@ -364,7 +372,10 @@ mod tests {
         assert_eq!(show::<TimeSpan>("1.5s"), Err(Code::BadValue));
         assert_eq!(show::<TimeSpan>("-1s"), Err(Code::BadValue));
         assert_eq!(show::<TimeSpan>("99999d"), Err(Code::BadValue));
-        assert_eq!(show::<TimeSpan>("99999999999999999999d"), Err(Code::BadValue));
+        assert_eq!(
+            show::<TimeSpan>("99999999999999999999d"),
+            Err(Code::BadValue)
+        );
     }
 
     #[test]
@@ -373,7 +384,10 @@ mod tests {
         assert_eq!(ByteSize::parse("1MB").unwrap().bytes(), 1_000_000);
         assert_eq!(show::<ByteSize>("1024KiB"), Ok("1MiB".into()));
         assert_eq!(show::<ByteSize>("100"), Err(Code::BadUnit));
-        assert_eq!(show::<ByteSize>("18446744073709551615GiB"), Err(Code::BadValue));
+        assert_eq!(
+            show::<ByteSize>("18446744073709551615GiB"),
+            Err(Code::BadValue)
+        );
     }
 
     #[test]
@@ -384,7 +398,13 @@ mod tests {
         assert_eq!(show::<Percent>("NaN%"), Err(Code::BadValue));
         assert_eq!(show::<Weight>("70"), Ok("70".into()));
         assert_eq!(show::<Weight>("1000001"), Err(Code::BadValue));
-        assert!(Weight::parse("70%").unwrap_err().help.unwrap().contains("`70`"));
+        assert!(
+            Weight::parse("70%")
+                .unwrap_err()
+                .help
+                .unwrap()
+                .contains("`70`")
+        );
     }
 
     #[test]

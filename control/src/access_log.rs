@@ -105,7 +105,9 @@ impl AccessLog {
     pub fn configure(&self, plan: Option<&AccessLogPlan>) {
         self.sample.store(threshold(plan), Ordering::Relaxed);
         // Waiting here is waiting for the disk: the reload does, requests do not.
-        let _ = self.lines.send(Message::Redirect(plan.map(|plan| plan.to.clone())));
+        let _ = self
+            .lines
+            .send(Message::Redirect(plan.map(|plan| plan.to.clone())));
     }
 
     /// Returns when every line so far is written.
@@ -209,7 +211,9 @@ fn write_lines(received: &Receiver<Message>, output: &mut Output) {
                             complained = false;
                         }
                         Err(error) => {
-                            tracing::error!("cannot open the access log: {error}; the old one goes on");
+                            tracing::error!(
+                                "cannot open the access log: {error}; the old one goes on"
+                            );
                         }
                     }
                 }
@@ -272,7 +276,11 @@ mod tests {
         drop(writer);
         let old = std::fs::read_to_string(&moved).unwrap();
         assert_eq!(old.lines().count(), 1_000);
-        assert!(old.lines().enumerate().all(|(n, line)| line == n.to_string()));
+        assert!(
+            old.lines()
+                .enumerate()
+                .all(|(n, line)| line == n.to_string())
+        );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "after\n");
     }
 

@@ -132,7 +132,9 @@ async fn serve(mut listener: TcpListener, state: AdminState, tell: watch::Sender
                     break listener;
                 }
                 Err(error) => {
-                    tracing::error!("the admin API stays where it is: cannot bind {wanted}: {error}");
+                    tracing::error!(
+                        "the admin API stays where it is: cannot bind {wanted}: {error}"
+                    );
                 }
             }
         };
@@ -143,7 +145,10 @@ async fn serve(mut listener: TcpListener, state: AdminState, tell: watch::Sender
         drop(leave);
         tokio::spawn(async move {
             let mut serving = serving;
-            if tokio::time::timeout(MOVE_GRACE, &mut serving).await.is_err() {
+            if tokio::time::timeout(MOVE_GRACE, &mut serving)
+                .await
+                .is_err()
+            {
                 serving.abort();
             }
         });

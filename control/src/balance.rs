@@ -185,8 +185,10 @@ impl Selector {
         members: &'a [Member],
         endpoints: &[EndpointView],
     ) -> &'a Member {
-        let in_flight: u64 =
-            members.iter().map(|m| u64::from(live(endpoints, m).in_flight())).sum();
+        let in_flight: u64 = members
+            .iter()
+            .map(|m| u64::from(live(endpoints, m).in_flight()))
+            .sum();
         let per_weight = LOAD_BOUND * (in_flight + 1) as f64 / self.total as f64;
         let mut best: Option<(f64, &Member)> = None;
         let mut best_of_all: Option<(f64, &Member)> = None;
@@ -197,12 +199,14 @@ impl Selector {
                 best_of_all = Some((bid, member));
             }
             let room = (per_weight * f64::from(member.weight)).ceil();
-            if f64::from(endpoint.in_flight()) < room && best.is_none_or(|(highest, _)| bid > highest)
+            if f64::from(endpoint.in_flight()) < room
+                && best.is_none_or(|(highest, _)| bid > highest)
             {
                 best = Some((bid, member));
             }
         }
-        best.or(best_of_all).map_or(&members[0], |(_, member)| member)
+        best.or(best_of_all)
+            .map_or(&members[0], |(_, member)| member)
     }
 }
 
@@ -223,15 +227,24 @@ fn live<'a>(endpoints: &'a [EndpointView], member: &Member) -> &'a Endpoint {
 
 /// The one of two that costs less for its weight.
 fn lighter<'a>(a: &'a Member, b: &'a Member, cost: impl Fn(&Member) -> f64) -> &'a Member {
-    if cost(b) * f64::from(a.weight) < cost(a) * f64::from(b.weight) { b } else { a }
+    if cost(b) * f64::from(a.weight) < cost(a) * f64::from(b.weight) {
+        b
+    } else {
+        a
+    }
 }
 
 /// One round of turns in which nobody comes twice in a row if it can be helped (nginx's smooth
 /// weighted round robin). Empty if a round would be too long.
 fn smooth_round(members: &[Member]) -> Box<[u16]> {
-    let common = members.iter().fold(0, |a, member| gcd(a, member.weight)).max(1);
-    let weights: SmallVec<[i64; 16]> =
-        members.iter().map(|member| i64::from(member.weight / common)).collect();
+    let common = members
+        .iter()
+        .fold(0, |a, member| gcd(a, member.weight))
+        .max(1);
+    let weights: SmallVec<[i64; 16]> = members
+        .iter()
+        .map(|member| i64::from(member.weight / common))
+        .collect();
     let total: i64 = weights.iter().sum();
     if total as u64 > LONGEST_ROUND {
         return Box::default();
@@ -243,7 +256,10 @@ fn smooth_round(members: &[Member]) -> Box<[u16]> {
                 *credit += weight;
             }
             // The first of equals, so that turns come in the order written.
-            let (next, _) = credit.iter().enumerate().max_by_key(|(at, c)| (**c, std::cmp::Reverse(*at)))?;
+            let (next, _) = credit
+                .iter()
+                .enumerate()
+                .max_by_key(|(at, c)| (**c, std::cmp::Reverse(*at)))?;
             credit[next] -= total;
             Some(next as u16)
         })
@@ -273,7 +289,9 @@ mod tests {
                 random: &mut random,
                 now: Tick::ZERO,
             };
-            counts[selector.pick(balance, &endpoints, &turns, &mut wish).unwrap()] += 1;
+            counts[selector
+                .pick(balance, &endpoints, &turns, &mut wish)
+                .unwrap()] += 1;
         }
         counts
     }
@@ -288,13 +306,19 @@ mod tests {
 
     #[test]
     fn weights_are_kept_and_zero_is_nobody() {
-        let balances =
-            [BalancePlan::Random, BalancePlan::RoundRobin, BalancePlan::Hash(HashProperty::Path)];
+        let balances = [
+            BalancePlan::Random,
+            BalancePlan::RoundRobin,
+            BalancePlan::Hash(HashProperty::Path),
+        ];
         for balance in balances {
             let seen = counts(&[3, 1, 0, 4], &balance, 16_000, true);
             about(&seen, &[0.375, 0.125, 0.0, 0.5], 0.02);
         }
-        assert_eq!(counts(&[0, 5], &BalancePlan::LeastRequests, 10, false), [0, 10]);
+        assert_eq!(
+            counts(&[0, 5], &BalancePlan::LeastRequests, 10, false),
+            [0, 10]
+        );
     }
 
     #[test]
@@ -306,14 +330,24 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let round: Vec<usize> = (0..7)
             .map(|_| {
-                let mut wish =
-                    Wish { hash: None, excluded: &[], random: &mut random, now: Tick::ZERO };
-                selector.pick(&balance, &endpoints, &turns, &mut wish).unwrap()
+                let mut wish = Wish {
+                    hash: None,
+                    excluded: &[],
+                    random: &mut random,
+                    now: Tick::ZERO,
+                };
+                selector
+                    .pick(&balance, &endpoints, &turns, &mut wish)
+                    .unwrap()
             })
             .collect();
         assert_eq!(round, [0, 0, 1, 0, 2, 0, 0]);
         // Too long a round is spread without a plan, and still exact.
-        about(&counts(&[1_000_000, 999_999, 7], &balance, 1_000, false), &[0.5, 0.5, 0.0], 0.01);
+        about(
+            &counts(&[1_000_000, 999_999, 7], &balance, 1_000, false),
+            &[0.5, 0.5, 0.0],
+            0.01,
+        );
     }
 
     #[test]
@@ -326,14 +360,24 @@ mod tests {
         let selector = Selector::new([(0, 1), (1, 1)].into_iter(), &balance);
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..100 {
-            let mut wish = Wish { hash: None, excluded: &[], random: &mut random, now: Tick::ZERO };
+            let mut wish = Wish {
+                hash: None,
+                excluded: &[],
+                random: &mut random,
+                now: Tick::ZERO,
+            };
             let picked = selector.pick(&balance, &endpoints, &Sequence::default(), &mut wish);
             assert_eq!(picked, Some(1));
         }
         // Three times the weight bears three times the load.
         let heavy = Selector::new([(0, 30), (1, 1)].into_iter(), &balance);
         endpoints[1].live.begin();
-        let mut wish = Wish { hash: None, excluded: &[], random: &mut random, now: Tick::ZERO };
+        let mut wish = Wish {
+            hash: None,
+            excluded: &[],
+            random: &mut random,
+            now: Tick::ZERO,
+        };
         let picked = heavy.pick(&balance, &endpoints, &Sequence::default(), &mut wish);
         assert_eq!(picked, Some(0), "11/30 is less than 2/1");
     }
@@ -347,8 +391,16 @@ mod tests {
         let balance = BalancePlan::Fastest;
         let selector = Selector::new([(0, 1), (1, 1)].into_iter(), &balance);
         let mut random = fastrand::Rng::with_seed(7);
-        let mut wish = Wish { hash: None, excluded: &[], random: &mut random, now: Tick::ZERO };
-        assert_eq!(selector.pick(&balance, &endpoints, &Sequence::default(), &mut wish), Some(1));
+        let mut wish = Wish {
+            hash: None,
+            excluded: &[],
+            random: &mut random,
+            now: Tick::ZERO,
+        };
+        assert_eq!(
+            selector.pick(&balance, &endpoints, &Sequence::default(), &mut wish),
+            Some(1)
+        );
     }
 
     #[test]
@@ -359,15 +411,25 @@ mod tests {
         let fewer = Selector::new((0..9).map(|at| (at, 1)), &balance);
         let mut random = fastrand::Rng::with_seed(7);
         let mut pick = |selector: &Selector, hash| {
-            let mut wish =
-                Wish { hash: Some(hash), excluded: &[], random: &mut random, now: Tick::ZERO };
-            selector.pick(&balance, &endpoints, &Sequence::default(), &mut wish).unwrap()
+            let mut wish = Wish {
+                hash: Some(hash),
+                excluded: &[],
+                random: &mut random,
+                now: Tick::ZERO,
+            };
+            selector
+                .pick(&balance, &endpoints, &Sequence::default(), &mut wish)
+                .unwrap()
         };
         for hash in 0..2_000u64 {
             let hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
             let before = pick(&all, hash);
             if before != 9 {
-                assert_eq!(pick(&fewer, hash), before, "only those of the one that went move");
+                assert_eq!(
+                    pick(&fewer, hash),
+                    before,
+                    "only those of the one that went move"
+                );
             }
         }
         let home = pick(&all, 42);
@@ -381,11 +443,19 @@ mod tests {
     fn those_that_failed_are_left_out() {
         let endpoints = endpoints(&[1, 1, 1]);
         let mut random = fastrand::Rng::with_seed(7);
-        for balance in [BalancePlan::LeastRequests, BalancePlan::RoundRobin, BalancePlan::Random] {
+        for balance in [
+            BalancePlan::LeastRequests,
+            BalancePlan::RoundRobin,
+            BalancePlan::Random,
+        ] {
             let selector = Selector::new((0..3).map(|at| (at, 1)), &balance);
             let mut pick = |excluded: &[usize]| {
-                let mut wish =
-                    Wish { hash: None, excluded, random: &mut random, now: Tick::ZERO };
+                let mut wish = Wish {
+                    hash: None,
+                    excluded,
+                    random: &mut random,
+                    now: Tick::ZERO,
+                };
                 selector.pick(&balance, &endpoints, &Sequence::default(), &mut wish)
             };
             assert_eq!(pick(&[0, 2]), Some(1));

@@ -37,6 +37,8 @@ pub struct Outcome {
     pub watch: Watch,
     /// The texts it was read from.
     pub saved: Vec<SavedSource>,
+    /// Where it says that state is kept, as far as that can be read.
+    pub state_dir: PathBuf,
 }
 
 /// Where a configuration comes from.
@@ -55,6 +57,7 @@ pub fn read(source: &Source, machine: &Machine, tickets: &Tickets) -> Outcome {
         Source::Saved(saved) => check_saved(saved, machine),
     };
     let saved = checked.saved_sources();
+    let state_dir = checked.state_dir();
     let Checked {
         mut report,
         plan,
@@ -78,6 +81,7 @@ pub fn read(source: &Source, machine: &Machine, tickets: &Tickets) -> Outcome {
         report,
         watch,
         saved,
+        state_dir,
     }
 }
 

@@ -44,7 +44,9 @@ pub fn decide(
     found: &Whereabouts,
 ) -> Fate {
     let tables = snapshot.tables_for(route.target, client, found);
-    let draw = snapshot.routes[route.id.index()].sequence(tables.rule()).draw();
+    let draw = snapshot.routes[route.id.index()]
+        .sequence(tables.rule())
+        .draw();
     fate(tables.tables(), route.when_all_down, draw)
 }
 

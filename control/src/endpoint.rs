@@ -101,7 +101,8 @@ impl Endpoint {
 
     /// A probe ended after `took`.
     pub fn observe_probe(&self, took: Duration, succeeded: bool, now: Tick) {
-        self.last_probe.store((took.as_nanos() as u64).max(1), Ordering::Relaxed);
+        self.last_probe
+            .store((took.as_nanos() as u64).max(1), Ordering::Relaxed);
         if succeeded {
             self.probes.add(took, now, Rise::Smooth);
         }
@@ -207,13 +208,20 @@ mod tests {
         let endpoint = endpoint();
         assert_eq!(endpoint.traffic_latency(at(0)), None);
         endpoint.observe_answer(Duration::from_millis(100), at(1));
-        assert_eq!(endpoint.traffic_latency(at(1)), Some(Duration::from_millis(100)));
+        assert_eq!(
+            endpoint.traffic_latency(at(1)),
+            Some(Duration::from_millis(100))
+        );
         for second in 2..60 {
             endpoint.observe_answer(Duration::from_millis(10), at(second));
         }
         let settled = endpoint.traffic_latency(at(60)).unwrap();
         assert!(settled < Duration::from_millis(11), "{settled:?}");
-        assert_eq!(endpoint.traffic_latency(at(200)), None, "too old to say anything");
+        assert_eq!(
+            endpoint.traffic_latency(at(200)),
+            None,
+            "too old to say anything"
+        );
     }
 
     #[test]
@@ -227,7 +235,10 @@ mod tests {
         assert!(endpoint.cost(at(10)) > before * 40.0);
         assert!(endpoint.traffic_latency(at(10)).unwrap() < Duration::from_millis(100));
         endpoint.begin();
-        assert!((endpoint.cost(at(10)) - 1.0).abs() < 1e-6, "twice the half second");
+        assert!(
+            (endpoint.cost(at(10)) - 1.0).abs() < 1e-6,
+            "twice the half second"
+        );
         endpoint.end();
         assert_eq!((endpoint.in_flight(), endpoint.requests()), (0, 1));
     }

@@ -16,12 +16,12 @@ use portolan_certs::Material;
 use portolan_config::plan::Plan;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use self::core::{Core, Effect, Event};
 use crate::clock::Clock;
 use crate::dial::Dialer;
 use crate::geo::Locator;
 use crate::resolve::Resolve;
 use crate::snapshot::Snapshot;
-use self::core::{Core, Effect, Event};
 
 /// Probes under way at the same time: more wait, so that thousands of endpoints that become due at
 /// once do not take every socket.
@@ -90,8 +90,8 @@ impl Engine {
         &self.published
     }
 
-    /// Makes a configuration the running one. Returns the generation of the first snapshot that has
-    /// it, which is published by then.
+    /// Makes a configuration the running one. Returns its generation; the first snapshot
+    /// that has it is published by then.
     ///
     /// # Errors
     /// When the loop has ended.
@@ -121,7 +121,9 @@ impl Engine {
     pub async fn wait_until_judged(&self, grace: Duration) -> bool {
         let mut judged = self.judged.clone();
         let waiting = judged.wait_for(|judged| *judged);
-        tokio::time::timeout(grace, waiting).await.is_ok_and(|outcome| outcome.is_ok())
+        tokio::time::timeout(grace, waiting)
+            .await
+            .is_ok_and(|outcome| outcome.is_ok())
     }
 
     async fn tell(&self, event: Event) -> Result<u64, Stopped> {
@@ -196,7 +198,8 @@ impl Driver {
             let snapshot = self.core.publish(self.clock.now());
             let judged = snapshot.judged();
             self.published.store(snapshot);
-            self.judged.send_if_modified(|before| std::mem::replace(before, judged) != judged);
+            self.judged
+                .send_if_modified(|before| std::mem::replace(before, judged) != judged);
         }
         let generation = self.published.load().generation;
         for sender in told {

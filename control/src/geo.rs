@@ -33,7 +33,9 @@ const WELL_KNOWN: [IpAddr; 4] = [
     IpAddr::V4(std::net::Ipv4Addr::new(8, 8, 8, 8)),
     IpAddr::V4(std::net::Ipv4Addr::new(85, 214, 132, 117)),
     IpAddr::V4(std::net::Ipv4Addr::new(133, 11, 0, 1)),
-    IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888)),
+    IpAddr::V6(std::net::Ipv6Addr::new(
+        0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888,
+    )),
 ];
 
 /// Where a client is, as far as anybody asked and anybody knows.
@@ -136,7 +138,9 @@ impl Database {
     /// None in a program that was built from a sound file, which the tests see to.
     pub fn built_in() -> Result<Arc<Self>, DatabaseError> {
         static UNPACKED: Mutex<Option<Arc<Database>>> = Mutex::new(None);
-        let mut unpacked = UNPACKED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut unpacked = UNPACKED
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(database) = &*unpacked {
             return Ok(database.clone());
         }
@@ -186,9 +190,9 @@ impl Database {
         };
         for schema in [Schema::Nested, Schema::Flat] {
             database.schema = schema;
-            database.knows_anything = WELL_KNOWN
-                .iter()
-                .any(|address| database.country(*address).is_some() || database.system(*address).is_some());
+            database.knows_anything = WELL_KNOWN.iter().any(|address| {
+                database.country(*address).is_some() || database.system(*address).is_some()
+            });
             if database.knows_anything {
                 return database;
             }
@@ -247,9 +251,10 @@ impl Database {
                 number(record, &path!["location", "latitude"])?,
                 number(record, &path!["location", "longitude"])?,
             ),
-            Schema::Flat => {
-                (number(record, &path!["latitude"])?, number(record, &path!["longitude"])?)
-            }
+            Schema::Flat => (
+                number(record, &path!["latitude"])?,
+                number(record, &path!["longitude"])?,
+            ),
         };
         Some(Coordinates {
             latitude,
@@ -521,9 +526,15 @@ routes: [ { to: { geo: [ { clients: { subdivisions: [ US-CA ] }, to: a }, { to: 
                         "location": { "latitude": 37.75, "longitude": -122.5 },
                     }),
                 ),
-                ("2001:db8::/32", json!({ "registered_country": { "iso_code": "FR" } })),
+                (
+                    "2001:db8::/32",
+                    json!({ "registered_country": { "iso_code": "FR" } }),
+                ),
             ],
-            &[("192.0.2.0/24", json!({ "autonomous_system_number": 64_500 }))],
+            &[(
+                "192.0.2.0/24",
+                json!({ "autonomous_system_number": 64_500 }),
+            )],
         );
         assert_eq!(label(&nested, "192.0.2.1"), "US-CA");
         assert_eq!(label(&nested, "2001:db8::1"), "FR");
@@ -555,10 +566,16 @@ routes: [ { to: { geo: [ { clients: { subdivisions: [ US-CA ] }, to: a }, { to: 
     fn only_what_is_asked_for_is_looked_up() {
         let nested = locator(
             &[("192.0.2.0/24", json!({ "country": { "iso_code": "US" } }))],
-            &[("192.0.2.0/24", json!({ "autonomous_system_number": 64_500 }))],
+            &[(
+                "192.0.2.0/24",
+                json!({ "autonomous_system_number": 64_500 }),
+            )],
         );
-        let nothing =
-            nested.locate("192.0.2.1".parse().unwrap(), ClientFacts::default(), &table());
+        let nothing = nested.locate(
+            "192.0.2.1".parse().unwrap(),
+            ClientFacts::default(),
+            &table(),
+        );
         assert_eq!(nothing, Whereabouts::UNKNOWN);
     }
 
@@ -579,6 +596,9 @@ routes: [ { to: { geo: [ { clients: { subdivisions: [ US-CA ] }, to: a }, { to: 
     fn a_database_that_says_nothing_is_a_worry() {
         let odd = locator(&[("192.0.2.0/24", json!({ "colour": "blue" }))], &[]);
         let worries = odd.worries(Duration::from_secs(1_780_000_000));
-        assert!(worries[0].contains("says nothing about well-known addresses"), "{worries:?}");
+        assert!(
+            worries[0].contains("says nothing about well-known addresses"),
+            "{worries:?}"
+        );
     }
 }

@@ -177,7 +177,11 @@ impl Health {
     /// The time from the beginning of one probe to that of the next. `spread`, from 0 to 1, tells
     /// endpoints apart.
     pub fn pace(&self, policy: &HealthPolicy, spread: f64) -> Duration {
-        let interval = if self.is_changing() { policy.fast_every } else { policy.every };
+        let interval = if self.is_changing() {
+            policy.fast_every
+        } else {
+            policy.every
+        };
         interval.mul_f64(1.0 - 0.1 * spread.clamp(0.0, 1.0))
     }
 
@@ -249,7 +253,11 @@ mod tests {
             .chars()
             .enumerate()
             .map(|(second, result)| {
-                let event = if result == '+' { Event::ProbeSucceeded } else { failed() };
+                let event = if result == '+' {
+                    Event::ProbeSucceeded
+                } else {
+                    failed()
+                };
                 health = health.clone().step(&POLICY, event, at(second as u64));
                 match health.verdict {
                     Verdict::Healthy => 'H',
@@ -264,8 +272,16 @@ mod tests {
     fn the_first_probe_decides_and_thresholds_come_after() {
         assert_eq!(story("+---++"), "HHHUUH");
         assert_eq!(story("-++"), "UUH");
-        assert_eq!(story("+--+--+---"), "HHHHHHHHHU", "a success starts the count again");
-        assert_eq!(story("-+-+-++"), "UUUUUUH", "a failure starts the count again");
+        assert_eq!(
+            story("+--+--+---"),
+            "HHHHHHHHHU",
+            "a success starts the count again"
+        );
+        assert_eq!(
+            story("-+-+-++"),
+            "UUUUUUH",
+            "a failure starts the count again"
+        );
     }
 
     #[test]
@@ -277,7 +293,9 @@ mod tests {
         assert_eq!(healthy.pace(&POLICY, 1.0), Duration::from_millis(4500));
         let doubted = healthy.clone().step(&POLICY, failed(), at(5));
         assert_eq!(doubted.pace(&POLICY, 0.0), Duration::from_secs(1));
-        let down = doubted.step(&POLICY, failed(), at(6)).step(&POLICY, failed(), at(7));
+        let down = doubted
+            .step(&POLICY, failed(), at(6))
+            .step(&POLICY, failed(), at(7));
         assert_eq!(down.verdict, Verdict::Unhealthy);
         assert_eq!(down.pace(&POLICY, 0.0), Duration::from_secs(5));
         assert_eq!(down.since, at(7));
@@ -290,7 +308,10 @@ mod tests {
     #[test]
     fn without_probes_it_is_healthy_and_switching_them_on_forgets_nothing() {
         let off = Health::unknown(at(0)).step(&POLICY, Event::ProbesSwitchedOff, at(1));
-        assert_eq!((off.verdict, &off.because), (Verdict::Healthy, &Because::ProbesOff));
+        assert_eq!(
+            (off.verdict, &off.because),
+            (Verdict::Healthy, &Because::ProbesOff)
+        );
         let doubted = off.step(&POLICY, failed(), at(2));
         assert_eq!(doubted.verdict, Verdict::Healthy);
         assert_eq!(doubted.since, at(1));

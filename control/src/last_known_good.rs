@@ -81,7 +81,10 @@ mod tests {
         kept.save(&state).unwrap();
         kept.save(&state).unwrap();
         assert_eq!(LastKnownGood::load(&state).unwrap(), kept);
-        let mode = std::fs::metadata(LastKnownGood::path(&state)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(LastKnownGood::path(&state))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -60,12 +60,17 @@ impl Page<'_> {
             "Attempts to replace the configuration, by what became of them.",
             [
                 (vec![("outcome", "applied")], totals.reloads_applied.get()),
-                (vec![("outcome", "unchanged")], totals.reloads_unchanged.get()),
+                (
+                    vec![("outcome", "unchanged")],
+                    totals.reloads_unchanged.get(),
+                ),
                 (vec![("outcome", "refused")], totals.reloads_refused.get()),
             ],
         );
-        let applied =
-            totals.last_reload_success.load(std::sync::atomic::Ordering::Relaxed) as f64 / 1000.0;
+        let applied = totals
+            .last_reload_success
+            .load(std::sync::atomic::Ordering::Relaxed) as f64
+            / 1000.0;
         families.gauges(
             "portolan_config_last_success_timestamp_seconds",
             "When the running configuration was applied.",
@@ -74,13 +79,20 @@ impl Page<'_> {
         families.counters(
             "portolan_refused_requests_total",
             "Requests that Portolan answered itself, by reason.",
-            totals.refused.get().into_iter().map(|(reason, n)| (vec![("reason", reason)], n)),
+            totals
+                .refused
+                .get()
+                .into_iter()
+                .map(|(reason, n)| (vec![("reason", reason)], n)),
         );
         families.gauges(
             "portolan_connections",
             "Open connections of clients.",
             self.listeners.iter().map(|listener| {
-                (vec![("listener", listener.bound.to_string())], listener.connections.get() as f64)
+                (
+                    vec![("listener", listener.bound.to_string())],
+                    listener.connections.get() as f64,
+                )
             }),
         );
         families.counters(
@@ -92,7 +104,10 @@ impl Page<'_> {
             "portolan_geo_database_build_timestamp_seconds",
             "When the geo databases in use were built.",
             self.snapshot.locator.databases().map(|database| {
-                (vec![("database", database.name.as_str())], database.built.as_secs_f64())
+                (
+                    vec![("database", database.name.as_str())],
+                    database.built.as_secs_f64(),
+                )
             }),
         );
         families.gauges(
@@ -142,16 +157,25 @@ impl Page<'_> {
         families.counters(
             "portolan_retries_total",
             "Tries that followed a failed one, by route and by what had failed.",
-            self.snapshot.routes.iter().filter(|route| route.retries.get() > 0).map(|route| {
-                (vec![("route", &*route.name), ("reason", "connect")], route.retries.get())
-            }),
+            self.snapshot
+                .routes
+                .iter()
+                .filter(|route| route.retries.get() > 0)
+                .map(|route| {
+                    (
+                        vec![("route", &*route.name), ("reason", "connect")],
+                        route.retries.get(),
+                    )
+                }),
         );
     }
 
     fn pools(&self, families: &mut Families) {
         let pools = || self.snapshot.pools.iter();
         let named = |value: &dyn Fn(&crate::pool::PoolView) -> f64| -> Vec<_> {
-            pools().map(|pool| (vec![("pool", pool.plan.name.as_str())], value(pool))).collect()
+            pools()
+                .map(|pool| (vec![("pool", pool.plan.name.as_str())], value(pool)))
+                .collect()
         };
         let up = |is: bool| f64::from(u8::from(is));
         families.gauges(
@@ -172,13 +196,21 @@ impl Page<'_> {
         families.counters(
             "portolan_bytes_total",
             "Bytes of bodies, to pools (up) and from them (down).",
-            pools().zip(&self.snapshot.pool_stats).flat_map(|(pool, stats)| {
-                let name = pool.plan.name.as_str();
-                [
-                    (vec![("pool", name), ("direction", "up")], stats.bytes_to.get()),
-                    (vec![("pool", name), ("direction", "down")], stats.bytes_from.get()),
-                ]
-            }),
+            pools()
+                .zip(&self.snapshot.pool_stats)
+                .flat_map(|(pool, stats)| {
+                    let name = pool.plan.name.as_str();
+                    [
+                        (
+                            vec![("pool", name), ("direction", "up")],
+                            stats.bytes_to.get(),
+                        ),
+                        (
+                            vec![("pool", name), ("direction", "down")],
+                            stats.bytes_from.get(),
+                        ),
+                    ]
+                }),
         );
         let endpoints = || {
             pools().flat_map(|pool| {
@@ -193,7 +225,10 @@ impl Page<'_> {
             "Whether an endpoint is healthy.",
             endpoints().map(|(pool, address, endpoint)| {
                 let healthy = endpoint.health.verdict == crate::health::Verdict::Healthy;
-                (vec![("pool", pool.to_owned()), ("endpoint", address)], up(healthy))
+                (
+                    vec![("pool", pool.to_owned()), ("endpoint", address)],
+                    up(healthy),
+                )
             }),
         );
         families.gauges(
@@ -201,7 +236,10 @@ impl Page<'_> {
             "How long the last probe of an endpoint took.",
             endpoints().filter_map(|(pool, address, endpoint)| {
                 let took: Duration = endpoint.live.last_probe()?;
-                Some((vec![("pool", pool.to_owned()), ("endpoint", address)], took.as_secs_f64()))
+                Some((
+                    vec![("pool", pool.to_owned()), ("endpoint", address)],
+                    took.as_secs_f64(),
+                ))
             }),
         );
         families.counters(
@@ -239,12 +277,18 @@ impl Page<'_> {
                 let of = |kind: &str, share: f64| {
                     let labels = vec![
                         ("service", service.name.as_str().to_owned()),
-                        ("pool", snapshot.plan.pools[pool.index()].name.as_str().to_owned()),
+                        (
+                            "pool",
+                            snapshot.plan.pools[pool.index()].name.as_str().to_owned(),
+                        ),
                         ("kind", kind.to_owned()),
                     ];
                     (labels, share)
                 };
-                let share = asked.iter().find(|(id, _)| id == pool).map_or(0.0, |(_, s)| *s);
+                let share = asked
+                    .iter()
+                    .find(|(id, _)| id == pool)
+                    .map_or(0.0, |(_, s)| *s);
                 shares.push(of("asked", share));
                 let entry = effective.and_then(|all| all.iter().find(|e| e.pool == *pool));
                 shares.push(of("effective", entry.map_or(0.0, |entry| entry.share)));

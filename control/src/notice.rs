@@ -49,7 +49,10 @@ impl Notice {
     /// Writes the log line.
     pub fn emit(&self) {
         match self {
-            Self::EndpointJudged { verdict: Verdict::Unhealthy, .. }
+            Self::EndpointJudged {
+                verdict: Verdict::Unhealthy,
+                ..
+            }
             | Self::PoolChanged { up: false, .. }
             | Self::NameFailed { .. } => tracing::warn!("{self}"),
             _ => tracing::info!("{self}"),

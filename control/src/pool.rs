@@ -69,9 +69,14 @@ impl PoolView {
         };
         let availability = if enough { partial } else { 0.0 };
         let known = !endpoints.is_empty()
-            && endpoints.iter().all(|endpoint| endpoint.health.verdict != Verdict::Unknown);
+            && endpoints
+                .iter()
+                .all(|endpoint| endpoint.health.verdict != Verdict::Unknown);
         let select = |wanted: &dyn Fn(&EndpointView) -> bool| {
-            let members = endpoints.iter().enumerate().filter(|(_, endpoint)| wanted(endpoint));
+            let members = endpoints
+                .iter()
+                .enumerate()
+                .filter(|(_, endpoint)| wanted(endpoint));
             Selector::new(
                 members.map(|(at, endpoint)| (at, endpoint.weight)),
                 &plan.balance,
@@ -111,7 +116,10 @@ impl PoolView {
 
     /// Requests that its endpoints are answering now.
     pub fn in_flight(&self) -> u64 {
-        self.endpoints.iter().map(|endpoint| u64::from(endpoint.live.in_flight())).sum()
+        self.endpoints
+            .iter()
+            .map(|endpoint| u64::from(endpoint.live.in_flight()))
+            .sum()
     }
 
     /// What lives on when the view is made anew.
@@ -139,8 +147,10 @@ impl Sums {
         let counts = |e: &&EndpointView| e.weight > 0 && (!e.backup || backups_serve);
         // An endpoint that nothing is known of says nothing about the others, as long as there are
         // others of which something is known.
-        let any_verdict =
-            endpoints.iter().filter(counts).any(|e| e.health.verdict != Verdict::Unknown);
+        let any_verdict = endpoints
+            .iter()
+            .filter(counts)
+            .any(|e| e.health.verdict != Verdict::Unknown);
         let mut sums = Self {
             healthy: 0,
             counted: 0,
@@ -231,7 +241,10 @@ pub(crate) mod tests {
     }
 
     fn close(actual: f64, expected: f64) {
-        assert!((actual - expected).abs() < 1e-9, "{actual} is not {expected}");
+        assert!(
+            (actual - expected).abs() < 1e-9,
+            "{actual} is not {expected}"
+        );
     }
 
     #[test]

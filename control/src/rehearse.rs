@@ -10,7 +10,7 @@ use portolan_config::plan::{
     EndpointPlan, LocationId, Plan, PoolId, PoolPlan, RequestHead, RoutePlan, TestPlan,
     WhenAllDownPlan, normal_host,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Tick;
 use crate::dial::Dial;
@@ -40,8 +40,67 @@ pub struct Question<'a> {
     pub headers: &'a HeaderMap,
 }
 
+/// A question as people ask it: with a URL.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    client: Option<IpAddr>,
+    host: String,
+    path: String,
+    method: Method,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    /// Reads what somebody typed.
+    ///
+    /// # Errors
+    /// What of it cannot be read.
+    pub fn new<'a>(
+        client: Option<IpAddr>,
+        method: &str,
+        url: &str,
+        headers: impl IntoIterator<Item = (&'a String, &'a String)>,
+    ) -> Result<Self, String> {
+        let bad_url = || format!("`{url}` is not a URL like https://api.example.com/v1");
+        let uri: http::Uri = url.parse().map_err(|_| bad_url())?;
+        let host = uri.authority().ok_or_else(bad_url)?.as_str().to_owned();
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let name: http::HeaderName = name
+                .parse()
+                .map_err(|_| format!("`{name}` is not a header name"))?;
+            let value = value
+                .parse()
+                .map_err(|_| format!("`{value}` is not a header value"))?;
+            map.append(name, value);
+        }
+        Ok(Self {
+            client,
+            host,
+            path: uri.path().to_owned(),
+            method: method
+                .parse()
+                .map_err(|_| format!("`{method}` is not a method"))?,
+            headers: map,
+        })
+    }
+
+    /// The question.
+    pub fn question(&self) -> Question<'_> {
+        Question {
+            client: self.client,
+            place: None,
+            system: None,
+            host: &self.host,
+            path: &self.path,
+            method: &self.method,
+            headers: &self.headers,
+        }
+    }
+}
+
 /// What would become of it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The route it would take, or none.
     pub route: Option<Arc<str>>,
@@ -50,7 +109,7 @@ pub struct Explanation {
     /// The client's autonomous system, if it was asked for and is known.
     pub system: Option<u32>,
     /// By which health shares were given.
-    pub basis: &'static str,
+    pub basis: String,
     /// The pools that could get it, the largest share first.
     pub pools: Vec<PoolShare>,
     /// The share that would be refused: 0 to 1.
@@ -60,7 +119,7 @@ pub struct Explanation {
 }
 
 /// A pool that could get a request.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PoolShare {
     /// Its name.
     pub pool: Arc<str>,
@@ -84,7 +143,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
             route: None,
             client: "-".to_owned(),
             system: None,
-            basis: "no route",
+            basis: "no route".to_owned(),
             pools: Vec::new(),
             refused: 1.0,
             status: Some(404),
@@ -101,7 +160,9 @@ fn whereabouts(snapshot: &Snapshot, route: &RoutePlan, question: &Question<'_>) 
         Some(client) if question.place.is_none() => {
             let mut needs = route.needs;
             needs.place = true;
-            snapshot.locator.locate(client, needs, &snapshot.plan.locations)
+            snapshot
+                .locator
+                .locate(client, needs, &snapshot.plan.locations)
         }
         _ => Whereabouts::UNKNOWN,
     };
@@ -137,7 +198,7 @@ fn explained(
         route: Some(route.name.clone()),
         client: snapshot.plan.locations.label(found.place).to_owned(),
         system: found.system,
-        basis: table.basis.words(),
+        basis: table.basis.words().to_owned(),
         refused: table.refused,
         status: own.or_else(|| pools.is_empty().then_some(503)),
         pools,
@@ -170,7 +231,11 @@ pub fn pretend(
             let down =
                 pools_down.contains(&pool.id) || endpoints_down.contains(&(pool.id, address));
             let mut health = Health::unknown(Tick::ZERO);
-            health.verdict = if down { Verdict::Unhealthy } else { Verdict::Healthy };
+            health.verdict = if down {
+                Verdict::Unhealthy
+            } else {
+                Verdict::Healthy
+            };
             EndpointView {
                 live: Arc::new(Endpoint::new(EndpointKey {
                     pool: pool.name.clone(),
@@ -183,7 +248,12 @@ pub fn pretend(
                 health,
             }
         });
-        Arc::new(PoolView::new(pool.clone(), endpoints.collect(), true, Arc::default()))
+        Arc::new(PoolView::new(
+            pool.clone(),
+            endpoints.collect(),
+            true,
+            Arc::default(),
+        ))
     };
     Snapshot {
         generation: 0,
@@ -240,7 +310,11 @@ fn run_test(snapshot: &Snapshot, test: &TestPlan) -> Vec<String> {
             .iter()
             .map(|pool| format!("{} {}%", pool.pool, percent(pool.share)))
             .collect();
-        if shares.is_empty() { "nobody".to_owned() } else { shares.join(", ") }
+        if shares.is_empty() {
+            "nobody".to_owned()
+        } else {
+            shares.join(", ")
+        }
     };
     if let Some(route) = &test.route
         && got.route.as_deref() != Some(route)
@@ -255,12 +329,19 @@ fn run_test(snapshot: &Snapshot, test: &TestPlan) -> Vec<String> {
         expected.dedup();
         actual.sort_unstable();
         if expected != actual {
-            wrong.push(format!("it goes to {}, not only to {}", told(), expected.join(", ")));
+            wrong.push(format!(
+                "it goes to {}, not only to {}",
+                told(),
+                expected.join(", ")
+            ));
         }
     }
     for (pool, expected) in &test.share {
-        let actual =
-            got.pools.iter().find(|share| &*share.pool == name(pool)).map_or(0.0, |s| s.share);
+        let actual = got
+            .pools
+            .iter()
+            .find(|share| &*share.pool == name(pool))
+            .map_or(0.0, |s| s.share);
         if (actual - expected).abs() > CLOSE {
             wrong.push(format!(
                 "{} gets {}%, not {}%",
@@ -275,7 +356,10 @@ fn run_test(snapshot: &Snapshot, test: &TestPlan) -> Vec<String> {
     {
         wrong.push(match got.status {
             Some(status) => format!("the status is {status}, not {expected}"),
-            None => format!("it goes to {}, instead of being answered with {expected}", told()),
+            None => format!(
+                "it goes to {}, instead of being answered with {expected}",
+                told()
+            ),
         });
     }
     wrong
@@ -306,9 +390,14 @@ tests:
 
     fn failures(tests: &str) -> Vec<String> {
         let checked = check_text("t", format!("{POOLS}{tests}"), &Machine::default());
-        let plan = checked.plan.unwrap_or_else(|| panic!("{:?}", checked.report.first_error()));
+        let plan = checked
+            .plan
+            .unwrap_or_else(|| panic!("{:?}", checked.report.first_error()));
         let failed = run_tests(&plan, &Arc::new(Locator::default()));
-        failed.into_iter().map(|diagnostic| diagnostic.message).collect()
+        failed
+            .into_iter()
+            .map(|diagnostic| diagnostic.message)
+            .collect()
     }
 
     #[test]

@@ -206,7 +206,11 @@ impl Reloader {
             material,
             locator,
         } = ready;
-        let accepted = self.parts.engine.accept(plan.clone(), material, locator).await;
+        let accepted = self
+            .parts
+            .engine
+            .accept(plan.clone(), material, locator)
+            .await;
         let Ok(generation) = accepted else {
             return refuse(vec![Diagnostic::error(
                 Code::Unreadable,
@@ -244,7 +248,11 @@ impl Reloader {
         match self.parts.engine.relocate(locator.clone()).await {
             Ok(generation) => {
                 for database in locator.databases() {
-                    tracing::info!("geo database {} ({}) replaced", database.name, database.kind);
+                    tracing::info!(
+                        "geo database {} ({}) replaced",
+                        database.name,
+                        database.kind
+                    );
                 }
                 Reloaded::Applied {
                     hash: running.plan.hash.to_string(),
@@ -261,8 +269,12 @@ impl Reloader {
         match outcome {
             Reloaded::Applied { hash, generation } => {
                 totals.reloads_applied.one();
-                totals.last_reload_success.store(wall.as_millis() as u64, Ordering::Relaxed);
-                tracing::info!("configuration {hash} applied as generation {generation} ({trigger})");
+                totals
+                    .last_reload_success
+                    .store(wall.as_millis() as u64, Ordering::Relaxed);
+                tracing::info!(
+                    "configuration {hash} applied as generation {generation} ({trigger})"
+                );
             }
             Reloaded::Unchanged => {
                 totals.reloads_unchanged.one();

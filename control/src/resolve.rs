@@ -92,8 +92,15 @@ impl Resolve for NameServers {
         Box::pin(async move {
             let resolver = self.resolver(plan).await?;
             // A trailing dot says that the name is whole: search lists are for people.
-            let name = if host.ends_with('.') { host.to_owned() } else { format!("{host}.") };
-            let found = resolver.lookup_ip(name).await.map_err(|error| error.to_string())?;
+            let name = if host.ends_with('.') {
+                host.to_owned()
+            } else {
+                format!("{host}.")
+            };
+            let found = resolver
+                .lookup_ip(name)
+                .await
+                .map_err(|error| error.to_string())?;
             let mut addresses: Vec<IpAddr> = found.iter().collect();
             addresses.sort_unstable();
             addresses.dedup();

@@ -23,7 +23,7 @@ use crate::steering::{Basis, Conditions, Latency, Sequence, Table, evaluate};
 /// One picture of the world.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Which picture: later ones have higher numbers.
+    /// Which configuration since the process started: 1, 2, 3, …
     pub generation: u64,
     /// When it was made.
     pub made: Tick,
@@ -133,15 +133,24 @@ impl Conditions for On<'_> {
     fn latency(&self, pool: PoolId) -> Latency {
         let view = self.world.pool(pool);
         let now = self.world.now();
-        let serving =
-            || view.endpoints.iter().filter(|e| e.health.verdict == crate::health::Verdict::Healthy);
+        let serving = || {
+            view.endpoints
+                .iter()
+                .filter(|e| e.health.verdict == crate::health::Verdict::Healthy)
+        };
         let mean = |values: Vec<std::time::Duration>| {
-            let count = u32::try_from(values.len()).ok().filter(|count| *count > 0)?;
+            let count = u32::try_from(values.len())
+                .ok()
+                .filter(|count| *count > 0)?;
             Some(values.iter().sum::<std::time::Duration>() / count)
         };
         Latency {
             probes: mean(serving().filter_map(|e| e.live.probe_latency()).collect()),
-            traffic: mean(serving().filter_map(|e| e.live.traffic_latency(now)).collect()),
+            traffic: mean(
+                serving()
+                    .filter_map(|e| e.live.traffic_latency(now))
+                    .collect(),
+            ),
         }
     }
 
@@ -309,7 +318,9 @@ impl Snapshot {
             }
             Some(at) => {
                 let graph = &self.plan.targets;
-                classes.exact_class(found.place, at, client, found.system, graph).0
+                classes
+                    .exact_class(found.place, at, client, found.system, graph)
+                    .0
             }
         };
         ClassTables {
@@ -332,7 +343,11 @@ impl Snapshot {
         };
         let load = evaluate(&self.plan.targets, target, class, &conditions, false);
         let table = Table::of(load, Basis::EveryEndpoint);
-        table.entries().iter().map(|entry| (entry.pool, entry.share)).collect()
+        table
+            .entries()
+            .iter()
+            .map(|entry| (entry.pool, entry.share))
+            .collect()
     }
 }
 
@@ -357,7 +372,10 @@ impl RouteState {
     pub(crate) fn new(plan: &Plan, id: RouteId, before: Option<&Self>) -> Self {
         let route = &plan.routes[id.index()];
         let mut sequences = before.map(|b| b.sequences.clone()).unwrap_or_default();
-        sequences.resize_with(plan.classes(route.target).rules().max(sequences.len()), Arc::default);
+        sequences.resize_with(
+            plan.classes(route.target).rules().max(sequences.len()),
+            Arc::default,
+        );
         let mut by_pool = before.map(|b| b.by_pool.clone()).unwrap_or_default();
         let slots = plan
             .targets
@@ -390,11 +408,14 @@ impl RouteState {
             let at = self.slots.binary_search_by_key(&pool, |(id, _)| *id).ok()?;
             Some(&self.slots[at].1)
         });
-        slot.unwrap_or(&self.none).get_or_init(RoutePoolStats::default)
+        slot.unwrap_or(&self.none)
+            .get_or_init(RoutePoolStats::default)
     }
 
     /// Everything that was counted so far, by pool name; the empty name is "no pool".
     pub fn counted(&self) -> impl Iterator<Item = (&str, &RoutePoolStats)> {
-        self.by_pool.iter().filter_map(|(name, stats)| Some((&**name, stats.get()?)))
+        self.by_pool
+            .iter()
+            .filter_map(|(name, stats)| Some((&**name, stats.get()?)))
     }
 }

@@ -283,7 +283,11 @@ impl PoolTotals {
     /// The pools of a snapshot.
     pub fn new(snapshot: &Snapshot) -> Self {
         Self {
-            up: snapshot.pools.iter().filter(|pool| pool.availability > 0.0).count(),
+            up: snapshot
+                .pools
+                .iter()
+                .filter(|pool| pool.availability > 0.0)
+                .count(),
             total: snapshot.pools.len(),
         }
     }
@@ -325,7 +329,10 @@ impl PoolEntry {
 
     /// How many endpoints have this verdict.
     pub fn count(&self, verdict: Verdict) -> usize {
-        self.endpoints.iter().filter(|endpoint| endpoint.health == verdict.as_str()).count()
+        self.endpoints
+            .iter()
+            .filter(|endpoint| endpoint.health == verdict.as_str())
+            .count()
     }
 }
 
@@ -352,7 +359,11 @@ pub fn classes(snapshot: &Snapshot, target: portolan_config::plan::TargetId) -> 
                 pool: name(*pool),
                 asked: *share,
                 effective: table.share(*pool),
-                why: table.entries().iter().find(|e| e.pool == *pool).map(|e| e.why.to_string()),
+                why: table
+                    .entries()
+                    .iter()
+                    .find(|e| e.pool == *pool)
+                    .map(|e| e.why.to_string()),
             })
             .collect();
         for entry in table.entries() {

@@ -8,7 +8,6 @@ mod evaluate;
 mod sequence;
 mod table;
 
-
 pub use evaluate::{Conditions, Latency, Load, Share, evaluate};
 pub use sequence::{Draw, Sequence};
 pub use table::{Basis, Entry, Table};

@@ -61,7 +61,10 @@ impl FileWatch {
         let mut watched = BTreeSet::new();
         for folder in wanted {
             if self.watched.contains(&folder)
-                || self.watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok()
+                || self
+                    .watcher
+                    .watch(&folder, RecursiveMode::NonRecursive)
+                    .is_ok()
             {
                 watched.insert(folder);
             } else {
@@ -127,7 +130,9 @@ mod tests {
     use super::*;
 
     async fn told(watch: &mut FileWatch) -> bool {
-        tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.is_ok()
+        tokio::time::timeout(Duration::from_secs(10), watch.changed())
+            .await
+            .is_ok()
     }
 
     #[tokio::test]

@@ -63,7 +63,10 @@ mod tests {
         };
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append("x-forwarded-for", HeaderValue::from_bytes(line.as_bytes()).unwrap());
+            headers.append(
+                "x-forwarded-for",
+                HeaderValue::from_bytes(line.as_bytes()).unwrap(),
+            );
         }
         client_address(peer.parse().unwrap(), &headers, &plan).to_string()
     }
@@ -76,9 +79,19 @@ mod tests {
     #[test]
     fn the_right_most_untrusted_address_counts() {
         assert_eq!(found("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
-        assert_eq!(found("10.0.0.1", &["1.2.3.4, 198.51.100.7, 10.9.9.9"]), "198.51.100.7");
-        assert_eq!(found("10.0.0.1", &["1.2.3.4", "198.51.100.7", "10.9.9.9"]), "198.51.100.7");
-        assert_eq!(found("10.0.0.1", &["10.2.2.2, 10.3.3.3"]), "10.2.2.2", "all are trusted");
+        assert_eq!(
+            found("10.0.0.1", &["1.2.3.4, 198.51.100.7, 10.9.9.9"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            found("10.0.0.1", &["1.2.3.4", "198.51.100.7", "10.9.9.9"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            found("10.0.0.1", &["10.2.2.2, 10.3.3.3"]),
+            "10.2.2.2",
+            "all are trusted"
+        );
         assert_eq!(found("10.0.0.1", &[]), "10.0.0.1");
     }
 
@@ -99,10 +112,21 @@ mod tests {
 
     #[test]
     fn garbage_leaves_the_peers_address() {
-        for garbage in ["unknown", "", "198.51.100.7, ", "1.2.3", "x, 10.0.0.2", "\u{e9}", "_hidden"] {
+        for garbage in [
+            "unknown",
+            "",
+            "198.51.100.7, ",
+            "1.2.3",
+            "x, 10.0.0.2",
+            "\u{e9}",
+            "_hidden",
+        ] {
             assert_eq!(found("10.0.0.1", &[garbage]), "10.0.0.1", "{garbage:?}");
         }
         // What stands left of the one that counts was never read.
-        assert_eq!(found("10.0.0.1", &["garbage, 198.51.100.7"]), "198.51.100.7");
+        assert_eq!(
+            found("10.0.0.1", &["garbage, 198.51.100.7"]),
+            "198.51.100.7"
+        );
     }
 }

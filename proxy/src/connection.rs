@@ -162,7 +162,9 @@ impl Connection {
         tokio::pin!(limit);
         if first {
             // On a new connection a client has something to say.
-            limit.as_mut().reset(tokio::time::Instant::now() + limits.header_timeout);
+            limit
+                .as_mut()
+                .reset(tokio::time::Instant::now() + limits.header_timeout);
         }
         let mut begun = false;
         let mut seen = 0;
@@ -178,7 +180,9 @@ impl Connection {
             }
             seen = self.read.len();
             if seen > 0 && !std::mem::replace(&mut begun, true) && !first {
-                limit.as_mut().reset(tokio::time::Instant::now() + limits.header_timeout);
+                limit
+                    .as_mut()
+                    .reset(tokio::time::Instant::now() + limits.header_timeout);
             }
             tokio::select! {
                 biased;
@@ -293,7 +297,9 @@ impl AsyncRead for Connection {
                     give
                 } else {
                     let framed = this.framing.take(&this.read[..room]);
-                    framed.map_err(|malformed| io::Error::new(io::ErrorKind::InvalidData, malformed))?
+                    framed.map_err(|malformed| {
+                        io::Error::new(io::ErrorKind::InvalidData, malformed)
+                    })?
                 };
                 out.put_slice(&this.read[..give]);
                 this.read.advance(give);

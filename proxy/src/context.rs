@@ -135,7 +135,9 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.endpoint.end();
-        self.endpoint.tries.one(self.outcome.unwrap_or(TryOutcome::Abandoned));
+        self.endpoint
+            .tries
+            .one(self.outcome.unwrap_or(TryOutcome::Abandoned));
     }
 }
 
@@ -190,7 +192,9 @@ impl RequestContext {
     /// # Panics
     /// Before the first phase has set it.
     pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
-        self.snapshot.as_ref().expect("the first phase takes a snapshot")
+        self.snapshot
+            .as_ref()
+            .expect("the first phase takes a snapshot")
     }
 
     /// The pools all of whose endpoints failed it, or that have none left.

@@ -70,8 +70,12 @@ impl Edge {
         ctx.refusal = Some(refusal);
         // What was not read of the request would be taken for the next one.
         let close = matches!(refusal, Refusal::Malformed | Refusal::BodyTooLarge);
-        let reply =
-            Reply::refusal(refusal, &ctx.id, Some(&session.req_header().headers), retry_after);
+        let reply = Reply::refusal(
+            refusal,
+            &ctx.id,
+            Some(&session.req_header().headers),
+            retry_after,
+        );
         reply.write(session, close).await?;
         Ok(true)
     }
@@ -79,9 +83,13 @@ impl Edge {
     /// Decides where a request goes. `Err`: nowhere, and why.
     fn steer(&self, session: &Session, ctx: &mut RequestContext) -> Result<(), Stop> {
         let request = session.req_header();
-        let connection = ctx.connection.clone().ok_or(Stop::Refused(Refusal::Internal, None))?;
+        let connection = ctx
+            .connection
+            .clone()
+            .ok_or(Stop::Refused(Refusal::Internal, None))?;
         let limits = connection.listener.limits();
-        guard::check(request, &connection, &limits).map_err(|refusal| Stop::Refused(refusal, None))?;
+        guard::check(request, &connection, &limits)
+            .map_err(|refusal| Stop::Refused(refusal, None))?;
         if connection.listener.redirects() {
             return Err(Stop::Redirect);
         }
@@ -93,7 +101,9 @@ impl Edge {
             method: &request.method,
             headers: &request.headers,
         };
-        let route = snapshot.route(&head).ok_or(Stop::Refused(Refusal::NoRoute, None))?;
+        let route = snapshot
+            .route(&head)
+            .ok_or(Stop::Refused(Refusal::NoRoute, None))?;
         ctx.route = Some(route.id);
         let client = ctx.client;
         if let Some(client) = client {
@@ -116,7 +126,7 @@ impl Edge {
     }
 
     /// The route of a request that has one.
-    fn route<'a>(ctx: &'a RequestContext) -> Option<&'a RoutePlan> {
+    fn route(ctx: &RequestContext) -> Option<&RoutePlan> {
         Some(&ctx.snapshot().plan.routes[ctx.route?.index()])
     }
 }
@@ -158,8 +168,7 @@ impl ProxyHttp for Edge {
             let limits = connection.listener.limits();
             // Every timeout of the engine is none, or a minute, unless it is set.
             let idle = limits.idle_timeout;
-            let keepalive =
-                (!connection.listener.is_leaving()).then_some(idle.as_secs().max(1));
+            let keepalive = (!connection.listener.is_leaving()).then_some(idle.as_secs().max(1));
             session.set_keepalive(keepalive);
             session.set_read_timeout(Some(idle));
             session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
@@ -278,7 +287,10 @@ impl ProxyHttp for Edge {
         ctx: &mut RequestContext,
     ) -> Result<()> {
         ctx.bytes_in += body.as_ref().map_or(0, |part| part.len() as u64);
-        let limit = ctx.connection.as_ref().and_then(|c| c.listener.limits().body_bytes);
+        let limit = ctx
+            .connection
+            .as_ref()
+            .and_then(|c| c.listener.limits().body_bytes);
         if limit.is_some_and(|limit| ctx.bytes_in > limit) {
             return Err(Error::explain(ErrorType::HTTPStatus(413), "body too large").into_down());
         }
@@ -297,7 +309,10 @@ impl ProxyHttp for Edge {
         let now = self.recorder.clock.now();
         ctx.answered = Some(now);
         if let Some(current) = &mut ctx.current {
-            current.live.endpoint().observe_answer(now.since(current.began), now);
+            current
+                .live
+                .endpoint()
+                .observe_answer(now.since(current.began), now);
             current.live.ended(if response.status.is_server_error() {
                 portolan_control::stats::TryOutcome::ServerError
             } else {
@@ -329,7 +344,11 @@ impl ProxyHttp for Edge {
                 expose::add(response, ctx)?;
             }
         }
-        if ctx.connection.as_ref().is_some_and(|connection| connection.listener.is_leaving()) {
+        if ctx
+            .connection
+            .as_ref()
+            .is_some_and(|connection| connection.listener.is_leaving())
+        {
             session.set_keepalive(None);
         }
         Ok(())
@@ -353,7 +372,9 @@ impl ProxyHttp for Edge {
         ctx: &mut RequestContext,
     ) -> FailToProxy {
         let refusal = ctx.refusal.or_else(|| fault::refusal(error));
-        let written = session.response_written().is_some_and(|r| !r.status.is_informational());
+        let written = session
+            .response_written()
+            .is_some_and(|r| !r.status.is_informational());
         let code = match refusal {
             Some(refusal) if !written => {
                 ctx.refusal = Some(refusal);

@@ -26,7 +26,16 @@ pub(crate) fn add(response: &mut ResponseHeader, ctx: &RequestContext) -> Result
             basis => format!("{}: {why}", basis.words()),
         };
         // Words of rules are the user's own, and need not fit into a header.
-        let plain: String = why.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
+        let plain: String = why
+            .chars()
+            .map(|c| {
+                if c.is_ascii_graphic() || c == ' ' {
+                    c
+                } else {
+                    '?'
+                }
+            })
+            .collect();
         response.insert_header(name("x-portolan-why"), plain)?;
     }
     response.insert_header(name("x-portolan-config"), snapshot.plan.hash.as_str())?;

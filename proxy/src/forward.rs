@@ -39,7 +39,9 @@ pub(crate) struct Origin<'a> {
 /// A request's id: the one a trusted peer gave it, or a new one.
 pub(crate) fn request_id(headers: &HeaderMap, trusted: bool, random: &mut fastrand::Rng) -> String {
     if trusted
-        && let Some(given) = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok())
+        && let Some(given) = headers
+            .get(X_REQUEST_ID)
+            .and_then(|value| value.to_str().ok())
         && (1..=LONGEST_ID).contains(&given.len())
         && given.bytes().all(|b| b.is_ascii_graphic())
     {
@@ -82,7 +84,11 @@ fn forwarded(request: &mut RequestHeader, origin: &Origin<'_>) -> Result<()> {
             .filter_map(|line| line.to_str().ok())
             .filter(|line| !line.is_empty())
             .collect();
-        let chain = if before.is_empty() { peer } else { format!("{}, {peer}", before.join(", ")) };
+        let chain = if before.is_empty() {
+            peer
+        } else {
+            format!("{}, {peer}", before.join(", "))
+        };
         request.insert_header(X_FORWARDED_FOR, chain)?;
         if !request.headers.contains_key(X_FORWARDED_PROTO) {
             request.insert_header(X_FORWARDED_PROTO, scheme(origin.tls))?;
@@ -106,14 +112,21 @@ fn scheme(tls: bool) -> &'static str {
 /// traceparent (W3C Trace Context): a valid one is continued under a new parent, anything else
 /// begins anew.
 fn trace(request: &mut RequestHeader, random: &mut fastrand::Rng) -> Result<()> {
-    let given = request.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    let given = request
+        .headers
+        .get(TRACEPARENT)
+        .and_then(|value| value.to_str().ok());
     let several = request.headers.get_all(TRACEPARENT).iter().nth(1).is_some();
     let parent = random.u64(1..);
     let value = match given.filter(|_| !several).and_then(trace_and_flags) {
         Some((trace, flags)) => format!("00-{trace}-{parent:016x}-{flags}"),
         None => {
             request.remove_header(&TRACESTATE);
-            format!("00-{:016x}{:016x}-{parent:016x}-00", random.u64(..), random.u64(1..))
+            format!(
+                "00-{:016x}{:016x}-{parent:016x}-00",
+                random.u64(..),
+                random.u64(1..)
+            )
         }
     };
     request.insert_header(TRACEPARENT, value)?;
@@ -127,7 +140,9 @@ fn trace_and_flags(text: &str) -> Option<(&str, &str)> {
         (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = |text: &str, length: usize| {
         text.len() == length
-            && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
     let zero = |text: &str| text.bytes().all(|b| b == b'0');
     let valid = hex(version, 2)
@@ -154,7 +169,10 @@ fn via(request: &mut RequestHeader, version: Version) -> Result<()> {
 
 /// Takes a prefix of whole segments off the path.
 fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<()> {
-    let whole = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let whole = request
+        .uri
+        .path_and_query()
+        .map_or("/", http::uri::PathAndQuery::as_str);
     let Some(rest) = whole.strip_prefix(prefix) else {
         return Ok(());
     };
@@ -232,7 +250,10 @@ mod tests {
     }
 
     fn text<'a>(request: &'a RequestHeader, name: &str) -> &'a str {
-        request.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        request
+            .headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
     #[test]
@@ -258,7 +279,10 @@ mod tests {
             ("x-forwarded-proto", "http"),
         ]);
         forwarded(&mut chained, &origin(true)).unwrap();
-        assert_eq!(text(&chained, "x-forwarded-for"), "1.2.3.4, 5.6.7.8, 192.0.2.1");
+        assert_eq!(
+            text(&chained, "x-forwarded-for"),
+            "1.2.3.4, 5.6.7.8, 192.0.2.1"
+        );
         assert_eq!(chained.headers.get_all("x-forwarded-for").iter().count(), 1);
         assert_eq!(text(&chained, "x-forwarded-proto"), "http");
         assert_eq!(text(&chained, "x-forwarded-host"), "api.example.com");
@@ -287,7 +311,11 @@ mod tests {
         assert!(went_on.starts_with(&format!("00-{trace_id}-")) && went_on.ends_with("-01"));
         assert!(!went_on.contains("b7ad6b7169203331"), "a new parent");
         assert_eq!(text(&valid, "tracestate"), "a=b");
-        for bad in ["garbage", "00-0-0-00", &format!("00-{}-b7ad6b7169203331-01", "0".repeat(32))] {
+        for bad in [
+            "garbage",
+            "00-0-0-00",
+            &format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)),
+        ] {
             let mut bad = request(&[("traceparent", bad), ("tracestate", "a=b")]);
             trace(&mut bad, &mut random).unwrap();
             assert!(trace_and_flags(text(&bad, "traceparent")).is_some());

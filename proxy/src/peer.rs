@@ -55,7 +55,10 @@ impl Peers {
         let mut probes = requests.clone();
         let mut probe_host = match &pool.host {
             Some(host) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
-            None => name.map_or_else(|| address.to_string(), |name| format!("{name}:{}", address.port())),
+            None => name.map_or_else(
+                || address.to_string(),
+                |name| format!("{name}:{}", address.port()),
+            ),
         };
         if let Some(probe) = &pool.probe {
             if let Some(port) = probe.port {
@@ -90,7 +93,11 @@ fn peer(
     });
     // A SocketAddr, never a name: the engine would resolve a name here and now, and panic if it
     // could not.
-    let mut peer = HttpPeer::new(address, server_name.is_some(), server_name.unwrap_or_default());
+    let mut peer = HttpPeer::new(
+        address,
+        server_name.is_some(),
+        server_name.unwrap_or_default(),
+    );
     let options = &mut peer.options;
     options.connection_timeout = Some(pool.timeouts.connect);
     options.total_connection_timeout = Some(pool.timeouts.connect * 2);
@@ -116,8 +123,11 @@ fn peer(
     }
     if let Some(identity) = identity {
         if !identity.ca.is_empty() {
-            let ca: Vec<WrappedX509> =
-                identity.ca.iter().map(|der| WrappedX509::new(der.clone(), parse_x509)).collect();
+            let ca: Vec<WrappedX509> = identity
+                .ca
+                .iter()
+                .map(|der| WrappedX509::new(der.clone(), parse_x509))
+                .collect();
             let ca: Arc<CaType> = ca.into();
             options.ca = Some(ca);
         }
@@ -136,6 +146,8 @@ fn group_key(pool: &PoolPlan, identity: Option<&Arc<UpstreamIdentity>>) -> u64 {
     pool.name.hash(&mut hasher);
     pool.protocol.hash(&mut hasher);
     pool.tls.as_ref().map(|tls| tls.insecure).hash(&mut hasher);
-    identity.map(|identity| identity.fingerprint()).hash(&mut hasher);
+    identity
+        .map(|identity| identity.fingerprint())
+        .hash(&mut hasher);
     hasher.finish()
 }

@@ -107,7 +107,9 @@ impl Prober {
             session.set_write_timeout(Some(plan.timeout));
             match one_exchange(&mut session, request()?, body.clone()).await {
                 Ok(answer) => {
-                    self.http.release_http_session(session, peer, peer.options.idle_timeout).await;
+                    self.http
+                        .release_http_session(session, peer, peer.options.idle_timeout)
+                        .await;
                     return Ok(answer);
                 }
                 Err(failure) => {
@@ -138,9 +140,15 @@ async fn one_exchange(
     body: Option<Bytes>,
 ) -> Result<Answer, ProbeFailure> {
     let broken = |error: Box<Error>| ProbeFailure::Broken(words(&error));
-    session.write_request_header(Box::new(request)).await.map_err(broken)?;
+    session
+        .write_request_header(Box::new(request))
+        .await
+        .map_err(broken)?;
     if let Some(body) = body {
-        session.write_request_body(body, true).await.map_err(broken)?;
+        session
+            .write_request_body(body, true)
+            .await
+            .map_err(broken)?;
     }
     session.finish_request_body().await.map_err(broken)?;
     let (status, headers) = loop {
@@ -155,7 +163,9 @@ async fn one_exchange(
     let mut read = BytesMut::new();
     while let Some(part) = session.read_response_body().await.map_err(broken)? {
         if read.len() + part.len() > LARGEST_ANSWER {
-            return Err(ProbeFailure::Unexpected("an answer of more than 1 MiB".to_owned()));
+            return Err(ProbeFailure::Unexpected(
+                "an answer of more than 1 MiB".to_owned(),
+            ));
         }
         read.put(part);
     }
@@ -179,8 +189,12 @@ fn http_request(path: &str, host: &str) -> Result<RequestHeader, ProbeFailure> {
 
 fn grpc_request(host: &str) -> Result<RequestHeader, ProbeFailure> {
     let headers = [("content-type", "application/grpc"), ("te", "trailers")];
-    let mut request =
-        request(&Method::POST, "/grpc.health.v1.Health/Check", host, &headers)?;
+    let mut request = request(
+        &Method::POST,
+        "/grpc.health.v1.Health/Check",
+        host,
+        &headers,
+    )?;
     // gRPC is HTTP/2 alone, where the authority stands in the URI.
     let uri = format!("http://{host}/grpc.health.v1.Health/Check");
     if let Ok(uri) = uri.parse() {
@@ -213,11 +227,19 @@ fn request(
 fn judge(answer: &Answer, expect: &ProbeExpect) -> Result<(), ProbeFailure> {
     let unexpected = |what: String| Err(ProbeFailure::Unexpected(what));
     let status = answer.status.as_u16();
-    if !expect.status.iter().any(|range| (range.from..=range.to).contains(&status)) {
+    if !expect
+        .status
+        .iter()
+        .any(|range| (range.from..=range.to).contains(&status))
+    {
         return unexpected(format!("status {status}"));
     }
     for (name, value) in &expect.headers {
-        let there = answer.headers.get_all(name).iter().any(|have| have.as_bytes() == value.as_bytes());
+        let there = answer
+            .headers
+            .get_all(name)
+            .iter()
+            .any(|have| have.as_bytes() == value.as_bytes());
         if !there {
             return unexpected(format!("no header {name}: {value}"));
         }
@@ -237,7 +259,7 @@ fn judge(answer: &Answer, expect: &ProbeExpect) -> Result<(), ProbeFailure> {
         let found = json.pointer(pointer);
         let same = match found {
             Some(serde_json::Value::String(text)) => **text == **value,
-            Some(other) => other.to_string() == **value,
+            Some(other) => *other.to_string() == **value,
             None => false,
         };
         if !same {
@@ -316,7 +338,10 @@ pub(crate) fn words(error: &Error) -> String {
     };
     let cause = std::error::Error::source(error).map(|cause| cause.to_string());
     match (error.etype(), cause) {
-        (ErrorType::TLSHandshakeFailure | ErrorType::HandshakeError | ErrorType::InvalidCert, Some(cause)) => {
+        (
+            ErrorType::TLSHandshakeFailure | ErrorType::HandshakeError | ErrorType::InvalidCert,
+            Some(cause),
+        ) => {
             format!("{kind}: {cause}")
         }
         _ => kind.to_owned(),
@@ -356,9 +381,15 @@ mod tests {
     #[test]
     fn everything_expected_must_hold() {
         assert_eq!(said(&answer(204, ""), &expect()), "fine");
-        assert_eq!(said(&answer(500, ""), &expect()), "unexpected answer: status 500");
+        assert_eq!(
+            said(&answer(500, ""), &expect()),
+            "unexpected answer: status 500"
+        );
         let mut wants = expect();
-        wants.json = vec![("/status".into(), "healthy".into()), ("/n".into(), "3".into())];
+        wants.json = vec![
+            ("/status".into(), "healthy".into()),
+            ("/n".into(), "3".into()),
+        ];
         let body = r#"{ "status": "healthy", "n": 3 }"#;
         assert_eq!(said(&answer(200, body), &wants), "fine");
         let sick = r#"{ "status": "sick", "n": 3 }"#;
@@ -376,7 +407,10 @@ mod tests {
     #[test]
     fn grpc_health_is_encoded_and_judged() {
         assert_eq!(&grpc_check("")[..], [0, 0, 0, 0, 0]);
-        assert_eq!(&grpc_check("a.B")[..], [0, 0, 0, 0, 5, 0x0a, 3, b'a', b'.', b'B']);
+        assert_eq!(
+            &grpc_check("a.B")[..],
+            [0, 0, 0, 0, 5, 0x0a, 3, b'a', b'.', b'B']
+        );
         let long = grpc_check(&"x".repeat(300));
         assert_eq!(&long[5..8], [0x0a, 0xac, 0x02]);
         let serving = |body: &[u8]| {

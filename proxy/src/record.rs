@@ -52,7 +52,9 @@ impl Recorder {
     pub(crate) fn request(&self, session: &Session, ctx: &RequestContext) {
         let now = self.clock.now();
         // 0: the client went away before there was an answer.
-        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let status = session
+            .response_written()
+            .map_or(0, |response| response.status.as_u16());
         self.totals.requests.one(status);
         if let Some(refusal) = ctx.refusal {
             self.totals.refused.one(refusal.reason());
@@ -74,7 +76,8 @@ impl Recorder {
         }
         let error = status == 0 || status >= 500 || ctx.refusal.is_some();
         if self.access_log.wants(fastrand::u32(..), error) {
-            self.access_log.write(self.line(session, ctx, status, took.as_secs_f64() * 1000.0));
+            self.access_log
+                .write(self.line(session, ctx, status, took.as_secs_f64() * 1000.0));
         }
     }
 
@@ -96,15 +99,27 @@ impl Recorder {
             country: snapshot.plan.locations.country_label(ctx.found.place),
             method: request.method.as_str(),
             host,
-            path: request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
+            path: request
+                .uri
+                .path_and_query()
+                .map_or("/", http::uri::PathAndQuery::as_str),
             protocol: match request.version {
                 http::Version::HTTP_2 => "HTTP/2",
                 http::Version::HTTP_10 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             },
-            tls: ctx.connection.as_ref().and_then(|c| c.tls.as_ref()).map(|tls| tls.version),
-            route: ctx.route.map(|route| &*snapshot.plan.routes[route.index()].name),
-            pool: ctx.current.as_ref().map(|c| snapshot.plan.pools[c.pool.index()].name.as_str()),
+            tls: ctx
+                .connection
+                .as_ref()
+                .and_then(|c| c.tls.as_ref())
+                .map(|tls| tls.version),
+            route: ctx
+                .route
+                .map(|route| &*snapshot.plan.routes[route.index()].name),
+            pool: ctx
+                .current
+                .as_ref()
+                .map(|c| snapshot.plan.pools[c.pool.index()].name.as_str()),
             endpoint: ctx
                 .current
                 .as_ref()

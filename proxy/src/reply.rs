@@ -50,12 +50,20 @@ impl Reply {
             ("application/problem+json", format!("{body}\n"))
         } else {
             let code = status.as_u16();
-            let text =
-                format!("{code} {title}\n{}\nrequest id: {request_id}\n", refusal.detail());
+            let text = format!(
+                "{code} {title}\n{}\nrequest id: {request_id}\n",
+                refusal.detail()
+            );
             ("text/plain; charset=utf-8", text)
         };
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE || retry_after.is_some())
-            .then(|| retry_after.unwrap_or(RETRY_AFTER).as_secs_f64().ceil().max(1.0) as u64);
+            .then(|| {
+                retry_after
+                    .unwrap_or(RETRY_AFTER)
+                    .as_secs_f64()
+                    .ceil()
+                    .max(1.0) as u64
+            });
         Self {
             status,
             content_type,
@@ -98,9 +106,13 @@ impl Reply {
             session.set_keepalive(None);
         }
         let without_body = session.req_header().method == http::Method::HEAD;
-        session.write_response_header(Box::new(head), without_body).await?;
+        session
+            .write_response_header(Box::new(head), without_body)
+            .await?;
         if !without_body {
-            session.write_response_body(Some(self.body.into()), true).await?;
+            session
+                .write_response_body(Some(self.body.into()), true)
+                .await?;
         }
         Ok(())
     }
@@ -125,14 +137,17 @@ fn takes_json(headers: &HeaderMap) -> bool {
     if lines.peek().is_none() {
         return true;
     }
-    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).any(|range| {
-        let mut parts = range.split(';').map(str::trim);
-        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-        !refused
-            && (matches!(kind.as_str(), "*/*" | "application/*" | "application/json")
-                || kind.ends_with("+json"))
-    })
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+            !refused
+                && (matches!(kind.as_str(), "*/*" | "application/*" | "application/json")
+                    || kind.ends_with("+json"))
+        })
 }
 
 #[cfg(test)]
@@ -149,12 +164,24 @@ mod tests {
 
     #[test]
     fn problems_are_json_unless_the_client_does_not_take_it() {
-        for accept in ["", "*/*", "application/json", "text/html, */*;q=0.1", "application/vnd.api+json"]
-        {
-            assert_eq!(reply(accept).content_type, "application/problem+json", "{accept}");
+        for accept in [
+            "",
+            "*/*",
+            "application/json",
+            "text/html, */*;q=0.1",
+            "application/vnd.api+json",
+        ] {
+            assert_eq!(
+                reply(accept).content_type,
+                "application/problem+json",
+                "{accept}"
+            );
         }
         for accept in ["text/html", "text/plain, application/json;q=0", "image/png"] {
-            assert!(reply(accept).content_type.starts_with("text/plain"), "{accept}");
+            assert!(
+                reply(accept).content_type.starts_with("text/plain"),
+                "{accept}"
+            );
         }
         let json: serde_json::Value = serde_json::from_str(&reply("").body).unwrap();
         assert_eq!(json["status"], 503);
@@ -170,6 +197,9 @@ mod tests {
         };
         assert_eq!(after(10), Some(1));
         assert_eq!(after(1_500), Some(2));
-        assert_eq!(Reply::refusal(Refusal::NoRoute, "r", None, None).retry_after, None);
+        assert_eq!(
+            Reply::refusal(Refusal::NoRoute, "r", None, None).retry_after,
+            None
+        );
     }
 }

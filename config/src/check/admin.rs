@@ -15,7 +15,10 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
             Diagnostic::error(
                 Code::AdminExposed,
                 admin.bind.origin,
-                format!("`{}` can be reached from elsewhere, and there are no `tokens`", admin.bind),
+                format!(
+                    "`{}` can be reached from elsewhere, and there are no `tokens`",
+                    admin.bind
+                ),
             )
             .help("add `tokens`, or bind to 127.0.0.1"),
         );

@@ -72,9 +72,10 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
                 "`header_bytes` lies between 256B and 1MiB",
             ));
         }
-        for (name, limit) in
-            [("header_timeout", &limits.header_timeout), ("idle_timeout", &limits.idle_timeout)]
-        {
+        for (name, limit) in [
+            ("header_timeout", &limits.header_timeout),
+            ("idle_timeout", &limits.idle_timeout),
+        ] {
             if limit.value.duration().is_zero() {
                 found.push(Diagnostic::error(
                     Code::BadValue,

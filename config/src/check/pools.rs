@@ -54,9 +54,10 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
 /// Where the pool is.
 fn place(pool: &Pool, found: &mut Vec<Diagnostic>) {
     let geography = Geography::get();
-    for (name, coordinate, limit) in
-        [("latitude", &pool.latitude, 90.0), ("longitude", &pool.longitude, 180.0)]
-    {
+    for (name, coordinate, limit) in [
+        ("latitude", &pool.latitude, 90.0),
+        ("longitude", &pool.longitude, 180.0),
+    ] {
         if let Some(coordinate) = coordinate
             && coordinate.value.abs() > limit
         {
@@ -123,7 +124,9 @@ fn unknown_region(cloud: &str, region: &At<String>) -> Diagnostic {
         format!("`{region}` is not a region of {cloud}"),
     );
     let names = geography.regions(Some(cloud)).map(|known| known.code);
-    let elsewhere = geography.regions(None).find(|known| known.code == region.value);
+    let elsewhere = geography
+        .regions(None)
+        .find(|known| known.code == region.value);
     match elsewhere {
         Some(known) => {
             let place = format!("it is one of {} ({})", known.cloud, known.name);
@@ -187,16 +190,25 @@ fn endpoints(name: &At<Name>, pool: &Pool, found: &mut Vec<Diagnostic>) {
             ));
         }
     }
-    let primaries = pool.endpoints.iter().filter(|endpoint| !endpoint.backup.value);
-    if pool.endpoints.iter().all(|endpoint| endpoint.weight.value.get() == 0) {
+    let primaries = pool
+        .endpoints
+        .iter()
+        .filter(|endpoint| !endpoint.backup.value);
+    if pool
+        .endpoints
+        .iter()
+        .all(|endpoint| endpoint.weight.value.get() == 0)
+    {
         found.push(Diagnostic::error(
             Code::ZeroWeights,
             pool.endpoints[0].weight.origin,
             format!("every endpoint of the pool `{name}` has weight 0"),
         ));
     }
-    let only_addresses =
-        pool.endpoints.iter().all(|e| matches!(e.place, EndpointPlace::Address(_)));
+    let only_addresses = pool
+        .endpoints
+        .iter()
+        .all(|e| matches!(e.place, EndpointPlace::Address(_)));
     if let Quota::Count(wanted) = pool.min_healthy.value {
         let most = primaries.count().max(1);
         if only_addresses && wanted as usize > most {
@@ -294,8 +306,12 @@ fn probes(health: &Health, found: &mut Vec<Diagnostic>) {
         && health.grpc.is_none()
     {
         found.push(
-            Diagnostic::error(Code::BadValue, tcp.origin, "`tcp: false` leaves no kind of probe")
-                .help("write `health: off` for no probes at all"),
+            Diagnostic::error(
+                Code::BadValue,
+                tcp.origin,
+                "`tcp: false` leaves no kind of probe",
+            )
+            .help("write `health: off` for no probes at all"),
         );
     }
     if let Some(path) = &health.http
@@ -334,9 +350,11 @@ fn probes(health: &Health, found: &mut Vec<Diagnostic>) {
         }
     }
     let fast_every = health.fast_every.as_ref().unwrap_or(&health.every);
-    for (name, span) in
-        [("every", &health.every), ("fast_every", fast_every), ("timeout", &health.timeout)]
-    {
+    for (name, span) in [
+        ("every", &health.every),
+        ("fast_every", fast_every),
+        ("timeout", &health.timeout),
+    ] {
         // Faster probes than this are an attack on the endpoints.
         if span.value.duration().as_millis() < 10 {
             found.push(Diagnostic::error(

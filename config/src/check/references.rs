@@ -194,7 +194,7 @@ pub(super) fn check_use(document: &Document, names: &Names<'_>, found: &mut Vec<
         });
     }
     // A pool that only an unused service leads to is as good as named: the service says enough.
-    let mut named = used_pools.clone();
+    let mut named = used_pools;
     for (_, target) in &document.services {
         each_name(target, &mut |name| {
             if let Some(Definition::Pool(at)) = names.get(name.value.as_str()) {

@@ -75,8 +75,11 @@ fn duplicates(route: &Route, seen: &mut HashMap<String, Origin>, found: &mut Vec
     let mut methods: Vec<_> = route.methods.iter().map(|m| m.value.as_str()).collect();
     methods.sort_unstable();
     methods.dedup();
-    let mut headers: Vec<_> =
-        route.headers.iter().map(|(name, value)| format!("{}={value}", name.value)).collect();
+    let mut headers: Vec<_> = route
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{}={value}", name.value))
+        .collect();
     headers.sort_unstable();
     let hosts: Vec<Option<String>> = match (&route.host, route.hosts.as_slice()) {
         (Some(host), _) => vec![Some(host.to_string())],
@@ -93,8 +96,7 @@ fn duplicates(route: &Route, seen: &mut HashMap<String, Origin>, found: &mut Vec
             } else {
                 format!("the same requests to {shown} match an earlier route")
             };
-            let mut diagnostic =
-                Diagnostic::error(Code::DuplicateRoute, route.origin, message);
+            let mut diagnostic = Diagnostic::error(Code::DuplicateRoute, route.origin, message);
             if !twice {
                 diagnostic = diagnostic.related(first, "this one");
             }
@@ -134,13 +136,18 @@ fn rewrite(route: &Route, found: &mut Vec<Diagnostic>) {
         Some(PathMatch::Regex(_)) => return,
         None => "/",
     };
-    let inside = path.strip_prefix(strip).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let inside = path
+        .strip_prefix(strip)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     if !inside {
         found.push(
             Diagnostic::warning(
                 Code::Unreachable,
                 rewrite.strip_prefix.origin,
-                format!("paths of this route need not begin with `{}`", rewrite.strip_prefix.value.as_str()),
+                format!(
+                    "paths of this route need not begin with `{}`",
+                    rewrite.strip_prefix.value.as_str()
+                ),
             )
             .help("those that do not are sent on unchanged"),
         );

@@ -88,18 +88,17 @@ impl<'a> Check<'a, '_> {
         let mut services = BTreeSet::new();
         let mut open = vec![target];
         while let Some(target) = open.pop() {
-            super::references::each_name(target, &mut |name| {
-                match self.names.get(name.value.as_str()) {
-                    Some(Definition::Pool(at)) => {
-                        pools.insert(at);
-                    }
-                    Some(Definition::Service(at)) => {
-                        if services.insert(at) {
-                            open.push(&self.document.services.0[at].1);
-                        }
-                    }
-                    None => {}
+            super::references::each_name(target, &mut |name| match self
+                .names
+                .get(name.value.as_str())
+            {
+                Some(Definition::Pool(at)) => {
+                    pools.insert(at);
                 }
+                Some(Definition::Service(at)) if services.insert(at) => {
+                    open.push(&self.document.services.0[at].1);
+                }
+                _ => {}
             });
         }
         Some(pools)
@@ -122,7 +121,11 @@ impl<'a> Check<'a, '_> {
                     Diagnostic::error(
                         Code::UselessTier,
                         member.origin,
-                        format!("tier {} can never serve: {} stands in earlier tiers", at + 1, of.join(", ")),
+                        format!(
+                            "tier {} can never serve: {} stands in earlier tiers",
+                            at + 1,
+                            of.join(", ")
+                        ),
                     )
                     .help("leave it out, or put a pool in it that the earlier tiers do not have"),
                 );

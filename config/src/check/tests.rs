@@ -19,7 +19,12 @@ pub(super) fn check(document: &Document, names: &Names<'_>, found: &mut Vec<Diag
             }
         }
         if let Some(route) = &test.expect.route {
-            let routes = || document.routes.iter().filter_map(|route| route.name.as_ref());
+            let routes = || {
+                document
+                    .routes
+                    .iter()
+                    .filter_map(|route| route.name.as_ref())
+            };
             if !routes().any(|name| name.value == route.value) {
                 found.push(
                     Diagnostic::error(
@@ -53,10 +58,14 @@ fn check_down(
         return;
     };
     let addresses = || {
-        document.pools.0[at].1.endpoints.iter().filter_map(|endpoint| match &endpoint.place {
-            EndpointPlace::Address(address) => Some(address.value),
-            EndpointPlace::Dns(_) => None,
-        })
+        document.pools.0[at]
+            .1
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| match &endpoint.place {
+                EndpointPlace::Address(address) => Some(address.value),
+                EndpointPlace::Dns(_) => None,
+            })
     };
     let known = endpoint
         .parse::<SocketAddr>()
@@ -99,12 +108,19 @@ fn shape(test: &Test, found: &mut Vec<Diagnostic>) {
             .help("give it `only`, `share`, `status` or `route`"),
         );
     }
-    let sum: f64 = expect.share.iter().map(|(_, share)| share.value.fraction()).sum();
+    let sum: f64 = expect
+        .share
+        .iter()
+        .map(|(_, share)| share.value.fraction())
+        .sum();
     if sum > 1.0 + 1e-9 {
         found.push(Diagnostic::error(
             Code::BadValue,
             expect.origin,
-            format!("the shares of the test `{}` add up to more than 100%", test.name),
+            format!(
+                "the shares of the test `{}` add up to more than 100%",
+                test.name
+            ),
         ));
     }
     if !test.request.path.value.starts_with('/') {

@@ -110,7 +110,11 @@ mod tests {
     #[test]
     fn names_are_unique_and_kebab_case() {
         let mut names: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
-        assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
+        assert!(
+            names
+                .iter()
+                .all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
+        );
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Code::ALL.len());

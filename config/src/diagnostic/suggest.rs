@@ -8,7 +8,12 @@ pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
     let lower = word.to_lowercase();
     names
         .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&lower, &name.to_lowercase()),
+                name,
+            )
+        })
         .filter(|(distance, name)| {
             let longer = word.chars().count().max(name.chars().count());
             *distance <= (longer / 3).max(1) && *distance < longer

@@ -131,7 +131,10 @@ impl Leaf for CountryCode {
     }
 
     fn show(&self) -> String {
-        geography::Geography::get().country_info(self.0).code.to_owned()
+        geography::Geography::get()
+            .country_info(self.0)
+            .code
+            .to_owned()
     }
 
     fn schema() -> Schema {
@@ -200,7 +203,10 @@ impl AutonomousSystem {
 
 impl Leaf for AutonomousSystem {
     fn parse(text: &str) -> Result<Self, LeafError> {
-        let digits = text.strip_prefix("AS").or_else(|| text.strip_prefix("as")).unwrap_or(text);
+        let digits = text
+            .strip_prefix("AS")
+            .or_else(|| text.strip_prefix("as"))
+            .unwrap_or(text);
         digits
             .parse()
             .ok()
@@ -236,7 +242,10 @@ mod tests {
         assert_eq!(CountryCode::parse("no").unwrap().show(), "NO");
         assert_eq!(help::<CountryCode>("UK"), "did you mean `GB`?");
         assert_eq!(help::<CountryCode>("Germany"), "did you mean `DE`?");
-        assert_eq!(help::<CountryCode>("EU"), "did you mean `continents: [EU]`?");
+        assert_eq!(
+            help::<CountryCode>("EU"),
+            "did you mean `continents: [EU]`?"
+        );
         assert!(CountryCode::parse("ZZ").is_err());
     }
 

@@ -63,7 +63,12 @@ pub struct StatusRange {
 
 impl Leaf for StatusRange {
     fn parse(text: &str) -> Result<Self, LeafError> {
-        let code = |text: &str| text.trim().parse().ok().filter(|code| (100..=599).contains(code));
+        let code = |text: &str| {
+            text.trim()
+                .parse()
+                .ok()
+                .filter(|code| (100..=599).contains(code))
+        };
         let range = match text.split_once('-') {
             Some((from, to)) => code(from).zip(code(to)),
             None => code(text).map(|code| (code, code)),
@@ -107,8 +112,10 @@ impl Leaf for JsonPointer {
         if text.is_empty() || text.starts_with('/') {
             return Ok(Self(text.to_owned()));
         }
-        Err(LeafError::bad("is not a JSON pointer")
-            .help(format!("JSON pointers begin with a slash: `/{}`", text.replace('.', "/"))))
+        Err(LeafError::bad("is not a JSON pointer").help(format!(
+            "JSON pointers begin with a slash: `/{}`",
+            text.replace('.', "/")
+        )))
     }
 
     fn show(&self) -> String {
@@ -127,7 +134,10 @@ mod tests {
     #[test]
     fn status_ranges() {
         assert_eq!(StatusRange::parse("200-299").unwrap().show(), "200-299");
-        assert_eq!(StatusRange::parse("204").unwrap(), StatusRange { from: 204, to: 204 });
+        assert_eq!(
+            StatusRange::parse("204").unwrap(),
+            StatusRange { from: 204, to: 204 }
+        );
         for bad in ["299-200", "99", "600", "2xx", ""] {
             assert!(StatusRange::parse(bad).is_err(), "{bad}");
         }
@@ -136,6 +146,12 @@ mod tests {
     #[test]
     fn pointers_begin_with_a_slash() {
         assert!(JsonPointer::parse("/a/0").is_ok());
-        assert!(JsonPointer::parse("a.b").unwrap_err().help.unwrap().contains("/a/b"));
+        assert!(
+            JsonPointer::parse("a.b")
+                .unwrap_err()
+                .help
+                .unwrap()
+                .contains("/a/b")
+        );
     }
 }

@@ -113,13 +113,11 @@ impl Decode for Endpoint {
             (Some(address), None) => EndpointPlace::Address(address),
             (None, Some(dns)) => EndpointPlace::Dns(dns),
             (None, None) => {
-                reader.report(
-                    Diagnostic::error(
-                        Code::MissingKey,
-                        node.origin,
-                        "an endpoint needs `address` or `dns`",
-                    ),
-                );
+                reader.report(Diagnostic::error(
+                    Code::MissingKey,
+                    node.origin,
+                    "an endpoint needs `address` or `dns`",
+                ));
                 return None;
             }
             (Some(_), Some(dns)) => {
@@ -250,7 +248,9 @@ impl Decode for HashKey {
                             node.origin,
                             format!("`{text}` is not a property to hash"),
                         )
-                        .help("write `client_ip`, `path`, `{ header: NAME }` or `{ cookie: NAME }`"),
+                        .help(
+                            "write `client_ip`, `path`, `{ header: NAME }` or `{ cookie: NAME }`",
+                        ),
                     );
                     None
                 }
@@ -365,7 +365,7 @@ pub enum UpstreamTls {
     /// `false`: none, though `defaults` may say otherwise.
     Off(Origin),
     /// With these settings.
-    On(UpstreamTlsFiles),
+    On(Box<UpstreamTlsFiles>),
 }
 
 document! {
@@ -396,9 +396,9 @@ impl Decode for UpstreamTls {
             }
             let mut files = UpstreamTlsFiles::decode(&Node::from_default("{}"), reader)?;
             files.origin = node.origin;
-            return Some(Self::On(files));
+            return Some(Self::On(Box::new(files)));
         }
-        UpstreamTlsFiles::decode(node, reader).map(Self::On)
+        UpstreamTlsFiles::decode(node, reader).map(|files| Self::On(Box::new(files)))
     }
 }
 

@@ -76,7 +76,14 @@ document! {
 }
 
 /// The keys that make a target.
-const KINDS: [&str; 6] = ["split", "tiers", "nearest", "fastest", "least_loaded", "geo"];
+const KINDS: [&str; 6] = [
+    "split",
+    "tiers",
+    "nearest",
+    "fastest",
+    "least_loaded",
+    "geo",
+];
 
 impl Decode for Target {
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {

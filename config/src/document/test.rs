@@ -87,7 +87,9 @@ impl crate::leaf::Leaf for ShareNumber {
     }
 
     fn show(&self) -> String {
-        crate::leaf::Leaf::show(&self.0).trim_end_matches('%').to_owned()
+        crate::leaf::Leaf::show(&self.0)
+            .trim_end_matches('%')
+            .to_owned()
     }
 
     fn schema() -> schemars::Schema {

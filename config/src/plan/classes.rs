@@ -55,14 +55,19 @@ impl Class {
     /// The order in which these clients see the members of a `nearest`: the order written, if
     /// nothing else is known.
     pub fn order(&self, nearest: TargetId) -> Option<&[u16]> {
-        let at = self.orders.binary_search_by_key(&nearest, |(id, _)| *id).ok()?;
+        let at = self
+            .orders
+            .binary_search_by_key(&nearest, |(id, _)| *id)
+            .ok()?;
         Some(&self.orders[at].1)
     }
 }
 
 /// A target would need too many classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{combinations} combinations of places, networks and systems; at most {MOST_COMBINATIONS} can be prepared for")]
+#[error(
+    "{combinations} combinations of places, networks and systems; at most {MOST_COMBINATIONS} can be prepared for"
+)]
 pub struct TooManyClasses {
     /// How many combinations there would be.
     pub combinations: usize,
@@ -155,7 +160,9 @@ impl ClientClasses {
             (Vec::new(), vec![Vec::new()])
         } else {
             group(locations.ids().map(|place| {
-                sets.iter().map(|set| set.locations.contains(place.index())).collect::<Vec<_>>()
+                sets.iter()
+                    .map(|set| set.locations.contains(place.index()))
+                    .collect::<Vec<_>>()
             }))
         };
         let (order_groups, orders) = order_groups(&nearest, graph, locations);
@@ -207,12 +214,20 @@ impl ClientClasses {
             rules: rules.len(),
             rule_groups,
             order_groups,
-            orders: orders.into_iter().enumerate().map(|(at, o)| (o, at as u16)).collect(),
+            orders: orders
+                .into_iter()
+                .enumerate()
+                .map(|(at, o)| (o, at as u16))
+                .collect(),
             nearest,
             networks,
             systems,
             table,
-            strides: [sizes[1] * sizes[2] * sizes[3], sizes[2] * sizes[3], sizes[3]],
+            strides: [
+                sizes[1] * sizes[2] * sizes[3],
+                sizes[2] * sizes[3],
+                sizes[3],
+            ],
         })
     }
 
@@ -297,7 +312,10 @@ impl ClientClasses {
             (Some(networks), Some(address)) => networks.group(address),
             _ => 0,
         };
-        let system = system.and_then(|asn| self.systems.get(&asn)).copied().unwrap_or(0);
+        let system = system
+            .and_then(|asn| self.systems.get(&asn))
+            .copied()
+            .unwrap_or(0);
         let rule_group = self.rule_groups.get(place.index()).copied().unwrap_or(0);
         let at = usize::from(rule_group) * self.strides[0]
             + usize::from(order_group) * self.strides[1]
@@ -350,7 +368,9 @@ impl Walk<'_> {
                 .take_while(|other| **other != id)
                 .map(|other| self.graph.node(*other).kind.children().len())
                 .sum();
-            class.orders.push((id, self.order[before..before + members.len()].to_vec()));
+            class
+                .orders
+                .push((id, self.order[before..before + members.len()].to_vec()));
         }
         for child in kind.children() {
             self.visit(child, class);
@@ -391,16 +411,24 @@ fn order_groups(
         return (Vec::new(), vec![Vec::new()]);
     }
     let places = locations.ids().map(|place| locations.centre(place));
-    let regions = Geography::get().regions(None).map(|region| Some(region.place));
-    let (mut groups, orders) =
-        group(places.chain(regions).map(|place| joint_order(nearest, graph, place)));
+    let regions = Geography::get()
+        .regions(None)
+        .map(|region| Some(region.place));
+    let (mut groups, orders) = group(
+        places
+            .chain(regions)
+            .map(|place| joint_order(nearest, graph, place)),
+    );
     groups.truncate(locations.len());
     (groups, orders)
 }
 
 /// The orders of several `nearest` as seen from one place, one behind the other.
 fn joint_order(nearest: &[TargetId], graph: &TargetGraph, from: Option<Coordinates>) -> Vec<u16> {
-    nearest.iter().flat_map(|id| order_from(*id, graph, from)).collect()
+    nearest
+        .iter()
+        .flat_map(|id| order_from(*id, graph, from))
+        .collect()
 }
 
 /// The order of the members of a `nearest` as seen from a place: by distance, but those within
@@ -411,14 +439,20 @@ fn order_from(id: TargetId, graph: &TargetGraph, from: Option<Coordinates>) -> V
     let Some(from) = from else {
         return written;
     };
-    let distance: Vec<f64> = members.iter().map(|member| graph.distance_km(*member, from)).collect();
+    let distance: Vec<f64> = members
+        .iter()
+        .map(|member| graph.distance_km(*member, from))
+        .collect();
     let mut by_distance = written;
     by_distance.sort_by(|a, b| distance[usize::from(*a)].total_cmp(&distance[usize::from(*b)]));
     let mut order = Vec::with_capacity(by_distance.len());
     let mut rest = by_distance.as_slice();
     while let Some(first) = rest.first() {
         let limit = distance[usize::from(*first)] + SAME_DISTANCE_KM;
-        let same = rest.iter().take_while(|at| distance[usize::from(**at)] <= limit).count();
+        let same = rest
+            .iter()
+            .take_while(|at| distance[usize::from(**at)] <= limit)
+            .count();
         let (group, others) = rest.split_at(same);
         let mut group = group.to_vec();
         group.sort_unstable();
@@ -431,7 +465,10 @@ fn order_from(id: TargetId, graph: &TargetGraph, from: Option<Coordinates>) -> V
 /// Address → group, and which sets the addresses of every group are in. Group 0 is in none.
 fn network_groups(sets: &[&ClientSet]) -> (Option<Box<Networks>>, Vec<Vec<bool>>) {
     let none = vec![false; sets.len()];
-    let all: Vec<IpNet> = sets.iter().flat_map(|set| set.networks.iter().copied()).collect();
+    let all: Vec<IpNet> = sets
+        .iter()
+        .flat_map(|set| set.networks.iter().copied())
+        .collect();
     if all.is_empty() {
         return (None, vec![none]);
     }
@@ -442,7 +479,10 @@ fn network_groups(sets: &[&ClientSet]) -> (Option<Box<Networks>>, Vec<Vec<bool>>
         .map(|set| Networks::new(set.networks.iter().map(|net| (*net, 1))))
         .collect();
     let signatures = all.iter().map(|net| {
-        of_set.iter().map(|networks| networks.group_of_net(*net) == 1).collect::<Vec<bool>>()
+        of_set
+            .iter()
+            .map(|networks| networks.group_of_net(*net) == 1)
+            .collect::<Vec<bool>>()
     });
     let (groups, signatures) = group(std::iter::once(none).chain(signatures));
     let networks = Networks::new(all.iter().copied().zip(groups.into_iter().skip(1)));
@@ -452,7 +492,10 @@ fn network_groups(sets: &[&ClientSet]) -> (Option<Box<Networks>>, Vec<Vec<bool>>
 /// System → group, and which sets the systems of every group are in. Group 0 is in none.
 fn system_groups(sets: &[&ClientSet]) -> (HashMap<u32, u16>, Vec<Vec<bool>>) {
     let none = vec![false; sets.len()];
-    let mut all: Vec<u32> = sets.iter().flat_map(|set| set.systems.iter().copied()).collect();
+    let mut all: Vec<u32> = sets
+        .iter()
+        .flat_map(|set| set.systems.iter().copied())
+        .collect();
     all.sort_unstable();
     all.dedup();
     let signatures = all.iter().map(|asn| {
@@ -461,7 +504,10 @@ fn system_groups(sets: &[&ClientSet]) -> (HashMap<u32, u16>, Vec<Vec<bool>>) {
             .collect::<Vec<bool>>()
     });
     let (groups, signatures) = group(std::iter::once(none).chain(signatures));
-    (all.into_iter().zip(groups.into_iter().skip(1)).collect(), signatures)
+    (
+        all.into_iter().zip(groups.into_iter().skip(1)).collect(),
+        signatures,
+    )
 }
 
 #[cfg(test)]
@@ -486,18 +532,22 @@ routes: [ {{ to: tested }} ]
 "
         );
         let checked = check_text("test.yaml", text, &Machine::default());
-        checked.plan.unwrap_or_else(|| {
-            panic!("{}", checked.report.render(crate::diagnostic::Colours::Off))
-        })
+        checked
+            .plan
+            .unwrap_or_else(|| panic!("{}", checked.report.render(crate::diagnostic::Colours::Off)))
     }
 
     fn classes(plan: &Plan) -> (ClientClasses, TargetId) {
         let target = plan.routes[RouteId::new(0).index()].target;
-        (ClientClasses::of(target, &plan.targets, &plan.locations).unwrap(), target)
+        (
+            ClientClasses::of(target, &plan.targets, &plan.locations).unwrap(),
+            target,
+        )
     }
 
     fn place(plan: &Plan, country: &str) -> LocationId {
-        plan.locations.country(Geography::get().country(country).unwrap())
+        plan.locations
+            .country(Geography::get().country(country).unwrap())
     }
 
     /// The service's own target.
@@ -533,7 +583,11 @@ routes: [ {{ to: tested }} ]
         assert_eq!(rule(Some("FR"), None, None), 1);
         assert_eq!(rule(Some("US"), None, None), 2);
         assert_eq!(rule(None, None, None), 2);
-        assert_eq!(rule(Some("US"), Some("10.1.2.3"), None), 0, "in the outer network of rule 1");
+        assert_eq!(
+            rule(Some("US"), Some("10.1.2.3"), None),
+            0,
+            "in the outer network of rule 1"
+        );
         assert_eq!(rule(Some("US"), Some("172.16.0.1"), None), 1);
         assert_eq!(rule(None, Some("2001:db8::1"), None), 0);
         assert_eq!(rule(None, Some("192.0.2.1"), Some(64_500)), 1);
@@ -547,7 +601,10 @@ routes: [ {{ to: tested }} ]
         let nearest = inner(&plan, target);
         let order = |place| {
             let class = classes.class_of(place, None, None);
-            classes.classes()[class.index()].order(nearest).unwrap().to_vec()
+            classes.classes()[class.index()]
+                .order(nearest)
+                .unwrap()
+                .to_vec()
         };
         assert_eq!(order(place(&plan, "DE")), [1, 3, 0, 2, 4]);
         assert_eq!(order(place(&plan, "JP"))[0], 4);
@@ -560,12 +617,28 @@ routes: [ {{ to: tested }} ]
         let (classes, target) = classes(&plan);
         let nearest = inner(&plan, target);
         let us = place(&plan, "US");
-        let boston = Coordinates { latitude: 42.36, longitude: -71.06 };
-        let class = classes.class_at(us, boston, None, None, &plan.targets).unwrap();
-        assert_eq!(classes.classes()[class.index()].order(nearest), Some(&[0, 1, 2][..]));
-        let denver = Coordinates { latitude: 39.74, longitude: -104.99 };
-        let class = classes.class_at(us, denver, None, None, &plan.targets).unwrap();
-        assert_eq!(classes.classes()[class.index()].order(nearest), Some(&[1, 0, 2][..]));
+        let boston = Coordinates {
+            latitude: 42.36,
+            longitude: -71.06,
+        };
+        let class = classes
+            .class_at(us, boston, None, None, &plan.targets)
+            .unwrap();
+        assert_eq!(
+            classes.classes()[class.index()].order(nearest),
+            Some(&[0, 1, 2][..])
+        );
+        let denver = Coordinates {
+            latitude: 39.74,
+            longitude: -104.99,
+        };
+        let class = classes
+            .class_at(us, denver, None, None, &plan.targets)
+            .unwrap();
+        assert_eq!(
+            classes.classes()[class.index()].order(nearest),
+            Some(&[1, 0, 2][..])
+        );
         let (exact, rule) = classes.exact_class(us, denver, None, None, &plan.targets);
         assert_eq!(exact.order(nearest), Some(&[1, 0, 2][..]));
         assert_eq!(rule, 0);

@@ -51,13 +51,17 @@ impl LocationTable {
         let mut parts: HashMap<CountryId, HashMap<String, LocationId>> = HashMap::new();
         for (code, country) in subdivisions {
             let part = part_of(code).to_owned();
-            parts.entry(country).or_default().entry(part).or_insert_with(|| {
-                places.push(Place {
-                    country: Some(country),
-                    subdivision: Some(code.to_owned()),
+            parts
+                .entry(country)
+                .or_default()
+                .entry(part)
+                .or_insert_with(|| {
+                    places.push(Place {
+                        country: Some(country),
+                        subdivision: Some(code.to_owned()),
+                    });
+                    LocationId((places.len() - 1) as u16)
                 });
-                LocationId((places.len() - 1) as u16)
-            });
         }
         Self { places, parts }
     }
@@ -132,7 +136,9 @@ pub struct BitSet(Vec<u64>);
 impl BitSet {
     /// Whether the number is in the set.
     pub fn contains(&self, at: usize) -> bool {
-        self.0.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
+        self.0
+            .get(at / 64)
+            .is_some_and(|word| word >> (at % 64) & 1 == 1)
     }
 
     /// Adds a number.
@@ -172,16 +178,25 @@ impl ClientSet {
                 continue;
             };
             let info = geography.country_info(country);
-            let part = table.places[id.index()].subdivision.as_deref().unwrap_or("");
+            let part = table.places[id.index()]
+                .subdivision
+                .as_deref()
+                .unwrap_or("");
             let region = geography.cloudflare_region(country, part);
-            let inside = clients.continents.iter().any(|c| c.value.as_str() == info.continent)
+            let inside = clients
+                .continents
+                .iter()
+                .any(|c| c.value.as_str() == info.continent)
                 || clients.countries.iter().any(|c| c.value.id() == country)
                 || clients.subdivisions.iter().any(|s| s.value.code() == part)
                 || clients
                     .cloudflare_regions
                     .iter()
                     .any(|wanted| region == Some(wanted.value.as_str()))
-                || clients.in_eu.as_ref().is_some_and(|wanted| wanted.value == info.in_eu);
+                || clients
+                    .in_eu
+                    .as_ref()
+                    .is_some_and(|wanted| wanted.value == info.in_eu);
             if inside {
                 locations.insert(id.index());
             }
@@ -206,10 +221,22 @@ fn words(clients: &Clients) -> String {
     words.extend(clients.subdivisions.iter().map(|s| s.value.show()));
     words.extend(clients.cloudflare_regions.iter().map(|r| r.value.show()));
     if let Some(in_eu) = &clients.in_eu {
-        words.push(if in_eu.value { "in the EU" } else { "outside the EU" }.to_owned());
+        words.push(
+            if in_eu.value {
+                "in the EU"
+            } else {
+                "outside the EU"
+            }
+            .to_owned(),
+        );
     }
     words.extend(clients.cidrs.iter().map(|net| net.value.to_string()));
-    words.extend(clients.asns.iter().map(|asn| format!("AS{}", asn.value.number())));
+    words.extend(
+        clients
+            .asns
+            .iter()
+            .map(|asn| format!("AS{}", asn.value.number())),
+    );
     // Long lists are cut: an explanation is one line.
     const LONGEST: usize = 6;
     if words.len() > LONGEST {
@@ -240,7 +267,10 @@ mod tests {
         let ca = Geography::get().country("CA").unwrap();
         let table = LocationTable::new([("US-CA", us), ("US-NY", us)]);
         let de = table.country(Geography::get().country("DE").unwrap());
-        let set = ClientSet::new(&clients("{ continents: [EU], subdivisions: [US-CA] }"), &table);
+        let set = ClientSet::new(
+            &clients("{ continents: [EU], subdivisions: [US-CA] }"),
+            &table,
+        );
         assert!(set.locations.contains(de.index()));
         assert!(set.locations.contains(table.subdivision(us, "CA").index()));
         assert!(!set.locations.contains(table.subdivision(us, "NY").index()));
@@ -255,7 +285,11 @@ mod tests {
     fn outside_the_eu_needs_a_known_place() {
         let table = LocationTable::new([]);
         let set = ClientSet::new(&clients("{ in_eu: false }"), &table);
-        let place = |code| table.country(Geography::get().country(code).unwrap()).index();
+        let place = |code| {
+            table
+                .country(Geography::get().country(code).unwrap())
+                .index()
+        };
         assert!(set.locations.contains(place("US")) && !set.locations.contains(place("FR")));
         assert!(!set.locations.contains(LocationId::UNKNOWN.index()));
     }

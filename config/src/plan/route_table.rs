@@ -67,7 +67,10 @@ impl Conditions {
     fn hold(&self, head: &RequestHead<'_>) -> bool {
         (self.methods.is_empty() || self.methods.contains(head.method))
             && self.headers.iter().all(|(name, value)| {
-                head.headers.get_all(name).iter().any(|have| have.as_bytes() == value.as_bytes())
+                head.headers
+                    .get_all(name)
+                    .iter()
+                    .any(|have| have.as_bytes() == value.as_bytes())
             })
     }
 
@@ -117,7 +120,10 @@ impl RouteTable {
         }
         if !self.below.is_empty() {
             for (at, _) in head.host.match_indices('.') {
-                let found = self.below.get(&head.host[at..]).and_then(|paths| paths.find(head));
+                let found = self
+                    .below
+                    .get(&head.host[at..])
+                    .and_then(|paths| paths.find(head));
                 if found.is_some() {
                     return found;
                 }
@@ -137,7 +143,10 @@ impl Paths {
                 self.prefixes.entry(prefix.to_owned()).or_default()
             }
             PathRule::Pattern(pattern) => {
-                let same = self.patterns.iter().position(|(p, _)| p.as_str() == pattern.as_str());
+                let same = self
+                    .patterns
+                    .iter()
+                    .position(|(p, _)| p.as_str() == pattern.as_str());
                 let at = same.unwrap_or_else(|| {
                     self.patterns.push((pattern.clone(), Vec::new()));
                     self.patterns.len() - 1
@@ -152,7 +161,10 @@ impl Paths {
 
     fn find(&self, head: &RequestHead<'_>) -> Option<RouteId> {
         let first = |candidates: &[Candidate]| {
-            candidates.iter().find(|c| c.conditions.hold(head)).map(|c| c.route)
+            candidates
+                .iter()
+                .find(|c| c.conditions.hold(head))
+                .map(|c| c.route)
         };
         if let Some(route) = self.exact.get(head.path).and_then(|c| first(c)) {
             return Some(route);
@@ -206,8 +218,10 @@ mod tests {
     fn table(routes: &[(&str, PathRule, &[&str])]) -> RouteTable {
         let mut table = RouteTable::default();
         for (at, (host, path, methods)) in routes.iter().enumerate() {
-            let hosts: Vec<HostPattern> =
-                host.split_whitespace().map(|host| HostPattern::parse(host).unwrap()).collect();
+            let hosts: Vec<HostPattern> = host
+                .split_whitespace()
+                .map(|host| HostPattern::parse(host).unwrap())
+                .collect();
             let conditions = Conditions {
                 methods: methods.iter().map(|m| m.parse().unwrap()).collect(),
                 headers: Vec::new(),
@@ -241,7 +255,10 @@ mod tests {
             ("www.example.com", prefix("/shop"), &[]),
         ]);
         assert_eq!(find(&table, "GET", "www.example.com", "/shop/1"), Some(3));
-        assert_eq!(find(&table, "GET", "WWW.Example.Com.:8080", "/other"), Some(1));
+        assert_eq!(
+            find(&table, "GET", "WWW.Example.Com.:8080", "/other"),
+            Some(1)
+        );
         assert_eq!(find(&table, "GET", "v1.api.example.com", "/"), Some(2));
         assert_eq!(find(&table, "GET", "example.com", "/"), Some(0));
         assert_eq!(find(&table, "GET", "[::1]:80", "/"), Some(0));
@@ -253,7 +270,11 @@ mod tests {
             ("", prefix("/v1"), &[]),
             ("", prefix("/v1/users/"), &[]),
             ("", PathRule::Exact("/v1/users".to_owned()), &[]),
-            ("", PathRule::Pattern(Arc::new(Regex::new("^/v1/[0-9]+$").unwrap())), &[]),
+            (
+                "",
+                PathRule::Pattern(Arc::new(Regex::new("^/v1/[0-9]+$").unwrap())),
+                &[],
+            ),
         ]);
         assert_eq!(find(&table, "GET", "x", "/v1/users"), Some(2));
         assert_eq!(find(&table, "GET", "x", "/v1/users/7/posts"), Some(1));

@@ -95,16 +95,23 @@ impl TargetGraph {
             return *id;
         }
         let children = kind.children();
-        let mut pools: BTreeSet<PoolId> =
-            children.iter().flat_map(|child| self.node(*child).pools.iter().copied()).collect();
+        let mut pools: BTreeSet<PoolId> = children
+            .iter()
+            .flat_map(|child| self.node(*child).pools.iter().copied())
+            .collect();
         if let TargetKindPlan::Pool(pool) = kind {
             pools.insert(pool);
         }
-        let measured = matches!(kind, TargetKindPlan::Fastest(_) | TargetKindPlan::LeastLoaded(_))
-            || children.iter().any(|child| self.node(*child).measured);
+        let measured = matches!(
+            kind,
+            TargetKindPlan::Fastest(_) | TargetKindPlan::LeastLoaded(_)
+        ) || children.iter().any(|child| self.node(*child).measured);
         let id = TargetId::new(self.nodes.len());
         self.nodes.push(TargetNode {
-            places: pools.iter().filter_map(|pool| place_of_pool(*pool)).collect(),
+            places: pools
+                .iter()
+                .filter_map(|pool| place_of_pool(*pool))
+                .collect(),
             pools: pools.into_iter().collect(),
             measured,
             kind: kind.clone(),

@@ -78,9 +78,7 @@ fn allowed(plan: &AdminPlan, method: &Method, headers: &HeaderMap) -> Result<(),
 
 /// Refuses what a page of somebody else's could have made a browser send.
 fn from_here(headers: &HeaderMap, changes: bool) -> Result<(), Problem> {
-    let refused = |detail: &str| {
-        Err(Problem::new(StatusCode::FORBIDDEN, "Not allowed", detail))
-    };
+    let refused = |detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, "Not allowed", detail));
     let host = text(headers, header::HOST).unwrap_or_default();
     if !is_local(host) {
         return refused("the Host is not this machine; set `tokens` to use other names");
@@ -129,12 +127,17 @@ mod tests {
 
     fn plan(tokens: &str) -> AdminPlan {
         let text = format!("admin: {{ tokens: [ {tokens} ] }}");
-        check_text("t", text, &Machine::default()).plan.unwrap().admin.clone()
+        check_text("t", text, &Machine::default())
+            .plan
+            .unwrap()
+            .admin
+            .clone()
     }
 
     fn status(plan: &AdminPlan, method: &str, headers: &[(&'static str, &str)]) -> u16 {
-        let headers =
-            headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
         let headers: HeaderMap = headers.collect();
         match allowed(plan, &method.parse().unwrap(), &headers) {
             Ok(()) => 200,
@@ -151,7 +154,11 @@ mod tests {
             "{ name: a, role: viewer, token: viewer-viewer-viewer }, { name: b, role: operator, token: operator-operator }",
         );
         let with = |token: &str, method: &str| {
-            status(&plan, method, &[("authorization", &format!("Bearer {token}"))])
+            status(
+                &plan,
+                method,
+                &[("authorization", &format!("Bearer {token}"))],
+            )
         };
         assert_eq!(with("viewer-viewer-viewer", "GET"), 200);
         assert_eq!(with("viewer-viewer-viewer", "POST"), 403);
@@ -168,9 +175,18 @@ mod tests {
         assert_eq!(status(&plan, "POST", &[("host", "127.0.0.1:9470")]), 200);
         assert_eq!(status(&plan, "GET", &[("host", "[::1]:9470")]), 200);
         assert_eq!(status(&plan, "GET", &[("host", "localhost")]), 200);
-        assert_eq!(status(&plan, "GET", &[("host", "rebound.example:9470")]), 403);
+        assert_eq!(
+            status(&plan, "GET", &[("host", "rebound.example:9470")]),
+            403
+        );
         let here = ("host", "127.0.0.1:9470");
-        assert_eq!(status(&plan, "POST", &[here, ("origin", "https://evil.example")]), 403);
-        assert_eq!(status(&plan, "POST", &[here, ("origin", "http://127.0.0.1:9470")]), 200);
+        assert_eq!(
+            status(&plan, "POST", &[here, ("origin", "https://evil.example")]),
+            403
+        );
+        assert_eq!(
+            status(&plan, "POST", &[here, ("origin", "http://127.0.0.1:9470")]),
+            200
+        );
     }
 }

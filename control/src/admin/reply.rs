@@ -31,7 +31,11 @@ impl Problem {
     }
 
     pub(super) fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "Not found", format!("there is no {what}"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "Not found",
+            format!("there is no {what}"),
+        )
     }
 }
 
@@ -51,7 +55,9 @@ impl IntoResponse for Problem {
         response.headers_mut().insert(header::CONTENT_TYPE, json);
         if self.status == StatusCode::UNAUTHORIZED {
             let bearer = HeaderValue::from_static("Bearer realm=\"portolan\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, bearer);
         }
         response
     }

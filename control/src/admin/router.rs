@@ -1,5 +1,9 @@
 //! Which handler answers what.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -11,6 +15,7 @@ use serde_json::json;
 use super::reply::Problem;
 use super::{AdminState, guard};
 use crate::metrics::Page;
+use crate::rehearse::{self, Asked, Explanation};
 use crate::reload::{Reloaded, Trigger};
 use crate::status::{
     self, ConfigStatus, ListenerEntry, PoolEntry, PoolTotals, RequestTotals, RouteEntry,
@@ -25,13 +30,18 @@ pub fn router(state: AdminState) -> Router {
         .route("/pools/{pool}", get(pool))
         .route("/services", get(services))
         .route("/routes", get(routes))
+        .route("/explain", post(explain))
         .route("/reload", post(reload))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(state.clone(), guard::api));
-    let metrics = Router::new()
-        .route("/metrics", get(metrics))
-        .layer(middleware::from_fn_with_state(state.clone(), guard::metrics));
+    let metrics =
+        Router::new()
+            .route("/metrics", get(metrics))
+            .layer(middleware::from_fn_with_state(
+                state.clone(),
+                guard::metrics,
+            ));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -72,7 +82,14 @@ async fn metrics(State(state): State<AdminState>) -> Response {
         version: state.version,
     }
     .render();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        page,
+    )
+        .into_response()
 }
 
 async fn status(State(state): State<AdminState>) -> Json<Status> {
@@ -80,7 +97,10 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
     let running = state.reloader.running();
     let mut warnings = snapshot.locator.worries(state.clock.wall());
     warnings.extend(running.warnings.diagnostics.iter().map(|diagnostic| {
-        let place = diagnostic.origin.span().map(|span| running.warnings.sources.place(span));
+        let place = diagnostic
+            .origin
+            .span()
+            .map(|span| running.warnings.sources.place(span));
         match place {
             Some(place) => format!("{place}: {}", diagnostic.message),
             None => diagnostic.message.clone(),
@@ -91,7 +111,12 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
         state: state.phase.as_str().to_owned(),
         uptime_seconds: state.clock.now().since_start().as_secs(),
         config: ConfigStatus::new(&running, &snapshot),
-        listeners: state.listeners.status().iter().map(ListenerEntry::from).collect(),
+        listeners: state
+            .listeners
+            .status()
+            .iter()
+            .map(ListenerEntry::from)
+            .collect(),
         geo: status::geo(&snapshot),
         warnings,
         requests: RequestTotals::new(state.reloader.totals()),
@@ -102,7 +127,13 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
 async fn pools(State(state): State<AdminState>) -> Json<Vec<PoolEntry>> {
     let snapshot = state.published.load();
     let now = state.clock.now();
-    Json(snapshot.pools.iter().map(|pool| PoolEntry::new(pool, now)).collect())
+    Json(
+        snapshot
+            .pools
+            .iter()
+            .map(|pool| PoolEntry::new(pool, now))
+            .collect(),
+    )
 }
 
 async fn pool(
@@ -110,7 +141,10 @@ async fn pool(
     Path(name): Path<String>,
 ) -> Result<Json<PoolEntry>, Problem> {
     let snapshot = state.published.load();
-    let found = snapshot.pools.iter().find(|pool| pool.plan.name.as_str() == name);
+    let found = snapshot
+        .pools
+        .iter()
+        .find(|pool| pool.plan.name.as_str() == name);
     match found {
         Some(pool) => Ok(Json(PoolEntry::new(pool, state.clock.now()))),
         None => Err(Problem::not_found(&format!("pool named `{name}`"))),
@@ -125,11 +159,37 @@ async fn routes(State(state): State<AdminState>) -> Json<Vec<RouteEntry>> {
     Json(status::routes(&state.published.load()))
 }
 
+/// What `portolan explain` asks.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExplainRequest {
+    client_ip: Option<IpAddr>,
+    #[serde(default)]
+    method: Option<String>,
+    url: String,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+async fn explain(
+    State(state): State<AdminState>,
+    body: Result<Json<ExplainRequest>, JsonRejection>,
+) -> Result<Json<Explanation>, Problem> {
+    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "Bad request", detail);
+    let Json(asked) = body.map_err(|rejection| bad(rejection.body_text()))?;
+    let method = asked.method.as_deref().unwrap_or("GET");
+    let asked = Asked::new(asked.client_ip, method, &asked.url, &asked.headers).map_err(bad)?;
+    Ok(Json(rehearse::explain(
+        &state.published.load(),
+        &asked.question(),
+    )))
+}
+
 async fn reload(State(state): State<AdminState>) -> Result<Json<serde_json::Value>, Problem> {
     match state.reloader.reload(Trigger::Api).await {
-        Reloaded::Applied { hash, generation } => {
-            Ok(Json(json!({ "outcome": "applied", "hash": hash, "generation": generation })))
-        }
+        Reloaded::Applied { hash, generation } => Ok(Json(
+            json!({ "outcome": "applied", "hash": hash, "generation": generation }),
+        )),
         Reloaded::Unchanged => Ok(Json(json!({ "outcome": "unchanged" }))),
         Reloaded::Refused(report) => Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,

@@ -160,6 +160,7 @@ pub struct Core {
     dirty_targets: BTreeSet<TargetId>,
     /// Something that must be published changed.
     dirty: bool,
+    /// Configurations so far.
     generation: u64,
     /// Probes and questions so far.
     serial: u64,
@@ -271,7 +272,6 @@ impl Core {
             self.work_out(target);
         }
         self.dirty = false;
-        self.generation += 1;
         Arc::new(Snapshot {
             generation: self.generation,
             made: now,
@@ -295,9 +295,14 @@ impl Core {
         self.plan = plan;
         self.material = material;
         self.locator = locator;
+        self.generation += 1;
         self.dirty = true;
-        self.pools =
-            self.plan.pools.iter().map(|pool| (pool.name.clone(), pool.id)).collect();
+        self.pools = self
+            .plan
+            .pools
+            .iter()
+            .map(|pool| (pool.name.clone(), pool.id))
+            .collect();
         self.keep_names();
         self.keep_endpoints();
         self.keep_pools_and_routes();
@@ -361,14 +366,17 @@ impl Core {
         let identity = self.material.pools.get(&pool.id);
         let dial = self.dialer.prepare(pool, identity, key.address, name);
         let now = self.now;
-        let state = self.endpoints.entry(key.clone()).or_insert_with(|| EndpointState {
-            live: Arc::new(Endpoint::new(key.clone())),
-            dial: dial.clone(),
-            health: Health::unknown(now),
-            probed: None,
-            next: None,
-            probing: None,
-        });
+        let state = self
+            .endpoints
+            .entry(key.clone())
+            .or_insert_with(|| EndpointState {
+                live: Arc::new(Endpoint::new(key.clone())),
+                dial: dial.clone(),
+                health: Health::unknown(now),
+                probed: None,
+                next: None,
+                probing: None,
+            });
         state.dial = dial;
         let next = match &pool.probe {
             None => {
@@ -381,7 +389,9 @@ impl Core {
             Some(probe) if state.probing.is_none() => Some(match state.probed {
                 None => now,
                 Some(probed) => {
-                    let pace = state.health.pace(&probe.into(), spread(&state.live, probed));
+                    let pace = state
+                        .health
+                        .pace(&probe.into(), spread(&state.live, probed));
                     (probed + pace).max(now)
                 }
             }),
@@ -465,8 +475,11 @@ impl Core {
                 Arc::new(RouteState::new(&plan, route.id, old))
             })
             .collect();
-        self.routes =
-            self.route_states.iter().map(|state| (state.name.clone(), state.clone())).collect();
+        self.routes = self
+            .route_states
+            .iter()
+            .map(|state| (state.name.clone(), state.clone()))
+            .collect();
     }
 
     /// Works out the tables of every target, and what each depends on.
@@ -525,7 +538,12 @@ impl Core {
             }
             EndpointPlan::Address { .. } => true,
         });
-        PoolView::new(pool.clone(), endpoints, resolved, self.turns[&pool.name].clone())
+        PoolView::new(
+            pool.clone(),
+            endpoints,
+            resolved,
+            self.turns[&pool.name].clone(),
+        )
     }
 
     /// Works out the tables of a target. Whether they changed.
@@ -533,7 +551,10 @@ impl Core {
         let plan = self.plan.clone();
         let tables = TargetTables::new(&*self, target, plan.classes(target));
         let slot = &mut self.tables[target.index()];
-        if slot.as_ref().is_some_and(|before| before.says_the_same(&tables)) {
+        if slot
+            .as_ref()
+            .is_some_and(|before| before.says_the_same(&tables))
+        {
             return false;
         }
         *slot = Some(Arc::new(tables));
@@ -604,7 +625,8 @@ impl Core {
             }));
         }
         self.views[pool.index()] = Arc::new(view);
-        self.dirty_targets.extend(&self.targets_of_pool[pool.index()]);
+        self.dirty_targets
+            .extend(&self.targets_of_pool[pool.index()]);
         self.dirty = true;
     }
 
@@ -798,5 +820,9 @@ fn refresh_interval(plan: &Plan, target: TargetId) -> Duration {
         .reachable(target)
         .into_iter()
         .any(|id| matches!(plan.targets.node(id).kind, TargetKindPlan::LeastLoaded(_)));
-    if by_load { REFRESH_LOAD } else { REFRESH_LATENCY }
+    if by_load {
+        REFRESH_LOAD
+    } else {
+        REFRESH_LATENCY
+    }
 }

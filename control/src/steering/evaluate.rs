@@ -173,7 +173,9 @@ impl Evaluation<'_> {
             TargetKindPlan::Split(members) => self.split(members),
             TargetKindPlan::Tiers(members) => {
                 let count = members.len();
-                self.tiers(members.iter().copied(), &|at| format!("tier {} of {count}", at + 1))
+                self.tiers(members.iter().copied(), &|at| {
+                    format!("tier {} of {count}", at + 1)
+                })
             }
             TargetKindPlan::Nearest(members) => self.nearest(id, members),
             TargetKindPlan::Fastest(members) => self.fastest(members),
@@ -215,7 +217,9 @@ impl Evaluation<'_> {
                 let ordered = order.iter().map(|at| members[usize::from(*at)]);
                 self.tiers(ordered, &|at| format!("nearest no. {}", at + 1))
             }
-            None => self.tiers(members.iter().copied(), &|at| format!("nearest no. {}", at + 1)),
+            None => self.tiers(members.iter().copied(), &|at| {
+                format!("nearest no. {}", at + 1)
+            }),
         }
     }
 
@@ -259,14 +263,22 @@ impl Evaluation<'_> {
 
     fn split(&self, members: &[SplitMemberPlan]) -> Load {
         let weights: f64 = members.iter().map(|member| f64::from(member.weight)).sum();
-        let loads: SmallVec<[Load; 8]> =
-            members.iter().map(|member| self.target(member.to)).collect();
-        let parts: SmallVec<[f64; 8]> =
-            members.iter().map(|member| f64::from(member.weight) / weights).collect();
+        let loads: SmallVec<[Load; 8]> = members
+            .iter()
+            .map(|member| self.target(member.to))
+            .collect();
+        let parts: SmallVec<[f64; 8]> = members
+            .iter()
+            .map(|member| f64::from(member.weight) / weights)
+            .collect();
         let best = loads.iter().map(|load| load.taken).fold(0.0, f64::max);
 
         // What members carry of their own traffic, and what those on `peers` leave to the others.
-        let own: f64 = parts.iter().zip(&loads).map(|(part, load)| part * load.taken).sum();
+        let own: f64 = parts
+            .iter()
+            .zip(&loads)
+            .map(|(part, load)| part * load.taken)
+            .sum();
         let left_to_peers: f64 = members
             .iter()
             .zip(&parts)
@@ -274,7 +286,11 @@ impl Evaluation<'_> {
             .filter(|((member, _), _)| member.if_down == IfDown::Peers)
             .map(|((_, part), load)| part * (best - load.taken))
             .sum();
-        let lift = if own > NOTHING { 1.0 + left_to_peers / own } else { 0.0 };
+        let lift = if own > NOTHING {
+            1.0 + left_to_peers / own
+        } else {
+            0.0
+        };
 
         let mut total = Load::default();
         for ((member, part), mut load) in members.iter().zip(&parts).zip(loads) {
@@ -317,10 +333,16 @@ impl Evaluation<'_> {
         let mut order: Vec<usize> = (0..members.len()).collect();
         order.sort_by_key(|at| of(*at).unwrap_or(Duration::MAX));
         // The best that can serve: a dead member's latency says nothing.
-        let best = order.iter().filter(|at| serves[**at]).find_map(|at| of(*at));
+        let best = order
+            .iter()
+            .filter(|at| serves[**at])
+            .find_map(|at| of(*at));
         let limit = best.map(|best| best.mul_f64(AS_FAST_FACTOR).max(best + AS_FAST_MARGIN));
-        let as_fast =
-            |at: usize| of(at).zip(limit).is_some_and(|(latency, limit)| latency <= limit);
+        let as_fast = |at: usize| {
+            of(at)
+                .zip(limit)
+                .is_some_and(|(latency, limit)| latency <= limit)
+        };
         let mut first = Vec::new();
         let mut rest = Vec::new();
         for at in order {
@@ -341,7 +363,10 @@ impl Evaluation<'_> {
             .iter()
             .map(|member| {
                 let pools = &self.graph.node(*member).pools;
-                pools.iter().map(|pool| self.conditions.free_capacity(*pool).max(0.0)).sum()
+                pools
+                    .iter()
+                    .map(|pool| self.conditions.free_capacity(*pool).max(0.0))
+                    .sum()
             })
             .collect();
         let loads: Vec<Load> = members
@@ -353,7 +378,10 @@ impl Evaluation<'_> {
                 load
             })
             .collect();
-        let can_serve = free.iter().zip(&loads).any(|(free, load)| *free > 0.0 && load.taken > NOTHING);
+        let can_serve = free
+            .iter()
+            .zip(&loads)
+            .any(|(free, load)| *free > 0.0 && load.taken > NOTHING);
         if can_serve {
             proportional(loads, &free)
         } else {
@@ -381,7 +409,11 @@ fn proportional(mut loads: Vec<Load>, weights: &[f64]) -> Load {
         .filter(|(_, weight)| **weight > 0.0)
         .map(|(load, _)| load.taken)
         .fold(0.0, f64::max);
-    let sum: f64 = loads.iter().zip(weights).map(|(load, weight)| load.taken * weight).sum();
+    let sum: f64 = loads
+        .iter()
+        .zip(weights)
+        .map(|(load, weight)| load.taken * weight)
+        .sum();
     let mut total = Load::default();
     if sum < NOTHING {
         return total;

@@ -49,7 +49,14 @@ impl Conditions for State {
 
 /// The plan of a target over the pools, or nothing where the checks refuse it.
 fn plan(target: &str) -> Option<Arc<Plan>> {
-    let regions = ["us-east-1", "us-west-2", "eu-central-1", "eu-west-1", "ap-northeast-1", "sa-east-1"];
+    let regions = [
+        "us-east-1",
+        "us-west-2",
+        "eu-central-1",
+        "eu-west-1",
+        "ap-northeast-1",
+        "sa-east-1",
+    ];
     let mut text = String::from("pools:\n");
     for (at, region) in regions.iter().enumerate().take(POOLS) {
         let _ = writeln!(
@@ -86,14 +93,22 @@ fn classes(plan: &Plan) -> Vec<Class> {
 }
 
 fn table(state: &State, class: &Class) -> Table {
-    Table::new(&state.plan.targets, target(&state.plan), class, state, Basis::Health)
+    Table::new(
+        &state.plan.targets,
+        target(&state.plan),
+        class,
+        state,
+        Basis::Health,
+    )
 }
 
 /// The shares of all pools for the only (or first) class, in whole percents.
 fn percents(target: &str, availability: &[f64]) -> Vec<f64> {
     let plan = plan_of(target);
     let table = table(&state(&plan, availability), &classes(&plan)[0]);
-    (0..availability.len()).map(|at| table.share(PoolId::new(at)) * 100.0).collect()
+    (0..availability.len())
+        .map(|at| table.share(PoolId::new(at)) * 100.0)
+        .collect()
 }
 
 fn close(actual: &[f64], expected: &[f64], within: f64) {
@@ -119,7 +134,11 @@ fn tiers_degenerate_to_envoys_priorities() {
         ([0.0, 100.0], [0.0, 100.0]),
     ];
     for (healthy, traffic) in two {
-        close(&percents("{ tiers: [ p0, p1 ] }", &healthy.map(a)), &traffic, 1.0);
+        close(
+            &percents("{ tiers: [ p0, p1 ] }", &healthy.map(a)),
+            &traffic,
+            1.0,
+        );
     }
     let three = [
         ([100.0, 100.0, 100.0], [100.0, 0.0, 0.0]),
@@ -131,16 +150,28 @@ fn tiers_degenerate_to_envoys_priorities() {
         ([25.0, 25.0, 20.0], [36.0, 36.0, 28.0]),
     ];
     for (healthy, traffic) in three {
-        close(&percents("{ tiers: [ p0, p1, p2 ] }", &healthy.map(a)), &traffic, 1.0);
+        close(
+            &percents("{ tiers: [ p0, p1, p2 ] }", &healthy.map(a)),
+            &traffic,
+            1.0,
+        );
     }
 }
 
 #[test]
 fn a_split_gives_a_dead_members_share_to_its_peers() {
     let split = "{ split: { p0: 60, p1: 30, p2: 10 } }";
-    close(&percents(split, &[1.0, 1.0, 1.0]), &[60.0, 30.0, 10.0], 1e-9);
+    close(
+        &percents(split, &[1.0, 1.0, 1.0]),
+        &[60.0, 30.0, 10.0],
+        1e-9,
+    );
     close(&percents(split, &[0.0, 1.0, 1.0]), &[0.0, 75.0, 25.0], 1e-9);
-    close(&percents(split, &[0.5, 1.0, 1.0]), &[300.0 / 7.0, 300.0 / 7.0, 100.0 / 7.0], 1e-9);
+    close(
+        &percents(split, &[0.5, 1.0, 1.0]),
+        &[300.0 / 7.0, 300.0 / 7.0, 100.0 / 7.0],
+        1e-9,
+    );
 }
 
 #[test]
@@ -171,7 +202,11 @@ fn fastest_shares_evenly_among_those_as_fast_and_keeps_the_rest_behind() {
     let mut state = state(&plan, &[1.0, 1.0, 1.0, 1.0]);
     state.latency_ms = vec![Some(100), Some(109), Some(150), None, None, None];
     let share = |state: &State, at| table(state, class).share(PoolId::new(at)) * 100.0;
-    close(&[share(&state, 0), share(&state, 1), share(&state, 2)], &[50.0, 50.0, 0.0], 1e-9);
+    close(
+        &[share(&state, 0), share(&state, 1), share(&state, 2)],
+        &[50.0, 50.0, 0.0],
+        1e-9,
+    );
     // The fast ones die: the next by latency, and the unmeasured one last.
     state.availability[0] = 0.0;
     state.availability[1] = 0.0;
@@ -181,7 +216,11 @@ fn fastest_shares_evenly_among_those_as_fast_and_keeps_the_rest_behind() {
     // 5 ms count as the same, however fast the best is.
     state.availability = vec![1.0; POOLS];
     state.latency_ms = vec![Some(1), Some(5), Some(7), Some(60), None, None];
-    close(&[share(&state, 0), share(&state, 1), share(&state, 2)], &[50.0, 50.0, 0.0], 1e-9);
+    close(
+        &[share(&state, 0), share(&state, 1), share(&state, 2)],
+        &[50.0, 50.0, 0.0],
+        1e-9,
+    );
 }
 
 #[test]
@@ -220,8 +259,14 @@ fn targets() -> impl Strategy<Value = String> {
     let leaf = (0..POOLS).prop_map(|at| format!("p{at}"));
     leaf.prop_recursive(3, 24, 4, |inner| {
         let list = || prop::collection::vec(inner.clone(), 1..4);
-        let member = (inner.clone(), 1..100u32, prop::sample::select(vec!["peers", "next", "shed"]))
-            .prop_map(|(to, weight, if_down)| format!("{{ to: {to}, weight: {weight}, if_down: {if_down} }}"));
+        let member = (
+            inner.clone(),
+            1..100u32,
+            prop::sample::select(vec!["peers", "next", "shed"]),
+        )
+            .prop_map(|(to, weight, if_down)| {
+                format!("{{ to: {to}, weight: {weight}, if_down: {if_down} }}")
+            });
         let join = |kind: &'static str| {
             move |members: Vec<String>| format!("{{ {kind}: [ {} ] }}", members.join(", "))
         };

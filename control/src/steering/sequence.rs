@@ -73,7 +73,14 @@ mod tests {
 
     #[test]
     fn every_window_of_a_thousand_is_within_one_point() {
-        for (from, to) in [(0.0, 0.7), (0.7, 1.0), (0.0, 0.01), (0.33, 0.34), (0.2, 0.55), (0.0, 0.999)] {
+        for (from, to) in [
+            (0.0, 0.7),
+            (0.7, 1.0),
+            (0.0, 0.01),
+            (0.33, 0.34),
+            (0.2, 0.55),
+            (0.0, 0.999),
+        ] {
             let error = worst(from, to, 1_000);
             assert!(error < 1.0, "[{from}, {to}): {error}");
         }

@@ -79,8 +79,16 @@ impl Table {
             }
         }
         shares.sort_by_key(|(pool, ..)| *pool);
-        let scale = if load.taken > 0.0 { 1.0 / load.taken } else { 0.0 };
-        let refused = if load.taken > 0.0 { load.refused * scale } else { 1.0 };
+        let scale = if load.taken > 0.0 {
+            1.0 / load.taken
+        } else {
+            0.0
+        };
+        let refused = if load.taken > 0.0 {
+            load.refused * scale
+        } else {
+            1.0
+        };
         let mut sum = 0.0;
         let mut entries: Vec<Entry> = shares
             .into_iter()
@@ -130,7 +138,10 @@ impl Table {
 
     /// A pool's share.
     pub fn share(&self, pool: PoolId) -> f64 {
-        self.entries.iter().find(|entry| entry.pool == pool).map_or(0.0, |entry| entry.share)
+        self.entries
+            .iter()
+            .find(|entry| entry.pool == pool)
+            .map_or(0.0, |entry| entry.share)
     }
 }
 

@@ -114,7 +114,10 @@ impl Chunked {
     }
 
     fn next(&mut self, byte: u8) -> Result<State, Malformed> {
-        if matches!(self.state, State::Extension(_) | State::Trailer | State::TrailerStart) {
+        if matches!(
+            self.state,
+            State::Extension(_) | State::Trailer | State::TrailerStart
+        ) {
             self.extra += 1;
             if self.extra > MOST_EXTRA {
                 return Err(Malformed);
@@ -175,7 +178,11 @@ mod tests {
                     break;
                 }
             }
-            assert_eq!(failed.map_or(Ok(seen), Err), whole, "in pieces of {size}: {text:?}");
+            assert_eq!(
+                failed.map_or(Ok(seen), Err),
+                whole,
+                "in pieces of {size}: {text:?}"
+            );
         }
         whole
     }
@@ -184,7 +191,10 @@ mod tests {
     fn the_end_is_found_wherever_the_pieces_break() {
         assert_eq!(end_of("0\r\n\r\nGET"), Ok(5));
         assert_eq!(end_of("5\r\nhello\r\n0\r\n\r\nnext"), Ok(15));
-        assert_eq!(end_of("A;name=\"v\"\r\n0123456789\r\n0;x\r\nTrailer: 1\r\n\r\nnext"), Ok(46));
+        assert_eq!(
+            end_of("A;name=\"v\"\r\n0123456789\r\n0;x\r\nTrailer: 1\r\n\r\nnext"),
+            Ok(43)
+        );
         assert_eq!(end_of("3\r\nab"), Ok(5), "not over yet");
     }
 

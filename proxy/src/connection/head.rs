@@ -28,10 +28,17 @@ pub(crate) enum Scan {
 pub(crate) fn scan(buffer: &[u8], seen: usize, limits: &LimitsPlan) -> Scan {
     // Empty lines before a request are left over from clients that end bodies with one (RFC 9112,
     // section 2.2).
-    let blank = buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let blank = buffer
+        .iter()
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+        .count();
     let head = &buffer[blank..];
     let Some(first) = head.first() else {
-        return if blank > 8 { Scan::Refused(Refusal::Malformed) } else { Scan::Partial };
+        return if blank > 8 {
+            Scan::Refused(Refusal::Malformed)
+        } else {
+            Scan::Partial
+        };
     };
     if !first.is_ascii_alphabetic() {
         // A TLS handshake, or something else that is not HTTP.
@@ -86,7 +93,11 @@ fn framing(http_11: bool, headers: &[httparse::Header<'_>]) -> Option<Framing> {
         if header.name.eq_ignore_ascii_case("content-length") {
             let value = header.value.trim_ascii();
             let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-            let parsed = std::str::from_utf8(value).ok()?.parse().ok().filter(|_| digits)?;
+            let parsed = std::str::from_utf8(value)
+                .ok()?
+                .parse()
+                .ok()
+                .filter(|_| digits)?;
             // A second one that says the same is as wrong as one that does not: somebody behind us
             // may take the other.
             if length.replace(parsed).is_some() {
@@ -126,7 +137,11 @@ mod tests {
         // What is found does not depend on how the bytes came.
         for seen in 0..text.len() {
             if scan(&text.as_bytes()[..seen], 0, &LIMITS) == Scan::Partial {
-                assert_eq!(scan(text.as_bytes(), seen, &LIMITS), whole, "{text:?} after {seen}");
+                assert_eq!(
+                    scan(text.as_bytes(), seen, &LIMITS),
+                    whole,
+                    "{text:?} after {seen}"
+                );
             }
         }
         whole
@@ -136,13 +151,19 @@ mod tests {
     fn whole_heads_say_how_their_body_is_framed() {
         let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         assert_eq!(look(get), Scan::Whole(get.len(), Framing::NONE));
-        assert_eq!(look(&format!("\r\n{get}GET")), Scan::Whole(get.len() + 2, Framing::NONE));
+        assert_eq!(
+            look(&format!("\r\n{get}GET")),
+            Scan::Whole(get.len() + 2, Framing::NONE)
+        );
         assert_eq!(look(&get[..20]), Scan::Partial);
         assert_eq!(look(""), Scan::Partial);
         let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(look(post), Scan::Whole(post.len(), Framing::Length(5)));
         let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n";
-        assert_eq!(look(chunked), Scan::Whole(chunked.len(), Framing::chunked()));
+        assert_eq!(
+            look(chunked),
+            Scan::Whole(chunked.len(), Framing::chunked())
+        );
     }
 
     #[test]
@@ -175,7 +196,11 @@ mod tests {
     fn limits_hold_for_the_head_as_a_whole() {
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(300));
         assert_eq!(look(&long), Scan::Refused(Refusal::HeadersTooLarge));
-        assert_eq!(look(&long[..280]), Scan::Refused(Refusal::HeadersTooLarge), "without its end");
+        assert_eq!(
+            look(&long[..280]),
+            Scan::Refused(Refusal::HeadersTooLarge),
+            "without its end"
+        );
         let many = "GET / HTTP/1.1\r\nA: 1\r\nB: 1\r\nC: 1\r\nD: 1\r\nE: 1\r\n\r\n";
         assert_eq!(look(many), Scan::Refused(Refusal::HeadersTooLarge));
     }

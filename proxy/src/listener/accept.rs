@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora::apps::ServerApp as _;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::server::ShutdownWatch;
 use portolan_config::plan::LimitsPlan;
 use portolan_control::stats::Gauge;
@@ -243,7 +243,9 @@ async fn next_request(
         outcome = &mut waiting => return outcome,
         _ = leaving.wait_for(|leaving| *leaving) => {}
     }
-    tokio::time::timeout(LEAVE_GRACE, waiting).await.unwrap_or(Err(NoRequest::Idle))
+    tokio::time::timeout(LEAVE_GRACE, waiting)
+        .await
+        .unwrap_or(Err(NoRequest::Idle))
 }
 
 /// Answers what the engine must not see, and closes.

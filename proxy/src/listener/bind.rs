@@ -21,7 +21,11 @@ impl Bound {
     /// # Errors
     /// When it is taken, or not ours.
     pub(crate) fn new(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         // Connections of a process before us that are not quite over do not keep the address.
         socket.set_reuse_address(true)?;
         if let SocketAddr::V6(v6) = address {

@@ -91,10 +91,15 @@ impl Inner {
         tracing::info!(
             "listening on {}{}",
             listener.bound,
-            if listener.settings.load().tls.is_some() { " (TLS)" } else { "" }
+            if listener.settings.load().tls.is_some() {
+                " (TLS)"
+            } else {
+                ""
+            }
         );
         // Not among the connections that the process waits for: it ends when they are to leave.
-        self.runtime.spawn(accept(listener, socket, self.service.clone()));
+        self.runtime
+            .spawn(accept(listener, socket, self.service.clone()));
         Ok(())
     }
 }
@@ -143,7 +148,10 @@ impl Listeners for ListenerSet {
     ) -> Result<Box<dyn PreparedListeners>, Vec<Diagnostic>> {
         let mut standing: HashMap<SocketAddr, Vec<Arc<Listener>>> = HashMap::new();
         for listener in self.inner.lock().listeners.iter().rev() {
-            standing.entry(listener.configured).or_default().push(listener.clone());
+            standing
+                .entry(listener.configured)
+                .or_default()
+                .push(listener.clone());
         }
         let mut found = Vec::new();
         let mut prepared = Prepared {
@@ -173,7 +181,11 @@ impl Listeners for ListenerSet {
                 )),
             }
         }
-        if found.is_empty() { Ok(Box::new(prepared)) } else { Err(found) }
+        if found.is_empty() {
+            Ok(Box::new(prepared))
+        } else {
+            Err(found)
+        }
     }
 
     fn status(&self) -> Vec<ListenerStatus> {

@@ -1,0 +1,154 @@
+//! What can be asked of the command, and how.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A global traffic manager: one binary at the edge that sends every request to the right cloud.
+#[derive(Debug, Parser)]
+#[command(name = "portolan", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve.
+    Run(RunArgs),
+    /// Three pretend clouds on loopback and the real proxy in front of them, to play with.
+    Demo(DemoArgs),
+    /// Find every problem of a configuration, and run its tests.
+    Check(CheckArgs),
+    /// Print a configuration, and where each value comes from.
+    Show(ShowArgs),
+    /// Say where a request would go, and why.
+    Explain(ExplainArgs),
+    /// What runs now.
+    Status(InstanceArgs),
+    /// Pools, their endpoints, and how healthy they are.
+    Pools(InstanceArgs),
+    /// Read the configuration again and apply it, as SIGHUP does.
+    Reload(InstanceArgs),
+    /// Print the JSON Schema of the configuration file.
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArg {
+    /// The configuration file [default: ./portolan.yaml, then /etc/portolan/portolan.yaml]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FormatArg {
+    /// How results are printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+impl FormatArg {
+    /// Whether results are printed for programs.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json || self.format == Format::Json
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// For programs: one document on standard output.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// If the file cannot be used, start with the last configuration that ran
+    #[arg(long)]
+    pub(crate) last_known_good: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Where the demo's configuration is written
+    #[arg(long, value_name = "FOLDER", default_value = "portolan-demo")]
+    pub(crate) folder: PathBuf,
+    /// The port of the proxy (0: any)
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) port: u16,
+    /// The port of the admin API (0: any)
+    #[arg(long, default_value_t = 9470)]
+    pub(crate) admin_port: u16,
+    /// The port where the pretend clouds are killed, slowed and mended (0: any)
+    #[arg(long, default_value_t = 9480)]
+    pub(crate) clouds_port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// With every default filled in
+    #[arg(long)]
+    pub(crate) effective: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Decide by this file, with every endpoint healthy; without it, the running instance decides
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The client's address
+    #[arg(long, value_name = "IP")]
+    pub(crate) client_ip: Option<IpAddr>,
+    /// The method
+    #[arg(long, short = 'X', default_value = "GET")]
+    pub(crate) method: String,
+    /// A header, as `Name: value`; may be given several times
+    #[arg(long, short = 'H', value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+    /// What is asked for: https://api.example.com/v1/users
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstanceArgs {
+    /// Where the running instance's admin API is
+    #[arg(
+        long,
+        env = "PORTOLAN_ADMIN",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:9470"
+    )]
+    pub(crate) admin: String,
+    /// A token of the admin API
+    #[arg(
+        long,
+        env = "PORTOLAN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}

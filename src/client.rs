@@ -1,0 +1,113 @@
+//! Asks a running instance, over its admin API.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use reqwest::{Method, Response};
+use serde_json::Value;
+
+use crate::cli::InstanceArgs;
+
+/// How long an answer may take. A reload reads files and runs tests.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A running instance.
+pub(crate) struct Instance {
+    client: reqwest::Client,
+    admin: String,
+    token: Option<String>,
+}
+
+impl Instance {
+    /// The instance that the arguments name.
+    pub(crate) fn new(args: &InstanceArgs) -> anyhow::Result<Self> {
+        Ok(Self {
+            client: reqwest::Client::builder()
+                .timeout(TIMEOUT)
+                .no_proxy()
+                .build()?,
+            admin: args.admin.trim_end_matches('/').to_owned(),
+            token: args.token.clone(),
+        })
+    }
+
+    /// Asks for a resource of the API.
+    pub(crate) async fn get<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> anyhow::Result<T> {
+        let response = self.send(Method::GET, path, None).await?;
+        let response = succeeded(response).await?;
+        response
+            .json()
+            .await
+            .context("the answer of the admin API cannot be read")
+    }
+
+    /// Sends something to the API. The answer, good or bad.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(reqwest::StatusCode, Value)> {
+        let response = self.send(Method::POST, path, body).await?;
+        let status = response.status();
+        let value = response
+            .json()
+            .await
+            .context("the answer of the admin API cannot be read")?;
+        Ok((status, value))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Response> {
+        let mut request = self
+            .client
+            .request(method, format!("{}/api/v1{path}", self.admin));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        request.send().await.map_err(|error| {
+            if error.is_connect() {
+                anyhow!(
+                    "no instance answers at {}: is it running? (--admin says where)",
+                    self.admin
+                )
+            } else {
+                anyhow!(error)
+            }
+        })
+    }
+}
+
+/// Turns a problem into an error.
+async fn succeeded(response: Response) -> anyhow::Result<Response> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let problem: Value = response.json().await.unwrap_or_default();
+    bail!(problem_words(status, &problem));
+}
+
+/// A problem in one line.
+pub(crate) fn problem_words(status: reqwest::StatusCode, problem: &Value) -> String {
+    let text = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
+    let hint = if status == reqwest::StatusCode::UNAUTHORIZED {
+        " (--token, or PORTOLAN_TOKEN)"
+    } else {
+        ""
+    };
+    match (text("title"), text("detail")) {
+        (title, _) if title.is_empty() => format!("the admin API answered with {status}"),
+        (title, detail) if detail.is_empty() => title,
+        (title, detail) => format!("{title}: {detail}{hint}"),
+    }
+}

@@ -1,0 +1,39 @@
+//! The commands, one file each.
+
+mod check;
+mod demo;
+mod explain;
+mod instance;
+mod run;
+mod show;
+
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Command};
+use crate::{exit, output};
+
+/// Does what was asked for.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Check(args) => check::run(args),
+        Command::Show(args) => show::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Status(args) => instance::status(&args),
+        Command::Pools(args) => instance::pools(&args),
+        Command::Reload(args) => instance::reload(&args),
+        Command::Schema => {
+            output::json(&portolan_config::json_schema());
+            Ok(exit::DONE)
+        }
+    }
+}
+
+/// Waits for something on a small runtime of its own: commands that ask and print need no threads.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}

@@ -1,0 +1,221 @@
+//! `portolan status`, `pools` and `reload`: what is asked of a running instance.
+
+use std::process::ExitCode;
+
+use portolan_control::status::{PoolEntry, Status};
+use serde_json::Value;
+
+use crate::cli::InstanceArgs;
+use crate::client::{Instance, problem_words};
+use crate::{exit, output};
+
+pub(super) fn status(args: &InstanceArgs) -> anyhow::Result<ExitCode> {
+    super::block_on(async {
+        let instance = Instance::new(args)?;
+        if args.format.is_json() {
+            output::json(&instance.get::<Value>("/status").await?);
+        } else {
+            output::result(&status_words(&instance.get("/status").await?));
+        }
+        Ok(exit::DONE)
+    })
+}
+
+pub(super) fn pools(args: &InstanceArgs) -> anyhow::Result<ExitCode> {
+    super::block_on(async {
+        let instance = Instance::new(args)?;
+        if args.format.is_json() {
+            output::json(&instance.get::<Value>("/pools").await?);
+        } else {
+            output::result(&pools_words(
+                &instance.get::<Vec<PoolEntry>>("/pools").await?,
+            ));
+        }
+        Ok(exit::DONE)
+    })
+}
+
+pub(super) fn reload(args: &InstanceArgs) -> anyhow::Result<ExitCode> {
+    super::block_on(async {
+        let (status, answer) = Instance::new(args)?.post("/reload", None).await?;
+        if args.format.is_json() {
+            output::json(&answer);
+        } else if status.is_success() {
+            let hash = answer["hash"].as_str().unwrap_or_default();
+            let outcome = answer["outcome"].as_str().unwrap_or_default();
+            output::result(format!("{outcome} {hash}").trim_end());
+        } else {
+            if let Some(text) = answer["text"].as_str() {
+                output::note(text.trim_end());
+            }
+            output::note(&format!("portolan: {}", problem_words(status, &answer)));
+        }
+        Ok(if status.is_success() {
+            exit::DONE
+        } else {
+            exit::FAILED
+        })
+    })
+}
+
+fn status_words(status: &Status) -> String {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = vec![
+        row("version", status.version.clone()),
+        row(
+            "state",
+            format!("{}, for {}", status.state, span(status.uptime_seconds)),
+        ),
+        row(
+            "config",
+            format!(
+                "{} (generation {}), since {}{}",
+                status.config.hash,
+                status.config.generation,
+                time(status.config.applied),
+                if status.config.last_known_good {
+                    ", the last known good one"
+                } else {
+                    ""
+                }
+            ),
+        ),
+    ];
+    if let Some(reload) = &status.config.last_reload {
+        let error = reload
+            .error
+            .as_ref()
+            .map(|error| format!(": {error}"))
+            .unwrap_or_default();
+        rows.push(row(
+            "last reload",
+            format!(
+                "{} at {} ({}){error}",
+                reload.outcome,
+                time(reload.at),
+                reload.trigger
+            ),
+        ));
+    }
+    for listener in &status.listeners {
+        let tls = if listener.tls { " (TLS)" } else { "" };
+        rows.push(row(
+            "listener",
+            format!(
+                "{}{tls}, {} connections",
+                listener.address, listener.connections
+            ),
+        ));
+    }
+    for geo in &status.geo {
+        rows.push(row(
+            "geo database",
+            format!("{} ({}), of {}", geo.name, geo.kind, date(geo.built)),
+        ));
+    }
+    rows.push(row(
+        "pools",
+        format!("{} of {} up", status.pools.up, status.pools.total),
+    ));
+    let mut requests = status.requests.total.to_string();
+    for (class, count) in &status.requests.by_class {
+        requests.push_str(&format!(", {count} of them {class}"));
+    }
+    rows.push(row("requests", requests));
+    for warning in &status.warnings {
+        rows.push(row("warning", warning.clone()));
+    }
+    output::table(&rows)
+}
+
+fn pools_words(pools: &[PoolEntry]) -> String {
+    let header = [
+        "pool",
+        "endpoint",
+        "health",
+        "for",
+        "in flight",
+        "requests",
+        "latency",
+        "probe",
+        "why",
+    ];
+    let mut rows: Vec<Vec<String>> = vec![header.map(str::to_owned).to_vec()];
+    let milliseconds =
+        |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.1} ms"));
+    for pool in pools {
+        let state = match (pool.drained, pool.up) {
+            (true, _) => "drained",
+            (false, true) => "up",
+            (false, false) => "down",
+        };
+        rows.push(vec![
+            pool.name.clone(),
+            String::new(),
+            format!("{state} {:.0}%", pool.availability * 100.0),
+            String::new(),
+            pool.in_flight.to_string(),
+        ]);
+        for endpoint in &pool.endpoints {
+            let backup = if endpoint.backup { " (backup)" } else { "" };
+            rows.push(vec![
+                String::new(),
+                format!("{}{backup}", endpoint.address),
+                endpoint.health.clone(),
+                span(endpoint.for_seconds as u64),
+                endpoint.in_flight.to_string(),
+                endpoint.requests.to_string(),
+                milliseconds(endpoint.latency_ms),
+                milliseconds(endpoint.probe_ms),
+                endpoint.because.clone(),
+            ]);
+        }
+    }
+    output::table(&rows)
+}
+
+/// A moment, by the calendar.
+fn time(seconds: u64) -> String {
+    let moment = i64::try_from(seconds)
+        .ok()
+        .and_then(|s| jiff::Timestamp::from_second(s).ok());
+    moment.map_or_else(|| "?".to_owned(), |moment| moment.to_string())
+}
+
+/// A day, by the calendar.
+fn date(seconds: u64) -> String {
+    time(seconds)
+        .split('T')
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// A length of time, in its two largest units.
+fn span(seconds: u64) -> String {
+    match (
+        seconds / 86_400,
+        seconds % 86_400 / 3_600,
+        seconds % 3_600 / 60,
+        seconds % 60,
+    ) {
+        (0, 0, 0, s) => format!("{s}s"),
+        (0, 0, m, s) => format!("{m}m {s}s"),
+        (0, h, m, _) => format!("{h}h {m}m"),
+        (d, h, ..) => format!("{d}d {h}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_told_in_two_units() {
+        assert_eq!(span(5), "5s");
+        assert_eq!(span(65), "1m 5s");
+        assert_eq!(span(3_700), "1h 1m");
+        assert_eq!(span(90_000), "1d 1h");
+        assert_eq!(date(1_781_725_900), "2026-06-17");
+    }
+}

@@ -1,0 +1,29 @@
+//! The `portolan` command.
+//!
+//! [`cli`] says what can be asked of it, [`commands`] does it; [`assemble`] puts a serving process
+//! together from its parts.
+
+mod assemble;
+mod cli;
+mod client;
+mod commands;
+mod exit;
+mod machine;
+mod output;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    // Before anything else can choose another one.
+    portolan_certs::install_provider();
+    match commands::run(cli::Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            output::complain(&error);
+            exit::FAILED
+        }
+    }
+}
