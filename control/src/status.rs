@@ -40,7 +40,7 @@ pub struct Status {
 pub struct ConfigStatus {
     /// What it is known by.
     pub hash: String,
-    /// The current snapshot's number.
+    /// How many configurations have run since the start, this one included.
     pub generation: u64,
     /// When it was applied, in seconds since 1970.
     pub applied: u64,

@@ -2,14 +2,20 @@
 //!
 //! Folders are watched, not files, because editors write a new file and rename it, and Kubernetes
 //! swaps a symbolic link beside it; a watch on the file itself would go on watching the old one.
+//! Whatever appears, disappears or is renamed there may matter; what is written matters only in a
+//! watched file, for logs may lie beside it.
 //! Events are collected: the change is told 20 ms after the last of them, and at the latest 200 ms
 //! after the first.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use arc_swap::ArcSwap;
+use notify::event::ModifyKind;
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -24,6 +30,8 @@ const LONGEST: Duration = Duration::from_millis(200);
 pub struct FileWatch {
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
+    /// What the watched files are called.
+    names: Arc<ArcSwap<BTreeSet<OsString>>>,
     events: mpsc::UnboundedReceiver<()>,
 }
 
@@ -34,16 +42,18 @@ impl FileWatch {
     /// When the system has no watches left.
     pub fn new() -> notify::Result<Self> {
         let (tell, events) = mpsc::unbounded_channel();
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading a file is not changing it. Errors (an overflown queue, say) may hide a change.
-            let changed = event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_)));
-            if changed {
+        let names: Arc<ArcSwap<BTreeSet<OsString>>> = Arc::default();
+        let known = names.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            // An error may hide a change.
+            if event.map_or(true, |event| matters(&event, &known.load())) {
                 let _ = tell.send(());
             }
         })?;
         Ok(Self {
             watcher,
             watched: BTreeSet::new(),
+            names,
             events,
         })
     }
@@ -51,9 +61,11 @@ impl FileWatch {
     /// Watches these files and folders from now on, and nothing else.
     pub fn set<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) {
         let mut wanted = BTreeSet::new();
+        let mut names = BTreeSet::new();
         for path in paths {
-            folders_of(path, &mut wanted);
+            look_for(path, &mut wanted, &mut names);
         }
+        self.names.store(Arc::new(names));
         for gone in self.watched.difference(&wanted) {
             // A folder that was deleted has taken its watch along.
             let _ = self.watcher.unwatch(gone);
@@ -94,9 +106,21 @@ impl FileWatch {
     }
 }
 
+/// Whether an event may have changed what watched files say.
+fn matters(event: &Event, names: &BTreeSet<OsString>) -> bool {
+    match event.kind {
+        EventKind::Access(_) => false,
+        EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_) | ModifyKind::Any) => {
+            let mut called = event.paths.iter().filter_map(|path| path.file_name());
+            called.any(|name| names.contains(name))
+        }
+        _ => true,
+    }
+}
+
 /// The folders in which a change of `path` can be seen: its own, and those of every symbolic link
-/// on the way to the file itself.
-fn folders_of(path: &Path, folders: &mut BTreeSet<PathBuf>) {
+/// on the way to the file itself; and what the file and those links are called.
+fn look_for(path: &Path, folders: &mut BTreeSet<PathBuf>, names: &mut BTreeSet<OsString>) {
     const MOST_LINKS: usize = 32;
     if path.is_dir() {
         folders.insert(path.to_path_buf());
@@ -104,6 +128,7 @@ fn folders_of(path: &Path, folders: &mut BTreeSet<PathBuf>) {
     }
     let mut next = path.to_path_buf();
     for _ in 0..MOST_LINKS {
+        names.extend(next.file_name().map(ToOwned::to_owned));
         let folder = match next.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
             _ => PathBuf::from("."),
@@ -159,6 +184,23 @@ mod tests {
         watch.set([mounted.join("portolan.yaml").as_path()]);
         link("..two", "..data_tmp");
         std::fs::rename(mounted.join("..data_tmp"), mounted.join("..data")).unwrap();
+        assert!(told(&mut watch).await);
+    }
+
+    #[tokio::test]
+    async fn a_log_beside_the_file_may_grow() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.yaml");
+        let log = folder.path().join("access.log");
+        std::fs::write(&file, "1").unwrap();
+        std::fs::write(&log, "a line\n").unwrap();
+        let mut watch = FileWatch::new().unwrap();
+        watch.set([file.as_path()]);
+        let mut open = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+        std::io::Write::write_all(&mut open, b"another line\n").unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(300), watch.changed()).await;
+        assert!(early.is_err(), "the log is not the file");
+        std::fs::write(&file, "2").unwrap();
         assert!(told(&mut watch).await);
     }
 

@@ -7,7 +7,7 @@ use http::header;
 use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
-use portolan_config::plan::{BalancePlan, HashProperty, PoolPlan};
+use portolan_config::plan::{BalancePlan, HashProperty, PoolId, PoolPlan};
 use portolan_control::balance::Wish;
 use portolan_control::clock::Tick;
 use portolan_control::decide::{Fate, decide_again};
@@ -29,102 +29,96 @@ const MOST_REPLACEMENTS: u32 = 3;
 /// Prepares the next try.
 ///
 /// # Errors
-/// When nobody is left who could take the request.
+/// When nobody can take the request.
 pub(crate) fn next_try(
     ctx: &mut RequestContext,
     request: &RequestHeader,
     now: Tick,
 ) -> Result<Box<HttpPeer>> {
-    if ctx.replace_connection > 0
-        && let Some(again) = &ctx.current
-        && !is_failed(ctx, again)
-    {
+    let (pool, endpoint) = if let Some(next) = ctx.next.take() {
+        ctx.tries += 1;
+        next
+    } else if let Some(again) = &ctx.current {
         // The same endpoint, over another connection: not another try.
-        let (pool, endpoint) = (again.pool, again.endpoint);
-        let live = again.live.endpoint().clone();
-        ctx.current = Some(Try {
-            pool,
-            endpoint,
-            live: InFlight::new(live),
-            began: now,
-        });
-        return peer(ctx, pool, endpoint);
-    }
-    ctx.tries += 1;
-    // The last try is over; what it held is given back before the next one begins.
-    ctx.current = None;
+        (again.pool, again.endpoint)
+    } else if let Some(first) = choose(ctx, request, now) {
+        ctx.tries = 1;
+        first
+    } else {
+        ctx.refusal = Some(Refusal::NobodyCanServe);
+        return Error::e_explain(ErrorType::HTTPStatus(503), "nobody can take the request");
+    };
+    let live = ctx.snapshot().pools[pool.index()].endpoints[endpoint]
+        .live
+        .clone();
+    // What the try before held is given back as this one begins.
+    ctx.current = Some(Try {
+        pool,
+        endpoint,
+        live: InFlight::new(live),
+        began: now,
+    });
+    peer(ctx, pool, endpoint)
+}
+
+/// An endpoint that has not failed the request: of its pool, or of another pool of its target.
+fn choose(ctx: &mut RequestContext, request: &RequestHeader, now: Tick) -> Option<(PoolId, usize)> {
+    let mut pool = ctx.pool?;
     loop {
-        let Some(pool) = ctx.pool else {
-            ctx.refusal = Some(Refusal::NobodyCanServe);
-            return Error::e_explain(ErrorType::HTTPStatus(503), "nobody can take the request");
-        };
-        let snapshot = ctx.snapshot().clone();
-        let view = &snapshot.pools[pool.index()];
-        let excluded: SmallVec<[usize; 4]> = ctx
-            .failed
-            .iter()
-            .filter(|(failed, _)| *failed == pool)
-            .map(|(_, endpoint)| *endpoint)
-            .collect();
-        let hash = hash_of(&view.plan, request, ctx.client);
-        let picked = fastrand_scope(|random| {
-            view.pick(
-                ctx.basis,
-                &mut Wish {
-                    hash,
-                    excluded: &excluded,
-                    random,
-                    now,
-                },
-            )
-        });
-        if let Some(endpoint) = picked {
-            ctx.current = Some(Try {
-                pool,
-                endpoint,
-                live: InFlight::new(view.endpoints[endpoint].live.clone()),
-                began: now,
-            });
-            return peer(ctx, pool, endpoint);
+        if let Some(endpoint) = pick(ctx, pool, request, now) {
+            return Some((pool, endpoint));
         }
-        cross_over(ctx, pool);
+        pool = cross_over(ctx, pool)?;
     }
 }
 
-/// This pool has no endpoint left for the request: another pool of its target.
-fn cross_over(ctx: &mut RequestContext, from: portolan_config::plan::PoolId) {
-    ctx.pool = None;
+/// An endpoint of this pool, by its balancer.
+fn pick(ctx: &RequestContext, pool: PoolId, request: &RequestHeader, now: Tick) -> Option<usize> {
+    let view = &ctx.snapshot().pools[pool.index()];
+    let excluded: SmallVec<[usize; 4]> = ctx
+        .failed
+        .iter()
+        .filter(|(failed, _)| *failed == pool)
+        .map(|(_, endpoint)| *endpoint)
+        .collect();
+    let hash = hash_of(&view.plan, request, ctx.client);
+    fastrand_scope(|random| {
+        view.pick(
+            ctx.basis,
+            &mut Wish {
+                hash,
+                excluded: &excluded,
+                random,
+                now,
+            },
+        )
+    })
+}
+
+/// This pool has no endpoint left for the request: another pool of its target, if there is one.
+fn cross_over(ctx: &mut RequestContext, from: PoolId) -> Option<PoolId> {
     let snapshot = ctx.snapshot().clone();
-    let Some(route) = ctx.route.map(|route| &snapshot.plan.routes[route.index()]) else {
-        return;
-    };
+    let route = &snapshot.plan.routes[ctx.route?.index()];
     let mut failed = ctx.failed_pools();
     if !failed.contains(&from) {
         // It had none to begin with.
         failed.push(from);
         ctx.failed.push((from, usize::MAX));
     }
-    ctx.draw = Draw(fastrand::u64(..));
-    if let Fate::Pool { pool, basis, why } =
-        decide_again(&snapshot, route, ctx.client, &ctx.found, &failed, ctx.draw)
-        && !failed.contains(&pool)
-    {
-        ctx.pool = Some(pool);
-        ctx.basis = basis;
-        ctx.why = Some(format!("retried: {why}").into());
+    let draw = Draw(fastrand::u64(..));
+    match decide_again(&snapshot, route, ctx.client, &ctx.found, &failed, draw) {
+        Fate::Pool { pool, basis, why } if !failed.contains(&pool) => {
+            ctx.pool = Some(pool);
+            ctx.basis = basis;
+            ctx.why = Some(format!("retried: {why}").into());
+            Some(pool)
+        }
+        _ => None,
     }
 }
 
-fn is_failed(ctx: &RequestContext, tried: &Try) -> bool {
-    ctx.failed.contains(&(tried.pool, tried.endpoint))
-}
-
 /// How to connect to an endpoint.
-fn peer(
-    ctx: &RequestContext,
-    pool: portolan_config::plan::PoolId,
-    endpoint: usize,
-) -> Result<Box<HttpPeer>> {
+fn peer(ctx: &RequestContext, pool: PoolId, endpoint: usize) -> Result<Box<HttpPeer>> {
     let view = &ctx.snapshot().pools[pool.index()];
     let Some(peers) = view.endpoints[endpoint].dial.get::<Peers>() else {
         return Error::e_explain(ErrorType::InternalError, "an endpoint that nobody prepared");
@@ -136,27 +130,36 @@ fn peer(
     }))
 }
 
-/// The try under way has failed before anything was sent. Whether there may be another.
-pub(crate) fn failed(ctx: &mut RequestContext, outcome: TryOutcome) -> bool {
-    ctx.replace_connection = 0;
+/// The try under way has failed before anything was sent. Whether there will be another: only if
+/// there is an endpoint that has not failed yet.
+pub(crate) fn failed(
+    ctx: &mut RequestContext,
+    request: &RequestHeader,
+    outcome: TryOutcome,
+    now: Tick,
+) -> bool {
+    ctx.replacements = 0;
     if let Some(current) = &mut ctx.current {
         current.live.ended(outcome);
         let tried = (current.pool, current.endpoint);
-        if !ctx.failed.contains(&tried) {
-            ctx.failed.push(tried);
-        }
+        ctx.failed.push(tried);
     }
-    let again = ctx.tries < MOST_TRIES;
-    if again && let Some(route) = ctx.route {
+    if ctx.tries >= MOST_TRIES {
+        return false;
+    }
+    ctx.next = choose(ctx, request, now);
+    if ctx.next.is_some()
+        && let Some(route) = ctx.route
+    {
         ctx.snapshot().routes[route.index()].retries.one();
     }
-    again
+    ctx.next.is_some()
 }
 
 /// A pooled connection was found closed. Whether it may be replaced.
 pub(crate) fn replace_connection(ctx: &mut RequestContext) -> bool {
-    ctx.replace_connection += 1;
-    ctx.replace_connection <= MOST_REPLACEMENTS
+    ctx.replacements += 1;
+    ctx.replacements <= MOST_REPLACEMENTS
 }
 
 /// A hash of the property that a pool's balancer looks at, if it looks at one and it is there.

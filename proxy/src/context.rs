@@ -11,7 +11,7 @@ use portolan_control::endpoint::Endpoint;
 use portolan_control::geo::Whereabouts;
 use portolan_control::snapshot::Snapshot;
 use portolan_control::stats::{Gauge, TryOutcome};
-use portolan_control::steering::{Basis, Draw};
+use portolan_control::steering::Basis;
 use smallvec::SmallVec;
 
 use crate::listener::Listener;
@@ -62,8 +62,6 @@ pub(crate) struct RequestContext {
     pub(crate) found: Whereabouts,
     /// The route it takes.
     pub(crate) route: Option<RouteId>,
-    /// The draw that its next choice of a pool uses.
-    pub(crate) draw: Draw,
     /// The pool that gets it.
     pub(crate) pool: Option<PoolId>,
     /// By which health that was chosen.
@@ -76,9 +74,10 @@ pub(crate) struct RequestContext {
     pub(crate) tries: u32,
     /// Endpoints that failed it.
     pub(crate) failed: SmallVec<[(PoolId, usize); 2]>,
-    /// The next try replaces a pooled connection that was found closed: the same endpoint again,
-    /// and not another try.
-    pub(crate) replace_connection: u32,
+    /// Where the next try goes, once the one under way has failed.
+    pub(crate) next: Option<(PoolId, usize)>,
+    /// Pooled connections of the try under way that were found closed and replaced.
+    pub(crate) replacements: u32,
     /// Why Portolan answers itself, if it does.
     pub(crate) refusal: Option<Refusal>,
     /// It asks for its connection to be upgraded.
@@ -170,14 +169,14 @@ impl RequestContext {
             peer_trusted: false,
             found: Whereabouts::UNKNOWN,
             route: None,
-            draw: Draw(0),
             pool: None,
             basis: Basis::Health,
             why: None,
             current: None,
             tries: 0,
             failed: SmallVec::new(),
-            replace_connection: 0,
+            next: None,
+            replacements: 0,
             refusal: None,
             wants_upgrade: false,
             answered: None,

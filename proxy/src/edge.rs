@@ -217,13 +217,14 @@ impl ProxyHttp for Edge {
 
     fn fail_to_connect(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         _: &HttpPeer,
         ctx: &mut RequestContext,
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing of the request was sent: whatever its method, another endpoint may have it.
-        let again = choose::failed(ctx, fault::outcome(&error));
+        let (outcome, now) = (fault::outcome(&error), self.recorder.clock.now());
+        let again = choose::failed(ctx, session.req_header(), outcome, now);
         error.set_retry(again);
         error
     }

@@ -50,12 +50,27 @@ pub(crate) fn refusal(error: &Error) -> Option<Refusal> {
 }
 
 fn is_invalid_data(error: &Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(current) = cause {
-        if let Some(io) = current.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::InvalidData;
-        }
-        cause = current.source();
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pingora::OrErr as _;
+    use std::io;
+
+    #[test]
+    fn a_client_that_breaks_its_own_framing_is_told_and_one_that_is_gone_is_not() {
+        let failed = |kind| {
+            let result: Result<(), _> = Err(io::Error::from(kind));
+            let mut error = result
+                .or_err(ErrorType::ReadError, "when reading body")
+                .unwrap_err();
+            error.as_down();
+            refusal(&error)
+        };
+        assert_eq!(failed(io::ErrorKind::InvalidData), Some(Refusal::Malformed));
+        assert_eq!(failed(io::ErrorKind::ConnectionReset), None);
     }
-    false
 }

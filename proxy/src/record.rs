@@ -23,7 +23,7 @@ pub(crate) struct Recorder {
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     time: String,
-    id: &'a str,
+    request_id: &'a str,
     client: Option<String>,
     country: &'a str,
     method: &'a str,
@@ -94,7 +94,7 @@ impl Recorder {
         let milliseconds = |value: f64| (value * 1000.0).round() / 1000.0;
         let line = Line {
             time: timestamp(&self.clock),
-            id: &ctx.id,
+            request_id: &ctx.id,
             client: ctx.client.map(|client| client.to_string()),
             country: snapshot.plan.locations.country_label(ctx.found.place),
             method: request.method.as_str(),

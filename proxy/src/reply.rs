@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
+use crate::forward;
 use crate::refusal::Refusal;
 
 /// An answer, ready to be written.
@@ -18,6 +19,8 @@ pub(crate) struct Reply {
     pub(crate) content_type: &'static str,
     /// Its body.
     pub(crate) body: String,
+    /// For X-Request-Id, so that whoever complains can say what about.
+    pub(crate) request_id: Option<HeaderValue>,
     /// Seconds for Retry-After.
     pub(crate) retry_after: Option<u64>,
     /// For Location.
@@ -68,6 +71,7 @@ impl Reply {
             status,
             content_type,
             body,
+            request_id: HeaderValue::from_str(request_id).ok(),
             retry_after,
             location: None,
             allow: (status == StatusCode::METHOD_NOT_ALLOWED)
@@ -81,6 +85,7 @@ impl Reply {
             status: StatusCode::PERMANENT_REDIRECT,
             content_type: "text/plain; charset=utf-8",
             body: "Use https.\n".to_owned(),
+            request_id: None,
             retry_after: None,
             location: Some(to),
             allow: None,
@@ -93,6 +98,9 @@ impl Reply {
         head.insert_header(header::CONTENT_TYPE, self.content_type)?;
         head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
         head.insert_header(header::CACHE_CONTROL, "no-store")?;
+        if let Some(request_id) = self.request_id {
+            head.insert_header(forward::X_REQUEST_ID, request_id)?;
+        }
         if let Some(seconds) = self.retry_after {
             head.insert_header(header::RETRY_AFTER, seconds)?;
         }

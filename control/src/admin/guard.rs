@@ -8,24 +8,39 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use portolan_config::document::Role;
 use portolan_config::plan::AdminPlan;
+use subtle::ConstantTimeEq as _;
 
 use super::AdminState;
 use super::reply::Problem;
 
-/// Lets a request of the API through, or says why not.
-pub(super) async fn api(
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Look,
+    Change,
+}
+
+/// Lets a request through that only looks, or says why not.
+pub(super) async fn look(
     State(state): State<AdminState>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let plan = state.reloader.running().plan.clone();
-    allowed(&plan.admin, request.method(), request.headers())?;
-    Ok(next.run(request).await)
+    pass(&state, Purpose::Look, request, next).await
+}
+
+/// Lets a request through that changes something, or says why not.
+pub(super) async fn change(
+    State(state): State<AdminState>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    pass(&state, Purpose::Change, request, next).await
 }
 
 /// Metrics are open on loopback; beyond, they need a token like everything else.
@@ -35,17 +50,26 @@ pub(super) async fn metrics(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    if !peer.ip().to_canonical().is_loopback() {
-        let plan = state.reloader.running().plan.clone();
-        allowed(&plan.admin, request.method(), request.headers())?;
+    if peer.ip().to_canonical().is_loopback() {
+        return Ok(next.run(request).await);
     }
+    pass(&state, Purpose::Look, request, next).await
+}
+
+async fn pass(
+    state: &AdminState,
+    purpose: Purpose,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let plan = state.reloader.running().plan.clone();
+    allowed(&plan.admin, purpose, request.headers())?;
     Ok(next.run(request).await)
 }
 
-fn allowed(plan: &AdminPlan, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
-    let changes = !matches!(*method, Method::GET | Method::HEAD);
+fn allowed(plan: &AdminPlan, purpose: Purpose, headers: &HeaderMap) -> Result<(), Problem> {
     if plan.tokens.is_empty() {
-        return from_here(headers, changes);
+        return from_here(headers, purpose);
     }
     let Some(given) = bearer(headers) else {
         return Err(Problem::new(
@@ -54,10 +78,10 @@ fn allowed(plan: &AdminPlan, method: &Method, headers: &HeaderMap) -> Result<(),
             "send `Authorization: Bearer TOKEN`",
         ));
     };
-    // Every token is compared, in the same time whatever they have in common.
+    // Every token is compared, in a time that does not tell what they have in common.
     let mut found = None;
     for token in &plan.tokens {
-        if same(token.token.expose().as_bytes(), given.as_bytes()) {
+        if bool::from(token.token.expose().as_bytes().ct_eq(given.as_bytes())) {
             found = Some(token);
         }
     }
@@ -67,24 +91,26 @@ fn allowed(plan: &AdminPlan, method: &Method, headers: &HeaderMap) -> Result<(),
             "Wrong token",
             "this token is not known",
         )),
-        Some(token) if changes && token.role == Role::Viewer => Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "Not allowed",
-            format!("`{}` may look, not change", token.name),
-        )),
+        Some(token) if purpose == Purpose::Change && token.role == Role::Viewer => {
+            Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "Not allowed",
+                format!("`{}` may look, not change", token.name),
+            ))
+        }
         Some(_) => Ok(()),
     }
 }
 
 /// Refuses what a page of somebody else's could have made a browser send.
-fn from_here(headers: &HeaderMap, changes: bool) -> Result<(), Problem> {
+fn from_here(headers: &HeaderMap, purpose: Purpose) -> Result<(), Problem> {
     let refused = |detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, "Not allowed", detail));
     let host = text(headers, header::HOST).unwrap_or_default();
     if !is_local(host) {
         return refused("the Host is not this machine; set `tokens` to use other names");
     }
     match text(headers, header::ORIGIN) {
-        Some(origin) if changes && origin.split("://").nth(1) != Some(host) => {
+        Some(origin) if purpose == Purpose::Change && origin.split("://").nth(1) != Some(host) => {
             refused("the request comes from another site")
         }
         _ => Ok(()),
@@ -111,17 +137,9 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Whether two texts are the same, in a time that depends on the given one's length alone.
-fn same(secret: &[u8], given: &[u8]) -> bool {
-    let mut differs = u8::from(secret.len() != given.len());
-    for (at, byte) in given.iter().enumerate() {
-        differs |= byte ^ secret.get(at % secret.len().max(1)).copied().unwrap_or(0);
-    }
-    differs == 0
-}
-
 #[cfg(test)]
 mod tests {
+    use super::Purpose::{Change, Look};
     use super::*;
     use portolan_config::{Machine, check_text};
 
@@ -134,12 +152,12 @@ mod tests {
             .clone()
     }
 
-    fn status(plan: &AdminPlan, method: &str, headers: &[(&'static str, &str)]) -> u16 {
+    fn status(plan: &AdminPlan, purpose: Purpose, headers: &[(&'static str, &str)]) -> u16 {
         let headers = headers
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
         let headers: HeaderMap = headers.collect();
-        match allowed(plan, &method.parse().unwrap(), &headers) {
+        match allowed(plan, purpose, &headers) {
             Ok(()) => 200,
             Err(problem) => {
                 use axum::response::IntoResponse as _;
@@ -153,39 +171,39 @@ mod tests {
         let plan = plan(
             "{ name: a, role: viewer, token: viewer-viewer-viewer }, { name: b, role: operator, token: operator-operator }",
         );
-        let with = |token: &str, method: &str| {
+        let with = |token: &str, purpose| {
             status(
                 &plan,
-                method,
+                purpose,
                 &[("authorization", &format!("Bearer {token}"))],
             )
         };
-        assert_eq!(with("viewer-viewer-viewer", "GET"), 200);
-        assert_eq!(with("viewer-viewer-viewer", "POST"), 403);
-        assert_eq!(with("operator-operator", "POST"), 200);
-        assert_eq!(with("operator-operator-", "GET"), 401);
-        assert_eq!(with("", "GET"), 401);
-        assert_eq!(status(&plan, "GET", &[]), 401);
-        assert_eq!(status(&plan, "GET", &[("authorization", "Basic abc")]), 401);
+        assert_eq!(with("viewer-viewer-viewer", Look), 200);
+        assert_eq!(with("viewer-viewer-viewer", Change), 403);
+        assert_eq!(with("operator-operator", Change), 200);
+        assert_eq!(with("operator-operator-", Look), 401);
+        assert_eq!(with("", Look), 401);
+        assert_eq!(status(&plan, Look, &[]), 401);
+        assert_eq!(status(&plan, Look, &[("authorization", "Basic abc")]), 401);
     }
 
     #[test]
     fn without_tokens_foreign_pages_are_refused() {
         let plan = plan("");
-        assert_eq!(status(&plan, "POST", &[("host", "127.0.0.1:9470")]), 200);
-        assert_eq!(status(&plan, "GET", &[("host", "[::1]:9470")]), 200);
-        assert_eq!(status(&plan, "GET", &[("host", "localhost")]), 200);
+        assert_eq!(status(&plan, Change, &[("host", "127.0.0.1:9470")]), 200);
+        assert_eq!(status(&plan, Look, &[("host", "[::1]:9470")]), 200);
+        assert_eq!(status(&plan, Look, &[("host", "localhost")]), 200);
         assert_eq!(
-            status(&plan, "GET", &[("host", "rebound.example:9470")]),
+            status(&plan, Look, &[("host", "rebound.example:9470")]),
             403
         );
         let here = ("host", "127.0.0.1:9470");
         assert_eq!(
-            status(&plan, "POST", &[here, ("origin", "https://evil.example")]),
+            status(&plan, Change, &[here, ("origin", "https://evil.example")]),
             403
         );
         assert_eq!(
-            status(&plan, "POST", &[here, ("origin", "http://127.0.0.1:9470")]),
+            status(&plan, Change, &[here, ("origin", "http://127.0.0.1:9470")]),
             200
         );
     }

@@ -24,17 +24,21 @@ use crate::status::{
 
 /// The whole API.
 pub fn router(state: AdminState) -> Router {
-    let api = Router::new()
+    let look = Router::new()
         .route("/status", get(status))
         .route("/pools", get(pools))
         .route("/pools/{pool}", get(pool))
         .route("/services", get(services))
         .route("/routes", get(routes))
+        // It changes nothing, though its question is too long for a URL.
         .route("/explain", post(explain))
-        .route("/reload", post(reload))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(state.clone(), guard::api));
+        .layer(middleware::from_fn_with_state(state.clone(), guard::look));
+    let change = Router::new()
+        .route("/reload", post(reload))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(state.clone(), guard::change));
     let metrics =
         Router::new()
             .route("/metrics", get(metrics))
@@ -46,7 +50,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .merge(metrics)
-        .nest("/api/v1", api)
+        .nest("/api/v1", look.merge(change))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .with_state(state)

@@ -1,0 +1,17 @@
+//! What every test needs: the process, endpoints good and bad, clients, certificates, databases.
+
+pub(crate) mod certificates;
+pub(crate) mod client;
+pub(crate) mod config;
+mod deadline;
+pub(crate) mod geo;
+pub(crate) mod names;
+pub(crate) mod origin;
+pub(crate) mod portolan;
+pub(crate) mod rogue;
+
+pub(crate) use client::{Ask, Load, fetch, get};
+pub(crate) use deadline::{PATIENCE, eventually, soon};
+pub(crate) use origin::Origin;
+pub(crate) use portolan::Portolan;
+pub(crate) use rogue::{Rogue, RogueEndpoint};

@@ -1,0 +1,376 @@
+//! Endpoints that behave: HTTP servers on loopback that say who they are and what they got, and can
+//! be killed, revived, slowed and made to fail.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::stream;
+use http::{HeaderMap, Response, StatusCode, Version};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+/// What answers.
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
+    state: Arc<State>,
+    tls: Option<TlsAcceptor>,
+    serving: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct State {
+    name: String,
+    /// Requests other than probes.
+    hits: AtomicU64,
+    probes: AtomicU64,
+    connections: AtomicU64,
+    /// What `/health` answers.
+    health: AtomicU16,
+    /// What everything else answers.
+    status: AtomicU16,
+    latency_ms: AtomicU64,
+}
+
+impl Origin {
+    pub(crate) async fn start(name: &str) -> Self {
+        Self::start_at(name, "127.0.0.1:0".parse().unwrap(), None).await
+    }
+
+    pub(crate) async fn start_tls(name: &str, config: rustls::ServerConfig) -> Self {
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self::start_at(name, "127.0.0.1:0".parse().unwrap(), Some(acceptor)).await
+    }
+
+    pub(crate) async fn start_at(
+        name: &str,
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let state = Arc::new(State {
+            name: name.to_owned(),
+            hits: AtomicU64::new(0),
+            probes: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            health: AtomicU16::new(200),
+            status: AtomicU16::new(200),
+            latency_ms: AtomicU64::new(0),
+        });
+        Self {
+            address: listener.local_addr().unwrap(),
+            serving: Mutex::new(Some(tokio::spawn(serve(
+                listener,
+                state.clone(),
+                tls.clone(),
+            )))),
+            state,
+            tls,
+        }
+    }
+
+    /// Several, called name-1, name-2, …
+    pub(crate) async fn start_several(name: &str, count: usize) -> Vec<Self> {
+        let mut origins = Vec::new();
+        for number in 1..=count {
+            origins.push(Self::start(&format!("{name}-{number}")).await);
+        }
+        origins
+    }
+
+    /// Dies: connections break, and new ones are refused.
+    pub(crate) async fn kill(&self) {
+        if let Some(serving) = self.serving.lock().await.take() {
+            serving.abort();
+            let _ = serving.await;
+        }
+    }
+
+    /// Comes back at the same address.
+    pub(crate) async fn revive(&self) {
+        let mut serving = self.serving.lock().await;
+        if serving.is_none() {
+            let listener = TcpListener::bind(self.address).await.unwrap();
+            let task = serve(listener, self.state.clone(), self.tls.clone());
+            *serving = Some(tokio::spawn(task));
+        }
+    }
+
+    /// What probes are told from now on.
+    pub(crate) fn set_health(&self, status: u16) {
+        self.state.health.store(status, Ordering::Relaxed);
+    }
+
+    /// What everybody else is told from now on.
+    pub(crate) fn set_status(&self, status: u16) {
+        self.state.status.store(status, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_latency(&self, milliseconds: u64) {
+        self.state.latency_ms.store(milliseconds, Ordering::Relaxed);
+    }
+
+    /// Requests so far, other than probes.
+    pub(crate) fn hits(&self) -> u64 {
+        self.state.hits.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn probes(&self) -> u64 {
+        self.state.probes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        self.state.connections.load(Ordering::Relaxed)
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<State>, tls: Option<TlsAcceptor>) {
+    let mut clients = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted.unwrap();
+                let _ = stream.set_nodelay(true);
+                state.connections.fetch_add(1, Ordering::Relaxed);
+                let (state, tls) = (state.clone(), tls.clone());
+                clients.spawn(async move {
+                    match tls {
+                        None => converse(stream, state).await,
+                        // Whoever breaks the handshake off has the test's reasons.
+                        Some(tls) => if let Ok(stream) = tls.accept(stream).await {
+                            converse(stream, state).await;
+                        },
+                    }
+                });
+            }
+            Some(_) = clients.join_next() => {}
+        }
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, state: Arc<State>) {
+    let service = service_fn(move |request| {
+        let state = state.clone();
+        async move { Ok::<_, Infallible>(state.answer(request).await) }
+    });
+    let _ = auto::Builder::new(TokioExecutor::new())
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .await;
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+fn body(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed()
+}
+
+impl State {
+    async fn answer(&self, request: http::Request<Incoming>) -> Response<Body> {
+        let latency = self.latency_ms.load(Ordering::Relaxed);
+        if latency > 0 {
+            tokio::time::sleep(Duration::from_millis(latency)).await;
+        }
+        let path = request.uri().path().to_owned();
+        if path == "/health" {
+            self.probes.fetch_add(1, Ordering::Relaxed);
+            return self.health(&request);
+        }
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        let status = self.status.load(Ordering::Relaxed);
+        let builder = Response::builder()
+            .status(status)
+            .header("x-origin", &self.name);
+        let wanted = |name: &str| {
+            let query = request.uri().query()?;
+            let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs
+                .into_iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.to_owned())
+        };
+        match path.as_str() {
+            "/echo" => {
+                let seen = seen(&self.name, &request);
+                let length = drain(request.into_body()).await;
+                let mut seen = seen;
+                seen["body_bytes"] = json!(length);
+                builder
+                    .header("content-type", "application/json")
+                    .body(body(seen.to_string()))
+            }
+            "/status" => {
+                let status: u16 = wanted("code").unwrap().parse().unwrap();
+                builder.status(status).body(body(""))
+            }
+            "/sleep" => {
+                let milliseconds = wanted("ms").unwrap().parse().unwrap();
+                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+                builder.body(body(self.name.clone()))
+            }
+            "/bytes" => {
+                let count: u64 = wanted("count").unwrap().parse().unwrap();
+                builder
+                    .header("content-length", count)
+                    .body(StreamBody::new(pattern(count)).boxed())
+            }
+            "/events" => {
+                let count: u64 = wanted("count").unwrap().parse().unwrap();
+                let every: u64 = wanted("ms").unwrap().parse().unwrap();
+                builder
+                    .header("content-type", "text/event-stream")
+                    .body(StreamBody::new(events(count, every)).boxed())
+            }
+            "/hop" => builder
+                .header("connection", "x-internal")
+                .header("x-internal", "for the next hop alone")
+                .header("keep-alive", "timeout=5")
+                .header("server", "origin/1.0")
+                .body(body("")),
+            _ => builder.body(body(self.name.clone())),
+        }
+        .unwrap()
+    }
+
+    fn health(&self, request: &http::Request<Incoming>) -> Response<Body> {
+        let status = self.health.load(Ordering::Relaxed);
+        let healthy = (200..300).contains(&status);
+        Response::builder()
+            .status(status)
+            .header("content-type", "application/json")
+            .header("x-origin", &self.name)
+            .header("x-checked-host", host(request))
+            .body(body(
+                json!({
+                    "status": if healthy { "healthy" } else { "ailing" },
+                    "checks": [ { "name": "db", "ok": healthy } ],
+                })
+                .to_string(),
+            ))
+            .unwrap()
+    }
+}
+
+fn host(request: &http::Request<Incoming>) -> String {
+    let header = request
+        .headers()
+        .get("host")
+        .and_then(|host| host.to_str().ok());
+    let authority = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
+    header.or(authority).unwrap_or_default().to_owned()
+}
+
+/// A request, as the endpoint saw it.
+fn seen(name: &str, request: &http::Request<Incoming>) -> serde_json::Value {
+    json!({
+        "origin": name,
+        "method": request.method().as_str(),
+        "target": request.uri().path_and_query().map(|path| path.as_str()),
+        "version": match request.version() {
+            Version::HTTP_2 => "2",
+            Version::HTTP_11 => "1.1",
+            _ => "other",
+        },
+        "host": host(request),
+        "headers": headers(request.headers()),
+    })
+}
+
+/// Headers by name; several of a name are joined as RFC 9110 allows.
+fn headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        all.entry(name.as_str().to_owned())
+            .and_modify(|before| {
+                before.push_str(", ");
+                before.push_str(&value);
+            })
+            .or_insert(value);
+    }
+    all
+}
+
+async fn drain(mut incoming: Incoming) -> u64 {
+    let mut length = 0;
+    while let Some(Ok(frame)) = incoming.frame().await {
+        length += frame.data_ref().map_or(0, |data| data.len() as u64);
+    }
+    length
+}
+
+const PIECE: usize = 64 << 10;
+
+/// So many bytes, each determined by its place.
+fn pattern(count: u64) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> {
+    stream::unfold(0, move |at: u64| async move {
+        if at == count {
+            return None;
+        }
+        let length = (count - at).min(PIECE as u64) as usize;
+        let start = (at % 251) as usize;
+        let bytes = pattern_bytes().slice(start..start + length);
+        Some((Ok(Frame::data(bytes)), at + length as u64))
+    })
+}
+
+/// Enough of the pattern for a piece from any place.
+fn pattern_bytes() -> Bytes {
+    use std::sync::OnceLock;
+    static BYTES: OnceLock<Bytes> = OnceLock::new();
+    BYTES
+        .get_or_init(|| (0..PIECE + 251).map(|at| (at % 251) as u8).collect())
+        .clone()
+}
+
+/// Whether these are the bytes of the pattern from a place.
+pub(crate) fn is_pattern(at: u64, bytes: &[u8]) -> bool {
+    let start = (at % 251) as usize;
+    let whole = pattern_bytes();
+    let mut rest = bytes;
+    let mut from = start;
+    while !rest.is_empty() {
+        let take = rest.len().min(PIECE);
+        if rest[..take] != whole[from..from + take] {
+            return false;
+        }
+        from = (from + take) % 251;
+        rest = &rest[take..];
+    }
+    true
+}
+
+fn events(
+    count: u64,
+    every_ms: u64,
+) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> {
+    stream::unfold(0, move |number| async move {
+        if number == count {
+            return None;
+        }
+        if number > 0 {
+            tokio::time::sleep(Duration::from_millis(every_ms)).await;
+        }
+        let event = Bytes::from(format!("data: {number}\n\n"));
+        Some((Ok(Frame::data(event)), number + 1))
+    })
+}
+
+/// A status that is not an error.
+pub(crate) fn is_success(status: u16) -> bool {
+    StatusCode::from_u16(status).is_ok_and(|status| status.is_success())
+}

@@ -1,0 +1,427 @@
+//! The real process, started with a configuration in a folder of its own, ended by its pid.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::client;
+use super::deadline::{PATIENCE, eventually};
+
+const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
+
+/// Every configuration gets this, unless it says otherwise: ports of the system's choice.
+const USUAL: &str = "\
+admin: { bind: \"127.0.0.1:0\" }
+access_log: off
+";
+
+/// A process that serves.
+pub(crate) struct Portolan {
+    child: Child,
+    folder: TempDir,
+    log: Log,
+    admin: SocketAddr,
+}
+
+/// What a process said, as far as it has.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<String>>);
+
+impl Log {
+    /// Reads to the end, in a thread: nobody has to wait for it.
+    fn follow(from: impl Read + Send + 'static) -> Self {
+        let log = Self::default();
+        let lines = log.0.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
+                let mut lines = lines.lock().unwrap();
+                lines.push_str(&line);
+                lines.push('\n');
+            }
+        });
+        log
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// How a process is to be started.
+pub(crate) struct Builder {
+    folder: TempDir,
+    config: String,
+    command: Command,
+}
+
+impl Builder {
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn arg(mut self, arg: &str) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Puts a file beside the configuration.
+    pub(crate) fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+        self
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn spawn(mut self) -> (Child, TempDir, Log, Log) {
+        let path = self.folder.path().join("portolan.yaml");
+        if !self.config.is_empty() {
+            std::fs::write(&path, with_usual(&self.config)).unwrap();
+        }
+        let mut child = self
+            .command
+            .arg("--config")
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = Log::follow(child.stdout.take().unwrap());
+        let err = Log::follow(child.stderr.take().unwrap());
+        (child, self.folder, out, err)
+    }
+
+    /// Starts it and waits until its admin API answers, ready or not.
+    pub(crate) async fn start_without_waiting(self) -> Portolan {
+        let (mut child, folder, _, log) = self.spawn();
+        let admin = eventually("the admin API has an address", async || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("it ended with {status}:\n{}", log.text());
+            }
+            let text = log.text();
+            let (_, rest) = text.split_once("admin API on http://")?;
+            rest.split(['\n', '"']).next()?.parse::<SocketAddr>().ok()
+        })
+        .await;
+        Portolan {
+            child,
+            folder,
+            log,
+            admin,
+        }
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn start(self) -> Portolan {
+        let portolan = self.start_without_waiting().await;
+        portolan.wait_until_ready().await;
+        portolan
+    }
+
+    /// Runs it to its end, which has to come soon: its exit status, and what it said.
+    pub(crate) async fn run_to_end(self) -> (ExitStatus, String) {
+        let (mut child, _folder, _, log) = self.spawn();
+        let status = eventually("it ends", async || child.try_wait().unwrap()).await;
+        // Its last words are read by another thread.
+        let text = eventually("its last words", async || {
+            let text = log.text();
+            (!text.is_empty()).then_some(text)
+        })
+        .await;
+        (status, text)
+    }
+}
+
+fn with_usual(config: &str) -> String {
+    let mut text = String::new();
+    for line in USUAL.lines() {
+        let key = line.split(':').next().unwrap();
+        if !config.lines().any(|line| line.starts_with(key)) {
+            writeln!(text, "{line}").unwrap();
+        }
+    }
+    text + config
+}
+
+impl Portolan {
+    /// A process with this configuration, to be started.
+    pub(crate) fn with(config: &str) -> Builder {
+        let mut command = Command::new(PORTOLAN);
+        command
+            .arg("run")
+            .env_remove("RUST_LOG")
+            .env_remove("PORTOLAN_ADMIN")
+            .env("PORTOLAN_WORKERS", "2")
+            .env("RUST_BACKTRACE", "1");
+        Builder {
+            folder: TempDir::new().unwrap(),
+            config: config.to_owned(),
+            command,
+        }
+    }
+
+    /// A process with this configuration, serving.
+    pub(crate) async fn start(config: &str) -> Self {
+        Self::with(config).start().await
+    }
+
+    pub(crate) async fn wait_until_ready(&self) {
+        eventually("it is ready", async || {
+            let answer = client::get(self.admin, "/readyz").await.ok()?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Waits until the log contains this.
+    pub(crate) async fn wait_for_log(&self, words: &str) {
+        eventually(&format!("the log says `{words}`"), async || {
+            self.log().contains(words).then_some(())
+        })
+        .await;
+    }
+
+    /// The configuration file.
+    pub(crate) fn config_path(&self) -> PathBuf {
+        self.folder.path().join("portolan.yaml")
+    }
+
+    /// Asks the admin API.
+    pub(crate) async fn api(&self, path: &str) -> Value {
+        let answer = client::get(self.admin, &format!("/api/v1{path}"))
+            .await
+            .unwrap();
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answer.json()
+    }
+
+    /// The metrics page.
+    pub(crate) async fn metrics(&self) -> String {
+        let answer = client::get(self.admin, "/metrics").await.unwrap();
+        assert_eq!(answer.status, 200);
+        answer.text()
+    }
+
+    /// The sum of all samples of a metric whose labels contain all of these.
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        sum(&self.metrics().await, name, labels)
+    }
+
+    /// The address of the only listener.
+    pub(crate) async fn address(&self) -> SocketAddr {
+        let addresses = self.addresses().await;
+        assert_eq!(addresses.len(), 1, "{addresses:?}");
+        addresses[0]
+    }
+
+    /// The addresses of the listeners, in the order of the configuration.
+    pub(crate) async fn addresses(&self) -> Vec<SocketAddr> {
+        let status = self.api("/status").await;
+        let listeners = status["listeners"].as_array().unwrap();
+        listeners
+            .iter()
+            .map(|listener| listener["address"].as_str().unwrap().parse().unwrap())
+            .collect()
+    }
+
+    /// Replaces the configuration file as an editor does, and does not wait.
+    pub(crate) fn write(&self, config: &str) {
+        replace(&self.config_path(), &with_usual(config));
+    }
+
+    pub(crate) async fn generation(&self) -> u64 {
+        self.api("/status").await["config"]["generation"]
+            .as_u64()
+            .unwrap()
+    }
+
+    /// Replaces the configuration file and waits until it is the running one.
+    pub(crate) async fn change(&self, config: &str) {
+        let before = self.generation().await;
+        self.write(config);
+        eventually("the change is applied", async || {
+            let status = self.api("/status").await;
+            let config = &status["config"];
+            if config["last_reload"]["outcome"] == "refused" {
+                panic!("the change was refused: {}", config["last_reload"]);
+            }
+            (config["generation"].as_u64()? > before).then_some(())
+        })
+        .await;
+    }
+
+    /// Replaces the configuration file, waits until it is refused, and returns why.
+    pub(crate) async fn change_refused(&self, config: &str) -> String {
+        let refused = self.metric("portolan_config_reloads_total", &["refused"]);
+        let before = refused.await;
+        self.write(config);
+        eventually("the change is refused", async || {
+            let refused = self.metric("portolan_config_reloads_total", &["refused"]);
+            (refused.await > before).then_some(())
+        })
+        .await;
+        let status = self.api("/status").await;
+        let error = &status["config"]["last_reload"]["error"];
+        error.as_str().unwrap().to_owned()
+    }
+
+    /// The pool's endpoint of this address, as the admin API knows it.
+    pub(crate) async fn endpoint(&self, pool: &str, address: SocketAddr) -> Value {
+        let entry = self.api(&format!("/pools/{pool}")).await;
+        let endpoints = entry["endpoints"].as_array().unwrap();
+        let wanted = address.to_string();
+        endpoints
+            .iter()
+            .find(|endpoint| endpoint["address"] == wanted)
+            .unwrap_or_else(|| panic!("{pool} has no {address}: {entry}"))
+            .clone()
+    }
+
+    /// Waits until the pool's endpoint of this address is in this state.
+    pub(crate) async fn wait_for_health(&self, pool: &str, address: SocketAddr, health: &str) {
+        eventually(&format!("{pool}/{address} is {health}"), async || {
+            (self.endpoint(pool, address).await["health"] == health).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until a pool is up, or down.
+    pub(crate) async fn wait_for_pool(&self, pool: &str, up: bool) {
+        eventually(&format!("{pool} is up: {up}"), async || {
+            (self.api(&format!("/pools/{pool}")).await["up"] == up).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        eventually("it ends", async || self.child.try_wait().unwrap()).await
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Stops it gracefully and checks that it went well.
+    pub(crate) async fn stop(mut self) {
+        self.signal(Signal::SIGTERM);
+        let status = self.ended().await;
+        assert!(status.success(), "{status}: {}", self.log());
+        assert!(!self.log().contains("panicked"), "{}", self.log());
+    }
+}
+
+impl Drop for Portolan {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let log = self.log.text();
+        if std::thread::panicking() {
+            eprintln!("=== the process said:\n{log}");
+        } else {
+            assert!(!log.contains("panicked at"), "{log}");
+        }
+    }
+}
+
+/// Replaces a file in one step.
+pub(crate) fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, path).unwrap();
+}
+
+/// The sum of all samples of a metric on a page whose labels contain all of these.
+pub(crate) fn sum(page: &str, name: &str, labels: &[&str]) -> f64 {
+    page.lines()
+        .filter_map(|line| line.strip_prefix(name))
+        .filter(|rest| rest.starts_with(['{', ' ']))
+        .filter(|rest| labels.iter().all(|label| rest.contains(label)))
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+/// Runs a command to its end.
+pub(crate) async fn command(args: &[&str]) -> Output {
+    command_in(Path::new("."), args).await
+}
+
+/// Runs a command to its end, in a folder.
+pub(crate) async fn command_in(folder: &Path, args: &[&str]) -> Output {
+    let running = tokio::process::Command::new(PORTOLAN)
+        .args(args)
+        .current_dir(folder)
+        .env_remove("RUST_LOG")
+        .env_remove("PORTOLAN_ADMIN")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    tokio::time::timeout(PATIENCE, running)
+        .await
+        .unwrap_or_else(|_| panic!("{args:?} did not end"))
+        .unwrap()
+}
+
+/// What a command printed as its result.
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// What a command said besides.
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A demo, started like a process that serves.
+pub(crate) fn spawn(args: &[&str]) -> (Child, Log, Log) {
+    let mut child = Command::new(PORTOLAN)
+        .args(args)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = Log::follow(child.stdout.take().unwrap());
+    let err = Log::follow(child.stderr.take().unwrap());
+    (child, out, err)
+}
+
+/// Some time, where a test has to see that nothing happens.
+pub(crate) async fn a_while() {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}

@@ -1,0 +1,16 @@
+//! The whole thing, end to end: the real process with real sockets, endpoints good and bad, one
+//! module for each thing that Portolan promises.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "in a test, what goes wrong ends it, and says so"
+)]
+
+mod harness;
+
+mod endpoints;
+mod geography;
+mod requests;
+mod steering;
