@@ -12,5 +12,6 @@ mod harness;
 
 mod endpoints;
 mod geography;
+mod protocols;
 mod requests;
 mod steering;

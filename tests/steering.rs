@@ -134,7 +134,14 @@ async fn every_pool_of_a_tier_dies_and_comes_back_under_load() {
     tally.assert_flawless();
     let page = portolan.api("/services").await;
     assert_eq!(page[0]["name"], "front", "{page}");
-    assert_eq!(page[0]["asked"], page[0]["effective"], "{page}");
+    let shares = page[0]["classes"][0]["pools"].as_array().unwrap();
+    assert_eq!(shares.len(), 2, "{page}");
+    for share in shares {
+        assert_eq!(
+            (share["asked"].as_f64(), share["effective"].as_f64()),
+            (Some(0.5), Some(0.5))
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -69,7 +69,10 @@ impl Edge {
     ) -> Result<bool> {
         ctx.refusal = Some(refusal);
         // What was not read of the request would be taken for the next one.
-        let close = matches!(refusal, Refusal::Malformed | Refusal::BodyTooLarge);
+        let close = matches!(
+            refusal,
+            Refusal::Malformed | Refusal::BodyTooLarge | Refusal::MethodNotAllowed
+        );
         let reply = Reply::refusal(
             refusal,
             &ctx.id,
@@ -168,7 +171,11 @@ impl ProxyHttp for Edge {
             let limits = connection.listener.limits();
             // Every timeout of the engine is none, or a minute, unless it is set.
             let idle = limits.idle_timeout;
-            let keepalive = (!connection.listener.is_leaving()).then_some(idle.as_secs().max(1));
+            // HTTP/1.0 clients that did not ask for it wait for the connection to close.
+            let keepalive = session
+                .get_keepalive()
+                .filter(|_| !connection.listener.is_leaving())
+                .map(|_| idle.as_secs().max(1));
             session.set_keepalive(keepalive);
             session.set_read_timeout(Some(idle));
             session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));

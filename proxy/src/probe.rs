@@ -336,15 +336,24 @@ pub(crate) fn words(error: &Error) -> String {
         ErrorType::InvalidHTTPHeader => "not HTTP",
         other => other.as_str(),
     };
-    let cause = std::error::Error::source(error).map(|cause| cause.to_string());
-    match (error.etype(), cause) {
-        (
-            ErrorType::TLSHandshakeFailure | ErrorType::HandshakeError | ErrorType::InvalidCert,
-            Some(cause),
-        ) => {
-            format!("{kind}: {cause}")
-        }
-        _ => kind.to_owned(),
+    let more = match error.etype() {
+        // Which certificate, which alert: the engine says so in words of its own.
+        ErrorType::TLSHandshakeFailure => error
+            .context
+            .as_ref()
+            .and_then(|words| words.as_str().strip_prefix("TLS connect() failed: "))
+            .and_then(|words| words.split(" context: ").last())
+            .and_then(|words| words.rsplit_once(", SNI: "))
+            .map(|(words, _)| words.to_owned()),
+        ErrorType::ReadError | ErrorType::WriteError | ErrorType::HandshakeError => error
+            .root_cause()
+            .downcast_ref::<std::io::Error>()
+            .map(ToString::to_string),
+        _ => None,
+    };
+    match more {
+        Some(more) => format!("{kind}: {more}"),
+        None => kind.to_owned(),
     }
 }
 

@@ -71,6 +71,13 @@ pub(crate) fn scan(buffer: &[u8], seen: usize, limits: &LimitsPlan) -> Scan {
         Err(httparse::Error::TooManyHeaders) => return Scan::Refused(Refusal::HeadersTooLarge),
         Err(_) => return Scan::Refused(Refusal::Malformed),
     }
+    if !is_unambiguous(
+        request.method.unwrap_or_default(),
+        request.path.unwrap_or_default(),
+        request.headers,
+    ) {
+        return Scan::Refused(Refusal::Malformed);
+    }
     match framing(request.version == Some(1), request.headers) {
         Some(framing) => Scan::Whole(blank + end, framing),
         None => Scan::Refused(Refusal::Malformed),
@@ -82,6 +89,42 @@ fn has_bare_line_end(head: &[u8]) -> bool {
     memchr::memchr2_iter(b'\r', b'\n', head).any(|at| match head[at] {
         b'\r' => head.get(at + 1) != Some(&b'\n'),
         _ => at == 0 || head[at - 1] != b'\r',
+    })
+}
+
+/// Whether everybody who reads the request line and Host understands the same host by them.
+///
+/// RFC 9112, section 3.2.2, has a server ignore a Host that differs from an absolute target. Whoever
+/// stands behind us may not, so the two must agree.
+fn is_unambiguous(method: &str, target: &str, headers: &[httparse::Header<'_>]) -> bool {
+    let mut hosts = headers
+        .iter()
+        .filter(|header| header.name.eq_ignore_ascii_case("host"))
+        .map(|header| header.value.trim_ascii());
+    let (host, another) = (hosts.next(), hosts.next());
+    if another.is_some() || host.is_some_and(|host| host.contains(&b'@')) {
+        return false;
+    }
+    if method == "CONNECT" {
+        // Refused later, whatever it asks for; here it only must not be taken for anything else.
+        return host.is_none_or(|host| host == target.as_bytes())
+            && target.parse::<http::uri::Authority>().is_ok()
+            && !target.contains('@');
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return true;
+    }
+    let Ok(uri) = target.parse::<http::Uri>() else {
+        return false;
+    };
+    let web = matches!(uri.scheme_str(), Some("http" | "https"));
+    uri.authority().is_some_and(|authority| {
+        let authority = authority.as_str();
+        // As it was written: a name that is read as another one must not pass for it.
+        let written = target.split("://").nth(1).unwrap_or_default();
+        web && !authority.contains('@')
+            && written.starts_with(authority)
+            && host.is_none_or(|host| host == authority.as_bytes())
     })
 }
 
@@ -155,6 +198,14 @@ mod tests {
             look(&format!("\r\n{get}GET")),
             Scan::Whole(get.len() + 2, Framing::NONE)
         );
+        for target in ["http://a/x?y", "//a/x", "/x?y=http://b/", "/%00"] {
+            let absolute = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(
+                look(&absolute),
+                Scan::Whole(absolute.len(), Framing::NONE),
+                "{target}"
+            );
+        }
         assert_eq!(look(&get[..20]), Scan::Partial);
         assert_eq!(look(""), Scan::Partial);
         let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
@@ -186,6 +237,15 @@ mod tests {
             "GET / HTTP/1.1\r\nX: a\rb\r\n\r\n",
             "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET / HTTP/9.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: user@a\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
+            "GET http://user@a/ HTTP/1.1\r\n\r\n",
+            "GET http:/a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET a/b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+            "CONNECT a:1 HTTP/1.1\r\nHost: b:1\r\n\r\n",
             "\u{16}\u{3}\u{1}",
         ] {
             assert_eq!(look(bad), Scan::Refused(Refusal::Malformed), "{bad:?}");
