@@ -72,11 +72,9 @@ async fn what_cannot_be_reached_or_understood_is_a_bad_gateway() {
                 "{name}"
             );
         }
-        assert_eq!(
-            portolan.metric("portolan_requests_total", &["5xx"]).await,
-            2.0,
-            "{name}"
-        );
+        portolan
+            .wait_for_metric("portolan_requests_total", &["5xx"], 2.0)
+            .await;
         portolan.stop().await;
     }
 }
@@ -294,9 +292,10 @@ async fn clients_that_go_away_free_what_they_held() {
         })
         .await;
     }
-    crate::harness::eventually("nothing is in flight any more", async || {
-        (portolan.metric("portolan_in_flight", &[]).await == 0.0).then_some(())
-    })
-    .await;
-    assert_eq!(portolan.metric("portolan_connections", &[]).await, 0.0);
+    portolan
+        .wait_for_metric("portolan_in_flight", &[], 0.0)
+        .await;
+    portolan
+        .wait_for_metric("portolan_connections", &[], 0.0)
+        .await;
 }

@@ -355,15 +355,12 @@ async fn websockets_pass_through_for_as_long_as_they_like() {
     );
     assert_eq!(portolan.metric("portolan_in_flight", &[]).await, 1.0);
     socket.close(None).await.unwrap();
-    crate::harness::eventually("the request is over", async || {
-        (portolan
-            .metric("portolan_requests_total", &["route=\"chat\"", "1xx"])
-            .await
-            == 1.0)
-            .then_some(())
-    })
-    .await;
-    assert_eq!(portolan.metric("portolan_in_flight", &[]).await, 0.0);
+    portolan
+        .wait_for_metric("portolan_requests_total", &["route=\"chat\"", "1xx"], 1.0)
+        .await;
+    portolan
+        .wait_for_metric("portolan_in_flight", &[], 0.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -416,14 +413,13 @@ async fn large_bodies_pass_in_both_directions() {
     let ask = Ask::new(Method::PUT, "/echo").body(answer.body);
     let seen = soon("an answer", ask.to(address)).await.unwrap().json();
     assert_eq!(seen["body_bytes"], SIZE);
-    let bytes = async |direction: &str| {
-        let label = format!("direction=\"{direction}\"");
-        portolan.metric("portolan_bytes_total", &[&label]).await
-    };
-    assert_eq!(
-        (bytes("up").await, bytes("down").await as u64 / SIZE),
-        (SIZE as f64, 1)
-    );
+    let up = "direction=\"up\"";
+    portolan
+        .wait_for_metric("portolan_bytes_total", &[up], SIZE as f64)
+        .await;
+    let down = "direction=\"down\"";
+    let down = portolan.metric("portolan_bytes_total", &[down]).await;
+    assert_eq!(down as u64 / SIZE, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

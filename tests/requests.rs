@@ -76,10 +76,13 @@ routes:
             ask = ask.header(name, value);
         }
         assert_eq!(ask.to(address).await.unwrap().status, 200);
-        let counted = portolan
-            .metric("portolan_requests_total", &[&format!("route=\"{route}\"")])
-            .await;
-        assert!(counted > 0.0, "{method} {host} {path} → {route}");
+        let label = format!("route=\"{route}\"");
+        let what = format!("{method} {host} {path} → {route}");
+        crate::harness::eventually(&what, async || {
+            let counted = portolan.metric("portolan_requests_total", &[&label]).await;
+            (counted > 0.0).then_some(())
+        })
+        .await;
     }
     let counted = async |route: &str| {
         portolan
@@ -409,12 +412,11 @@ async fn malformed_and_oversized_requests_get_the_right_status() {
     );
     // Half a request, and then nothing.
     assert_eq!(status("GET / HTTP/1.1\r\nHos").await, "408");
-    assert!(
-        portolan
-            .metric("portolan_refused_requests_total", &[])
-            .await
-            > 0.0
-    );
+    crate::harness::eventually("refusals are counted", async || {
+        let refused = portolan.metric("portolan_refused_requests_total", &[]);
+        (refused.await > 0.0).then_some(())
+    })
+    .await;
     // A body in chunks is passed on as it comes: that it is too large shows later.
     assert!(origin.hits() <= 3, "the rest never reached the endpoint");
 }

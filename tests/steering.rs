@@ -30,10 +30,9 @@ async fn a_hundred_thousand_requests_are_split_exactly() {
         let share = tally.origins[endpoint] as f64 / tally.from("aws") as f64;
         assert!((share - 0.5).abs() < 0.05, "{:?}", tally.origins);
     }
-    assert_eq!(
-        portolan.metric("portolan_requests_total", &["2xx"]).await,
-        100_000.0
-    );
+    portolan
+        .wait_for_metric("portolan_requests_total", &["2xx"], 100_000.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -237,6 +237,15 @@ impl Portolan {
         sum(&self.metrics().await, name, labels)
     }
 
+    /// Waits until a metric has a value: what a request was is counted after its answer has gone.
+    pub(crate) async fn wait_for_metric(&self, name: &str, labels: &[&str], value: f64) {
+        let what = format!("{name}{labels:?} is {value}");
+        eventually(&what, async || {
+            (self.metric(name, labels).await == value).then_some(())
+        })
+        .await;
+    }
+
     /// The address of the only listener.
     pub(crate) async fn address(&self) -> SocketAddr {
         let addresses = self.addresses().await;

@@ -77,10 +77,14 @@ impl Drop for RogueEndpoint {
     }
 }
 
-/// An address where nobody listens: connections are refused.
+/// An address where nobody listens, so that connections are refused, and which nobody else gets
+/// while this process lives.
 pub(crate) async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// An address where connections are neither accepted nor refused: the queue is full.
