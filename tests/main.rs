@@ -12,6 +12,8 @@ mod harness;
 
 mod endpoints;
 mod geography;
+mod listeners;
 mod protocols;
+mod reload;
 mod requests;
 mod steering;

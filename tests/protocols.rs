@@ -6,14 +6,14 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::Method;
 use http_body_util::BodyExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::certificates::Authority;
 use crate::harness::client::{Connection, Connection2, raw};
 use crate::harness::config::{LISTENER, PROBES, TRUSTING, pool, pools};
 use crate::harness::origin::is_pattern;
-use crate::harness::{Ask, Origin, Portolan, fetch, soon};
+use crate::harness::{Ask, Origin, Portolan, fetch, soon, websocket};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_listener_speaks_both_versions() {
@@ -294,29 +294,9 @@ async fn endpoints_are_spoken_to_as_configured() {
     assert!(why.to_lowercase().contains("certificate"), "{why}");
 }
 
-/// Echoes messages, and says which protocol was asked for.
-async fn websocket_endpoint() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
-                while let Some(Ok(message)) = socket.next().await {
-                    if message.is_text() || message.is_binary() {
-                        socket.send(message).await.unwrap();
-                    }
-                }
-            });
-        }
-    });
-    address
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn websockets_pass_through_for_as_long_as_they_like() {
-    let endpoint = websocket_endpoint().await;
+    let endpoint = websocket::endpoint().await;
     let config = [
         LISTENER,
         "pools:\n",
