@@ -13,7 +13,7 @@ use crate::harness::certificates::Authority;
 use crate::harness::client::{Connection, Connection2, raw};
 use crate::harness::config::{LISTENER, PROBES, TRUSTING, pool, pools};
 use crate::harness::origin::is_pattern;
-use crate::harness::{Ask, Origin, Portolan, fetch, soon, websocket};
+use crate::harness::{Ask, Origin, Portolan, Rogue, RogueEndpoint, fetch, soon, websocket};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_listener_speaks_both_versions() {
@@ -440,4 +440,25 @@ async fn methods_and_odd_requests_pass_as_they_are() {
     );
     let old = raw(address, b"GET /echo HTTP/1.0\r\nHost: x\r\n\r\n").await;
     assert!(old.contains("200"), "{old}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_answered_in_their_own_version_whatever_the_endpoint_speaks() {
+    let old = b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi".to_vec();
+    let endpoint = RogueEndpoint::start(Rogue::Say(old)).await;
+    let config = [
+        LISTENER,
+        "pools:\n",
+        &pool("old", &[endpoint.address], ", health: off"),
+        "routes: [ { to: old } ]\n",
+    ]
+    .concat();
+    let portolan = Portolan::start(&config).await;
+    let answer = raw(
+        portolan.address().await,
+        b"GET / HTTP/1.1\r\nHost: x.example\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nhi"), "{answer}");
 }

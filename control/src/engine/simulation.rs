@@ -47,7 +47,7 @@ impl Dialer for Nobody {
     }
 }
 
-/// What the simulation believes of an endpoint: the rules of product.md, in the shortest form.
+/// What the simulation believes of an endpoint: the rules of docs/health.md, in the shortest form.
 #[derive(Debug, Default)]
 struct Shadow {
     /// Probes from before it was there are not its own.
