@@ -12,8 +12,8 @@ use crate::decode::Encode;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{
     AccessLog, Balance, BalanceWord, Document, Endpoint, EndpointPlace, Expect, GeoRule, HashKey,
-    HeaderEdits, Health, Listener, PathMatch, Pool, Route, Target, TargetKind, Test, UpstreamTls,
-    WhenAllDown,
+    HeaderEdits, Health, HedgeAfter, Listener, PathMatch, Pool, Retry, RetryOn, Route, Target,
+    TargetKind, Test, UpstreamTls, WhenAllDown,
 };
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
@@ -21,11 +21,11 @@ use crate::node::{Node, Value};
 use crate::plan::{
     AccessLogPlan, AdminPlan, AdminTokenPlan, BalancePlan, CertificateFiles, ClientClasses,
     ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, EndpointPlan, GeoIpPlan,
-    GeoRulePlan, HashProperty, HeaderEditsPlan, LimitsPlan, ListenerPlan, ListenerTlsPlan,
-    LocationTable, LogPlan, LogSink, PathRule, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind,
-    ProbePlan, ProcessPlan, ResolverPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan,
-    SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
-    UpstreamTlsPlan, WhenAllDownPlan,
+    GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitsPlan,
+    ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, PathRule, Plan, PoolId,
+    PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan, ResolverPlan, RetryPlan, RouteId,
+    RoutePlan, RouteTable, ServiceId, ServicePlan, SplitMemberPlan, TargetGraph, TargetId,
+    TargetKindPlan, TestPlan, TimeoutsPlan, UpstreamTlsPlan, WhenAllDownPlan,
 };
 use crate::source::{At, Sources};
 
@@ -319,6 +319,7 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
         host: pool.host.as_ref().and_then(|host| host.value.parse().ok()),
         timeouts: TimeoutsPlan {
             connect: pool.timeouts.connect.value.duration(),
+            first_byte: pool.timeouts.first_byte.value.duration(),
             idle: pool.timeouts.idle.value.duration(),
             upgrade_idle: pool.timeouts.upgrade_idle.value.duration(),
         },
@@ -588,6 +589,15 @@ fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> R
         name: name.into(),
         target,
         needs,
+        retry: retry(&route.retry),
+        timeout: route.timeout.value.duration(),
+        hedge: route.hedge.as_ref().map(|hedge| HedgePlan {
+            after: match hedge.after.value {
+                HedgeAfter::Time(time) => HedgeAfterPlan::Time(time.duration()),
+                HedgeAfter::Percentile(percentile) => HedgeAfterPlan::Percentile(percentile),
+            },
+            budget: hedge.budget.value.fraction(),
+        }),
         when_all_down: match &route.when_all_down {
             WhenAllDown::Word(_) => WhenAllDownPlan::TryAll,
             WhenAllDown::Respond(respond) => WhenAllDownPlan::Respond {
@@ -606,6 +616,27 @@ fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> R
                 .trim_end_matches('/')
                 .into()
         }),
+    }
+}
+
+fn retry(retry: &Retry) -> RetryPlan {
+    let on = |wanted: RetryOn| retry.on.iter().any(|on| on.value == wanted);
+    RetryPlan {
+        tries: retry.tries.value.get(),
+        on_connect: on(RetryOn::Connect),
+        on_reset: on(RetryOn::Reset),
+        on_timeout: on(RetryOn::Timeout),
+        on_statuses: retry
+            .on
+            .iter()
+            .filter_map(|on| match on.value {
+                RetryOn::Status(status) => Some(status),
+                _ => None,
+            })
+            .collect(),
+        per_try: retry.per_try.as_ref().map(|time| time.value.duration()),
+        budget: retry.budget.value.fraction(),
+        max_body: retry.max_body.value.bytes(),
     }
 }
 

@@ -664,6 +664,11 @@ fn default_value(text: &str) -> serde_json::Value {
     match text {
         "{}" => serde_json::json!({}),
         "[]" => serde_json::json!([]),
+        text if text.starts_with('[') => text
+            .trim_matches(['[', ']'])
+            .split(',')
+            .map(|item| default_value(item.trim()))
+            .collect(),
         text => match serde_json::from_str(text) {
             Ok(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => value,
             _ => text.into(),

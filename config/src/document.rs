@@ -9,6 +9,7 @@ mod clients;
 mod health;
 mod listener;
 mod pool;
+mod retry;
 mod route;
 mod target;
 mod test;
@@ -23,6 +24,7 @@ pub use pool::{
     Balance, BalanceLong, BalanceWord, Capacity, Endpoint, EndpointLong, EndpointPlace, HashKey,
     HashKeyLong, HashOn, Pool, Protocol, Timeouts, UpstreamTls, UpstreamTlsFiles,
 };
+pub use retry::{Hedge, HedgeAfter, Retry, RetryOn};
 pub use route::{
     HeaderEdits, PathMatch, PathMatchLong, PathPattern, Respond, Rewrite, Route, UrlPath,
     WhenAllDown, WhenAllDownLong, WhenAllDownWord,
@@ -111,6 +113,12 @@ document! {
         pub timeouts: Option<Timeouts>,
         /// For every pool: see the pool's `capacity`.
         pub capacity: Option<Capacity>,
+        /// For every route: see the route's `retry`.
+        pub retry: Option<Retry>,
+        /// For every route: see the route's `timeout`.
+        pub timeout: Option<At<TimeSpan>>,
+        /// For every route: see the route's `hedge`.
+        pub hedge: Option<Hedge>,
         /// For every route: see the route's `when_all_down`.
         pub when_all_down: Option<WhenAllDown>,
         /// For every route: see the route's `expose`.
@@ -120,7 +128,7 @@ document! {
         /// For every route: see the route's `response_headers`.
         pub response_headers: Option<HeaderEdits>,
     }
-    not_yet { "outlier" unless "off", "slow_start", "affinity", "retry", "timeout", "hedge" }
+    not_yet { "outlier" unless "off", "slow_start", "affinity" }
 }
 
 /// The keys of `defaults` that pools inherit; all others are for routes.
@@ -137,6 +145,9 @@ pub(crate) const POOL_DEFAULTS: &[&str] = &[
 
 /// The keys of `defaults` that routes inherit.
 pub(crate) const ROUTE_DEFAULTS: &[&str] = &[
+    "retry",
+    "timeout",
+    "hedge",
     "when_all_down",
     "expose",
     "request_headers",

@@ -55,6 +55,10 @@ impl Node {
         let value = match text {
             "{}" => Value::Map(Vec::new()),
             "[]" => Value::List(Vec::new()),
+            text if text.starts_with('[') => {
+                let items = text.trim_matches(['[', ']']).split(',');
+                Value::List(items.map(|item| Self::from_default(item.trim())).collect())
+            }
             text => Value::Scalar(Scalar::plain(text)),
         };
         Self {

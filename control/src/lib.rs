@@ -64,6 +64,8 @@ pub mod pool;
 pub mod rehearse;
 pub mod reload;
 pub mod resolve;
+pub mod retry;
+pub mod silence;
 pub mod snapshot;
 pub mod stats;
 pub mod status;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use http::HeaderName;
 
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::{Document, HeaderEdits, PathMatch, Route, WhenAllDown};
+use crate::document::{Document, HeaderEdits, HedgeAfter, PathMatch, Route, WhenAllDown};
 use crate::leaf::Leaf as _;
 use crate::source::{At, Origin};
 
@@ -59,6 +59,42 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
                 format!("`{}` is not a status from 400 to 599", respond.status),
             ));
         }
+        retries(route, found);
+    }
+}
+
+/// Limits of what is held back for another try.
+fn retries(route: &Route, found: &mut Vec<Diagnostic>) {
+    const MOST_TRIES: u32 = 10;
+    const LARGEST_BODY: u64 = 1 << 20;
+    let tries = &route.retry.tries;
+    if tries.value.get() > MOST_TRIES {
+        found.push(Diagnostic::error(
+            Code::BadValue,
+            tries.origin,
+            format!("more than {MOST_TRIES} tries of one request"),
+        ));
+    }
+    let body = &route.retry.max_body;
+    if body.value.bytes() > LARGEST_BODY {
+        found.push(
+            Diagnostic::error(
+                Code::BadValue,
+                body.origin,
+                format!("`{body}` of every request would be held in memory"),
+            )
+            .help("the most is 1MiB; larger bodies are sent on as they come"),
+        );
+    }
+    if let Some(hedge) = &route.hedge
+        && let HedgeAfter::Time(after) = hedge.after.value
+        && after.duration() >= route.timeout.value.duration()
+    {
+        found.push(Diagnostic::error(
+            Code::BadValue,
+            hedge.after.origin,
+            "the second try would begin after the route's `timeout`",
+        ));
     }
 }
 

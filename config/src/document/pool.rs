@@ -427,12 +427,13 @@ document! {
     pub struct Timeouts as "`timeouts`" {
         /// For a connection, and again for its TLS handshake.
         pub connect: At<TimeSpan> = "1s",
+        /// For response headers, once a request was sent.
+        pub first_byte: At<TimeSpan> = "60s",
         /// For the next byte, in either direction, once a request is under way.
         pub idle: At<TimeSpan> = "60s",
         /// The same for connections that were upgraded (WebSocket).
         pub upgrade_idle: At<TimeSpan> = "1h",
     }
-    not_yet { "first_byte" }
 }
 
 document! {

@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue, Method};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use super::retry::{Hedge, Retry};
 use super::target::Target;
 use crate::decode::{Decode, Encode, Entries, Reader, document};
 use crate::diagnostic::{Code, Diagnostic};
@@ -33,6 +34,13 @@ document! {
         pub headers: Entries<HeaderName, At<String>>,
         /// Where the requests go.
         pub to: Target,
+        /// When a request is tried again.
+        pub retry: Retry = "{}",
+        /// How long a request may take until its client gets response headers, over all tries.
+        /// After that, only `timeouts.idle` counts.
+        pub timeout: At<TimeSpan> = "60s",
+        /// A second try beside a slow first one. By default there is none.
+        pub hedge: Option<Hedge>,
         /// What happens when no pool of the target can serve.
         pub when_all_down: WhenAllDown = "try_all",
         /// Tell the client how its request was steered, in `x-portolan-*` headers. For testing:
@@ -46,7 +54,7 @@ document! {
         pub rewrite: Option<Rewrite>,
     }
     not_yet {
-        "affinity", "retry", "timeout", "rto", "hedge", "auth", "allow", "deny", "rate_limit",
+        "affinity", "rto", "auth", "allow", "deny", "rate_limit",
         "cors", "security_headers", "hsts", "redirect",
     }
 }

@@ -124,6 +124,8 @@ pub struct UpstreamTlsPlan {
 pub struct TimeoutsPlan {
     /// For a connection, and again for its TLS handshake.
     pub connect: Duration,
+    /// For response headers, once a request was sent.
+    pub first_byte: Duration,
     /// For the next byte.
     pub idle: Duration,
     /// For the next byte of an upgraded connection.

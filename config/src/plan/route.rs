@@ -19,6 +19,12 @@ pub struct RoutePlan {
     pub target: TargetId,
     /// What must be known about a client before the target can say where.
     pub needs: ClientFacts,
+    /// When a request is tried again.
+    pub retry: RetryPlan,
+    /// How long a request may take until response headers come, over all tries.
+    pub timeout: Duration,
+    /// A second try beside a slow first one.
+    pub hedge: Option<HedgePlan>,
     /// What happens when nobody can serve.
     pub when_all_down: WhenAllDownPlan,
     /// Tell the client how its request was steered.
@@ -40,6 +46,45 @@ pub struct ClientFacts {
     pub system: bool,
     /// Its coordinates.
     pub coordinates: bool,
+}
+
+/// When a request is tried again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryPlan {
+    /// Tries, with the first.
+    pub tries: u32,
+    /// When there was no connection.
+    pub on_connect: bool,
+    /// When the connection broke before there was an answer.
+    pub on_reset: bool,
+    /// When there was no answer in time.
+    pub on_timeout: bool,
+    /// When the answer had one of these statuses.
+    pub on_statuses: Vec<u16>,
+    /// How long one try may take until response headers come.
+    pub per_try: Option<Duration>,
+    /// Retries under way towards a pool, as a fraction of its requests under way.
+    pub budget: f64,
+    /// The largest body that is kept for another try, in bytes.
+    pub max_body: u64,
+}
+
+/// A second try beside a slow first one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HedgePlan {
+    /// When it begins.
+    pub after: HedgeAfterPlan,
+    /// As a fraction of the route's requests.
+    pub budget: f64,
+}
+
+/// When a second try begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HedgeAfterPlan {
+    /// After this time.
+    Time(Duration),
+    /// When so many of a hundred recent answers had come.
+    Percentile(u8),
 }
 
 /// What happens when nobody can serve.

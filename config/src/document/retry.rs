@@ -1,0 +1,124 @@
+//! When a request is tried again, and how long all of it may take.
+
+use schemars::{Schema, json_schema};
+
+use crate::decode::document;
+use crate::leaf::{Leaf, LeafError};
+use crate::source::At;
+use crate::units::{ByteSize, Count, Percent, TimeSpan};
+
+document! {
+    /// When a request is tried again. What was certainly not sent is retried whatever its method;
+    /// after that, only methods that may be repeated (GET, HEAD, OPTIONS, TRACE, PUT, DELETE) and
+    /// requests with an `Idempotency-Key`. The next try goes to another endpoint, and to another
+    /// pool when its own has none left. Nothing is retried once the client has response headers.
+    pub struct Retry as "`retry`" {
+        /// Tries of a request, with the first: 1 to 10. `1` switches retries off.
+        pub tries: At<Count> = "3",
+        /// What is tried again: `connect` (no connection), `reset` (the connection broke before
+        /// there was an answer), `timeout` (no answer within `per_try` or `timeouts.first_byte`),
+        /// and statuses from 500 to 599.
+        pub on: Vec<At<RetryOn>> = "[connect, reset, timeout, 502, 503, 504]",
+        /// How long one try may take until response headers come. By default as long as
+        /// `timeouts.first_byte` of the pool allows.
+        pub per_try: Option<At<TimeSpan>>,
+        /// Retries that may be under way at once towards a pool, as a share of the requests under
+        /// way there; 10 are always allowed.
+        pub budget: At<Percent> = "20%",
+        /// Requests with a body larger than this are sent on as it comes, and are not tried again
+        /// after bytes of them were sent. At most 1MiB.
+        pub max_body: At<ByteSize> = "64KiB",
+    }
+}
+
+document! {
+    /// A second try beside the first, for requests that may be repeated: whichever is answered
+    /// first is taken.
+    pub struct Hedge as "`hedge`" {
+        /// When the second try begins: after a time, or when the first takes longer than a share
+        /// of the endpoint's recent answers did (`p50` to `p99`).
+        pub after: At<HedgeAfter>,
+        /// How many of the route's requests may have a second try.
+        pub budget: At<Percent> = "5%",
+    }
+}
+
+/// A failure that is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RetryOn {
+    /// No connection.
+    Connect,
+    /// The connection broke before there was an answer.
+    Reset,
+    /// No answer in time.
+    Timeout,
+    /// An answer with this status.
+    Status(u16),
+}
+
+impl Leaf for RetryOn {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        match text {
+            "connect" => Ok(Self::Connect),
+            "reset" => Ok(Self::Reset),
+            "timeout" => Ok(Self::Timeout),
+            _ => match text.parse() {
+                Ok(status @ 500..=599) => Ok(Self::Status(status)),
+                Ok(_) => Err(LeafError::bad("is not a status from 500 to 599")),
+                Err(_) => Err(LeafError::unknown_word(
+                    text,
+                    &["connect", "reset", "timeout", "502", "503", "504"],
+                )),
+            },
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Connect => "connect".to_owned(),
+            Self::Reset => "reset".to_owned(),
+            Self::Timeout => "timeout".to_owned(),
+            Self::Status(status) => status.to_string(),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [
+            { "enum": ["connect", "reset", "timeout"] },
+            { "type": "integer", "minimum": 500, "maximum": 599 },
+            { "type": "string", "pattern": "^5[0-9]{2}$" },
+        ] })
+    }
+}
+
+/// When a second try begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HedgeAfter {
+    /// After this time.
+    Time(TimeSpan),
+    /// When so many of a hundred recent answers had come.
+    Percentile(u8),
+}
+
+impl Leaf for HedgeAfter {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        if let Some(number) = text.strip_prefix('p') {
+            return match number.parse() {
+                Ok(percentile @ 50..=99) => Ok(Self::Percentile(percentile)),
+                _ => Err(LeafError::bad("is not a percentile from p50 to p99")),
+            };
+        }
+        TimeSpan::parse(text).map(Self::Time)
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Time(time) => time.show(),
+            Self::Percentile(percentile) => format!("p{percentile}"),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern": "^(p[5-9][0-9]|[0-9]+(ms|s|m|h|d))$", "examples": ["p95", "300ms"] })
+    }
+}
