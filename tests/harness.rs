@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod config;
 mod deadline;
 pub(crate) mod geo;
+pub(crate) mod grpc;
 pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod portolan;
