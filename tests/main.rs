@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod balancing;
 mod endpoints;
 mod geography;
 mod health;
