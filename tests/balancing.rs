@@ -202,6 +202,9 @@ async fn fastest_prefers_who_answers_faster() {
     portolan.stop().await;
 }
 
+/// The request of a client.
+type Asking = fn(u32) -> Ask;
+
 /// Who answers each of so many clients, told apart by the property that counts.
 async fn homes(portolan: &Portolan, ask: impl Fn(u32) -> Ask) -> Vec<String> {
     // A request that is just over still counts as load, which would move the next one.
@@ -222,7 +225,7 @@ async fn homes(portolan: &Portolan, ask: impl Fn(u32) -> Ask) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn hashing_keeps_clients_and_moves_only_those_it_must() {
     let origins = Origin::start_several("o", 5).await;
-    let by: [(&str, fn(u32) -> Ask); 4] = [
+    let by: [(&str, Asking); 4] = [
         ("client_ip", |client| {
             let address = std::net::Ipv4Addr::from(0xC633_6400 + client);
             Ask::get("/").header("x-forwarded-for", &address.to_string())

@@ -9,6 +9,7 @@ pub(crate) mod grpc;
 pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod portolan;
+pub(crate) mod python;
 pub(crate) mod rogue;
 
 pub(crate) use client::{Ask, Load, fetch, get};

@@ -13,6 +13,7 @@ mod harness;
 mod balancing;
 mod endpoints;
 mod geography;
+mod grpc;
 mod health;
 mod protocols;
 mod requests;
