@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -28,7 +28,14 @@ pub(crate) struct Origin {
     pub(crate) address: SocketAddr,
     state: Arc<State>,
     tls: Option<TlsAcceptor>,
-    serving: Mutex<Option<JoinHandle<()>>>,
+    life: Mutex<Life>,
+}
+
+/// One of the two.
+struct Life {
+    serving: Option<JoinHandle<()>>,
+    /// While it is dead: nobody listens here, and nobody else gets the address.
+    kept: Option<TcpSocket>,
 }
 
 struct State {
@@ -80,11 +87,10 @@ impl Origin {
         });
         Self {
             address: listener.local_addr().unwrap(),
-            serving: Mutex::new(Some(tokio::spawn(serve(
-                listener,
-                state.clone(),
-                tls.clone(),
-            )))),
+            life: Mutex::new(Life {
+                serving: Some(tokio::spawn(serve(listener, state.clone(), tls.clone()))),
+                kept: None,
+            }),
             state,
             tls,
         }
@@ -118,19 +124,28 @@ impl Origin {
 
     /// Dies: connections break, and new ones are refused.
     pub(crate) async fn kill(&self) {
-        if let Some(serving) = self.serving.lock().await.take() {
+        let mut life = self.life.lock().await;
+        if let Some(serving) = life.serving.take() {
             serving.abort();
             let _ = serving.await;
+            let socket = match self.address {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }
+            .unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(self.address).unwrap();
+            life.kept = Some(socket);
         }
     }
 
     /// Comes back at the same address.
     pub(crate) async fn revive(&self) {
-        let mut serving = self.serving.lock().await;
-        if serving.is_none() {
-            let listener = TcpListener::bind(self.address).await.unwrap();
+        let mut life = self.life.lock().await;
+        if let Some(socket) = life.kept.take() {
+            let listener = socket.listen(1024).unwrap();
             let task = serve(listener, self.state.clone(), self.tls.clone());
-            *serving = Some(tokio::spawn(task));
+            life.serving = Some(tokio::spawn(task));
         }
     }
 
