@@ -10,8 +10,11 @@
 
 mod harness;
 
+mod balancing;
 mod endpoints;
 mod geography;
+mod grpc;
+mod health;
 mod listeners;
 mod protocols;
 mod reload;
