@@ -198,6 +198,7 @@ async fn run(
     let data_plane = DataPlane::start(
         workers,
         engine.published().clone(),
+        engine.alarm(),
         clock,
         totals.clone(),
         access_log.clone(),

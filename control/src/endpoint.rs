@@ -12,6 +12,7 @@ use std::time::Duration;
 use portolan_config::names::Name;
 
 use crate::clock::Tick;
+use crate::silence::Silence;
 use crate::stats::ByOutcome;
 
 /// What an endpoint is known by, across configurations.
@@ -51,6 +52,8 @@ pub struct Endpoint {
     last_probe: AtomicU64,
     /// How tries ended.
     pub tries: ByOutcome,
+    /// Whether its silence is still plausible.
+    pub silence: Silence,
 }
 
 impl Endpoint {
@@ -69,6 +72,7 @@ impl Endpoint {
             probes: Average::default(),
             last_probe: AtomicU64::new(0),
             tries: ByOutcome::default(),
+            silence: Silence::default(),
         }
     }
 

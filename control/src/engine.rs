@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use self::core::{Core, Effect, Event};
 use crate::clock::Clock;
 use crate::dial::Dialer;
+use crate::endpoint::EndpointKey;
 use crate::geo::Locator;
 use crate::resolve::Resolve;
 use crate::snapshot::Snapshot;
@@ -46,6 +47,34 @@ pub struct Engine {
 struct Message {
     event: Event,
     done: Option<oneshot::Sender<u64>>,
+}
+
+/// How requests tell the loop what cannot wait for the next probe. Never blocks: what does not fit
+/// into the queue is dropped, and the next probe finds out.
+#[derive(Clone, Debug)]
+pub struct Alarm {
+    events: mpsc::WeakSender<Message>,
+}
+
+impl Alarm {
+    /// An endpoint has been silent for longer than is plausible.
+    pub fn silent(&self, key: &EndpointKey, silent: Duration) {
+        self.tell(Event::WentSilent {
+            key: key.clone(),
+            silent,
+        });
+    }
+
+    /// A silent endpoint was heard again.
+    pub fn heard(&self, key: &EndpointKey) {
+        self.tell(Event::HeardAgain { key: key.clone() });
+    }
+
+    fn tell(&self, event: Event) {
+        if let Some(events) = self.events.upgrade() {
+            let _ = events.try_send(Message { event, done: None });
+        }
+    }
 }
 
 /// The loop has ended: the process is stopping.
@@ -82,6 +111,13 @@ impl Engine {
             events,
             published,
             judged: watch,
+        }
+    }
+
+    /// For those who serve requests.
+    pub fn alarm(&self) -> Alarm {
+        Alarm {
+            events: self.events.downgrade(),
         }
     }
 

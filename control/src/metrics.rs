@@ -13,7 +13,7 @@ use prometheus::proto::{
 
 use crate::listeners::ListenerStatus;
 use crate::snapshot::Snapshot;
-use crate::stats::{ByClass, DURATION_BUCKETS, RoutePoolStats, Totals, TryOutcome};
+use crate::stats::{ByClass, DURATION_BUCKETS, RetryReason, RoutePoolStats, Totals, TryOutcome};
 
 /// What the page is about.
 #[derive(Debug)]
@@ -156,17 +156,14 @@ impl Page<'_> {
         );
         families.counters(
             "portolan_retries_total",
-            "Tries that followed a failed one, by route and by what had failed.",
-            self.snapshot
-                .routes
-                .iter()
-                .filter(|route| route.retries.get() > 0)
-                .map(|route| {
-                    (
-                        vec![("route", &*route.name), ("reason", "connect")],
-                        route.retries.get(),
-                    )
-                }),
+            "Tries that were not the first of their request, by route and by what had failed; beside: next to one that took long.",
+            self.snapshot.routes.iter().flat_map(|route| {
+                RetryReason::ALL.into_iter().filter_map(|reason| {
+                    let count = route.retries.get(reason);
+                    let labels = vec![("route", &*route.name), ("reason", reason.as_str())];
+                    (count > 0).then_some((labels, count))
+                })
+            }),
         );
     }
 
@@ -228,6 +225,17 @@ impl Page<'_> {
                 (
                     vec![("pool", pool.to_owned()), ("endpoint", address)],
                     up(healthy),
+                )
+            }),
+        );
+        families.gauges(
+            "portolan_endpoint_suspect",
+            "Whether an endpoint has been silent for longer than is plausible.",
+            endpoints().map(|(pool, address, endpoint)| {
+                let suspect = endpoint.live.silence.is_suspect();
+                (
+                    vec![("pool", pool.to_owned()), ("endpoint", address)],
+                    up(suspect),
                 )
             }),
         );

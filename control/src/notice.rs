@@ -29,6 +29,18 @@ pub enum Notice {
         /// Healthy endpoints, and all that count.
         healthy: (usize, usize),
     },
+    /// An endpoint that has requests says nothing, for longer than is plausible.
+    WentSilent {
+        /// Which.
+        key: EndpointKey,
+        /// For how long.
+        silent: std::time::Duration,
+    },
+    /// It was heard again.
+    HeardAgain {
+        /// Which.
+        key: EndpointKey,
+    },
     /// A name leads to other addresses than before.
     NameChanged {
         /// The name.
@@ -54,6 +66,7 @@ impl Notice {
                 ..
             }
             | Self::PoolChanged { up: false, .. }
+            | Self::WentSilent { .. }
             | Self::NameFailed { .. } => tracing::warn!("{self}"),
             _ => tracing::info!("{self}"),
         }
@@ -75,6 +88,12 @@ impl fmt::Display for Notice {
                 healthy.0,
                 healthy.1
             ),
+            Self::WentSilent { key, silent } => write!(
+                f,
+                "endpoint {key} is suspect: no word for {} ms, which it never took before",
+                silent.as_millis()
+            ),
+            Self::HeardAgain { key } => write!(f, "endpoint {key} was heard again"),
             Self::NameChanged { host, addresses } => {
                 write!(f, "{host} has {addresses} addresses")
             }

@@ -17,7 +17,7 @@ use portolan_config::plan::{
 use crate::clock::Tick;
 use crate::geo::{Locator, Whereabouts};
 use crate::pool::PoolView;
-use crate::stats::{Counter, PoolStats, RoutePoolStats};
+use crate::stats::{ByRetryReason, PoolStats, RoutePoolStats};
 use crate::steering::{Basis, Conditions, Latency, Sequence, Table, evaluate};
 
 /// One picture of the world.
@@ -363,8 +363,8 @@ pub struct RouteState {
     /// The same by the pool's id in the current plan.
     slots: Vec<(PoolId, Arc<OnceLock<RoutePoolStats>>)>,
     none: Arc<OnceLock<RoutePoolStats>>,
-    /// Retries because of a failed connection.
-    pub retries: Arc<Counter>,
+    /// Tries that were not the first of their request.
+    pub retries: Arc<ByRetryReason>,
 }
 
 impl RouteState {

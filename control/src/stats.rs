@@ -177,6 +177,59 @@ pub struct RoutePoolStats {
     pub duration: Histogram,
 }
 
+/// Why a request was tried once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryReason {
+    /// There was no connection.
+    Connect,
+    /// The connection broke.
+    Reset,
+    /// No answer in time.
+    Timeout,
+    /// An answer with a status that is tried again.
+    Status,
+    /// Beside a try that took long, or whose endpoint went silent.
+    Beside,
+}
+
+impl RetryReason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Connect,
+        Self::Reset,
+        Self::Timeout,
+        Self::Status,
+        Self::Beside,
+    ];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Status => "status",
+            Self::Beside => "beside",
+        }
+    }
+}
+
+/// Retries by reason.
+#[derive(Debug, Default)]
+pub struct ByRetryReason([Counter; RetryReason::ALL.len()]);
+
+impl ByRetryReason {
+    /// One more.
+    pub fn one(&self, reason: RetryReason) {
+        self.0[reason as usize].one();
+    }
+
+    /// How many.
+    pub fn get(&self, reason: RetryReason) -> u64 {
+        self.0[reason as usize].get()
+    }
+}
+
 /// What is counted about a pool, whoever asked.
 #[derive(Debug, Default)]
 pub struct PoolStats {
@@ -184,6 +237,8 @@ pub struct PoolStats {
     pub bytes_to: Counter,
     /// Bytes of bodies that came from it.
     pub bytes_from: Counter,
+    /// Tries under way there that are not the first of their request.
+    pub retrying: Gauge,
 }
 
 /// Requests that Portolan answered itself, by reason. Reasons are few and known to the code.

@@ -149,6 +149,8 @@ pub struct EndpointEntry {
     pub because: String,
     /// For how long, in seconds.
     pub for_seconds: f64,
+    /// Whether it has been silent for longer than is plausible.
+    pub suspect: bool,
     /// Requests under way.
     pub in_flight: u32,
     /// Requests so far.
@@ -318,6 +320,7 @@ impl PoolEntry {
                     health: endpoint.health.verdict.as_str().to_owned(),
                     because: endpoint.health.because.to_string(),
                     for_seconds: now.since(endpoint.health.since).as_secs_f64(),
+                    suspect: endpoint.live.silence.is_suspect(),
                     in_flight: endpoint.live.in_flight(),
                     requests: endpoint.live.requests(),
                     latency_ms: endpoint.live.traffic_latency(now).map(milliseconds),

@@ -11,22 +11,23 @@ use portolan_config::plan::{BalancePlan, HashProperty, PoolId, PoolPlan};
 use portolan_control::balance::Wish;
 use portolan_control::clock::Tick;
 use portolan_control::decide::{Fate, decide_again};
-use portolan_control::stats::TryOutcome;
+use portolan_control::retry::{Fault, Sent};
+use portolan_control::stats::RetryReason;
 use portolan_control::steering::Draw;
 use smallvec::SmallVec;
 
-use crate::context::{InFlight, RequestContext, Try};
+use crate::context::{InFlight, RequestContext, Retrying, Try};
 use crate::edge::fastrand_scope;
 use crate::peer::Peers;
 use crate::refusal::Refusal;
 
-/// All tries of a request, with the first.
-const MOST_TRIES: u32 = 3;
-
 /// Pooled connections that may be found closed before that counts as the endpoint's failure.
 const MOST_REPLACEMENTS: u32 = 3;
 
-/// Prepares the next try.
+/// A pool's endpoint.
+pub(crate) type Place = (PoolId, usize);
+
+/// Prepares the next try of the engine's loop.
 ///
 /// # Errors
 /// When nobody can take the request.
@@ -35,63 +36,130 @@ pub(crate) fn next_try(
     request: &RequestHeader,
     now: Tick,
 ) -> Result<Box<HttpPeer>> {
-    let (pool, endpoint) = if let Some(next) = ctx.next.take() {
-        ctx.tries += 1;
-        next
+    let place = if let Some((place, reason)) = ctx.next.take() {
+        // What the try before held is given back as this one begins.
+        ctx.current = Some(begin(ctx, place, now, Some(reason)));
+        place
     } else if let Some(again) = &ctx.current {
         // The same endpoint, over another connection: not another try.
         (again.pool, again.endpoint)
-    } else if let Some(first) = choose(ctx, request, now) {
-        ctx.tries = 1;
-        first
+    } else if let Some(place) = first(ctx, request, now) {
+        ctx.current = Some(begin(ctx, place, now, None));
+        place
     } else {
         ctx.refusal = Some(Refusal::NobodyCanServe);
         return Error::e_explain(ErrorType::HTTPStatus(503), "nobody can take the request");
     };
-    let live = ctx.snapshot().pools[pool.index()].endpoints[endpoint]
+    peer(ctx, place).map(Box::new)
+}
+
+/// Begins a try there; `again` says why, if it is not the first.
+pub(crate) fn begin(
+    ctx: &mut RequestContext,
+    (pool, endpoint): Place,
+    now: Tick,
+    again: Option<RetryReason>,
+) -> Try {
+    ctx.tries += 1;
+    let snapshot = ctx.snapshot();
+    if let (Some(reason), Some(route)) = (again, ctx.route) {
+        snapshot.routes[route.index()].retries.one(reason);
+    }
+    let live = snapshot.pools[pool.index()].endpoints[endpoint]
         .live
         .clone();
-    // What the try before held is given back as this one begins.
-    ctx.current = Some(Try {
+    Try {
         pool,
         endpoint,
         live: InFlight::new(live),
         began: now,
-    });
-    peer(ctx, pool, endpoint)
-}
-
-/// An endpoint that has not failed the request: of its pool, or of another pool of its target.
-fn choose(ctx: &mut RequestContext, request: &RequestHeader, now: Tick) -> Option<(PoolId, usize)> {
-    let mut pool = ctx.pool?;
-    loop {
-        if let Some(endpoint) = pick(ctx, pool, request, now) {
-            return Some((pool, endpoint));
-        }
-        pool = cross_over(ctx, pool)?;
+        why: ctx.why.clone(),
+        basis: ctx.basis,
+        retrying: again.map(|_| Retrying::new(&snapshot.pool_stats[pool.index()])),
     }
 }
 
+/// Where the first try goes.
+pub(crate) fn first(ctx: &mut RequestContext, request: &RequestHeader, now: Tick) -> Option<Place> {
+    choose(ctx, request, now)
+}
+
+/// Where the next try goes after this one has failed.
+pub(crate) fn after(
+    ctx: &mut RequestContext,
+    request: &RequestHeader,
+    failed: Place,
+    now: Tick,
+) -> Option<Place> {
+    ctx.failed.push(failed);
+    choose(ctx, request, now)
+}
+
+/// An endpoint that has not failed the request: of its pool, or of another pool of its target. One
+/// that is suspect only if there is no other.
+fn choose(ctx: &mut RequestContext, request: &RequestHeader, now: Tick) -> Option<Place> {
+    let mut pool = ctx.pool?;
+    let mut suspect = None;
+    loop {
+        match pick(ctx, pool, request, now) {
+            Pick::Endpoint(endpoint) => return Some((pool, endpoint)),
+            Pick::Suspect(endpoint) => {
+                suspect.get_or_insert_with(|| ((pool, endpoint), ctx.why.clone(), ctx.basis));
+            }
+            Pick::Nobody => {}
+        }
+        match cross_over(ctx, pool) {
+            Some(other) => pool = other,
+            None => {
+                let (place, why, basis) = suspect?;
+                (ctx.pool, ctx.why, ctx.basis) = (Some(place.0), why, basis);
+                return Some(place);
+            }
+        }
+    }
+}
+
+/// What a pool has for a request.
+enum Pick {
+    Endpoint(usize),
+    /// Only endpoints that have been silent for too long.
+    Suspect(usize),
+    Nobody,
+}
+
 /// An endpoint of this pool, by its balancer.
-fn pick(ctx: &RequestContext, pool: PoolId, request: &RequestHeader, now: Tick) -> Option<usize> {
+fn pick(ctx: &RequestContext, pool: PoolId, request: &RequestHeader, now: Tick) -> Pick {
     let view = &ctx.snapshot().pools[pool.index()];
-    let excluded: SmallVec<[usize; 4]> = ctx
+    let mut excluded: SmallVec<[usize; 4]> = ctx
         .failed
         .iter()
         .filter(|(failed, _)| *failed == pool)
         .map(|(_, endpoint)| *endpoint)
         .collect();
     let hash = hash_of(&view.plan, request, ctx.client);
+    let mut suspect = None;
     fastrand_scope(|random| {
-        view.pick(
-            ctx.basis,
-            &mut Wish {
-                hash,
-                excluded: &excluded,
-                random,
-                now,
-            },
-        )
+        loop {
+            let picked = view.pick(
+                ctx.basis,
+                &mut Wish {
+                    hash,
+                    excluded: &excluded,
+                    random,
+                    now,
+                },
+            );
+            let Some(endpoint) = picked else {
+                return suspect.map_or(Pick::Nobody, Pick::Suspect);
+            };
+            let silence = &view.endpoints[endpoint].live.silence;
+            // What may be repeated is what a suspect endpoint is tried with: it can be rescued.
+            if !silence.is_suspect() || (ctx.chances.idempotent && silence.trickle(now)) {
+                return Pick::Endpoint(endpoint);
+            }
+            suspect.get_or_insert(endpoint);
+            excluded.push(endpoint);
+        }
     })
 }
 
@@ -118,42 +186,47 @@ fn cross_over(ctx: &mut RequestContext, from: PoolId) -> Option<PoolId> {
 }
 
 /// How to connect to an endpoint.
-fn peer(ctx: &RequestContext, pool: PoolId, endpoint: usize) -> Result<Box<HttpPeer>> {
+pub(crate) fn peer(ctx: &RequestContext, (pool, endpoint): Place) -> Result<HttpPeer> {
     let view = &ctx.snapshot().pools[pool.index()];
     let Some(peers) = view.endpoints[endpoint].dial.get::<Peers>() else {
         return Error::e_explain(ErrorType::InternalError, "an endpoint that nobody prepared");
     };
-    Ok(Box::new(if ctx.wants_upgrade {
+    Ok(if ctx.wants_upgrade {
         peers.upgrades.clone()
     } else {
         peers.requests.clone()
-    }))
+    })
 }
 
-/// The try under way has failed before anything was sent. Whether there will be another: only if
-/// there is an endpoint that has not failed yet.
+/// The try under way in the engine's loop has failed. Whether there will be another.
 pub(crate) fn failed(
     ctx: &mut RequestContext,
     request: &RequestHeader,
-    outcome: TryOutcome,
+    (fault, sent): (Fault, Sent),
     now: Tick,
 ) -> bool {
     ctx.replacements = 0;
-    if let Some(current) = &mut ctx.current {
-        current.live.ended(outcome);
-        let tried = (current.pool, current.endpoint);
-        ctx.failed.push(tried);
-    }
-    if ctx.tries >= MOST_TRIES {
+    let (Some(current), Some(id)) = (&ctx.current, ctx.route) else {
+        return false;
+    };
+    let place = (current.pool, current.endpoint);
+    let plan = ctx.snapshot().plan.clone();
+    if !ctx.may_retry(&plan.routes[id.index()], fault, sent, now) {
+        ctx.failed.push(place);
         return false;
     }
-    ctx.next = choose(ctx, request, now);
-    if ctx.next.is_some()
-        && let Some(route) = ctx.route
-    {
-        ctx.snapshot().routes[route.index()].retries.one();
-    }
+    ctx.next = after(ctx, request, place, now).map(|next| (next, reason(fault)));
     ctx.next.is_some()
+}
+
+/// What a retry after this fault is counted as.
+pub(crate) fn reason(fault: Fault) -> RetryReason {
+    match fault {
+        Fault::Connect => RetryReason::Connect,
+        Fault::Reset => RetryReason::Reset,
+        Fault::Timeout => RetryReason::Timeout,
+        Fault::Status(_) => RetryReason::Status,
+    }
 }
 
 /// A pooled connection was found closed. Whether it may be replaced.

@@ -3,14 +3,18 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use portolan_certs::CertificateStore;
-use portolan_config::plan::{PoolId, RouteId};
+use portolan_config::plan::{PoolId, RouteId, RoutePlan};
 use portolan_control::clock::Tick;
 use portolan_control::endpoint::Endpoint;
+use portolan_control::engine::Alarm;
 use portolan_control::geo::Whereabouts;
+use portolan_control::retry::{self, Action, Chances, Fault, Repeatable, Sent};
+use portolan_control::silence::Waiting;
 use portolan_control::snapshot::Snapshot;
-use portolan_control::stats::{Gauge, TryOutcome};
+use portolan_control::stats::{Gauge, PoolStats, RetryReason, TryOutcome};
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
 
@@ -75,9 +79,11 @@ pub(crate) struct RequestContext {
     /// Endpoints that failed it.
     pub(crate) failed: SmallVec<[(PoolId, usize); 2]>,
     /// Where the next try goes, once the one under way has failed.
-    pub(crate) next: Option<(PoolId, usize)>,
+    pub(crate) next: Option<((PoolId, usize), RetryReason)>,
     /// Pooled connections of the try under way that were found closed and replaced.
     pub(crate) replacements: u32,
+    /// Whether it may be sent again.
+    pub(crate) chances: Repeatable,
     /// Why Portolan answers itself, if it does.
     pub(crate) refusal: Option<Refusal>,
     /// It asks for its connection to be upgraded.
@@ -103,6 +109,29 @@ pub(crate) struct Try {
     pub(crate) live: InFlight,
     /// When it began.
     pub(crate) began: Tick,
+    /// How it came to this pool.
+    pub(crate) why: Option<Arc<str>>,
+    /// By which health.
+    pub(crate) basis: Basis,
+    /// Counted towards the pool's budget of retries until it is answered.
+    pub(crate) retrying: Option<Retrying>,
+}
+
+/// A try that is not the first of its request.
+#[derive(Debug)]
+pub(crate) struct Retrying(Arc<PoolStats>);
+
+impl Retrying {
+    pub(crate) fn new(pool: &Arc<PoolStats>) -> Self {
+        pool.retrying.up();
+        Self(pool.clone())
+    }
+}
+
+impl Drop for Retrying {
+    fn drop(&mut self) {
+        self.0.retrying.down();
+    }
 }
 
 /// An endpoint that is answering a request. Dropped when that is over, however it ends.
@@ -110,6 +139,8 @@ pub(crate) struct Try {
 pub(crate) struct InFlight {
     endpoint: Arc<Endpoint>,
     outcome: Option<TryOutcome>,
+    /// It was asked, and has not answered yet.
+    waiting: Option<Waiting>,
 }
 
 impl InFlight {
@@ -118,6 +149,39 @@ impl InFlight {
         Self {
             endpoint,
             outcome: None,
+            waiting: None,
+        }
+    }
+
+    /// All of the request goes to the endpoint now: from here on its silence means something.
+    pub(crate) fn wait(&mut self, now: Tick) {
+        self.waiting = Some(self.endpoint.silence.sent(now));
+    }
+
+    /// Response headers came, after this time.
+    pub(crate) fn answered(&mut self, status: u16, took: Duration, now: Tick, alarm: &Alarm) {
+        self.endpoint.observe_answer(took, now);
+        self.over();
+        if self.endpoint.silence.answered(took, now) {
+            alarm.heard(&self.endpoint.key);
+        }
+        self.ended(if status >= 500 {
+            TryOutcome::ServerError
+        } else {
+            TryOutcome::Answered
+        });
+    }
+
+    /// More of the answer came.
+    pub(crate) fn heard(&self, now: Tick, alarm: &Alarm) {
+        if self.endpoint.silence.heard(now) {
+            alarm.heard(&self.endpoint.key);
+        }
+    }
+
+    fn over(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            self.endpoint.silence.over(waiting);
         }
     }
 
@@ -133,6 +197,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.over();
         self.endpoint.end();
         self.endpoint
             .tries
@@ -177,6 +242,10 @@ impl RequestContext {
             failed: SmallVec::new(),
             next: None,
             replacements: 0,
+            chances: Repeatable {
+                idempotent: false,
+                body_kept: false,
+            },
             refusal: None,
             wants_upgrade: false,
             answered: None,
@@ -194,6 +263,44 @@ impl RequestContext {
         self.snapshot
             .as_ref()
             .expect("the first phase takes a snapshot")
+    }
+
+    /// Whether a try that failed like this is followed by another one.
+    pub(crate) fn may_retry(&self, route: &RoutePlan, fault: Fault, sent: Sent, now: Tick) -> bool {
+        let snapshot = self.snapshot();
+        let in_budget = self.pool.is_none_or(|pool| {
+            let retrying = snapshot.pool_stats[pool.index()].retrying.get();
+            let in_flight = snapshot.pools[pool.index()].in_flight();
+            retry::in_budget(route.retry.budget, in_flight, retrying.max(0) as u64)
+        });
+        let chances = Chances {
+            tries: self.tries,
+            in_time: now < self.began + route.timeout,
+            in_budget,
+            answer_begun: self.answered.is_some(),
+        };
+        retry::decide(&route.retry, fault, sent, self.chances, chances) == Action::TryAgain
+    }
+
+    /// Whether one more request of this route may have a second try beside a slow first one.
+    pub(crate) fn hedge_allowed(&self, route: &RoutePlan) -> bool {
+        let state = &self.snapshot().routes[route.id.index()];
+        let requests: u64 = state
+            .counted()
+            .map(|(_, stats)| stats.requests.total())
+            .sum();
+        let budget = route.hedge.map_or(0.0, |hedge| hedge.budget);
+        state.retries.get(RetryReason::Beside) as f64 <= requests as f64 * budget
+    }
+
+    /// This try is the one that counts.
+    pub(crate) fn settle(&mut self, mut this: Try, now: Tick) {
+        this.retrying = None;
+        self.pool = Some(this.pool);
+        self.why.clone_from(&this.why);
+        self.basis = this.basis;
+        self.answered = Some(now);
+        self.current = Some(this);
     }
 
     /// The pools all of whose endpoints failed it, or that have none left.

@@ -15,15 +15,17 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
 use portolan_control::decide::{Fate, decide};
-use portolan_control::engine::Published;
-use portolan_control::stats::Gauge;
+use portolan_control::engine::{Alarm, Published};
+use portolan_control::retry::{self, Fault, Sent};
+use portolan_control::stats::{Gauge, TryOutcome};
 
 use crate::choose;
 use crate::client_address::client_address;
 use crate::context::{ConnectionContext, RequestContext, UnderWay};
+use crate::exchange::{self, Upstream};
 use crate::expose;
 use crate::fault;
 use crate::forward::{self, Origin};
@@ -34,7 +36,7 @@ use crate::reply::Reply;
 
 /// How often the engine may come back for another try: our own count, and the pooled connections
 /// that are found closed beside it.
-pub(crate) const MOST_ENGINE_TRIES: usize = 8;
+pub(crate) const MOST_ENGINE_TRIES: usize = 16;
 
 /// How long a client may take to take its answer, byte by byte.
 const CLIENT_WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -43,6 +45,9 @@ const CLIENT_WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs
 #[derive(Debug)]
 pub(crate) struct Edge {
     pub(crate) published: Published,
+    pub(crate) alarm: Alarm,
+    /// Connections to endpoints for direct exchanges.
+    pub(crate) upstream: Arc<Upstream>,
     pub(crate) recorder: Recorder,
     /// Requests under way: the process ends when there are none.
     pub(crate) under_way: Arc<Gauge>,
@@ -128,6 +133,51 @@ impl Edge {
         }
     }
 
+    /// What is done to an answer's head on its way to the client.
+    pub(crate) fn to_client(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        if response.status == 101 {
+            if let Some(connection) = &ctx.connection {
+                connection.upgraded.store(true, Ordering::Relaxed);
+            }
+            return Ok(());
+        }
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        guard::strip_hop_by_hop(response);
+        // Every hop speaks for itself (RFC 9112, section 2.3).
+        if response.version == http::Version::HTTP_10 {
+            response.set_version(http::Version::HTTP_11);
+        }
+        if let Some(route) = Self::route(ctx) {
+            forward::edit_response(response, &route.response_headers)?;
+            if route.expose {
+                expose::add(response, ctx)?;
+            }
+        }
+        if ctx
+            .connection
+            .as_ref()
+            .is_some_and(|connection| connection.listener.is_leaving())
+        {
+            session.set_keepalive(None);
+        }
+        Ok(())
+    }
+
+    /// The try under way has ended.
+    fn ended(&self, ctx: &mut RequestContext, outcome: TryOutcome) {
+        if let Some(current) = &mut ctx.current {
+            current.live.ended(outcome);
+            current.retrying = None;
+        }
+    }
+
     /// The route of a request that has one.
     fn route(ctx: &RequestContext) -> Option<&RoutePlan> {
         Some(&ctx.snapshot().plan.routes[ctx.route?.index()])
@@ -185,6 +235,8 @@ impl ProxyHttp for Edge {
             forward::request_id(&session.req_header().headers, ctx.peer_trusted, random)
         });
         ctx.wants_upgrade = session.is_upgrade_req();
+        let request = session.req_header();
+        ctx.chances.idempotent = retry::is_idempotent(&request.method, &request.headers);
         ctx.connection = connection;
         ctx.snapshot = Some(snapshot);
         ctx.under_way = Some(UnderWay::new(&self.under_way));
@@ -197,7 +249,16 @@ impl ProxyHttp for Edge {
         ctx: &mut RequestContext,
     ) -> Result<bool> {
         match self.steer(session, ctx) {
-            Ok(()) => Ok(false),
+            Ok(()) => {
+                let plan = ctx.snapshot().plan.clone();
+                let direct = ctx
+                    .route
+                    .is_some_and(|id| exchange::is_direct(session, ctx, &plan.routes[id.index()]));
+                if direct {
+                    exchange::exchange(self, session, ctx).await?;
+                }
+                Ok(direct)
+            }
             Err(Stop::Redirect) => {
                 let to = guard::https_location(session.req_header());
                 match to {
@@ -230,8 +291,14 @@ impl ProxyHttp for Edge {
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing of the request was sent: whatever its method, another endpoint may have it.
-        let (outcome, now) = (fault::outcome(&error), self.recorder.clock.now());
-        let again = choose::failed(ctx, session.req_header(), outcome, now);
+        self.ended(ctx, fault::outcome(&error));
+        let now = self.recorder.clock.now();
+        let again = choose::failed(
+            ctx,
+            session.req_header(),
+            (Fault::Connect, Sent::Nothing),
+            now,
+        );
         error.set_retry(again);
         error
     }
@@ -244,22 +311,33 @@ impl ProxyHttp for Edge {
         ctx: &mut RequestContext,
         reused: bool,
     ) -> Box<Error> {
-        if let Some(current) = &mut ctx.current {
-            current.live.ended(fault::outcome(&error));
+        if ctx.next.is_some() {
+            // Decided already: an answer that is tried again.
+            error.set_retry(true);
+            return error;
         }
-        // A pooled connection that the endpoint had closed: the engine marks errors that can mean
-        // that. A request that may be sent twice, and was not answered, gets a fresh connection.
-        let replayable = session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated()
-            && session.response_written().is_none();
-        if replayable {
-            error.retry.decide_reuse(reused);
-        } else {
+        let begun = session
+            .response_written()
+            .is_some_and(|response| !response.status.is_informational());
+        if begun || *error.esource() == ErrorSource::Downstream {
+            self.ended(ctx, fault::outcome(&error));
             error.set_retry(false);
+            return error;
         }
-        if error.retry() && !choose::replace_connection(ctx) {
-            error.set_retry(false);
+        let (fault, sent) = exchange::classify(&error);
+        ctx.chances.body_kept = !session.as_ref().retry_buffer_truncated();
+        // A pooled connection that the endpoint had closed says nothing about the endpoint: the
+        // request gets a fresh one, if it may be sent twice or was not seen at all.
+        let stale = reused && matches!(error.retry, RetryType::ReusedOnly);
+        let harmless = sent == Sent::Nothing || (stale && ctx.chances.idempotent);
+        if harmless && ctx.chances.body_kept && choose::replace_connection(ctx) {
+            error.set_retry(true);
+            return error;
         }
+        self.ended(ctx, fault::outcome(&error));
+        let now = self.recorder.clock.now();
+        let again = choose::failed(ctx, session.req_header(), (fault, sent), now);
+        error.set_retry(again);
         error
     }
 
@@ -307,7 +385,7 @@ impl ProxyHttp for Edge {
 
     async fn upstream_response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
@@ -315,18 +393,20 @@ impl ProxyHttp for Edge {
             return Ok(());
         }
         let now = self.recorder.clock.now();
-        ctx.answered = Some(now);
+        let status = response.status.as_u16();
         if let Some(current) = &mut ctx.current {
-            current
-                .live
-                .endpoint()
-                .observe_answer(now.since(current.began), now);
-            current.live.ended(if response.status.is_server_error() {
-                portolan_control::stats::TryOutcome::ServerError
-            } else {
-                portolan_control::stats::TryOutcome::Answered
-            });
+            let took = now.since(current.began);
+            current.live.answered(status, took, now, &self.alarm);
+            current.retrying = None;
         }
+        let retried = Self::route(ctx).is_some_and(|r| r.retry.on_statuses.contains(&status));
+        ctx.chances.body_kept = !session.as_ref().retry_buffer_truncated();
+        let fault = (Fault::Status(status), Sent::Perhaps);
+        if retried && choose::failed(ctx, session.req_header(), fault, now) {
+            let error = Error::explain(ErrorType::HTTPStatus(status), "tried again elsewhere");
+            return Err(error.into_up());
+        }
+        ctx.answered = Some(now);
         Ok(())
     }
 
@@ -336,34 +416,7 @@ impl ProxyHttp for Edge {
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        if response.status == 101 {
-            if let Some(connection) = &ctx.connection {
-                connection.upgraded.store(true, Ordering::Relaxed);
-            }
-            return Ok(());
-        }
-        if response.status.is_informational() {
-            return Ok(());
-        }
-        guard::strip_hop_by_hop(response);
-        // Every hop speaks for itself (RFC 9112, section 2.3).
-        if response.version == http::Version::HTTP_10 {
-            response.set_version(http::Version::HTTP_11);
-        }
-        if let Some(route) = Self::route(ctx) {
-            forward::edit_response(response, &route.response_headers)?;
-            if route.expose {
-                expose::add(response, ctx)?;
-            }
-        }
-        if ctx
-            .connection
-            .as_ref()
-            .is_some_and(|connection| connection.listener.is_leaving())
-        {
-            session.set_keepalive(None);
-        }
-        Ok(())
+        self.to_client(session, response, ctx)
     }
 
     fn response_body_filter(

@@ -21,6 +21,7 @@ mod connection;
 mod context;
 mod dialer;
 mod edge;
+mod exchange;
 mod expose;
 mod fault;
 mod forward;

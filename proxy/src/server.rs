@@ -8,13 +8,14 @@ use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use portolan_control::access_log::AccessLog;
 use portolan_control::clock::Clock;
-use portolan_control::engine::Published;
+use portolan_control::engine::{Alarm, Published};
 use portolan_control::listeners::Listeners;
 use portolan_control::stats::{Gauge, Totals};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
 
 use crate::edge::{Edge, MOST_ENGINE_TRIES};
+use crate::exchange::Upstream;
 use crate::listener::ListenerSet;
 use crate::record::Recorder;
 
@@ -42,6 +43,7 @@ impl DataPlane {
     pub fn start(
         workers: usize,
         published: Published,
+        alarm: Alarm,
         clock: Clock,
         totals: Arc<Totals>,
         access_log: AccessLog,
@@ -59,6 +61,8 @@ impl DataPlane {
         let under_way: Arc<Gauge> = Arc::default();
         let edge = Edge {
             published,
+            alarm,
+            upstream: Arc::new(Upstream::new(KEPT_CONNECTIONS)),
             recorder: recorder.clone(),
             under_way: under_way.clone(),
         };

@@ -70,6 +70,18 @@ pub enum Event {
         /// Its addresses.
         answer: Result<Answer, String>,
     },
+    /// An endpoint that has requests has been silent for longer than is plausible.
+    WentSilent {
+        /// Which.
+        key: EndpointKey,
+        /// For how long.
+        silent: Duration,
+    },
+    /// A silent endpoint was heard again.
+    HeardAgain {
+        /// Which.
+        key: EndpointKey,
+    },
     /// It is time: something that [`Core::wake`] waited for is due.
     Woken,
 }
@@ -248,6 +260,10 @@ impl Core {
                 serial,
                 answer,
             } => self.answered(&host, serial, answer, &mut effects),
+            Event::WentSilent { key, silent } => self.went_silent(key, silent, &mut effects),
+            Event::HeardAgain { key } => {
+                effects.push(Effect::Notice(Notice::HeardAgain { key }));
+            }
             Event::Woken => {}
         }
         self.run_due(&mut effects);
@@ -719,6 +735,22 @@ impl Core {
                 Due::Measure => self.measure(),
             }
         }
+    }
+
+    /// Probes an endpoint at once instead of when it is due.
+    fn went_silent(&mut self, key: EndpointKey, silent: Duration, effects: &mut Vec<Effect>) {
+        let now = self.now;
+        let Some(state) = self.endpoints.get_mut(&key) else {
+            return;
+        };
+        if let Some(next) = state.next.replace(now) {
+            self.due.remove(&(next, Due::Probe(key.clone())));
+            self.due.insert((now, Due::Probe(key.clone())));
+        } else {
+            // A probe is under way, or there are none.
+            state.next = None;
+        }
+        effects.push(Effect::Notice(Notice::WentSilent { key, silent }));
     }
 
     fn begin_probe(&mut self, key: &EndpointKey, effects: &mut Vec<Effect>) {

@@ -1,0 +1,196 @@
+//! The request as an endpoint gets it.
+
+use http::header::{self, HeaderName};
+use http::{HeaderValue, Version};
+use pingora::http::RequestHeader;
+use pingora::{Error, ErrorType, Result};
+use portolan_config::plan::{PoolId, RoutePlan};
+
+use crate::context::RequestContext;
+use crate::edge::{fastrand_scope, host};
+use crate::forward::{self, Origin};
+
+/// Headers that end here (RFC 9110, section 7.6.1), and those by which a body is framed: of a body
+/// that is kept as a whole only its length is told.
+const ENDS_HERE: [HeaderName; 11] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    header::EXPECT,
+];
+
+/// What no client can have taken off by naming it in its Connection.
+const PROTECTED: [&str; 4] = [
+    "host",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// The request for a try at this pool.
+pub(super) fn for_endpoint(
+    downstream: &RequestHeader,
+    ctx: &RequestContext,
+    route: &RoutePlan,
+    pool: PoolId,
+    body: usize,
+) -> Result<RequestHeader> {
+    let Some(connection) = &ctx.connection else {
+        return Error::e_explain(ErrorType::InternalError, "a request without a connection");
+    };
+    let mut request = downstream.clone();
+    let trailers = downstream.version == Version::HTTP_2
+        && downstream
+            .headers
+            .get(header::TE)
+            .is_some_and(|te| te.as_bytes() == b"trailers");
+    strip_hop_by_hop(&mut request)?;
+    if trailers {
+        // gRPC servers insist on it.
+        request.insert_header(header::TE, "trailers")?;
+    }
+    if body > 0 {
+        request.insert_header(header::CONTENT_LENGTH, body)?;
+    }
+    let origin = Origin {
+        peer: connection.peer.ip(),
+        trusted: ctx.peer_trusted,
+        tls: connection.tls.is_some(),
+        host: host(downstream).unwrap_or_default(),
+        id: &ctx.id,
+        version: downstream.version,
+    };
+    let pool = &ctx.snapshot().plan.pools[pool.index()];
+    fastrand_scope(|random| forward::to_endpoint(&mut request, &origin, route, pool, random))?;
+    Ok(request)
+}
+
+/// Takes off what was meant for us alone, and what the client names in its Connection.
+fn strip_hop_by_hop(request: &mut RequestHeader) -> Result<()> {
+    let mut named: Vec<HeaderName> = Vec::new();
+    let lines = request.headers.get_all(header::CONNECTION).iter();
+    for token in lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')) {
+        let token = token.trim_ascii();
+        if token.is_empty() {
+            continue;
+        }
+        match HeaderName::from_bytes(token) {
+            Ok(name) if !PROTECTED.contains(&name.as_str()) => named.push(name),
+            _ => {
+                let error = Error::explain(
+                    ErrorType::InvalidHTTPHeader,
+                    "a Connection that names what it must not",
+                );
+                return Err(error.into_down());
+            }
+        }
+    }
+    for name in named.iter().chain(&ENDS_HERE) {
+        request.remove_header(name);
+    }
+    Ok(())
+}
+
+/// In HTTP/1.1 the host stands in Host (RFC 9112, section 3.2).
+pub(super) fn for_http1(request: &mut RequestHeader) -> Result<()> {
+    request.set_version(Version::HTTP_11);
+    request.remove_header(&header::TE);
+    let authority = request
+        .uri
+        .authority()
+        .map(|authority| HeaderValue::from_str(authority.as_str()));
+    match authority {
+        Some(Ok(authority)) => request.insert_header(header::HOST, authority),
+        Some(Err(_)) => Error::e_explain(ErrorType::InvalidHTTPHeader, "a host that is none"),
+        None => Ok(()),
+    }
+}
+
+/// In HTTP/2 the host stands in `:authority` (RFC 9113, section 8.3.1).
+pub(super) fn for_http2(request: &mut RequestHeader, tls: bool) -> Result<()> {
+    request.set_version(Version::HTTP_2);
+    let host = request.remove_header(&header::HOST);
+    let authority = match (&host, request.uri.authority()) {
+        (Some(host), _) => http::uri::Authority::try_from(host.as_bytes()).ok(),
+        (None, authority) => authority.cloned(),
+    };
+    let Some(authority) = authority else {
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, "a request without a host");
+    };
+    let path = std::str::from_utf8(request.raw_path())
+        .ok()
+        .filter(|path| path.starts_with('/') || *path == "*")
+        .unwrap_or("/")
+        .to_owned();
+    let uri = http::Uri::builder()
+        .scheme(if tls { "https" } else { "http" })
+        .authority(authority)
+        .path_and_query(path)
+        .build();
+    match uri {
+        Ok(uri) => {
+            request.set_uri(uri);
+            Ok(())
+        }
+        Err(_) => Error::e_explain(ErrorType::InvalidHTTPHeader, "a path that is none"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(headers: &[(&'static str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/a?b=c", None).unwrap();
+        for (name, value) in headers {
+            request.append_header(*name, *value).unwrap();
+        }
+        request
+    }
+
+    #[test]
+    fn what_a_client_names_in_connection_ends_here() {
+        let mut named = request(&[
+            ("host", "x.example"),
+            ("connection", "close, X-Mine"),
+            ("x-mine", "1"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("expect", "100-continue"),
+            ("x-other", "stays"),
+        ]);
+        strip_hop_by_hop(&mut named).unwrap();
+        let mut left: Vec<&str> = named.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["host", "x-other"]);
+    }
+
+    #[test]
+    fn nobody_has_protected_headers_taken_off() {
+        for name in ["host", "X-Forwarded-For", ":authority", "a b", "x\u{7f}"] {
+            let mut named = request(&[("connection", name)]);
+            assert!(strip_hop_by_hop(&mut named).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_host_stands_where_the_version_has_it() {
+        let mut one = request(&[]);
+        one.set_uri("https://x.example:8443/a?b=c".parse().unwrap());
+        for_http1(&mut one).unwrap();
+        assert_eq!(one.headers["host"], "x.example:8443");
+        assert_eq!(one.raw_path(), b"/a?b=c");
+        let mut two = request(&[("host", "x.example")]);
+        for_http2(&mut two, true).unwrap();
+        assert_eq!(two.uri, "https://x.example/a?b=c");
+        assert!(!two.headers.contains_key("host"));
+        assert!(for_http2(&mut request(&[]), false).is_err());
+    }
+}
