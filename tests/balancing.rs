@@ -147,7 +147,7 @@ async fn least_requests_avoids_who_is_busy() {
         assert!(origin.hits() > 600, "{:?}", tally.origins);
     }
     // One gets slow: it holds more requests, so it is given fewer.
-    origins[0].set_latency(100);
+    origins[0].set_latency(30);
     let slow = origins[0].hits();
     let load = Load::plain(address, 6);
     load.more(1_500).await;

@@ -18,7 +18,7 @@ async fn in_front_of(address: SocketAddr) -> Portolan {
         &pool(
             "a",
             &[address],
-            ", health: off, timeouts: { connect: 500ms, idle: 1s }",
+            ", health: off, timeouts: { connect: 500ms, first_byte: 1s, idle: 1s }",
         ),
         "routes: [ { to: a, expose: true } ]\n",
     ]

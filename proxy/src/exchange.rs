@@ -73,6 +73,31 @@ struct Running {
     attempt: Pin<Box<dyn Future<Output = Result<Answer, Failed>> + Send>>,
 }
 
+impl Running {
+    /// Another try was answered first. If the endpoint of this one is suspect, its word is waited
+    /// for all the same, without the client: it may only have been slow, and nobody else would hear
+    /// of it.
+    fn listen_on(mut self, edge: &Edge) {
+        if !self.this.live.endpoint().silence.is_suspect() {
+            return;
+        }
+        self.this.retrying = None;
+        let (clock, alarm) = (edge.recorder.clock, edge.alarm.clone());
+        tokio::spawn(async move {
+            match self.attempt.await {
+                Ok(answer) => {
+                    let now = clock.now();
+                    let status = answer.head.status.as_u16();
+                    let took = now.since(self.this.began);
+                    self.this.live.answered(status, took, now, &alarm);
+                    answer.discard().await;
+                }
+                Err(failed) => self.this.live.ended(fault::outcome(&failed.error)),
+            }
+        });
+    }
+}
+
 /// What happened first.
 enum Happened {
     /// A try is over.
@@ -144,6 +169,9 @@ async fn answer(
                         || ctx.may_retry(route, Fault::Status(status), Sent::Perhaps, now));
                 if !better {
                     ctx.settle(ended.this, now);
+                    for overtaken in tries {
+                        overtaken.listen_on(edge);
+                    }
                     return Ok(answer);
                 }
                 let failed = (ended.this.pool, ended.this.endpoint);

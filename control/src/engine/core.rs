@@ -605,6 +605,9 @@ impl Core {
         };
         let succeeded = event == HealthEvent::ProbeSucceeded;
         state.live.observe_probe(outcome.took, succeeded, now);
+        if succeeded && state.live.silence.heard(now) {
+            effects.push(Effect::Notice(Notice::HeardAgain { key: key.clone() }));
+        }
         let before = state.health.verdict;
         let health = std::mem::replace(&mut state.health, Health::unknown(now));
         state.health = health.step(&policy, event, now);
