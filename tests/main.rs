@@ -12,6 +12,7 @@ mod harness;
 
 mod endpoints;
 mod geography;
+mod house;
 mod protocols;
 mod requests;
 mod steering;

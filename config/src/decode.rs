@@ -102,6 +102,7 @@ impl<T: Leaf> Decode for At<T> {
 impl<T: Leaf> Encode for At<T> {
     fn encode(&self) -> Option<Node> {
         let mut scalar = Scalar::plain(self.value.show());
+        scalar.quoted = T::TEXT;
         scalar.secret = self.secret;
         Some(Node {
             value: Value::Scalar(scalar),
@@ -143,6 +144,7 @@ impl std::fmt::Debug for Secret {
 
 impl Leaf for Secret {
     const SECRET: bool = true;
+    const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, crate::leaf::LeafError> {
         let text = text.trim();
@@ -586,6 +588,7 @@ macro_rules! document {
                     $crate::decode::document!(@default $($default)?),
                     generator,
                 ); )*
+                schema.not_yet(Self::NOT_YET);
                 schema.finish()
             }
         }
@@ -633,6 +636,19 @@ impl ObjectSchema {
             None => {}
         }
         self.properties.insert(key.to_owned(), schema.to_value());
+    }
+
+    /// Adds the keys that are taken as long as they say "without it".
+    pub fn not_yet(&mut self, keys: &[NotYet]) {
+        for later in keys {
+            if let Some(off) = later.unless {
+                let schema = serde_json::json!({
+                    "enum": [default_value(off)],
+                    "description": format!("Not available yet: only `{off}` is taken."),
+                });
+                self.properties.insert(later.key.to_owned(), schema);
+            }
+        }
     }
 
     /// The schema.
