@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod commands;
 mod endpoints;
 mod geography;
 mod house;

@@ -666,13 +666,12 @@ impl ObjectSchema {
     }
 }
 
-/// A doc comment as running text: one space less in front, paragraphs kept.
+/// A doc comment as running text: a line for every paragraph.
 pub(crate) fn prose(doc: &str) -> String {
-    let lines: Vec<&str> = doc
-        .lines()
-        .map(|line| line.strip_prefix(' ').unwrap_or(line))
-        .collect();
-    lines.join("\n").trim().to_owned()
+    let lines: Vec<&str> = doc.lines().map(str::trim).collect();
+    let paragraphs = lines.split(|line| line.is_empty());
+    let paragraphs: Vec<String> = paragraphs.map(|lines| lines.join(" ")).collect();
+    paragraphs.join("\n\n").trim().to_owned()
 }
 
 /// A default's text as JSON: numbers and booleans as such, all else as text.

@@ -139,6 +139,21 @@ struct Loading {
     within: Vec<PathBuf>,
 }
 
+/// Takes out what was included: it stands in the tree now, and whoever prints the tree prints it.
+/// What is no pattern stays, to be complained about.
+fn forget_includes(node: &mut Node) {
+    let Value::Map(entries) = &mut node.value else {
+        return;
+    };
+    for entry in entries {
+        if entry.key.value == "include"
+            && let Value::List(items) = &mut entry.value.value
+        {
+            items.retain(|item| !matches!(item.value, Value::Scalar(_)));
+        }
+    }
+}
+
 impl Loading {
     fn finish(mut self, root: Option<Node>, environment: &dyn Environment) -> Loaded {
         let root = root.map(|mut root| {
@@ -201,6 +216,7 @@ impl Loading {
                 }
             }
         }
+        forget_includes(&mut node);
         Some(node)
     }
 

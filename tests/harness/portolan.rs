@@ -391,11 +391,19 @@ pub(crate) async fn command(args: &[&str]) -> Output {
 
 /// Runs a command to its end, in a folder.
 pub(crate) async fn command_in(folder: &Path, args: &[&str]) -> Output {
+    command_with(folder, &[], args).await
+}
+
+/// Runs a command to its end, in a folder, with environment variables of its own.
+pub(crate) async fn command_with(folder: &Path, env: &[(&str, &str)], args: &[&str]) -> Output {
     let running = tokio::process::Command::new(PORTOLAN)
         .args(args)
         .current_dir(folder)
         .env_remove("RUST_LOG")
         .env_remove("PORTOLAN_ADMIN")
+        .env_remove("PORTOLAN_TOKEN")
+        .env_remove("PORTOLAN_WORKERS")
+        .envs(env.iter().copied())
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
