@@ -122,6 +122,7 @@ pub(crate) fn load_saved(saved: &[SavedSource], environment: &dyn Environment) -
         if let Value::Null = node.value {
             node.value = Value::Map(Vec::new());
         }
+        forget_includes(&mut node);
         match &mut root {
             None => root = Some(node),
             Some(root) => loading.join(root, node),
