@@ -12,6 +12,7 @@ mod harness;
 
 mod admin;
 mod commands;
+mod demo;
 mod endpoints;
 mod geography;
 mod house;
