@@ -14,6 +14,7 @@ mod admin;
 mod commands;
 mod demo;
 mod endpoints;
+mod examples;
 mod geography;
 mod house;
 mod protocols;
