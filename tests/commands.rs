@@ -456,11 +456,19 @@ async fn variables_of_the_environment_are_filled_in() {
 
 // === explain ===
 
+/// What was asked, and what comes of it: the route, the pools with their shares, the client's place.
+type Explained = (
+    &'static [&'static str],
+    &'static str,
+    &'static [(&'static str, f64)],
+    &'static str,
+);
+
 #[tokio::test]
 async fn a_file_explains_where_requests_go() {
     const URL: &str = "https://api.example.com/orders";
     const GERMAN: &str = "85.214.132.117";
-    let cases: [(&[&str], &str, &[(&str, f64)], &str); 6] = [
+    let cases: [Explained; 6] = [
         (&[URL], "europeans", &[("us", 0.7), ("eu", 0.3)], "-"),
         (
             &["--client-ip", "8.8.8.8", URL],
