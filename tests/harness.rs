@@ -9,6 +9,7 @@ pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod portolan;
 pub(crate) mod rogue;
+pub(crate) mod websocket;
 
 pub(crate) use client::{Ask, Load, fetch, get};
 pub(crate) use deadline::{PATIENCE, eventually, soon};

@@ -17,6 +17,8 @@ mod endpoints;
 mod examples;
 mod geography;
 mod house;
+mod listeners;
 mod protocols;
+mod reload;
 mod requests;
 mod steering;

@@ -6,14 +6,14 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::Method;
 use http_body_util::BodyExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::certificates::Authority;
 use crate::harness::client::{Connection, Connection2, raw};
 use crate::harness::config::{LISTENER, PROBES, TRUSTING, pool, pools};
 use crate::harness::origin::is_pattern;
-use crate::harness::{Ask, Origin, Portolan, fetch, soon};
+use crate::harness::{Ask, Origin, Portolan, Rogue, RogueEndpoint, fetch, soon, websocket};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_listener_speaks_both_versions() {
@@ -294,29 +294,9 @@ async fn endpoints_are_spoken_to_as_configured() {
     assert!(why.to_lowercase().contains("certificate"), "{why}");
 }
 
-/// Echoes messages, and says which protocol was asked for.
-async fn websocket_endpoint() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
-                while let Some(Ok(message)) = socket.next().await {
-                    if message.is_text() || message.is_binary() {
-                        socket.send(message).await.unwrap();
-                    }
-                }
-            });
-        }
-    });
-    address
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn websockets_pass_through_for_as_long_as_they_like() {
-    let endpoint = websocket_endpoint().await;
+    let endpoint = websocket::endpoint().await;
     let config = [
         LISTENER,
         "pools:\n",
@@ -460,4 +440,25 @@ async fn methods_and_odd_requests_pass_as_they_are() {
     );
     let old = raw(address, b"GET /echo HTTP/1.0\r\nHost: x\r\n\r\n").await;
     assert!(old.contains("200"), "{old}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_answered_in_their_own_version_whatever_the_endpoint_speaks() {
+    let old = b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi".to_vec();
+    let endpoint = RogueEndpoint::start(Rogue::Say(old)).await;
+    let config = [
+        LISTENER,
+        "pools:\n",
+        &pool("old", &[endpoint.address], ", health: off"),
+        "routes: [ { to: old } ]\n",
+    ]
+    .concat();
+    let portolan = Portolan::start(&config).await;
+    let answer = raw(
+        portolan.address().await,
+        b"GET / HTTP/1.1\r\nHost: x.example\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nhi"), "{answer}");
 }

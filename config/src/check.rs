@@ -43,18 +43,19 @@ pub(crate) fn check(document: &Document) -> Vec<Diagnostic> {
 
 /// What concerns the process as a whole.
 fn process(document: &Document, found: &mut Vec<Diagnostic>) {
+    // Errors, because a file that is only half written must never replace one that serves.
     if document.listeners.is_empty() {
-        found.push(Diagnostic::warning(
+        found.push(Diagnostic::error(
             Code::NothingToServe,
             Origin::Default,
-            "there are no `listeners`: nobody can reach Portolan",
+            "there are no `listeners`: nobody could reach Portolan",
         ));
     }
     if document.routes.is_empty() {
-        found.push(Diagnostic::warning(
+        found.push(Diagnostic::error(
             Code::NothingToServe,
             Origin::Default,
-            "there are no `routes`: every request is answered with 404",
+            "there are no `routes`: every request would be answered with 404",
         ));
     }
     if document.lame_duck.value > document.shutdown_timeout.value {

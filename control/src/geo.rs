@@ -471,7 +471,8 @@ mod tests {
     }
 
     fn table() -> LocationTable {
-        let text = "pools: { a: { endpoints: [ '10.0.0.1:80' ] } }
+        let text = "listeners: [ { bind: '127.0.0.1:0' } ]
+pools: { a: { endpoints: [ '10.0.0.1:80' ] } }
 routes: [ { to: { geo: [ { clients: { subdivisions: [ US-CA ] }, to: a }, { to: a } ] } } ]";
         portolan_config::check_text("t", text.to_owned(), &portolan_config::Machine::default())
             .plan

@@ -1,19 +1,49 @@
-//! The control plane of Portolan: it judges the endpoints, decides where requests go, and replaces
-//! the configuration while requests pass.
+//! The control plane of Portolan: it knows the state of every pool, judges, and publishes what
+//! requests are steered by. It opens no connection of its own: who accepts clients and who probes
+//! endpoints is behind the borders [`listeners`] and [`dial`].
 //!
-//! - [`engine`] holds what changes (health, names, configuration) and publishes one immutable
-//!   [`snapshot`] after every change; a request sees one from its start to its end;
-//! - [`steering`] turns targets and health into shares, [`decide`] draws a pool for a request,
-//!   [`balance`] an endpoint of it; [`geo`] says where a client is;
-//! - [`health`], [`endpoint`] and [`pool`] are what is known about those who serve; [`dial`] and
-//!   [`resolve`] are how it is found out, done by others;
-//! - [`configuration`] makes a file ready to be used, [`reload`] replaces what runs by it, [`watch`]
-//!   notices when to, [`last_known_good`] keeps it, [`rehearse`] runs its tests and explains;
-//! - [`admin`] is the API for operators, [`status`] and [`metrics`] are what it shows, [`stats`] what
-//!   was counted, [`access_log`] the line of every request.
+//! A change of the world goes through these rooms:
 //!
-//! Nothing here names the proxy engine: what the control plane needs of it are the traits of
-//! [`dial`] and [`listeners`].
+//! 1. it comes in as a probe's result ([`dial`]), an answer of a name server ([`resolve`]), a new
+//!    configuration ([`watch`] → [`configuration`] → [`reload`]) or a request of an operator
+//!    ([`admin`]);
+//! 2. [`engine`] is the one loop that owns the state; its core is pure: (state, event, now) →
+//!    (state, effects);
+//! 3. [`health`] gives an endpoint's verdict, [`pool`] says how much of its traffic a pool can take,
+//!    [`steering`] turns that into shares;
+//! 4. [`snapshot`] is what follows for requests: immutable, published as one;
+//! 5. [`notice`] tells operators what changed.
+//!
+//! A request reads the snapshot and nothing else: [`geo`] says where its client is, [`decide`] which
+//! pool gets it, [`balance`] which endpoint there; what it was is counted in [`stats`] and in its
+//! [`endpoint`], and written by [`access_log`]. [`metrics`] and [`status`] show what was counted,
+//! [`rehearse`] tells what would become of a request that nobody has sent.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use portolan_config::{Machine, check_text};
+//! use portolan_control::geo::Locator;
+//! use portolan_control::rehearse::{Asked, explain, pretend};
+//!
+//! let text = "
+//! listeners: [ { bind: '127.0.0.1:8080' } ]
+//! pools:
+//!   aws: { endpoints: [ '10.0.0.1:80' ] }
+//!   azure: { endpoints: [ '10.1.0.1:80' ] }
+//! routes: [ { to: { tiers: [ aws, azure ] } } ]
+//! ";
+//! let plan = check_text("demo.yaml", text.to_owned(), &Machine::default()).plan.unwrap();
+//! let asked = Asked::new(None, "GET", "http://api.example.com/", [])?;
+//!
+//! // What becomes of a request when AWS is down?
+//! let aws = plan.pools[0].id;
+//! let world = pretend(&plan, &Arc::new(Locator::default()), &[aws], &[]);
+//! let explained = explain(&world, &asked.question());
+//! assert_eq!(&*explained.pools[0].pool, "azure");
+//! assert_eq!(explained.pools[0].share, 1.0);
+//! # Ok::<(), String>(())
+//! ```
 
 pub mod access_log;
 pub mod admin;

@@ -213,7 +213,11 @@ pub(crate) mod tests {
     }
 
     fn plan(extra: &str) -> Arc<PoolPlan> {
-        let text = format!("pools: {{ p: {{ endpoints: [ '10.0.0.1:80' ], {extra} }} }}");
+        let text = format!(
+            "listeners: [ {{ bind: '127.0.0.1:0' }} ]
+pools: {{ p: {{ endpoints: [ '10.0.0.1:80' ], {extra} }} }}
+routes: [ {{ to: p }} ]"
+        );
         let checked = check_text("t.yaml", text, &Machine::default());
         checked.plan.unwrap().pools[0].clone()
     }

@@ -377,6 +377,7 @@ mod tests {
     use portolan_config::{Machine, check_text};
 
     const POOLS: &str = "
+listeners: [ { bind: '127.0.0.1:0' } ]
 pools:
   aws: { cloud: aws, region: us-east-1, endpoints: [ '10.0.0.1:80', '10.0.0.2:80' ] }
   azure: { cloud: azure, region: westeurope, endpoints: [ { dns: 'azure.internal:80' } ] }

@@ -279,7 +279,16 @@ impl Reloader {
             Reloaded::Unchanged => {
                 totals.reloads_unchanged.one();
                 tracing::debug!("configuration unchanged ({trigger})");
-                return;
+                let running = self.running.load();
+                let was_refused = running
+                    .last_attempt
+                    .as_ref()
+                    .is_some_and(|attempt| matches!(attempt.outcome, Reloaded::Refused(_)));
+                if !was_refused && !running.last_known_good {
+                    return;
+                }
+                // The file was put back as it was: what was wrong with it is no longer true.
+                tracing::info!("the configuration is again the one that runs ({trigger})");
             }
             Reloaded::Refused(report) => {
                 totals.reloads_refused.one();
@@ -298,6 +307,8 @@ impl Reloader {
         self.running.rcu(|running| {
             let mut next = Running::clone(running);
             next.last_attempt = Some(attempt.clone());
+            // Anything but a refusal means that the file itself is what runs.
+            next.last_known_good &= matches!(outcome, Reloaded::Refused(_));
             next
         });
     }

@@ -346,6 +346,10 @@ impl ProxyHttp for Edge {
             return Ok(());
         }
         guard::strip_hop_by_hop(response);
+        // Every hop speaks for itself (RFC 9112, section 2.3).
+        if response.version == http::Version::HTTP_10 {
+            response.set_version(http::Version::HTTP_11);
+        }
         if let Some(route) = Self::route(ctx) {
             forward::edit_response(response, &route.response_headers)?;
             if route.expose {

@@ -1,8 +1,13 @@
 //! `portolan check`
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use portolan_config::plan::Plan;
 use portolan_control::configuration;
+use portolan_control::health::HealthPolicy;
+use serde_json::json;
 
 use crate::cli::CheckArgs;
 use crate::{exit, machine, output};
@@ -12,7 +17,16 @@ pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let outcome = configuration::check(&path, &machine::machine());
     let report = &outcome.report;
     if args.format.is_json() {
-        output::json(&report.to_json());
+        let mut found = report.to_json();
+        found["failover_bounds_ms"] = match &outcome.ready {
+            Some(ready) => json!(
+                bounds(&ready.plan)
+                    .map(|(pool, bound)| (pool.to_owned(), bound.as_millis() as u64))
+                    .collect::<BTreeMap<_, _>>()
+            ),
+            None => json!({}),
+        };
+        output::json(&found);
     } else {
         output::report(report);
         let tests = outcome
@@ -28,10 +42,43 @@ pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
             (summary, _) => summary,
         };
         output::result(&format!("{}: {said}", path.display()));
+        if let Some(ready) = &outcome.ready {
+            for line in noticed(&ready.plan) {
+                output::result(&line);
+            }
+        }
     }
     Ok(if report.has_errors() {
         exit::FAILED
     } else {
         exit::DONE
     })
+}
+
+/// How long a dead endpoint of each pool may get requests, for the pools that are probed.
+fn bounds(plan: &Plan) -> impl Iterator<Item = (&str, Duration)> {
+    plan.pools.iter().filter_map(|pool| {
+        let probe = pool.probe.as_ref()?;
+        let bound = HealthPolicy::from(probe).failover_bound(probe.timeout);
+        Some((pool.name.as_str(), bound))
+    })
+}
+
+/// The same in words, one line for all pools that are alike.
+fn noticed(plan: &Plan) -> Vec<String> {
+    const NAMED: usize = 4;
+    let mut alike: BTreeMap<Duration, Vec<&str>> = BTreeMap::new();
+    for (pool, bound) in bounds(plan) {
+        alike.entry(bound).or_default().push(pool);
+    }
+    let line = |(bound, pools): (Duration, Vec<&str>)| {
+        let named = pools[..pools.len().min(NAMED)].join(", ");
+        let more = match pools.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let seconds = bound.as_secs_f64();
+        format!("a dead endpoint is left within {seconds:.1} s: {named}{more}")
+    };
+    alike.into_iter().map(line).collect()
 }

@@ -277,11 +277,13 @@ impl Portolan {
     /// Replaces the configuration file and waits until it is the running one.
     pub(crate) async fn change(&self, config: &str) {
         let before = self.generation().await;
+        let refused = "portolan_config_reloads_total";
+        let refused_before = self.metric(refused, &["refused"]).await;
         self.write(config);
         eventually("the change is applied", async || {
             let status = self.api("/status").await;
             let config = &status["config"];
-            if config["last_reload"]["outcome"] == "refused" {
+            if self.metric(refused, &["refused"]).await > refused_before {
                 panic!("the change was refused: {}", config["last_reload"]);
             }
             (config["generation"].as_u64()? > before).then_some(())

@@ -99,7 +99,7 @@ codes! {
     Unreachable = "unreachable",
     /// Certificates of endpoints are not verified.
     Insecure = "insecure",
-    /// Nothing to serve: no listeners or no routes.
+    /// Nothing to serve: no listeners, or no routes.
     NothingToServe = "nothing-to-serve",
 }
 

@@ -520,6 +520,7 @@ mod tests {
     fn plan(target: &str) -> Arc<Plan> {
         let text = format!(
             "
+listeners: [ {{ bind: '127.0.0.1:0' }} ]
 geoip: {{ database: city.mmdb, asn_database: asn.mmdb }}
 pools:
   virginia: {{ cloud: aws, region: us-east-1, endpoints: [ '10.0.0.1:80' ] }}
@@ -689,6 +690,7 @@ routes: [ {{ to: tested }} ]
         }
         let text = format!(
             "
+listeners: [ {{ bind: '127.0.0.1:0' }} ]
 geoip: {{ asn_database: asn.mmdb }}
 pools: {{ virginia: {{ endpoints: [ '10.0.0.1:80' ] }} }}
 routes: [ {{ to: {{ geo: [ {rules} {{ to: virginia }} ] }} }} ]

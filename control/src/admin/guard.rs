@@ -144,7 +144,12 @@ mod tests {
     use portolan_config::{Machine, check_text};
 
     fn plan(tokens: &str) -> AdminPlan {
-        let text = format!("admin: {{ tokens: [ {tokens} ] }}");
+        let text = format!(
+            "admin: {{ tokens: [ {tokens} ] }}
+listeners: [ {{ bind: '127.0.0.1:0' }} ]
+pools: {{ p: {{ endpoints: [ '10.0.0.1:80' ] }} }}
+routes: [ {{ to: p }} ]"
+        );
         check_text("t", text, &Machine::default())
             .plan
             .unwrap()

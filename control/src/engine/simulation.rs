@@ -47,7 +47,7 @@ impl Dialer for Nobody {
     }
 }
 
-/// What the simulation believes of an endpoint: the rules of product.md, in the shortest form.
+/// What the simulation believes of an endpoint: the rules of docs/health.md, in the shortest form.
 #[derive(Debug, Default)]
 struct Shadow {
     /// Probes from before it was there are not its own.
@@ -97,7 +97,7 @@ struct World {
 }
 
 fn configuration(random: &mut fastrand::Rng) -> Arc<Plan> {
-    let mut text = String::from("pools:\n");
+    let mut text = String::from("listeners: [ { bind: '127.0.0.1:0' } ]\npools:\n");
     let mut names = Vec::new();
     for at in 0..POOLS {
         if random.u32(0..5) == 0 && !(names.is_empty() && at == POOLS - 1) {

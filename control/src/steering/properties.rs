@@ -57,7 +57,7 @@ fn plan(target: &str) -> Option<Arc<Plan>> {
         "ap-northeast-1",
         "sa-east-1",
     ];
-    let mut text = String::from("pools:\n");
+    let mut text = String::from("listeners: [ { bind: '127.0.0.1:0' } ]\npools:\n");
     for (at, region) in regions.iter().enumerate().take(POOLS) {
         let _ = writeln!(
             text,
