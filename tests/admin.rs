@@ -689,7 +689,9 @@ async fn it_moves_while_it_runs() {
 async fn it_is_on_loopback_unless_tokens_guard_it() {
     let folder = tempfile::TempDir::new().unwrap();
     let check = async |admin: &str, args: &[&str]| {
-        let text = format!("{admin}pools: {{ a: {{ endpoints: [ \"127.0.0.1:1\" ] }} }}\n{ROUTE}");
+        let text = format!(
+            "{LISTENER}{admin}pools: {{ a: {{ endpoints: [ \"127.0.0.1:1\" ] }} }}\n{ROUTE}"
+        );
         std::fs::write(folder.path().join("portolan.yaml"), text).unwrap();
         command_in(folder.path(), args).await
     };

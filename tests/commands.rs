@@ -71,10 +71,21 @@ async fn a_good_file_is_fine() {
     )
     .await;
     assert_exit(&output, 0);
+    let said = stdout(&output);
+    let mut lines = said.lines();
     assert_eq!(
-        stdout(&output),
-        "portolan.yaml: fine, and its 2 tests hold\n"
+        lines.next(),
+        Some("portolan.yaml: fine, and its 2 tests hold")
     );
+    // The bound of an endpoint that is asked every 5s for at most 2s, and believed dead after 3
+    // failures, the last two of them after 1s each: and a little, for telling everybody.
+    let bound = lines.next().unwrap();
+    assert!(
+        bound.starts_with("a dead endpoint is left within 13."),
+        "{said}"
+    );
+    assert!(bound.ends_with(": us, eu"), "{said}");
+    assert_eq!(lines.next(), None, "{said}");
     assert_eq!(stderr(&output), "");
     for format in [&["--format", "json"][..], &["--json"][..]] {
         let args = [&["check", "--config", "portolan.yaml"], format].concat();
@@ -83,6 +94,8 @@ async fn a_good_file_is_fine() {
         let report = json(&output);
         assert_eq!(report["errors"], 0);
         assert_eq!(report["diagnostics"], Value::Array(Vec::new()));
+        let bound = report["failover_bounds_ms"]["us"].as_u64().unwrap();
+        assert!((13_000..14_000).contains(&bound), "{report}");
     }
 }
 
@@ -244,7 +257,11 @@ async fn warnings_are_said_and_are_no_failure() {
     let files = [("portolan.yaml", config.as_str())];
     let output = run(&files, &["check"]).await;
     assert_exit(&output, 0);
-    assert_eq!(stdout(&output), "portolan.yaml: 1 warning\n");
+    assert!(
+        stdout(&output).starts_with("portolan.yaml: 1 warning\n"),
+        "{}",
+        stdout(&output)
+    );
     assert!(
         stderr(&output).contains("warning[unused-pool]"),
         "{}",
@@ -326,7 +343,7 @@ async fn show_says_what_is_written_and_what_that_means() {
     let files = [
         (
             "portolan.yaml",
-            "include: [ pools.yaml ]\ndefaults: { health: { every: 7s } }\nroutes: [ { to: a } ]\n",
+            "include: [ pools.yaml ]\ndefaults: { health: { every: 7s } }\nroutes: [ { to: a } ]\nlisteners: [ { bind: '127.0.0.1:0' } ]\n",
         ),
         (
             "pools.yaml",
@@ -365,7 +382,7 @@ async fn show_says_what_is_written_and_what_that_means() {
 
     let document = json(&run(&files, &["show", "--effective", "--json"]).await);
     assert_eq!(document["pools"]["a"]["health"]["every"], "7s");
-    assert_eq!(document["listeners"], Value::Array(Vec::new()));
+    assert_eq!(document["services"], Value::Object(Default::default()));
     let document = json(&run(&files, &["show", "--json"]).await);
     assert_eq!(document["routes"][0]["to"], "a");
     assert_eq!(document["pools"]["a"].as_object().unwrap().len(), 1);
@@ -385,6 +402,7 @@ admin:
     - {{ name: a, role: viewer, token: {} }}
     - {{ name: b, role: viewer, token: '${{env:TOKEN}}' }}
     - {{ name: c, role: viewer, token: '${{file:token}}' }}
+listeners: [ {{ bind: '127.0.0.1:0' }} ]
 pools: {{ a: {{ cloud: '${{file:token}}', endpoints: [ '127.0.0.1:1' ] }} }}
 routes: [ {{ to: a }} ]
 ",
