@@ -425,8 +425,3 @@ fn events(
         Some((Ok(Frame::data(event)), number + 1))
     })
 }
-
-/// A status that is not an error.
-pub(crate) fn is_success(status: u16) -> bool {
-    StatusCode::from_u16(status).is_ok_and(|status| status.is_success())
-}
