@@ -13,6 +13,7 @@ use portolan_config::diagnostic::{Report, Severity};
 use portolan_config::{Machine, Watch};
 use portolan_control::access_log::AccessLog;
 use portolan_control::admin::{AdminServer, AdminState, Phase};
+use portolan_control::affinity::SecretKeeper;
 use portolan_control::clock::Clock;
 use portolan_control::configuration::{self, Outcome, Ready, Source};
 use portolan_control::engine::Engine;
@@ -201,6 +202,7 @@ async fn run(
         clock,
         totals.clone(),
         access_log.clone(),
+        Arc::new(SecretKeeper::new(plan.process.state_dir.clone())),
     )
     .context("cannot start the workers")?;
     let listeners = data_plane.listeners();

@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod affinity;
 mod endpoints;
 mod geography;
 mod listeners;

@@ -11,21 +11,21 @@ use crate::check::{Definition, Names};
 use crate::decode::Encode;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{
-    AccessLog, Balance, BalanceWord, Document, Endpoint, EndpointPlace, Expect, GeoRule, HashKey,
-    HeaderEdits, Health, Listener, PathMatch, Pool, Route, Target, TargetKind, Test, UpstreamTls,
-    WhenAllDown,
+    AccessLog, Affinity, Balance, BalanceWord, Document, Endpoint, EndpointPlace, Expect, GeoRule,
+    HashKey, HeaderEdits, Health, Listener, PathMatch, Pool, Route, Target, TargetKind, Test,
+    UpstreamTls, WhenAllDown,
 };
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
 use crate::node::{Node, Value};
 use crate::plan::{
-    AccessLogPlan, AdminPlan, AdminTokenPlan, BalancePlan, CertificateFiles, ClientClasses,
-    ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, EndpointPlan, GeoIpPlan,
-    GeoRulePlan, HashProperty, HeaderEditsPlan, LimitsPlan, ListenerPlan, ListenerTlsPlan,
-    LocationTable, LogPlan, LogSink, PathRule, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind,
-    ProbePlan, ProcessPlan, ResolverPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan,
-    SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
-    UpstreamTlsPlan, WhenAllDownPlan,
+    AccessLogPlan, AdminPlan, AdminTokenPlan, AffinityPlan, BalancePlan, CertificateFiles,
+    ClientClasses, ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, EndpointPlan,
+    GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, LimitsPlan, ListenerPlan,
+    ListenerTlsPlan, LocationTable, LogPlan, LogSink, PathRule, Plan, PoolId, PoolPlan,
+    ProbeExpect, ProbeKind, ProbePlan, ProcessPlan, ResolverPlan, RouteId, RoutePlan, RouteTable,
+    ServiceId, ServicePlan, SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan,
+    TimeoutsPlan, UpstreamTlsPlan, WhenAllDownPlan,
 };
 use crate::source::{At, Sources};
 
@@ -595,6 +595,7 @@ fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> R
                 retry_after: respond.retry_after.value.duration(),
             },
         },
+        affinity: route.affinity.on().and_then(affinity),
         expose: route.expose.value,
         request_headers: header_edits(&route.request_headers),
         response_headers: header_edits(&route.response_headers),
@@ -606,6 +607,15 @@ fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> R
                 .trim_end_matches('/')
                 .into()
         }),
+    }
+}
+
+/// The checks have made sure that it is one of them.
+fn affinity(affinity: &Affinity) -> Option<AffinityPlan> {
+    match (&affinity.cookie, &affinity.header) {
+        (Some(cookie), _) => Some(AffinityPlan::Cookie(cookie.value.shared())),
+        (None, Some(header)) => Some(AffinityPlan::Header(header.value.clone())),
+        (None, None) => affinity.client_ip.as_ref().map(|_| AffinityPlan::ClientIp),
     }
 }
 

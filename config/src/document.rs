@@ -24,7 +24,7 @@ pub use pool::{
     HashKeyLong, HashOn, Pool, Protocol, Timeouts, UpstreamTls, UpstreamTlsFiles,
 };
 pub use route::{
-    HeaderEdits, PathMatch, PathMatchLong, PathPattern, Respond, Rewrite, Route, UrlPath,
+    Affinity, HeaderEdits, PathMatch, PathMatchLong, PathPattern, Respond, Rewrite, Route, UrlPath,
     WhenAllDown, WhenAllDownLong, WhenAllDownWord,
 };
 pub use target::{GeoRule, IfDown, SplitMember, Target, TargetKind};
@@ -113,6 +113,8 @@ document! {
         pub capacity: Option<Capacity>,
         /// For every route: see the route's `when_all_down`.
         pub when_all_down: Option<WhenAllDown>,
+        /// For every route: see the route's `affinity`.
+        pub affinity: Option<Switch<Affinity>>,
         /// For every route: see the route's `expose`.
         pub expose: Option<At<bool>>,
         /// For every route: see the route's `request_headers`.
@@ -120,7 +122,7 @@ document! {
         /// For every route: see the route's `response_headers`.
         pub response_headers: Option<HeaderEdits>,
     }
-    not_yet { "outlier" unless "off", "slow_start", "affinity", "retry", "timeout", "hedge" }
+    not_yet { "outlier" unless "off", "slow_start", "retry", "timeout", "hedge" }
 }
 
 /// The keys of `defaults` that pools inherit; all others are for routes.
@@ -138,6 +140,7 @@ pub(crate) const POOL_DEFAULTS: &[&str] = &[
 /// The keys of `defaults` that routes inherit.
 pub(crate) const ROUTE_DEFAULTS: &[&str] = &[
     "when_all_down",
+    "affinity",
     "expose",
     "request_headers",
     "response_headers",

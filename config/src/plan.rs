@@ -16,7 +16,7 @@ pub use pool::{
     BalancePlan, EndpointPlan, HashProperty, PoolPlan, ProbeExpect, ProbeKind, ProbePlan,
     TimeoutsPlan, UpstreamTlsPlan,
 };
-pub use route::{ClientFacts, HeaderEditsPlan, RoutePlan, WhenAllDownPlan};
+pub use route::{AffinityPlan, ClientFacts, HeaderEditsPlan, RoutePlan, WhenAllDownPlan};
 pub(crate) use route_table::{Conditions, PathRule};
 pub use route_table::{RequestHead, RouteTable, normal_host};
 pub use target::{GeoRulePlan, SplitMemberPlan, TargetGraph, TargetKindPlan, TargetNode};

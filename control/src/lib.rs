@@ -15,7 +15,7 @@
 //! 5. [`notice`] tells operators what changed.
 //!
 //! A request reads the snapshot and nothing else: [`geo`] says where its client is, [`decide`] which
-//! pool gets it, [`balance`] which endpoint there; what it was is counted in [`stats`] and in its
+//! pool gets it ([`affinity`]: where its client was before), [`balance`] which endpoint there; what it was is counted in [`stats`] and in its
 //! [`endpoint`], and written by [`access_log`]. [`metrics`] and [`status`] show what was counted,
 //! [`rehearse`] tells what would become of a request that nobody has sent.
 //!
@@ -47,6 +47,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod affinity;
 pub mod balance;
 pub mod clock;
 pub mod configuration;
@@ -65,6 +66,7 @@ pub mod rehearse;
 pub mod reload;
 pub mod resolve;
 pub mod snapshot;
+mod state_file;
 pub mod stats;
 pub mod status;
 pub mod steering;

@@ -102,11 +102,27 @@ impl PoolView {
 
     /// The index of the endpoint that gets a request sent here on this basis.
     pub fn pick(&self, basis: Basis, wish: &mut Wish<'_>) -> Option<usize> {
-        let selector = match basis {
+        let selector = self.selector(basis);
+        selector.pick(&self.plan.balance, &self.endpoints, &self.turns, wish)
+    }
+
+    /// Whether an endpoint, by its index, can get requests sent here on this basis.
+    pub fn serves(&self, basis: Basis, endpoint: usize) -> bool {
+        self.selector(basis).contains(endpoint)
+    }
+
+    /// The index of the endpoint where a client's key is at home, of those that can get requests
+    /// sent here on this basis.
+    pub fn home(&self, basis: Basis, key: u64, excluded: &[usize]) -> Option<usize> {
+        let selector = self.selector(basis);
+        selector.home(key, &self.endpoints, excluded)
+    }
+
+    fn selector(&self, basis: Basis) -> &Selector {
+        match basis {
             Basis::Health | Basis::HealthyEndpoints => &self.serving,
             Basis::EveryEndpoint => &self.everyone,
-        };
-        selector.pick(&self.plan.balance, &self.endpoints, &self.turns, wish)
+        }
     }
 
     /// Whether it could serve if every endpoint were healthy.

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use portolan_certs::CertificateStore;
 use portolan_config::plan::{PoolId, RouteId};
+use portolan_control::affinity::Tie;
 use portolan_control::clock::Tick;
 use portolan_control::endpoint::Endpoint;
 use portolan_control::geo::Whereabouts;
@@ -66,6 +67,8 @@ pub(crate) struct RequestContext {
     pub(crate) pool: Option<PoolId>,
     /// By which health that was chosen.
     pub(crate) basis: Basis,
+    /// What ties it to where its client was before.
+    pub(crate) tie: Tie,
     /// How it came about.
     pub(crate) why: Option<Arc<str>>,
     /// The try under way.
@@ -171,6 +174,7 @@ impl RequestContext {
             route: None,
             pool: None,
             basis: Basis::Health,
+            tie: Tie::Free,
             why: None,
             current: None,
             tries: 0,

@@ -17,10 +17,12 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
+use portolan_control::affinity::SecretKeeper;
 use portolan_control::decide::{Fate, decide};
 use portolan_control::engine::Published;
 use portolan_control::stats::Gauge;
 
+use crate::affinity;
 use crate::choose;
 use crate::client_address::client_address;
 use crate::context::{ConnectionContext, RequestContext, UnderWay};
@@ -44,6 +46,8 @@ const CLIENT_WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs
 pub(crate) struct Edge {
     pub(crate) published: Published,
     pub(crate) recorder: Recorder,
+    /// What affinity cookies are made with.
+    pub(crate) affinity: Arc<SecretKeeper>,
     /// Requests under way: the process ends when there are none.
     pub(crate) under_way: Arc<Gauge>,
 }
@@ -112,7 +116,8 @@ impl Edge {
         if let Some(client) = client {
             ctx.found = snapshot.locate(route, client);
         }
-        match decide(&snapshot, route, client, &ctx.found) {
+        ctx.tie = affinity::tie(&self.affinity, &snapshot, route, request, client);
+        match decide(&snapshot, route, client, &ctx.found, &ctx.tie) {
             Fate::Pool { pool, basis, why } => {
                 ctx.pool = Some(pool);
                 ctx.basis = basis;
@@ -337,6 +342,7 @@ impl ProxyHttp for Edge {
         ctx: &mut RequestContext,
     ) -> Result<()> {
         if response.status == 101 {
+            affinity::answer(&self.affinity, session.req_header(), response, ctx)?;
             if let Some(connection) = &ctx.connection {
                 connection.upgraded.store(true, Ordering::Relaxed);
             }
@@ -350,6 +356,7 @@ impl ProxyHttp for Edge {
         if response.version == http::Version::HTTP_10 {
             response.set_version(http::Version::HTTP_11);
         }
+        affinity::answer(&self.affinity, session.req_header(), response, ctx)?;
         if let Some(route) = Self::route(ctx) {
             forward::edit_response(response, &route.response_headers)?;
             if route.expose {
