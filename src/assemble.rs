@@ -18,6 +18,7 @@ use portolan_control::clock::Clock;
 use portolan_control::configuration::{self, Outcome, Ready, Source};
 use portolan_control::engine::Engine;
 use portolan_control::last_known_good::LastKnownGood;
+use portolan_control::overrides::keeper::OverrideKeeper;
 use portolan_control::reload::{self, Parts, Reloader, Running, Trigger};
 use portolan_control::resolve::NameServers;
 use portolan_control::stats::Totals;
@@ -246,11 +247,14 @@ async fn run(
         chosen.watch,
     ));
     let phase = Phase::default();
+    // Before anybody is served: what was drained before a restart still is.
+    let overrides = OverrideKeeper::start(&plan.process.state_dir, engine.clone(), clock).await?;
     let admin = AdminServer::start(
         admin,
         AdminState {
             published: engine.published().clone(),
             reloader: reloader.clone(),
+            overrides,
             listeners: listeners.clone(),
             phase: phase.clone(),
             clock,

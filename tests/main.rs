@@ -11,6 +11,7 @@
 mod harness;
 
 mod affinity;
+mod drain;
 mod endpoints;
 mod geography;
 mod listeners;

@@ -12,6 +12,7 @@
 //! 3. [`health`] gives an endpoint's verdict, [`pool`] says how much of its traffic a pool can take,
 //!    [`steering`] turns that into shares;
 //! 4. [`snapshot`] is what follows for requests: immutable, published as one;
+//!    [`overrides`] are what operators decided beside the configuration;
 //! 5. [`notice`] tells operators what changed.
 //!
 //! A request reads the snapshot and nothing else: [`geo`] says where its client is, [`decide`] which
@@ -61,6 +62,7 @@ pub mod last_known_good;
 pub mod listeners;
 pub mod metrics;
 pub mod notice;
+pub mod overrides;
 pub mod pool;
 pub mod rehearse;
 pub mod reload;

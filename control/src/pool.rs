@@ -17,8 +17,10 @@ pub struct EndpointView {
     pub live: Arc<Endpoint>,
     /// What is prepared for connections to it.
     pub dial: Dial,
-    /// How much of the pool's traffic it gets.
+    /// How much of the pool's traffic it gets: nothing while it is drained.
     pub weight: u32,
+    /// An operator has drained it: the weight that it has otherwise.
+    pub drained: Option<u32>,
     /// Serves only when no other can.
     pub backup: bool,
     /// The name it was found under, if it was.
@@ -222,6 +224,7 @@ pub(crate) mod tests {
             })),
             dial: Dial::new(()),
             weight,
+            drained: None,
             backup,
             name: None,
             health,

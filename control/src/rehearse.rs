@@ -298,6 +298,7 @@ pub fn pretend(
                 })),
                 dial: Dial::new(()),
                 weight,
+                drained: None,
                 backup,
                 name: None,
                 health,
