@@ -57,6 +57,15 @@ fn endpoint(pool: &str, address: SocketAddr) -> String {
     format!("/pools/{pool}/endpoints/{address}/drain")
 }
 
+/// Waits until an endpoint answers nobody any more.
+async fn idle(portolan: &Portolan, pool: &str, address: SocketAddr) {
+    eventually("those under way are done", async || {
+        let entry = portolan.endpoint(pool, address).await;
+        (entry["in_flight"] == 0).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pools_and_endpoints_are_drained_under_load_and_nothing_is_lost() {
     let a = Origin::start_several("a", 2).await;
@@ -70,6 +79,7 @@ async fn pools_and_endpoints_are_drained_under_load_and_nothing_is_lost() {
     // arrive.
     drain(&portolan, &endpoint("a", a[0].address), "1h").await;
     load.more(50).await;
+    idle(&portolan, "a", a[0].address).await;
     let before = a[0].hits();
     load.more(300).await;
     assert_eq!(a[0].hits(), before, "drained");
@@ -89,6 +99,7 @@ async fn pools_and_endpoints_are_drained_under_load_and_nothing_is_lost() {
 
     drain(&portolan, "/pools/a/drain", "1h").await;
     load.more(50).await;
+    idle(&portolan, "a", a[1].address).await;
     let before = a[1].hits();
     load.more(300).await;
     assert_eq!(a[1].hits(), before, "drained");
@@ -261,6 +272,7 @@ async fn a_drain_survives_reload_and_restart() {
         .await;
     portolan.wait_for_log("the lease of local is over").await;
     assert_eq!(portolan.api("/overrides").await, json!([]));
+    assert_eq!(portolan.api("/audit").await[0]["action"], "lease_ended");
     assert_eq!(portolan.api("/pools/a").await["up"], true);
     portolan.stop().await;
 
@@ -344,6 +356,39 @@ async fn the_command_drains_and_says_what_it_did() {
     .await;
     assert!(done.status.success());
     portolan.wait_for_log("ended by oncall: rebooted").await;
+    let audit = Ask::get("/api/v1/audit")
+        .header("authorization", &format!("Bearer {VIEWER}"))
+        .to(portolan.admin())
+        .await
+        .unwrap()
+        .json();
+    let told: Vec<(&str, &str, &str)> = audit
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            let text = |name: &str| entry[name].as_str().unwrap_or("-");
+            (text("action"), text("pool"), text("reason"))
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("drain", "a", "rack move"),
+            ("drain", "b", "reboot"),
+            ("undrain", "a", "-"),
+            ("undrain", "b", "rebooted"),
+        ]
+    );
+    assert_eq!(audit[2]["before"]["reason"], "rack move");
+    assert_eq!(audit[2]["after"], Value::Null);
+    assert!(
+        audit
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|e| e["by"] == "oncall")
+    );
 
     // What must not be, and what is said wrong.
     for (args, code, words) in [

@@ -3,8 +3,10 @@
 //! Each has an owner, a reason and a lease: it ends by itself. Overrides belong to names (a pool's,
 //! an endpoint's address in it), not to a configuration, so they stay through every reload, also
 //! one that takes their pool away and another that brings it back. This file decides, purely;
-//! [`keeper`] keeps the file in `state_dir`, the lease's time, and tells the engine.
+//! [`keeper`] keeps the file in `state_dir`, the lease's time, and tells the engine; [`audit`]
+//! remembers who did what.
 
+pub mod audit;
 pub mod keeper;
 
 use std::collections::{BTreeMap, BTreeSet};

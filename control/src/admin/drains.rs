@@ -17,6 +17,7 @@ use serde_json::json;
 use super::AdminState;
 use super::guard::Caller;
 use super::reply::Problem;
+use crate::overrides::audit::AuditEntry;
 use crate::overrides::keeper::NotChanged;
 use crate::overrides::{Change, Event, LONGEST_LEASE, Lease, Reason, Subject, USUAL_LEASE};
 use crate::snapshot::Snapshot;
@@ -45,6 +46,18 @@ pub(super) fn entries(state: &AdminState, snapshot: &Snapshot) -> Vec<OverrideEn
 
 pub(super) async fn overrides(State(state): State<AdminState>) -> Json<Vec<OverrideEntry>> {
     Json(entries(&state, &state.published.load()))
+}
+
+pub(super) async fn audit(
+    State(state): State<AdminState>,
+) -> Result<Json<Vec<AuditEntry>>, Problem> {
+    state.overrides.audit().await.map(Json).map_err(|error| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The audit log cannot be read",
+            error.to_string(),
+        )
+    })
 }
 
 pub(super) async fn drain_pool(

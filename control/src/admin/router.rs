@@ -31,6 +31,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/services", get(services))
         .route("/routes", get(routes))
         .route("/overrides", get(drains::overrides))
+        .route("/audit", get(drains::audit))
         // It changes nothing, though its question is too long for a URL.
         .route("/explain", post(explain))
         .fallback(not_found)

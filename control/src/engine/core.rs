@@ -572,7 +572,8 @@ impl Core {
     /// Every pool goes by what is drained now. Whoever drained it is told elsewhere.
     fn set_drains(&mut self, drains: Drains) {
         self.drains = drains;
-        for pool in self.plan.clone().pools.iter() {
+        let plan = self.plan.clone();
+        for pool in &plan.pools {
             let view = self.view(pool);
             self.views[pool.id.index()] = Arc::new(view);
             self.dirty_targets

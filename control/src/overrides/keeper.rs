@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, Notify};
 
+use super::audit::{self, AuditEntry};
 use super::{Change, Event, Overrides};
 use crate::clock::Clock;
 use crate::engine::{Engine, Stopped};
@@ -15,6 +16,7 @@ use crate::notice::Notice;
 use crate::state_file;
 
 const FILE: &str = "overrides.json";
+const AUDIT: &str = "audit.log";
 
 /// Leases are by the calendar, which may be set right: it is looked at this often.
 const LOOK: Duration = Duration::from_secs(30);
@@ -39,6 +41,7 @@ pub enum NotChanged {
 #[derive(Debug)]
 pub struct OverrideKeeper {
     path: PathBuf,
+    audit: PathBuf,
     engine: Engine,
     clock: Clock,
     /// One change at a time.
@@ -62,6 +65,7 @@ impl OverrideKeeper {
         let kept = load(&path);
         let keeper = Arc::new(Self {
             path,
+            audit: state_dir.join(AUDIT),
             engine,
             clock,
             turn: Mutex::new(()),
@@ -82,7 +86,7 @@ impl OverrideKeeper {
                 );
             }
         }
-        say(changes);
+        keeper.tell(changes).await;
         keeper.current.store(Arc::new(overrides));
         tokio::spawn(keeper.clone().end_leases());
         Ok(keeper)
@@ -156,9 +160,43 @@ impl OverrideKeeper {
     ) -> Result<(), Stopped> {
         self.engine.drain(overrides.drained()).await?;
         self.current.store(Arc::new(overrides));
-        say(changes);
+        self.tell(changes).await;
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Tells operators what changed, and those who come later.
+    async fn tell(&self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        let now = self.clock.wall();
+        let entries: Vec<AuditEntry> = changes
+            .iter()
+            .map(|change| AuditEntry::new(change, now))
+            .collect();
+        for change in changes {
+            Notice::Overridden(change).emit();
+        }
+        let path = self.audit.clone();
+        let appended = tokio::task::spawn_blocking(move || audit::append(&path, &entries)).await;
+        if let Err(error) = appended.map_err(io::Error::other).flatten() {
+            tracing::error!(
+                "cannot write the audit log {}: {error}",
+                self.audit.display()
+            );
+        }
+    }
+
+    /// Who overrode what, the last entries, the oldest first.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn audit(&self) -> io::Result<Vec<AuditEntry>> {
+        let path = self.audit.clone();
+        tokio::task::spawn_blocking(move || audit::read(&path))
+            .await
+            .map_err(io::Error::other)?
     }
 
     async fn keep(&self, overrides: &Overrides) -> io::Result<()> {
@@ -173,12 +211,6 @@ impl OverrideKeeper {
         if let Err(error) = self.keep(overrides).await {
             tracing::warn!("cannot keep overrides in {}: {error}", self.path.display());
         }
-    }
-}
-
-fn say(changes: Vec<Change>) {
-    for change in changes {
-        Notice::Overridden(change).emit();
     }
 }
 
