@@ -13,10 +13,12 @@ use portolan_config::diagnostic::{Report, Severity};
 use portolan_config::{Machine, Watch};
 use portolan_control::access_log::AccessLog;
 use portolan_control::admin::{AdminServer, AdminState, Phase};
+use portolan_control::affinity::SecretKeeper;
 use portolan_control::clock::Clock;
 use portolan_control::configuration::{self, Outcome, Ready, Source};
 use portolan_control::engine::Engine;
 use portolan_control::last_known_good::LastKnownGood;
+use portolan_control::overrides::keeper::OverrideKeeper;
 use portolan_control::reload::{self, Parts, Reloader, Running, Trigger};
 use portolan_control::resolve::NameServers;
 use portolan_control::stats::Totals;
@@ -202,6 +204,7 @@ async fn run(
         clock,
         totals.clone(),
         access_log.clone(),
+        Arc::new(SecretKeeper::new(plan.process.state_dir.clone())),
     )
     .context("cannot start the workers")?;
     let listeners = data_plane.listeners();
@@ -245,11 +248,14 @@ async fn run(
         chosen.watch,
     ));
     let phase = Phase::default();
+    // Before anybody is served: what was drained before a restart still is.
+    let overrides = OverrideKeeper::start(&plan.process.state_dir, engine.clone(), clock).await?;
     let admin = AdminServer::start(
         admin,
         AdminState {
             published: engine.published().clone(),
             reloader: reloader.clone(),
+            overrides,
             listeners: listeners.clone(),
             phase: phase.clone(),
             clock,

@@ -4,6 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use portolan_config::leaf::Leaf as _;
+use portolan_config::units::TimeSpan;
+use portolan_control::overrides::Reason;
 
 /// A global traffic manager: one binary at the edge that sends every request to the right cloud.
 #[derive(Debug, Parser)]
@@ -29,6 +32,10 @@ pub(crate) enum Command {
     Status(InstanceArgs),
     /// Pools, their endpoints, and how healthy they are.
     Pools(InstanceArgs),
+    /// Send no new request to a pool or an endpoint, for a while; those under way finish.
+    Drain(DrainArgs),
+    /// End a drain before its time.
+    Undrain(UndrainArgs),
     /// Read the configuration again and apply it, as SIGHUP does.
     Reload(InstanceArgs),
     /// Print the JSON Schema of the configuration file.
@@ -129,6 +136,44 @@ pub(crate) struct ExplainArgs {
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) instance: InstanceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The pool, or one endpoint of it: aws-virginia, or aws-virginia/10.1.0.10:8080
+    #[arg(value_name = "POOL[/ENDPOINT]")]
+    pub(crate) subject: String,
+    /// For how long; then it ends by itself
+    #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = time_span)]
+    pub(crate) lease: TimeSpan,
+    /// Why, for whoever looks at it later
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UndrainArgs {
+    /// The pool, or one endpoint of it, as it was drained
+    #[arg(value_name = "POOL[/ENDPOINT]")]
+    pub(crate) subject: String,
+    /// Why, for the log
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgs,
+}
+
+fn time_span(text: &str) -> Result<TimeSpan, String> {
+    TimeSpan::parse(text).map_err(|wrong| match wrong.help {
+        Some(help) => format!("it {}: {help}", wrong.message),
+        None => format!("it {}", wrong.message),
+    })
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    Reason::new(text).map(|reason| reason.as_str().to_owned())
 }
 
 #[derive(Debug, Args)]

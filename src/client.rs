@@ -59,6 +59,21 @@ impl Instance {
         Ok((status, value))
     }
 
+    /// Makes a change. Its answer.
+    pub(crate) async fn change<T: serde::de::DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<T> {
+        let response = self.send(method, path, Some(body)).await?;
+        let response = succeeded(response).await?;
+        response
+            .json()
+            .await
+            .context("the answer of the admin API cannot be read")
+    }
+
     async fn send(
         &self,
         method: Method,

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod drain;
 mod explain;
 mod instance;
 mod run;
@@ -22,6 +23,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => explain::run(args),
         Command::Status(args) => instance::status(&args),
         Command::Pools(args) => instance::pools(&args),
+        Command::Drain(args) => drain::drain(&args),
+        Command::Undrain(args) => drain::undrain(&args),
         Command::Reload(args) => instance::reload(&args),
         Command::Schema => {
             output::json(&portolan_config::json_schema());

@@ -11,9 +11,11 @@
 mod harness;
 
 mod admin;
+mod affinity;
 mod balancing;
 mod commands;
 mod demo;
+mod drain;
 mod endpoints;
 mod examples;
 mod geography;

@@ -11,17 +11,17 @@ use crate::check::{Definition, Names};
 use crate::decode::Encode;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{
-    AccessLog, Balance, BalanceWord, Document, Endpoint, EndpointPlace, Expect, GeoRule, HashKey,
-    HeaderEdits, Health, HedgeAfter, Listener, PathMatch, Pool, Retry, RetryOn, Route, Target,
-    TargetKind, Test, UpstreamTls, WhenAllDown,
+    AccessLog, Affinity, Balance, BalanceWord, Document, Endpoint, EndpointPlace, Expect, GeoRule,
+    HashKey, HeaderEdits, Health, HedgeAfter, Listener, PathMatch, Pool, Retry, RetryOn, Route,
+    Target, TargetKind, Test, UpstreamTls, WhenAllDown,
 };
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
 use crate::node::{Node, Value};
 use crate::plan::{
-    AccessLogPlan, AdminPlan, AdminTokenPlan, BalancePlan, CertificateFiles, ClientClasses,
-    ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, EndpointPlan, GeoIpPlan,
-    GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitsPlan,
+    AccessLogPlan, AdminPlan, AdminTokenPlan, AffinityPlan, BalancePlan, CertificateFiles,
+    ClientClasses, ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, EndpointPlan,
+    GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitsPlan,
     ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, PathRule, Plan, PoolId,
     PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan, ResolverPlan, RetryPlan, RouteId,
     RoutePlan, RouteTable, ServiceId, ServicePlan, SplitMemberPlan, TargetGraph, TargetId,
@@ -605,6 +605,7 @@ fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> R
                 retry_after: respond.retry_after.value.duration(),
             },
         },
+        affinity: route.affinity.on().and_then(affinity),
         expose: route.expose.value,
         request_headers: header_edits(&route.request_headers),
         response_headers: header_edits(&route.response_headers),
@@ -637,6 +638,15 @@ fn retry(retry: &Retry) -> RetryPlan {
         per_try: retry.per_try.as_ref().map(|time| time.value.duration()),
         budget: retry.budget.value.fraction(),
         max_body: retry.max_body.value.bytes(),
+    }
+}
+
+/// The checks have made sure that it is one of them.
+fn affinity(affinity: &Affinity) -> Option<AffinityPlan> {
+    match (&affinity.cookie, &affinity.header) {
+        (Some(cookie), _) => Some(AffinityPlan::Cookie(cookie.value.shared())),
+        (None, Some(header)) => Some(AffinityPlan::Header(header.value.clone())),
+        (None, None) => affinity.client_ip.as_ref().map(|_| AffinityPlan::ClientIp),
     }
 }
 

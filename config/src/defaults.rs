@@ -6,8 +6,15 @@
 use crate::document::{POOL_DEFAULTS, ROUTE_DEFAULTS};
 use crate::node::{Entry, Node, Value};
 
-/// The keys of a `health` of which only one can stand: the kinds of probes.
-const PROBE_KINDS: [&str; 3] = ["http", "tcp", "grpc"];
+/// The keys of a mapping of which only one can stand: whoever writes one does not want the other.
+fn alternatives(key: &str) -> &'static [&'static str] {
+    match key {
+        // The kinds of probes.
+        "health" => &["http", "tcp", "grpc"],
+        "affinity" => &["cookie", "header", "client_ip"],
+        _ => &[],
+    }
+}
 
 /// Adds what is inherited to every pool and route of the tree.
 pub(crate) fn inherit(root: &mut Node) {
@@ -54,14 +61,14 @@ fn overlay(own: &mut Node, default: &Node, key: &str) {
     let (Value::Map(own), Value::Map(default)) = (&mut own.value, &default.value) else {
         return;
     };
-    let has_kind = key == "health"
-        && own
-            .iter()
-            .any(|e| PROBE_KINDS.contains(&e.key.value.as_str()));
+    let kinds = alternatives(key);
+    let has_kind = own
+        .iter()
+        .any(|entry| kinds.contains(&entry.key.value.as_str()));
     for entry in default {
         let name = entry.key.value.as_str();
-        let skip = own.iter().any(|there| there.key.value == name)
-            || (has_kind && PROBE_KINDS.contains(&name));
+        let skip =
+            own.iter().any(|there| there.key.value == name) || (has_kind && kinds.contains(&name));
         if !skip {
             own.push(inherited_entry(name, &entry.value));
         }

@@ -26,7 +26,7 @@ pub use pool::{
 };
 pub use retry::{Hedge, HedgeAfter, Retry, RetryOn};
 pub use route::{
-    HeaderEdits, PathMatch, PathMatchLong, PathPattern, Respond, Rewrite, Route, UrlPath,
+    Affinity, HeaderEdits, PathMatch, PathMatchLong, PathPattern, Respond, Rewrite, Route, UrlPath,
     WhenAllDown, WhenAllDownLong, WhenAllDownWord,
 };
 pub use target::{GeoRule, IfDown, SplitMember, Target, TargetKind};
@@ -118,6 +118,8 @@ document! {
         pub hedge: Option<Hedge>,
         /// For every route: see the route's `when_all_down`.
         pub when_all_down: Option<WhenAllDown>,
+        /// For every route: see the route's `affinity`.
+        pub affinity: Option<Switch<Affinity>>,
         /// For every route: see the route's `expose`.
         pub expose: Option<At<bool>>,
         /// For every route: see the route's `request_headers`.
@@ -125,7 +127,7 @@ document! {
         /// For every route: see the route's `response_headers`.
         pub response_headers: Option<HeaderEdits>,
     }
-    not_yet { "outlier" unless "off", "slow_start", "affinity" }
+    not_yet { "outlier" unless "off", "slow_start" }
 }
 
 /// The keys of `defaults` that pools inherit; all others are for routes.
@@ -146,6 +148,7 @@ pub(crate) const ROUTE_DEFAULTS: &[&str] = &[
     "timeout",
     "hedge",
     "when_all_down",
+    "affinity",
     "expose",
     "request_headers",
     "response_headers",

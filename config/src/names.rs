@@ -72,6 +72,40 @@ impl Leaf for Name {
     }
 }
 
+/// The name of a cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieName(Arc<str>);
+
+impl CookieName {
+    /// The shared text.
+    pub fn shared(&self) -> Arc<str> {
+        self.0.clone()
+    }
+}
+
+impl Leaf for CookieName {
+    fn parse(text: &str) -> Result<Self, LeafError> {
+        // A token (RFC 6265, section 4.1.1; RFC 9110, section 5.6.2).
+        let part = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if text.is_empty() || !text.bytes().all(part) {
+            return Err(LeafError::bad("is not a cookie's name")
+                .help("write letters, digits, `-`, `_` and `.`"));
+        }
+        if text.len() > LONGEST {
+            return Err(LeafError::bad("is longer than 64 characters"));
+        }
+        Ok(Self(text.into()))
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "minLength": 1, "maxLength": 64 })
+    }
+}
+
 /// What hosts a route answers to: `api.example.com`, or `*.example.com` for everything below it.
 ///
 /// Kept in lower case, without a trailing dot and without a port, which is how requests are

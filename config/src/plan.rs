@@ -17,7 +17,8 @@ pub use pool::{
     TimeoutsPlan, UpstreamTlsPlan,
 };
 pub use route::{
-    ClientFacts, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, RetryPlan, RoutePlan, WhenAllDownPlan,
+    AffinityPlan, ClientFacts, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, RetryPlan, RoutePlan,
+    WhenAllDownPlan,
 };
 pub(crate) use route_table::{Conditions, PathRule};
 pub use route_table::{RequestHead, RouteTable, normal_host};

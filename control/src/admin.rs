@@ -1,8 +1,10 @@
 //! The admin API: what runs, for operators and their tools.
 //!
-//! Handlers read the published snapshot and ask the [`Reloader`]; they decide nothing themselves.
+//! Handlers read the published snapshot and ask the [`Reloader`] and the [`OverrideKeeper`]; they
+//! decide nothing themselves.
 //! Errors are problem+json (RFC 9457).
 
+mod drains;
 mod guard;
 mod reply;
 mod router;
@@ -18,6 +20,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::engine::Published;
 use crate::listeners::Listeners;
+use crate::overrides::keeper::OverrideKeeper;
 use crate::reload::Reloader;
 
 pub use router::router;
@@ -59,6 +62,8 @@ pub struct AdminState {
     pub published: Published,
     /// What runs, and how to replace it.
     pub reloader: Arc<Reloader>,
+    /// What operators have overridden, and how they do.
+    pub overrides: Arc<OverrideKeeper>,
     /// The listeners.
     pub listeners: Arc<dyn Listeners>,
     /// Where the process is in its life.

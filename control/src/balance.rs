@@ -6,6 +6,7 @@
 use portolan_config::plan::BalancePlan;
 use smallvec::SmallVec;
 
+use crate::affinity::bid;
 use crate::clock::Tick;
 use crate::endpoint::Endpoint;
 use crate::pool::EndpointView;
@@ -132,6 +133,29 @@ impl Selector {
         Some(usize::from(chosen.endpoint))
     }
 
+    /// Whether an endpoint, by its index, is among them.
+    pub fn contains(&self, endpoint: usize) -> bool {
+        self.members
+            .iter()
+            .any(|member| usize::from(member.endpoint) == endpoint)
+    }
+
+    /// The index of the endpoint where a key is at home, whatever load it has: of those that are
+    /// not excluded, the one that bids most for it.
+    pub fn home(&self, key: u64, endpoints: &[EndpointView], excluded: &[usize]) -> Option<usize> {
+        let offers = self
+            .members
+            .iter()
+            .filter(|member| !excluded.contains(&usize::from(member.endpoint)))
+            .map(|member| {
+                let seed = live(endpoints, member).seed;
+                (bid(key, seed, f64::from(member.weight)), member.endpoint)
+            });
+        offers
+            .max_by(|(a, _), (b, _)| a.total_cmp(b))
+            .map(|(_, endpoint)| usize::from(endpoint))
+    }
+
     /// The same without some members.
     fn without(&self, excluded: &[usize]) -> Self {
         let rest = self
@@ -194,7 +218,7 @@ impl Selector {
         let mut best_of_all: Option<(f64, &Member)> = None;
         for member in members {
             let endpoint = live(endpoints, member);
-            let bid = bid(hash, endpoint.seed, member.weight);
+            let bid = bid(hash, endpoint.seed, f64::from(member.weight));
             if best_of_all.is_none_or(|(highest, _)| bid > highest) {
                 best_of_all = Some((bid, member));
             }
@@ -208,17 +232,6 @@ impl Selector {
         best.or(best_of_all)
             .map_or(&members[0], |(_, member)| member)
     }
-}
-
-/// −weight ÷ ln(uniform): the weighted form of rendezvous hashing (Wang, Ravishankar).
-fn bid(hash: u64, seed: u64, weight: u32) -> f64 {
-    // SplitMix64's finaliser: every bit of both inputs reaches every bit of the outcome.
-    let mut x = hash ^ seed;
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^= x >> 31;
-    let uniform = ((x >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    f64::from(weight) / -uniform.ln()
 }
 
 fn live<'a>(endpoints: &'a [EndpointView], member: &Member) -> &'a Endpoint {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use portolan_config::plan::{PoolId, RoutePlan, WhenAllDownPlan};
 
+use crate::affinity::Tie;
 use crate::geo::Whereabouts;
 use crate::snapshot::{ClassTables, Snapshot};
 use crate::steering::{Basis, Draw};
@@ -36,14 +37,19 @@ pub enum Fate {
     Nobody,
 }
 
-/// The fate of a request of this route from this client.
+/// The fate of a request of this route from this client, who may be tied to a place.
 pub fn decide(
     snapshot: &Snapshot,
     route: &RoutePlan,
     client: Option<IpAddr>,
     found: &Whereabouts,
+    tie: &Tie,
 ) -> Fate {
     let tables = snapshot.tables_for(route.target, client, found);
+    if let Some(fate) = tie.fate(snapshot, tables.tables(), route.when_all_down) {
+        return fate;
+    }
+    // Only now: those who stay leave the draws to those who come.
     let draw = snapshot.routes[route.id.index()]
         .sequence(tables.rule())
         .draw();
@@ -57,10 +63,12 @@ pub fn decide_again(
     client: Option<IpAddr>,
     found: &Whereabouts,
     failed: &[PoolId],
+    tie: &Tie,
     draw: Draw,
 ) -> Fate {
     let tables = snapshot.tables_without(route.target, client, found, failed);
-    fate(&tables, route.when_all_down, draw)
+    tie.fate(snapshot, &tables, route.when_all_down)
+        .unwrap_or_else(|| fate(&tables, route.when_all_down, draw))
 }
 
 /// What a draw from these tables means.

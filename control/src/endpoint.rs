@@ -6,11 +6,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use portolan_config::names::Name;
 
+use crate::affinity::seed_of_address;
 use crate::clock::Tick;
 use crate::silence::Silence;
 use crate::stats::ByOutcome;
@@ -40,6 +42,8 @@ pub struct Endpoint {
     pub key: EndpointKey,
     /// A number made of its address, for hashing requests to endpoints.
     pub seed: u64,
+    /// Its number in affinity cookies, once somebody asked.
+    pub(crate) tag: OnceLock<u128>,
     in_flight: AtomicU32,
     requests: AtomicU64,
     /// Time to response headers of requests, smoothed.
@@ -59,12 +63,10 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint of which nothing is known.
     pub fn new(key: EndpointKey) -> Self {
-        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-        let mut hasher = DefaultHasher::new();
-        key.address.hash(&mut hasher);
         Self {
+            seed: seed_of_address(key.address),
             key,
-            seed: hasher.finish(),
+            tag: OnceLock::new(),
             in_flight: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             traffic: Average::default(),

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::dial::Dialer;
 use crate::endpoint::EndpointKey;
 use crate::geo::Locator;
+use crate::overrides::Drains;
 use crate::resolve::Resolve;
 use crate::snapshot::Snapshot;
 
@@ -151,6 +152,14 @@ impl Engine {
     /// When the loop has ended.
     pub async fn relocate(&self, locator: Arc<Locator>) -> Result<u64, Stopped> {
         self.tell(Event::LocatorChanged(locator)).await
+    }
+
+    /// Sets what operators have drained. Returns when requests go by it.
+    ///
+    /// # Errors
+    /// When the loop has ended.
+    pub async fn drain(&self, drains: Drains) -> Result<u64, Stopped> {
+        self.tell(Event::DrainsChanged(drains)).await
     }
 
     /// Waits until every pool is judged, but no longer than this.

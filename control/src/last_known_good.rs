@@ -3,11 +3,13 @@
 //! The texts are kept as written, with their `${…}` references and not what they stand for, so that
 //! no secret is copied; certificates and databases are read again from where they were.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use portolan_config::SavedSource;
 use serde::{Deserialize, Serialize};
+
+use crate::state_file;
 
 const FILE: &str = "last-known-good.json";
 
@@ -42,20 +44,8 @@ impl LastKnownGood {
     /// # Errors
     /// When the folder cannot be written.
     pub fn save(&self, state_dir: &Path) -> io::Result<()> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        std::fs::create_dir_all(state_dir)?;
-        let path = Self::path(state_dir);
-        let new = path.with_extension("json.new");
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
         let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new, &path)
+        state_file::replace(&Self::path(state_dir), text.as_bytes())
     }
 }
 

@@ -12,10 +12,11 @@
 //! 3. [`health`] gives an endpoint's verdict, [`pool`] says how much of its traffic a pool can take,
 //!    [`steering`] turns that into shares;
 //! 4. [`snapshot`] is what follows for requests: immutable, published as one;
+//!    [`overrides`] are what operators decided beside the configuration;
 //! 5. [`notice`] tells operators what changed.
 //!
 //! A request reads the snapshot and nothing else: [`geo`] says where its client is, [`decide`] which
-//! pool gets it, [`balance`] which endpoint there; what it was is counted in [`stats`] and in its
+//! pool gets it ([`affinity`]: where its client was before), [`balance`] which endpoint there; what it was is counted in [`stats`] and in its
 //! [`endpoint`], and written by [`access_log`]. [`metrics`] and [`status`] show what was counted,
 //! [`rehearse`] tells what would become of a request that nobody has sent.
 //!
@@ -47,6 +48,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod affinity;
 pub mod balance;
 pub mod clock;
 pub mod configuration;
@@ -60,6 +62,7 @@ pub mod last_known_good;
 pub mod listeners;
 pub mod metrics;
 pub mod notice;
+pub mod overrides;
 pub mod pool;
 pub mod rehearse;
 pub mod reload;
@@ -67,6 +70,7 @@ pub mod resolve;
 pub mod retry;
 pub mod silence;
 pub mod snapshot;
+mod state_file;
 pub mod stats;
 pub mod status;
 pub mod steering;

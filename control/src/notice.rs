@@ -7,6 +7,7 @@ use portolan_config::names::Name;
 
 use crate::endpoint::EndpointKey;
 use crate::health::{Because, Verdict};
+use crate::overrides;
 
 /// Something an operator wants to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub enum Notice {
         /// Why.
         error: String,
     },
+    /// An operator overrides the configuration, or does so no longer.
+    Overridden(overrides::Change),
 }
 
 impl Notice {
@@ -100,6 +103,7 @@ impl fmt::Display for Notice {
             Self::NameFailed { host, error } => {
                 write!(f, "cannot resolve {host}: {error}; the last answer stays")
             }
+            Self::Overridden(change) => change.fmt(f),
         }
     }
 }

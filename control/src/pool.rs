@@ -17,8 +17,10 @@ pub struct EndpointView {
     pub live: Arc<Endpoint>,
     /// What is prepared for connections to it.
     pub dial: Dial,
-    /// How much of the pool's traffic it gets.
+    /// How much of the pool's traffic it gets: nothing while it is drained.
     pub weight: u32,
+    /// An operator has drained it: the weight that it has otherwise.
+    pub drained: Option<u32>,
     /// Serves only when no other can.
     pub backup: bool,
     /// The name it was found under, if it was.
@@ -103,11 +105,27 @@ impl PoolView {
 
     /// The index of the endpoint that gets a request sent here on this basis.
     pub fn pick(&self, basis: Basis, wish: &mut Wish<'_>) -> Option<usize> {
-        let selector = match basis {
+        let selector = self.selector(basis);
+        selector.pick(&self.plan.balance, &self.endpoints, &self.turns, wish)
+    }
+
+    /// Whether an endpoint, by its index, can get requests sent here on this basis.
+    pub fn serves(&self, basis: Basis, endpoint: usize) -> bool {
+        self.selector(basis).contains(endpoint)
+    }
+
+    /// The index of the endpoint where a client's key is at home, of those that can get requests
+    /// sent here on this basis.
+    pub fn home(&self, basis: Basis, key: u64, excluded: &[usize]) -> Option<usize> {
+        let selector = self.selector(basis);
+        selector.home(key, &self.endpoints, excluded)
+    }
+
+    fn selector(&self, basis: Basis) -> &Selector {
+        match basis {
             Basis::Health | Basis::HealthyEndpoints => &self.serving,
             Basis::EveryEndpoint => &self.everyone,
-        };
-        selector.pick(&self.plan.balance, &self.endpoints, &self.turns, wish)
+        }
     }
 
     /// Whether it could serve if every endpoint were healthy.
@@ -207,6 +225,7 @@ pub(crate) mod tests {
             })),
             dial: Dial::new(()),
             weight,
+            drained: None,
             backup,
             name: None,
             health,

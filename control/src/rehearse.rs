@@ -7,12 +7,14 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use portolan_config::diagnostic::{Code, Diagnostic};
 use portolan_config::plan::{
-    EndpointPlan, LocationId, Plan, PoolId, PoolPlan, RequestHead, RoutePlan, TestPlan,
-    WhenAllDownPlan, normal_host,
+    AffinityPlan, EndpointPlan, LocationId, Plan, PoolId, PoolPlan, RequestHead, RoutePlan,
+    TestPlan, WhenAllDownPlan, normal_host,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::affinity::Tie;
 use crate::clock::Tick;
+use crate::decide::Fate;
 use crate::dial::Dial;
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::geo::{Locator, Whereabouts};
@@ -116,6 +118,20 @@ pub struct Explanation {
     pub refused: f64,
     /// The status that Portolan would answer with itself, if no pool could get it.
     pub status: Option<u16>,
+    /// What keeps its client where it is, if the route has affinity.
+    #[serde(default)]
+    pub affinity: Option<Affinity>,
+}
+
+/// What keeps a client where it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Affinity {
+    /// What the client is known by: `cookie portolan`, `header x-session` or `client_ip`.
+    pub by: String,
+    /// The pool where it is at home, if the request says enough.
+    pub pool: Option<Arc<str>>,
+    /// The endpoint there, if its address is known.
+    pub endpoint: Option<String>,
 }
 
 /// A pool that could get a request.
@@ -147,11 +163,49 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
             pools: Vec::new(),
             refused: 1.0,
             status: Some(404),
+            affinity: None,
         };
     };
     let found = whereabouts(snapshot, route, question);
     let tables = snapshot.tables_without(route.target, question.client, &found, &[]);
-    explained(snapshot, route, &found, &tables)
+    let mut explanation = explained(snapshot, route, &found, &tables);
+    explanation.affinity = affinity(snapshot, route, question, &tables);
+    explanation
+}
+
+/// Where the client of a question is at home. Cookies are only understood where they are made.
+fn affinity(
+    snapshot: &Snapshot,
+    route: &RoutePlan,
+    question: &Question<'_>,
+    tables: &ClassTables,
+) -> Option<Affinity> {
+    let by = match route.affinity.as_ref()? {
+        AffinityPlan::Cookie(name) => format!("cookie {name}"),
+        AffinityPlan::Header(name) => format!("header {name}"),
+        AffinityPlan::ClientIp => "client_ip".to_owned(),
+    };
+    let tie = Tie::of(snapshot, route, question.headers, question.client, || None);
+    let Some(Fate::Pool { pool, basis, .. }) = tie.fate(snapshot, tables, route.when_all_down)
+    else {
+        return Some(Affinity {
+            by,
+            pool: None,
+            endpoint: None,
+        });
+    };
+    let view = &snapshot.pools[pool.index()];
+    let address = tie
+        .endpoint(view, basis, &[])
+        .map(|at| view.endpoints[at].live.key.address);
+    Some(Affinity {
+        by,
+        pool: Some(view.plan.name.shared()),
+        endpoint: address
+            // A name that nobody was asked for.
+            .filter(|address| !address.ip().is_unspecified())
+            .map(|address| address.to_string()),
+    })
 }
 
 fn whereabouts(snapshot: &Snapshot, route: &RoutePlan, question: &Question<'_>) -> Whereabouts {
@@ -202,6 +256,7 @@ fn explained(
         refused: table.refused,
         status: own.or_else(|| pools.is_empty().then_some(503)),
         pools,
+        affinity: None,
     }
 }
 
@@ -243,6 +298,7 @@ pub fn pretend(
                 })),
                 dial: Dial::new(()),
                 weight,
+                drained: None,
                 backup,
                 name: None,
                 health,

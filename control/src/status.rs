@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::Verdict;
 use crate::listeners::ListenerStatus;
+use crate::overrides::{Lease, Overrides, Subject};
 use crate::pool::PoolView;
 use crate::reload::{LastAttempt, Reloaded, Running};
 use crate::snapshot::Snapshot;
@@ -33,6 +34,76 @@ pub struct Status {
     pub requests: RequestTotals,
     /// Pools that can serve, and all.
     pub pools: PoolTotals,
+    /// What operators have overridden.
+    #[serde(default)]
+    pub overrides: Vec<OverrideEntry>,
+}
+
+/// One entry of `/api/v1/overrides`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OverrideEntry {
+    /// `drain`.
+    pub kind: String,
+    /// The pool.
+    pub pool: String,
+    /// The endpoint; none for the pool as a whole.
+    pub endpoint: Option<String>,
+    /// Whose token it was, or `local` where no tokens are needed.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// Until when, in seconds since 1970.
+    pub until: u64,
+    /// How long it has still to run, in seconds.
+    pub remaining_seconds: f64,
+    /// The running configuration has no such pool or endpoint: nothing is overridden for now.
+    pub idle: bool,
+}
+
+impl OverrideEntry {
+    /// A drain at `now`, since 1970.
+    pub fn drain(
+        subject: &Subject,
+        lease: &Lease,
+        snapshot: &Snapshot,
+        now: std::time::Duration,
+    ) -> Self {
+        Self {
+            kind: "drain".to_owned(),
+            pool: subject.pool.to_string(),
+            endpoint: subject.endpoint.map(|address| address.to_string()),
+            by: lease.by.to_string(),
+            reason: lease.reason.as_str().to_owned(),
+            since: lease.since.as_secs(),
+            until: lease.until.as_secs(),
+            remaining_seconds: lease.until.saturating_sub(now).as_secs_f64(),
+            idle: !exists(snapshot, subject),
+        }
+    }
+
+    /// Everything that is overridden at `now`, since 1970.
+    pub fn all(overrides: &Overrides, snapshot: &Snapshot, now: std::time::Duration) -> Vec<Self> {
+        overrides
+            .drains()
+            .map(|(subject, lease)| Self::drain(subject, lease, snapshot, now))
+            .collect()
+    }
+}
+
+/// Whether a snapshot has this pool, or this endpoint.
+pub fn exists(snapshot: &Snapshot, subject: &Subject) -> bool {
+    let pool = snapshot
+        .pools
+        .iter()
+        .find(|view| view.plan.name == subject.pool);
+    pool.is_some_and(|view| {
+        subject.endpoint.is_none_or(|address| {
+            let mut endpoints = view.endpoints.iter();
+            endpoints.any(|endpoint| endpoint.live.key.address == address)
+        })
+    })
 }
 
 /// The running configuration.
@@ -120,8 +191,11 @@ pub struct PoolEntry {
     pub up: bool,
     /// How much of its traffic it can take: 0 to 1.
     pub availability: f64,
-    /// Whether it is drained.
+    /// Whether it is drained, by the configuration or by an operator.
     pub drained: bool,
+    /// Which operator has drained it, why and until when.
+    #[serde(default)]
+    pub drain: Option<OverrideEntry>,
     /// Healthy endpoints of those that count.
     pub healthy: usize,
     /// Endpoints that count.
@@ -143,6 +217,9 @@ pub struct EndpointEntry {
     pub weight: u32,
     /// Whether it only serves when no other can.
     pub backup: bool,
+    /// Who has drained it, why and until when.
+    #[serde(default)]
+    pub drain: Option<OverrideEntry>,
     /// `unknown`, `healthy` or `unhealthy`.
     pub health: String,
     /// Why.
@@ -306,6 +383,7 @@ impl PoolEntry {
             up: pool.availability > 0.0,
             availability: pool.availability,
             drained: pool.plan.drain,
+            drain: None,
             healthy: pool.healthy,
             counted: pool.counted,
             in_flight: pool.in_flight(),
@@ -315,8 +393,9 @@ impl PoolEntry {
                 .map(|endpoint| EndpointEntry {
                     address: endpoint.live.key.address.to_string(),
                     name: endpoint.name.as_deref().map(str::to_owned),
-                    weight: endpoint.weight,
+                    weight: endpoint.drained.unwrap_or(endpoint.weight),
                     backup: endpoint.backup,
+                    drain: None,
                     health: endpoint.health.verdict.as_str().to_owned(),
                     because: endpoint.health.because.to_string(),
                     for_seconds: now.since(endpoint.health.since).as_secs_f64(),
@@ -328,6 +407,25 @@ impl PoolEntry {
                 })
                 .collect(),
         }
+    }
+
+    /// Says who has drained it and its endpoints.
+    #[must_use]
+    pub fn with_overrides(mut self, overrides: &[OverrideEntry]) -> Self {
+        for entry in overrides.iter().filter(|entry| entry.pool == self.name) {
+            let slot = match &entry.endpoint {
+                None => Some(&mut self.drain),
+                Some(address) => self
+                    .endpoints
+                    .iter_mut()
+                    .find(|endpoint| endpoint.address == *address)
+                    .map(|endpoint| &mut endpoint.drain),
+            };
+            if let Some(slot) = slot {
+                *slot = Some(entry.clone());
+            }
+        }
+        self
     }
 
     /// How many endpoints have this verdict.

@@ -3,11 +3,11 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 
-use http::header;
 use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{BalancePlan, HashProperty, PoolId, PoolPlan};
+use portolan_control::affinity::cookie;
 use portolan_control::balance::Wish;
 use portolan_control::clock::Tick;
 use portolan_control::decide::{Fate, decide_again};
@@ -140,15 +140,16 @@ fn pick(ctx: &RequestContext, pool: PoolId, request: &RequestHeader, now: Tick) 
     let mut suspect = None;
     fastrand_scope(|random| {
         loop {
-            let picked = view.pick(
-                ctx.basis,
-                &mut Wish {
+            let tied = ctx.tie.endpoint(view, ctx.basis, &excluded);
+            let picked = tied.or_else(|| {
+                let mut wish = Wish {
                     hash,
                     excluded: &excluded,
                     random,
                     now,
-                },
-            );
+                };
+                view.pick(ctx.basis, &mut wish)
+            });
             let Some(endpoint) = picked else {
                 return suspect.map_or(Pick::Nobody, Pick::Suspect);
             };
@@ -174,7 +175,10 @@ fn cross_over(ctx: &mut RequestContext, from: PoolId) -> Option<PoolId> {
         ctx.failed.push((from, usize::MAX));
     }
     let draw = Draw(fastrand::u64(..));
-    match decide_again(&snapshot, route, ctx.client, &ctx.found, &failed, draw) {
+    let again = decide_again(
+        &snapshot, route, ctx.client, &ctx.found, &failed, &ctx.tie, draw,
+    );
+    match again {
         Fate::Pool { pool, basis, why } if !failed.contains(&pool) => {
             ctx.pool = Some(pool);
             ctx.basis = basis;
@@ -245,35 +249,7 @@ fn hash_of(pool: &PoolPlan, request: &RequestHeader, client: Option<IpAddr>) -> 
         HashProperty::ClientIp => client?.hash(&mut hasher),
         HashProperty::Path => request.uri.path().hash(&mut hasher),
         HashProperty::Header(name) => request.headers.get(name)?.as_bytes().hash(&mut hasher),
-        HashProperty::Cookie(name) => cookie(request, name)?.hash(&mut hasher),
+        HashProperty::Cookie(name) => cookie(&request.headers, name)?.hash(&mut hasher),
     }
     Some(hasher.finish())
-}
-
-/// A cookie's value.
-fn cookie<'a>(request: &'a RequestHeader, name: &str) -> Option<&'a str> {
-    request
-        .headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cookies_are_found_among_others() {
-        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        request.append_header("cookie", "a=1; session=xyz").unwrap();
-        request.append_header("cookie", "b=2").unwrap();
-        assert_eq!(cookie(&request, "session"), Some("xyz"));
-        assert_eq!(cookie(&request, "b"), Some("2"));
-        assert_eq!(cookie(&request, "sess"), None);
-    }
 }

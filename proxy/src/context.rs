@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use portolan_certs::CertificateStore;
 use portolan_config::plan::{PoolId, RouteId, RoutePlan};
+use portolan_control::affinity::Tie;
 use portolan_control::clock::Tick;
 use portolan_control::endpoint::Endpoint;
 use portolan_control::engine::Alarm;
@@ -70,6 +71,8 @@ pub(crate) struct RequestContext {
     pub(crate) pool: Option<PoolId>,
     /// By which health that was chosen.
     pub(crate) basis: Basis,
+    /// What ties it to where its client was before.
+    pub(crate) tie: Tie,
     /// How it came about.
     pub(crate) why: Option<Arc<str>>,
     /// The try under way.
@@ -236,6 +239,7 @@ impl RequestContext {
             route: None,
             pool: None,
             basis: Basis::Health,
+            tie: Tie::Free,
             why: None,
             current: None,
             tries: 0,

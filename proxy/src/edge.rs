@@ -17,11 +17,13 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
+use portolan_control::affinity::SecretKeeper;
 use portolan_control::decide::{Fate, decide};
 use portolan_control::engine::{Alarm, Published};
 use portolan_control::retry::{self, Fault, Sent};
 use portolan_control::stats::{Gauge, TryOutcome};
 
+use crate::affinity;
 use crate::choose;
 use crate::client_address::client_address;
 use crate::context::{ConnectionContext, RequestContext, UnderWay};
@@ -49,6 +51,8 @@ pub(crate) struct Edge {
     /// Connections to endpoints for direct exchanges.
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) recorder: Recorder,
+    /// What affinity cookies are made with.
+    pub(crate) affinity: Arc<SecretKeeper>,
     /// Requests under way: the process ends when there are none.
     pub(crate) under_way: Arc<Gauge>,
 }
@@ -117,7 +121,8 @@ impl Edge {
         if let Some(client) = client {
             ctx.found = snapshot.locate(route, client);
         }
-        match decide(&snapshot, route, client, &ctx.found) {
+        ctx.tie = affinity::tie(&self.affinity, &snapshot, route, request, client);
+        match decide(&snapshot, route, client, &ctx.found, &ctx.tie) {
             Fate::Pool { pool, basis, why } => {
                 ctx.pool = Some(pool);
                 ctx.basis = basis;
@@ -141,6 +146,7 @@ impl Edge {
         ctx: &mut RequestContext,
     ) -> Result<()> {
         if response.status == 101 {
+            affinity::answer(&self.affinity, session.req_header(), response, ctx)?;
             if let Some(connection) = &ctx.connection {
                 connection.upgraded.store(true, Ordering::Relaxed);
             }
@@ -154,6 +160,7 @@ impl Edge {
         if response.version == http::Version::HTTP_10 {
             response.set_version(http::Version::HTTP_11);
         }
+        affinity::answer(&self.affinity, session.req_header(), response, ctx)?;
         if let Some(route) = Self::route(ctx) {
             forward::edit_response(response, &route.response_headers)?;
             if route.expose {

@@ -6,7 +6,7 @@
 //!    refuses what must not pass;
 //! 2. [`edge`] is called by the engine for every phase, with what is known in [`context`];
 //! 3. [`guard`] checks it, [`client_address`] says who asks, the control plane's `decide` says where
-//!    it goes;
+//!    it goes; [`affinity`] ties it to where its client was before;
 //! 4. [`choose`] finds the endpoint of each try, [`peer`] says how to connect to it;
 //! 5. [`forward`] changes headers both ways, [`expose`] tells the client how it was steered;
 //! 6. [`fault`], [`refusal`] and [`reply`] answer what cannot be served;
@@ -15,6 +15,7 @@
 //! [`probe`] asks endpoints whether they serve, for the control plane. This is the only crate that
 //! names the engine.
 
+mod affinity;
 mod choose;
 mod client_address;
 mod connection;

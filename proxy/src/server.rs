@@ -7,6 +7,7 @@ use std::time::Duration;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use portolan_control::access_log::AccessLog;
+use portolan_control::affinity::SecretKeeper;
 use portolan_control::clock::Clock;
 use portolan_control::engine::{Alarm, Published};
 use portolan_control::listeners::Listeners;
@@ -47,6 +48,7 @@ impl DataPlane {
         clock: Clock,
         totals: Arc<Totals>,
         access_log: AccessLog,
+        affinity: Arc<SecretKeeper>,
     ) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(workers)
@@ -64,6 +66,7 @@ impl DataPlane {
             alarm,
             upstream: Arc::new(Upstream::new(KEPT_CONNECTIONS)),
             recorder: recorder.clone(),
+            affinity,
             under_way: under_way.clone(),
         };
         let service = crate::listener::Service {

@@ -99,6 +99,17 @@ fn words(explanation: &Explanation) -> String {
     if let Some(system) = explanation.system {
         rows.push(vec!["system".to_owned(), format!("AS{system}")]);
     }
+    if let Some(affinity) = &explanation.affinity {
+        let home = match (&affinity.pool, &affinity.endpoint) {
+            (Some(pool), Some(endpoint)) => format!(": {pool}, {endpoint}"),
+            (Some(pool), None) => format!(": {pool}"),
+            (None, _) => String::new(),
+        };
+        rows.push(vec![
+            "affinity".to_owned(),
+            format!("by {}{home}", affinity.by),
+        ]);
+    }
     let mut out = output::table(&rows);
     if let Some(status) = explanation.status {
         out.push_str(&format!("answered by Portolan itself: {status}\n"));

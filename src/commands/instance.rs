@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use portolan_control::status::{PoolEntry, Status};
+use portolan_control::status::{OverrideEntry, PoolEntry, Status};
 use serde_json::Value;
 
 use crate::cli::InstanceArgs;
@@ -122,6 +122,9 @@ fn status_words(status: &Status) -> String {
         requests.push_str(&format!(", {count} of them {class}"));
     }
     rows.push(row("requests", requests));
+    for entry in &status.overrides {
+        rows.push(row("override", override_words(entry)));
+    }
     for warning in &status.warnings {
         rows.push(row("warning", warning.clone()));
     }
@@ -149,29 +152,63 @@ fn pools_words(pools: &[PoolEntry]) -> String {
             (false, true) => "up",
             (false, false) => "down",
         };
-        rows.push(vec![
+        let mut cells = vec![
             pool.name.clone(),
             String::new(),
             format!("{state} {:.0}%", pool.availability * 100.0),
             String::new(),
             pool.in_flight.to_string(),
-        ]);
+        ];
+        if let Some(drain) = &pool.drain {
+            cells.resize(header.len() - 1, String::new());
+            cells.push(lease_words(drain));
+        }
+        rows.push(cells);
         for endpoint in &pool.endpoints {
             let backup = if endpoint.backup { " (backup)" } else { "" };
+            let (health, why) = match &endpoint.drain {
+                Some(drain) => ("drained".to_owned(), lease_words(drain)),
+                None => (endpoint.health.clone(), endpoint.because.clone()),
+            };
             rows.push(vec![
                 String::new(),
                 format!("{}{backup}", endpoint.address),
-                endpoint.health.clone(),
+                health,
                 span(endpoint.for_seconds as u64),
                 endpoint.in_flight.to_string(),
                 endpoint.requests.to_string(),
                 milliseconds(endpoint.latency_ms),
                 milliseconds(endpoint.probe_ms),
-                endpoint.because.clone(),
+                why,
             ]);
         }
     }
     output::table(&rows)
+}
+
+/// An override in a line.
+pub(super) fn override_words(entry: &OverrideEntry) -> String {
+    let what = match &entry.endpoint {
+        None => format!("pool {}", entry.pool),
+        Some(address) => format!("endpoint {}/{address}", entry.pool),
+    };
+    let idle = if entry.idle {
+        ", idle: there is none now"
+    } else {
+        ""
+    };
+    format!("{what} is {}{idle}", lease_words(entry))
+}
+
+/// Who, why, and for how long.
+fn lease_words(entry: &OverrideEntry) -> String {
+    format!(
+        "drained until {} ({}) by {}: {}",
+        time(entry.until),
+        span(entry.remaining_seconds.ceil() as u64),
+        entry.by,
+        entry.reason
+    )
 }
 
 /// A moment, by the calendar.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use http::HeaderName;
 
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::{Document, HeaderEdits, HedgeAfter, PathMatch, Route, WhenAllDown};
+use crate::document::{Affinity, Document, HeaderEdits, HedgeAfter, PathMatch, Route, WhenAllDown};
 use crate::leaf::Leaf as _;
 use crate::source::{At, Origin};
 
@@ -50,6 +50,9 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
         edits(&route.request_headers, found);
         edits(&route.response_headers, found);
         rewrite(route, found);
+        if let Some(affinity) = route.affinity.on() {
+            check_affinity(affinity, found);
+        }
         if let WhenAllDown::Respond(respond) = &route.when_all_down
             && !(400..=599).contains(&respond.status.value)
         {
@@ -139,6 +142,32 @@ fn duplicates(route: &Route, seen: &mut HashMap<String, Origin>, found: &mut Vec
             found.push(diagnostic);
             return;
         }
+    }
+}
+
+/// A client is known by one thing.
+fn check_affinity(affinity: &Affinity, found: &mut Vec<Diagnostic>) {
+    let named = [
+        affinity.cookie.is_some(),
+        affinity.header.is_some(),
+        affinity.client_ip.is_some(),
+    ];
+    if named.into_iter().filter(|named| *named).count() != 1 {
+        found.push(Diagnostic::error(
+            Code::BadValue,
+            affinity.origin,
+            "`affinity` needs `cookie`, `header` or `client_ip`, one of them",
+        ));
+    }
+    if let Some(off) = affinity.client_ip.as_ref().filter(|on| !on.value) {
+        found.push(
+            Diagnostic::error(
+                Code::BadValue,
+                off.origin,
+                "`client_ip: false` means nothing",
+            )
+            .help("write `affinity: off`"),
+        );
     }
 }
 

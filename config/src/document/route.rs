@@ -5,10 +5,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::retry::{Hedge, Retry};
 use super::target::Target;
-use crate::decode::{Decode, Encode, Entries, Reader, document};
+use crate::decode::{Decode, Encode, Entries, Reader, Switch, document};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::leaf::{Leaf, LeafError, keywords};
-use crate::names::HostPattern;
+use crate::names::{CookieName, HostPattern};
 use crate::node::{Node, Value};
 use crate::source::{At, Origin};
 use crate::units::TimeSpan;
@@ -43,6 +43,9 @@ document! {
         pub hedge: Option<Hedge>,
         /// What happens when no pool of the target can serve.
         pub when_all_down: WhenAllDown = "try_all",
+        /// Keep a client where it was first served, by a cookie, a header or its address. `off`:
+        /// every request is drawn anew.
+        pub affinity: Switch<Affinity> = "off",
         /// Tell the client how its request was steered, in `x-portolan-*` headers. For testing:
         /// these name pools and endpoints.
         pub expose: At<bool> = "false",
@@ -54,7 +57,7 @@ document! {
         pub rewrite: Option<Rewrite>,
     }
     not_yet {
-        "affinity", "rto", "auth", "allow", "deny", "rate_limit",
+        "rto", "auth", "allow", "deny", "rate_limit",
         "cors", "security_headers", "hsts", "redirect",
     }
 }
@@ -292,6 +295,22 @@ impl JsonSchema for WhenAllDown {
         let word = At::<WhenAllDownWord>::json_schema(generator);
         let long = WhenAllDownLong::json_schema(generator);
         json_schema!({ "anyOf": [ word, long ] })
+    }
+}
+
+document! {
+    /// What a client is known by; one of them. It stays at its pool and endpoint as long as they
+    /// can serve and the pool has a share of such clients' traffic; then another is drawn.
+    pub struct Affinity as "`affinity`" {
+        /// A cookie of this name, which Portolan sets: it names pool and endpoint in a way that only
+        /// Portolan can read and write. A client that had to move stays where it was moved to.
+        pub cookie: Option<At<CookieName>>,
+        /// The value of this header: alike values go to the same endpoint. Requests without it are
+        /// drawn anew.
+        pub header: Option<At<HeaderName>>,
+        /// The client's address (`client_ip` says whose counts): requests from one address go to
+        /// the same endpoint.
+        pub client_ip: Option<At<bool>>,
     }
 }
 

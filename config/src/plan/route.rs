@@ -27,6 +27,8 @@ pub struct RoutePlan {
     pub hedge: Option<HedgePlan>,
     /// What happens when nobody can serve.
     pub when_all_down: WhenAllDownPlan,
+    /// What keeps a client where it was.
+    pub affinity: Option<AffinityPlan>,
     /// Tell the client how its request was steered.
     pub expose: bool,
     /// Changes to the request's headers.
@@ -85,6 +87,17 @@ pub enum HedgeAfterPlan {
     Time(Duration),
     /// When so many of a hundred recent answers had come.
     Percentile(u8),
+}
+
+/// What a client is known by, so that it stays where it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AffinityPlan {
+    /// A cookie of this name, which says where.
+    Cookie(Arc<str>),
+    /// This header's value.
+    Header(HeaderName),
+    /// Its address.
+    ClientIp,
 }
 
 /// What happens when nobody can serve.

@@ -6,6 +6,7 @@
 //! apart).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -17,6 +18,10 @@ use subtle::ConstantTimeEq as _;
 
 use super::AdminState;
 use super::reply::Problem;
+
+/// Who changes something: the name of its token, or `local` where no tokens are needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Caller(pub(super) Arc<str>);
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +64,18 @@ pub(super) async fn metrics(
 async fn pass(
     state: &AdminState,
     purpose: Purpose,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let plan = state.reloader.running().plan.clone();
-    allowed(&plan.admin, purpose, request.headers())?;
+    let caller = allowed(&plan.admin, purpose, request.headers())?;
+    request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }
 
-fn allowed(plan: &AdminPlan, purpose: Purpose, headers: &HeaderMap) -> Result<(), Problem> {
+fn allowed(plan: &AdminPlan, purpose: Purpose, headers: &HeaderMap) -> Result<Caller, Problem> {
     if plan.tokens.is_empty() {
-        return from_here(headers, purpose);
+        return from_here(headers, purpose).map(|()| Caller("local".into()));
     }
     let Some(given) = bearer(headers) else {
         return Err(Problem::new(
@@ -98,7 +104,7 @@ fn allowed(plan: &AdminPlan, purpose: Purpose, headers: &HeaderMap) -> Result<()
                 format!("`{}` may look, not change", token.name),
             ))
         }
-        Some(_) => Ok(()),
+        Some(token) => Ok(Caller(token.name.clone())),
     }
 }
 
@@ -163,7 +169,7 @@ routes: [ {{ to: p }} ]"
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
         let headers: HeaderMap = headers.collect();
         match allowed(plan, purpose, &headers) {
-            Ok(()) => 200,
+            Ok(_) => 200,
             Err(problem) => {
                 use axum::response::IntoResponse as _;
                 problem.into_response().status().as_u16()

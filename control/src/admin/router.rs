@@ -7,13 +7,13 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use portolan_config::diagnostic::Colours;
 use serde_json::json;
 
 use super::reply::Problem;
-use super::{AdminState, guard};
+use super::{AdminState, drains, guard};
 use crate::metrics::Page;
 use crate::rehearse::{self, Asked, Explanation};
 use crate::reload::{Reloaded, Trigger};
@@ -30,6 +30,8 @@ pub fn router(state: AdminState) -> Router {
         .route("/pools/{pool}", get(pool))
         .route("/services", get(services))
         .route("/routes", get(routes))
+        .route("/overrides", get(drains::overrides))
+        .route("/audit", get(drains::audit))
         // It changes nothing, though its question is too long for a URL.
         .route("/explain", post(explain))
         .fallback(not_found)
@@ -37,6 +39,14 @@ pub fn router(state: AdminState) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), guard::look));
     let change = Router::new()
         .route("/reload", post(reload))
+        .route(
+            "/pools/{pool}/drain",
+            put(drains::drain_pool).delete(drains::undrain_pool),
+        )
+        .route(
+            "/pools/{pool}/endpoints/{address}/drain",
+            put(drains::drain_endpoint).delete(drains::undrain_endpoint),
+        )
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(state.clone(), guard::change));
     let metrics =
@@ -125,17 +135,19 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
         warnings,
         requests: RequestTotals::new(state.reloader.totals()),
         pools: PoolTotals::new(&snapshot),
+        overrides: drains::entries(&state, &snapshot),
     })
 }
 
 async fn pools(State(state): State<AdminState>) -> Json<Vec<PoolEntry>> {
     let snapshot = state.published.load();
     let now = state.clock.now();
+    let overrides = drains::entries(&state, &snapshot);
     Json(
         snapshot
             .pools
             .iter()
-            .map(|pool| PoolEntry::new(pool, now))
+            .map(|pool| PoolEntry::new(pool, now).with_overrides(&overrides))
             .collect(),
     )
 }
@@ -150,7 +162,11 @@ async fn pool(
         .iter()
         .find(|pool| pool.plan.name.as_str() == name);
     match found {
-        Some(pool) => Ok(Json(PoolEntry::new(pool, state.clock.now()))),
+        Some(pool) => {
+            let overrides = drains::entries(&state, &snapshot);
+            let entry = PoolEntry::new(pool, state.clock.now());
+            Ok(Json(entry.with_overrides(&overrides)))
+        }
         None => Err(Problem::not_found(&format!("pool named `{name}`"))),
     }
 }

@@ -22,6 +22,7 @@ use crate::endpoint::{Endpoint, EndpointKey};
 use crate::geo::Locator;
 use crate::health::{Event as HealthEvent, Health, HealthPolicy};
 use crate::notice::Notice;
+use crate::overrides::Drains;
 use crate::pool::{EndpointView, PoolView};
 use crate::resolve::Answer;
 use crate::snapshot::{RouteState, Snapshot, TargetTables, World};
@@ -52,6 +53,8 @@ pub enum Event {
     },
     /// A geo database was replaced.
     LocatorChanged(Arc<Locator>),
+    /// Operators drain other pools or endpoints than before.
+    DrainsChanged(Drains),
     /// A probe is over.
     ProbeFinished {
         /// Whose.
@@ -154,6 +157,8 @@ pub struct Core {
     material: Arc<Material>,
     locator: Arc<Locator>,
     dialer: Arc<dyn Dialer>,
+    /// What operators have drained, beside the configuration.
+    drains: Drains,
     endpoints: HashMap<EndpointKey, EndpointState>,
     names: HashMap<Arc<str>, NameState>,
     turns: HashMap<Name, Arc<Sequence>>,
@@ -214,6 +219,7 @@ impl Core {
             material: material.clone(),
             locator: locator.clone(),
             dialer,
+            drains: Drains::default(),
             endpoints: HashMap::new(),
             names: HashMap::new(),
             turns: HashMap::new(),
@@ -250,6 +256,7 @@ impl Core {
                 self.locator = locator;
                 self.dirty = true;
             }
+            Event::DrainsChanged(drains) => self.set_drains(drains),
             Event::ProbeFinished {
                 key,
                 serial,
@@ -538,10 +545,12 @@ impl Core {
                     address: placed.address,
                 };
                 let state = self.endpoints.get(&key)?;
+                let drained = self.drains.endpoint(&key).then_some(placed.weight);
                 Some(EndpointView {
                     live: state.live.clone(),
                     dial: state.dial.clone(),
-                    weight: placed.weight,
+                    weight: if drained.is_some() { 0 } else { placed.weight },
+                    drained,
                     backup: placed.backup,
                     name: placed.name,
                     health: state.health.clone(),
@@ -554,12 +563,11 @@ impl Core {
             }
             EndpointPlan::Address { .. } => true,
         });
-        PoolView::new(
-            pool.clone(),
-            endpoints,
-            resolved,
-            self.turns[&pool.name].clone(),
-        )
+        let mut plan = pool.clone();
+        if !plan.drain && self.drains.pool(&plan.name) {
+            Arc::make_mut(&mut plan).drain = true;
+        }
+        PoolView::new(plan, endpoints, resolved, self.turns[&pool.name].clone())
     }
 
     /// Works out the tables of a target. Whether they changed.
@@ -575,6 +583,19 @@ impl Core {
         }
         *slot = Some(Arc::new(tables));
         true
+    }
+
+    /// Every pool goes by what is drained now. Whoever drained it is told elsewhere.
+    fn set_drains(&mut self, drains: Drains) {
+        self.drains = drains;
+        let plan = self.plan.clone();
+        for pool in &plan.pools {
+            let view = self.view(pool);
+            self.views[pool.id.index()] = Arc::new(view);
+            self.dirty_targets
+                .extend(&self.targets_of_pool[pool.id.index()]);
+        }
+        self.dirty = true;
     }
 
     // === Probes and names ===
