@@ -124,7 +124,7 @@ pools:
 pools:
   books: { endpoints: [ '127.0.0.1:99999' ] }
   music: { cloud: aws, region: us-esat-1, endpoints: [ '127.0.0.1:2' ] }
-routes: [ { path: /books, to: music, retry: { tries: 2 } } ]
+routes: [ { path: /books, to: music, rate_limit: { by: x } } ]
 ",
     ),
 ];

@@ -264,29 +264,47 @@ impl Reloader {
     }
 
     fn remember(&self, trigger: Trigger, outcome: &Reloaded) {
-        let totals = &self.parts.totals;
         let wall = self.parts.clock.wall();
+        let running = self.running.load();
+        let was_refused = running
+            .last_attempt
+            .as_ref()
+            .is_some_and(|attempt| matches!(attempt.outcome, Reloaded::Refused(_)));
+        // Nothing happened, and nothing was wrong before.
+        let uneventful =
+            *outcome == Reloaded::Unchanged && !was_refused && !running.last_known_good;
+        if !uneventful {
+            let attempt = LastAttempt {
+                at: wall.as_secs(),
+                trigger,
+                outcome: outcome.clone(),
+            };
+            self.running.rcu(|running| {
+                let mut next = Running::clone(running);
+                next.last_attempt = Some(attempt.clone());
+                // Anything but a refusal means that the file itself is what runs.
+                next.last_known_good &= matches!(outcome, Reloaded::Refused(_));
+                next
+            });
+        }
+        // Counted last: whoever sees the count finds the rest as well.
+        let totals = &self.parts.totals;
         match outcome {
             Reloaded::Applied { hash, generation } => {
-                totals.reloads_applied.one();
                 totals
                     .last_reload_success
                     .store(wall.as_millis() as u64, Ordering::Relaxed);
+                totals.reloads_applied.one();
                 tracing::info!(
                     "configuration {hash} applied as generation {generation} ({trigger})"
                 );
             }
-            Reloaded::Unchanged => {
+            Reloaded::Unchanged if uneventful => {
                 totals.reloads_unchanged.one();
                 tracing::debug!("configuration unchanged ({trigger})");
-                let running = self.running.load();
-                let was_refused = running
-                    .last_attempt
-                    .as_ref()
-                    .is_some_and(|attempt| matches!(attempt.outcome, Reloaded::Refused(_)));
-                if !was_refused && !running.last_known_good {
-                    return;
-                }
+            }
+            Reloaded::Unchanged => {
+                totals.reloads_unchanged.one();
                 // The file was put back as it was: what was wrong with it is no longer true.
                 tracing::info!("the configuration is again the one that runs ({trigger})");
             }
@@ -299,18 +317,6 @@ impl Reloader {
                 );
             }
         }
-        let attempt = LastAttempt {
-            at: wall.as_secs(),
-            trigger,
-            outcome: outcome.clone(),
-        };
-        self.running.rcu(|running| {
-            let mut next = Running::clone(running);
-            next.last_attempt = Some(attempt.clone());
-            // Anything but a refusal means that the file itself is what runs.
-            next.last_known_good &= matches!(outcome, Reloaded::Refused(_));
-            next
-        });
     }
 }
 

@@ -104,10 +104,7 @@ fn what_is_plainly_wrong_the_schema_refuses() {
         ("services: { s: { nearby: [ a ] } }", "/services/s"),
         ("routes: [ { path: /v1 } ]", "/routes/0"),
         ("routes: [ { to: a, path: v1 } ]", "/routes/0/path"),
-        (
-            "routes: [ { to: a, affinity: { cookie: c } } ]",
-            "/routes/0",
-        ),
+        ("routes: [ { to: a, rate_limit: { by: c } } ]", "/routes/0"),
         (
             "admin: { tokens: [ { name: a, role: root, token: x } ] }",
             "/admin/tokens/0/role",
