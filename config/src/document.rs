@@ -17,7 +17,7 @@ pub use admin::{Admin, AdminToken, Role};
 pub use clients::{
     AutonomousSystem, ClientIp, Clients, CloudflareRegion, Continent, CountryCode, Subdivision,
 };
-pub use health::{Expect, Health, JsonPointer, StatusRange};
+pub use health::{Expect, Health, JsonPointer, Outlier, StatusRange};
 pub use listener::{Certificate, Limits, Listener, ListenerTls, MinTlsVersion};
 pub use pool::{
     Balance, BalanceLong, BalanceWord, Capacity, Endpoint, EndpointLong, EndpointPlace, HashKey,
@@ -105,6 +105,10 @@ document! {
         pub health: Option<Switch<Health>>,
         /// For every pool: see the pool's `min_healthy`.
         pub min_healthy: Option<At<crate::units::Quota>>,
+        /// For every pool: see the pool's `outlier`.
+        pub outlier: Option<Switch<Outlier>>,
+        /// For every pool: see the pool's `slow_start`.
+        pub slow_start: Option<Switch<At<crate::units::TimeSpan>>>,
         /// For every pool: see the pool's `overprovision`.
         pub overprovision: Option<At<f64>>,
         /// For every pool: see the pool's `timeouts`.
@@ -120,7 +124,7 @@ document! {
         /// For every route: see the route's `response_headers`.
         pub response_headers: Option<HeaderEdits>,
     }
-    not_yet { "outlier" unless "off", "slow_start", "affinity", "retry", "timeout", "hedge" }
+    not_yet { "affinity", "retry", "timeout", "hedge" }
 }
 
 /// The keys of `defaults` that pools inherit; all others are for routes.
@@ -130,6 +134,8 @@ pub(crate) const POOL_DEFAULTS: &[&str] = &[
     "tls",
     "health",
     "min_healthy",
+    "outlier",
+    "slow_start",
     "overprovision",
     "timeouts",
     "capacity",

@@ -33,6 +33,9 @@ document! {
         pub headers: Entries<HeaderName, At<String>>,
         /// Where the requests go.
         pub to: Target,
+        /// How soon traffic must have left a dead endpoint, whichever pool of the target it is in.
+        /// `check` fails when a pool's probes can take longer (`portolan check` prints how long).
+        pub rto: Option<At<TimeSpan>>,
         /// What happens when no pool of the target can serve.
         pub when_all_down: WhenAllDown = "try_all",
         /// Tell the client how its request was steered, in `x-portolan-*` headers. For testing:
@@ -46,7 +49,7 @@ document! {
         pub rewrite: Option<Rewrite>,
     }
     not_yet {
-        "affinity", "retry", "timeout", "rto", "hedge", "auth", "allow", "deny", "rate_limit",
+        "affinity", "retry", "timeout", "hedge", "auth", "allow", "deny", "rate_limit",
         "cors", "security_headers", "hsts", "redirect",
     }
 }
