@@ -13,6 +13,7 @@ mod harness;
 mod endpoints;
 mod geography;
 mod listeners;
+mod outlier;
 mod protocols;
 mod reload;
 mod requests;

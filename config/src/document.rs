@@ -108,7 +108,7 @@ document! {
         /// For every pool: see the pool's `outlier`.
         pub outlier: Option<Switch<Outlier>>,
         /// For every pool: see the pool's `slow_start`.
-        pub slow_start: Option<Switch<At<crate::units::TimeSpan>>>,
+        pub slow_start: Option<Switch<At<TimeSpan>>>,
         /// For every pool: see the pool's `overprovision`.
         pub overprovision: Option<At<f64>>,
         /// For every pool: see the pool's `timeouts`.

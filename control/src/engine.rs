@@ -5,6 +5,7 @@
 //! published snapshot. The data plane reads the snapshot and never waits for this loop.
 
 pub mod core;
+mod passive;
 #[cfg(test)]
 mod simulation;
 
@@ -152,6 +153,7 @@ struct Driver {
 impl Driver {
     async fn run(mut self, mut events: mpsc::Receiver<Message>) {
         self.step(Event::Woken, None);
+        let alarm = self.core.alarm();
         loop {
             let wake = self.core.wake();
             let sleep = async {
@@ -178,6 +180,7 @@ impl Driver {
                     }
                 },
                 () = sleep => self.step(Event::Woken, None),
+                () = alarm.rung() => self.step(Event::Alarmed, None),
             }
         }
     }

@@ -12,6 +12,7 @@ use prometheus::proto::{
 };
 
 use crate::listeners::ListenerStatus;
+use crate::outlier::Reason;
 use crate::snapshot::Snapshot;
 use crate::stats::{ByClass, DURATION_BUCKETS, RoutePoolStats, Totals, TryOutcome};
 
@@ -99,6 +100,11 @@ impl Page<'_> {
             "portolan_access_log_dropped_total",
             "Access log lines that were dropped because the writer could not follow.",
             [(NO_LABELS, totals.access_log_dropped.get())],
+        );
+        families.gauges(
+            "portolan_self_suspicion",
+            "Whether every pool failed at the same time, so that this instance suspects its own network.",
+            [(NO_LABELS, f64::from(u8::from(self.snapshot.suspicion.is_some())))],
         );
         families.gauges(
             "portolan_geo_database_build_timestamp_seconds",
@@ -222,13 +228,27 @@ impl Page<'_> {
         };
         families.gauges(
             "portolan_endpoint_up",
-            "Whether an endpoint is healthy.",
+            "Whether an endpoint is healthy and not ejected.",
             endpoints().map(|(pool, address, endpoint)| {
-                let healthy = endpoint.health.verdict == crate::health::Verdict::Healthy;
                 (
                     vec![("pool", pool.to_owned()), ("endpoint", address)],
-                    up(healthy),
+                    up(endpoint.serves()),
                 )
+            }),
+        );
+        families.counters(
+            "portolan_ejections_total",
+            "How often an endpoint was left out because it failed requests, by what showed it: so many in a row, a trial after the last ejection, its peers, or its own history.",
+            endpoints().flat_map(|(pool, address, endpoint)| {
+                let counts = Reason::KINDS.into_iter().zip(&endpoint.live.ejections);
+                counts.filter(|(_, count)| count.get() > 0).map(move |(kind, count)| {
+                    let labels = vec![
+                        ("pool", pool.to_owned()),
+                        ("endpoint", address.clone()),
+                        ("reason", kind.to_owned()),
+                    ];
+                    (labels, count.get())
+                })
             }),
         );
         families.gauges(

@@ -27,6 +27,9 @@ pub struct Status {
     pub listeners: Vec<ListenerEntry>,
     /// The geo databases in use.
     pub geo: Vec<GeoEntry>,
+    /// For how long this instance has suspected its own network, in seconds, if it does.
+    #[serde(default)]
+    pub self_suspicion_seconds: Option<f64>,
     /// What should worry an operator.
     pub warnings: Vec<String>,
     /// Requests so far.
@@ -126,6 +129,9 @@ pub struct PoolEntry {
     pub healthy: usize,
     /// Endpoints that count.
     pub counted: usize,
+    /// Endpoints that are ejected.
+    #[serde(default)]
+    pub ejected: usize,
     /// Requests under way.
     pub in_flight: u64,
     /// Its endpoints.
@@ -143,12 +149,15 @@ pub struct EndpointEntry {
     pub weight: u32,
     /// Whether it only serves when no other can.
     pub backup: bool,
-    /// `unknown`, `healthy` or `unhealthy`.
+    /// `unknown`, `healthy`, `unhealthy` or `ejected`.
     pub health: String,
     /// Why.
     pub because: String,
     /// For how long, in seconds.
     pub for_seconds: f64,
+    /// How much of its weight it gets: less than 1 on trial after an ejection, and in a slow start.
+    #[serde(default = "whole")]
+    pub part: f64,
     /// Requests under way.
     pub in_flight: u32,
     /// Requests so far.
@@ -157,6 +166,11 @@ pub struct EndpointEntry {
     pub latency_ms: Option<f64>,
     /// How long the last probe took, in milliseconds.
     pub probe_ms: Option<f64>,
+}
+
+/// The part of its weight that an endpoint of an older instance gets.
+fn whole() -> f64 {
+    1.0
 }
 
 /// One entry of `/api/v1/services`.
@@ -266,6 +280,16 @@ fn by_class(counts: [u64; 6]) -> std::collections::BTreeMap<String, u64> {
         .collect()
 }
 
+/// What an operator should know about an instance that suspects itself.
+pub fn suspicion(snapshot: &Snapshot) -> Option<String> {
+    snapshot.suspicion?;
+    Some(
+        "every probed pool failed at the same time: this instance's own network is the likelier \
+         culprit, and traffic goes where it went before"
+            .to_owned(),
+    )
+}
+
 /// The databases of a snapshot.
 pub fn geo(snapshot: &Snapshot) -> Vec<GeoEntry> {
     snapshot
@@ -306,6 +330,7 @@ impl PoolEntry {
             drained: pool.plan.drain,
             healthy: pool.healthy,
             counted: pool.counted,
+            ejected: pool.ejected,
             in_flight: pool.in_flight(),
             endpoints: pool
                 .endpoints
@@ -315,9 +340,10 @@ impl PoolEntry {
                     name: endpoint.name.as_deref().map(str::to_owned),
                     weight: endpoint.weight,
                     backup: endpoint.backup,
-                    health: endpoint.health.verdict.as_str().to_owned(),
-                    because: endpoint.health.because.to_string(),
-                    for_seconds: now.since(endpoint.health.since).as_secs_f64(),
+                    health: endpoint.state().to_owned(),
+                    because: endpoint.because(),
+                    for_seconds: now.since(endpoint.since()).as_secs_f64(),
+                    part: endpoint.part(),
                     in_flight: endpoint.live.in_flight(),
                     requests: endpoint.live.requests(),
                     latency_ms: endpoint.live.traffic_latency(now).map(milliseconds),
@@ -379,6 +405,8 @@ pub fn classes(snapshot: &Snapshot, target: portolan_config::plan::TargetId) -> 
         let entry = ClassEntry {
             basis: match table.basis {
                 Basis::Health => "health",
+                Basis::Probed => "probed",
+                Basis::Held => "held",
                 Basis::HealthyEndpoints => "healthy_endpoints",
                 Basis::EveryEndpoint => "every_endpoint",
             }

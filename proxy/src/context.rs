@@ -9,6 +9,7 @@ use portolan_config::plan::{PoolId, RouteId};
 use portolan_control::clock::Tick;
 use portolan_control::endpoint::Endpoint;
 use portolan_control::geo::Whereabouts;
+use portolan_control::outlier::Epoch;
 use portolan_control::snapshot::Snapshot;
 use portolan_control::stats::{Gauge, TryOutcome};
 use portolan_control::steering::Basis;
@@ -109,6 +110,8 @@ pub(crate) struct Try {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     endpoint: Arc<Endpoint>,
+    /// When it began, in terms of the endpoint's standing.
+    epoch: Epoch,
     outcome: Option<TryOutcome>,
 }
 
@@ -116,6 +119,7 @@ impl InFlight {
     pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.begin();
         Self {
+            epoch: endpoint.witness.epoch(),
             endpoint,
             outcome: None,
         }
@@ -125,18 +129,34 @@ impl InFlight {
         &self.endpoint
     }
 
-    /// Says how the try ended. The first word counts.
+    /// Says how the try ended. The first word counts; but an answer that has begun may still break
+    /// off.
     pub(crate) fn ended(&mut self, outcome: TryOutcome) {
-        self.outcome.get_or_insert(outcome);
+        match self.outcome {
+            None => {
+                self.outcome = Some(outcome);
+                self.endpoint.tried(outcome, self.epoch);
+            }
+            Some(TryOutcome::Answered) if outcome == TryOutcome::Broken => {
+                self.endpoint.broke_off();
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Says how the try ended, and that the endpoint is not to blame.
+    pub(crate) fn excused(&mut self, outcome: TryOutcome) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
+            self.endpoint.excused(outcome);
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.endpoint.end();
-        self.endpoint
-            .tries
-            .one(self.outcome.unwrap_or(TryOutcome::Abandoned));
+        self.excused(TryOutcome::Abandoned);
     }
 }
 

@@ -15,11 +15,11 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, Result, RetryType};
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
 use portolan_control::decide::{Fate, decide};
 use portolan_control::engine::Published;
-use portolan_control::stats::Gauge;
+use portolan_control::stats::{Gauge, TryOutcome};
 
 use crate::choose;
 use crate::client_address::client_address;
@@ -245,7 +245,16 @@ impl ProxyHttp for Edge {
         reused: bool,
     ) -> Box<Error> {
         if let Some(current) = &mut ctx.current {
-            current.live.ended(fault::outcome(&error));
+            let outcome = fault::outcome(&error);
+            // A kept connection that the endpoint had closed, or a body that the client never
+            // finished, says nothing about the endpoint.
+            let stale = reused && matches!(error.retry, RetryType::ReusedOnly);
+            let unfinished = !session.as_mut().is_body_done();
+            if stale || unfinished {
+                current.live.excused(outcome);
+            } else {
+                current.live.ended(outcome);
+            }
         }
         // A pooled connection that the endpoint had closed: the engine marks errors that can mean
         // that. A request that may be sent twice, and was not answered, gets a fresh connection.
@@ -321,11 +330,9 @@ impl ProxyHttp for Edge {
                 .live
                 .endpoint()
                 .observe_answer(now.since(current.began), now);
-            current.live.ended(if response.status.is_server_error() {
-                portolan_control::stats::TryOutcome::ServerError
-            } else {
-                portolan_control::stats::TryOutcome::Answered
-            });
+            current
+                .live
+                .ended(TryOutcome::of_status(response.status.as_u16()));
         }
         Ok(())
     }
