@@ -1,12 +1,13 @@
 //! What requests themselves tell: endpoints that fail them are ejected and come back, pools that
 //! come back begin slowly, and when everything fails at once, nothing changes.
 
+use http::Method;
 use serde_json::Value;
 
-use crate::harness::client::send_exactly;
+use crate::harness::client::{raw, send_exactly};
 use crate::harness::config::{LISTENER, PROBES, pool, pools};
 use crate::harness::rogue::nobody;
-use crate::harness::{Ask, Load, Origin, Portolan, eventually, fetch};
+use crate::harness::{Ask, Load, Origin, Portolan, Rogue, RogueEndpoint, eventually, fetch, soon};
 
 /// The shares of the first service, by pool.
 async fn shares(portolan: &Portolan) -> Vec<(String, f64)> {
@@ -245,6 +246,64 @@ async fn half_of_the_endpoints_are_dead_and_nobody_probes() {
         retries,
         "nobody is sent there any more"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_of_an_endpoint_counts_and_none_of_a_client() {
+    let living = Origin::start("living").await;
+    let faults = [
+        (Rogue::ResetAtOnce, "a broken connection"),
+        (Rogue::ResetAfterRequest, "a broken connection"),
+        (
+            Rogue::Say(b"HTTP/1.1 banana OK\r\n\r\n".to_vec()),
+            "a broken connection",
+        ),
+        (Rogue::Stall, "no answer in time"),
+    ];
+    let mut rogues = Vec::new();
+    let mut config = [LISTENER, "defaults: { health: off, timeouts: { idle: 300ms }, outlier: { eject_for: 1h } }\npools:\n", &pool("living", &[living.address], "")].concat();
+    let mut routes = String::from("routes:\n");
+    for (number, (rogue, _)) in faults.iter().enumerate() {
+        let rogue = RogueEndpoint::start(rogue.clone()).await;
+        config += &pool(&format!("rogue-{number}"), &[rogue.address], "");
+        routes +=
+            &format!("  - {{ path: /{number}, to: {{ tiers: [ rogue-{number}, living ] }} }}\n");
+        rogues.push(rogue);
+    }
+    let portolan = Portolan::start(&(config + &routes)).await;
+    let address = portolan.address().await;
+
+    // Uploads that their clients do not finish say nothing about who waits for them.
+    let stalling = rogues.last().unwrap().address;
+    for _ in 0..5 {
+        let head = "POST /3 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nonly a part";
+        let answer = raw(address, head.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+    }
+    assert_eq!(
+        portolan.endpoint("rogue-3", stalling).await["health"],
+        "healthy"
+    );
+
+    for (number, (_, words)) in faults.iter().enumerate() {
+        let ask = |_| Ask::new(Method::POST, &format!("/{number}")).body("some body");
+        // Three of the endpoint's failures, whether they were retried or not.
+        for at in 0..3 {
+            soon("an answer", ask(at).to(address)).await.unwrap();
+        }
+        let pool = format!("rogue-{number}");
+        let rogue = rogues[number].address;
+        portolan.wait_for_health(&pool, rogue, "ejected").await;
+        let answer = soon("an answer", ask(3).to(address)).await.unwrap();
+        assert_eq!(answer.origin(), "living", "{words}");
+        let endpoint = portolan.endpoint(&pool, rogue).await;
+        let because = endpoint["because"].as_str().unwrap();
+        assert!(because.contains(" requests in a row failed"), "{because}");
+        assert!(
+            because.ends_with(words) || because.ends_with("no connection"),
+            "{because}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,8 @@ pub mod core;
 mod passive;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod traffic;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -336,7 +336,8 @@ impl Window {
         let failed = (sum.failed as f64 + self.past.failed - run).max(0.0);
         let p = ((failed + IMPROBABLE) / (tries + 1.0)).min(0.5);
         let t = (sum.tries() as f64).max(1.0);
-        (t / IMPROBABLE).ln() / -p.ln()
+        // Where nothing ever failed this is 1, give or take the rounding.
+        (t / IMPROBABLE).ln() / -p.ln() - 1e-6
     }
 }
 

@@ -96,6 +96,8 @@ pub struct PoolView {
     pub probed: f64,
     /// The same if `min_healthy` did not count, either.
     pub partial: f64,
+    /// How much of its traffic it may take in a slow start: up to 1.
+    pub ramp: f64,
     /// What it was before this instance began to suspect itself; 0 while it does not.
     pub held: f64,
     /// It is one of those that failed together.
@@ -165,6 +167,7 @@ impl PoolView {
             availability,
             probed,
             partial,
+            ramp: 1.0,
             held: 0.0,
             fell: false,
             healthy: sums.healthy,
@@ -182,6 +185,7 @@ impl PoolView {
     #[must_use]
     pub fn ramped(mut self, part: f64) -> Self {
         self.availability = self.availability.min(part);
+        self.ramp = part;
         self
     }
 

@@ -45,8 +45,8 @@ pub(super) struct Passive {
     /// When each pool came back, for its slow start.
     pub(super) came_back: HashMap<Name, Tick>,
     pace: Pace,
-    /// The pools as they were, each picture with the time until when it was true.
-    pictures: VecDeque<(Tick, Vec<Arc<PoolView>>)>,
+    /// The pools as they were.
+    pictures: VecDeque<Picture>,
     /// What each pool was like before the collapse.
     held: HashMap<Name, Before>,
     /// When endpoints were last compared.
@@ -55,6 +55,16 @@ pub(super) struct Passive {
     changed: bool,
     /// A probe passed since then.
     passed: bool,
+}
+
+/// The pools at one time.
+#[derive(Debug)]
+struct Picture {
+    /// Until when it was true.
+    until: Tick,
+    views: Vec<Arc<PoolView>>,
+    /// How much they could take together.
+    richness: f64,
 }
 
 /// What a pool was like before the collapse.
@@ -267,18 +277,25 @@ impl Core {
                     changed |= self.compare(&view, policy, effects);
                 }
             }
-            // The steps of a slow start.
-            let ramps = view.plan.slow_start.is_some() && {
-                let next = self.view(&view.plan);
-                let parts = |view: &PoolView| -> Vec<f64> {
-                    view.endpoints.iter().map(|e| e.ramp).collect()
-                };
-                next.availability != view.availability || parts(&next) != parts(&view)
-            };
+            let ramps = self.ramps(&view);
             if changed || ramps {
                 self.change_pool(view.plan.id, effects);
             }
         }
+    }
+
+    /// Whether the next step of a slow start is due in this pool.
+    fn ramps(&self, view: &PoolView) -> bool {
+        let Some(span) = view.plan.slow_start else {
+            return false;
+        };
+        let part = |since| slow_start::share(Some(span), since, self.now);
+        let pool = self.passive.came_back.get(&view.plan.name).copied();
+        view.ramp != part(pool)
+            || view.endpoints.iter().any(|endpoint| {
+                let state = self.endpoints.get(&endpoint.live.key);
+                state.is_some_and(|state| endpoint.ramp != part(state.came_back))
+            })
     }
 
     /// Compares a pool's endpoints with each other, or with their past. Whether one was ejected.
@@ -318,11 +335,20 @@ impl Core {
         }
         let (now, window) = (self.now, self.passive.pace.window);
         let pictures = &mut self.passive.pictures;
-        pictures.push_back((now, self.views.clone()));
-        pictures.retain(|(until, _)| now.since(*until) <= window);
+        // Of changes at the same time, only what was before all of them was ever true.
+        if pictures.back().is_some_and(|last| last.until == now) {
+            return;
+        }
+        let takes = |view: &Arc<PoolView>| view.availability.max(view.probed);
+        pictures.push_back(Picture {
+            until: now,
+            richness: self.views.iter().map(takes).sum(),
+            views: self.views.clone(),
+        });
+        pictures.retain(|picture| now.since(picture.until) <= window);
         if pictures.len() > PICTURES {
             let poorest = (0..pictures.len())
-                .min_by(|a, b| richness(&pictures[*a].1).total_cmp(&richness(&pictures[*b].1)));
+                .min_by(|a, b| pictures[*a].richness.total_cmp(&pictures[*b].richness));
             poorest.and_then(|at| pictures.remove(at));
         }
     }
@@ -372,10 +398,10 @@ impl Core {
                 // The last of the best.
                 let best = pictures
                     .iter()
-                    .max_by(|a, b| richness(&a.1).total_cmp(&richness(&b.1)));
+                    .max_by(|a, b| a.richness.total_cmp(&b.richness));
                 self.passive.held = best
                     .into_iter()
-                    .flat_map(|(_, views)| views)
+                    .flat_map(|picture| &picture.views)
                     .map(|view| {
                         let before = Before {
                             availability: view.availability.max(view.probed),
@@ -401,12 +427,4 @@ impl Core {
         }
         self.passive.changed = false;
     }
-}
-
-/// How much the pools of a picture could take together.
-fn richness(views: &[Arc<PoolView>]) -> f64 {
-    views
-        .iter()
-        .map(|view| view.availability.max(view.probed))
-        .sum()
 }

@@ -29,7 +29,7 @@ const STEPS: usize = 1_500;
 const SEEDS: u64 = 60;
 
 #[derive(Debug)]
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Dialer for Nobody {
     fn prepare(
