@@ -510,7 +510,7 @@ pub fn stands_out(windows: &[Option<&Window>]) -> Option<(usize, Reason)> {
         .filter_map(|(at, window)| window.map(|window| (at, window, window.sum())))
         .filter(|(_, _, sum)| sum.tries() >= ENOUGH)
         .collect();
-    let worst = if judged.len() >= PEERS {
+    if judged.len() >= PEERS {
         let mut shares: Vec<f64> = judged.iter().map(|(_, _, sum)| sum.bad()).collect();
         shares.sort_by(f64::total_cmp);
         let median = shares[shares.len() / 2];
@@ -535,8 +535,7 @@ pub fn stands_out(windows: &[Option<&Window>]) -> Option<(usize, Reason)> {
                 (*at, Reason::Past(share, before))
             })
             .max_by(|(_, a), (_, b)| share_of(a).total_cmp(&share_of(b)))
-    };
-    worst
+    }
 }
 
 fn share_of(reason: &Reason) -> f64 {
