@@ -21,6 +21,7 @@ use http::{HeaderMap, Method};
 use portolan_certs::{Material, UpstreamIdentity};
 use portolan_config::plan::{PoolPlan, RequestHead, normal_host};
 use portolan_config::{Machine, check_text};
+use portolan_control::affinity::Tie;
 use portolan_control::balance::Wish;
 use portolan_control::clock::{Clock, Tick};
 use portolan_control::decide::{Fate, decide, fate};
@@ -167,7 +168,7 @@ fn whole(
     let host = normal_host(&request.host);
     let route = snapshot.route(&requests.head(request, &host))?;
     let found = snapshot.locate(route, request.client);
-    match decide(&snapshot, route, Some(request.client), &found) {
+    match decide(&snapshot, route, Some(request.client), &found, &Tie::Free) {
         Fate::Pool { pool, basis, .. } => {
             let mut wish = Wish {
                 hash: None,

@@ -200,7 +200,7 @@ async fn run(
     let data_plane = DataPlane::start(
         workers,
         engine.published().clone(),
-        engine.alarm(),
+        engine.messenger(),
         clock,
         totals.clone(),
         access_log.clone(),

@@ -23,6 +23,7 @@ mod grpc;
 mod health;
 mod house;
 mod listeners;
+mod outlier;
 mod protocols;
 mod reload;
 mod requests;

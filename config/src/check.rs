@@ -6,6 +6,7 @@ mod listeners;
 mod pools;
 mod references;
 mod routes;
+mod rto;
 mod targets;
 mod tests;
 
@@ -32,6 +33,9 @@ pub(crate) fn check(document: &Document) -> Vec<Diagnostic> {
     pools::check(document, &mut found);
     targets::check(document, &names, unresolved, &mut found);
     routes::check(document, &mut found);
+    if !unresolved {
+        rto::check(document, &names, &mut found);
+    }
     tests::check(document, &names, &mut found);
     // With a misspelt name, what it was meant for looks unused.
     if !unresolved {

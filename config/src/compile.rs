@@ -22,9 +22,9 @@ use crate::plan::{
     AccessLogPlan, AdminPlan, AdminTokenPlan, AffinityPlan, BalancePlan, CertificateFiles,
     ClientClasses, ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, EndpointPlan,
     GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitsPlan,
-    ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, PathRule, Plan, PoolId,
-    PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan, ResolverPlan, RetryPlan, RouteId,
-    RoutePlan, RouteTable, ServiceId, ServicePlan, SplitMemberPlan, TargetGraph, TargetId,
+    ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, OutlierPlan, PathRule, Plan,
+    PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan, ResolverPlan, RetryPlan,
+    RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan, SplitMemberPlan, TargetGraph, TargetId,
     TargetKindPlan, TestPlan, TimeoutsPlan, UpstreamTlsPlan, WhenAllDownPlan,
 };
 use crate::source::{At, Sources};
@@ -313,6 +313,12 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
             _ => None,
         },
         probe: pool.health.on().map(probe),
+        outlier: pool.outlier.on().map(|outlier| OutlierPlan {
+            consecutive_failures: outlier.consecutive_failures.value.get(),
+            eject_for: outlier.eject_for.value.duration(),
+            max_ejected: outlier.max_ejected.value.fraction(),
+        }),
+        slow_start: pool.slow_start.on().map(|span| span.value.duration()),
         min_healthy: pool.min_healthy.value,
         overprovision: pool.overprovision.value,
         drain: pool.drain.value,
@@ -365,7 +371,7 @@ fn balance(balance: &Balance) -> BalancePlan {
     }
 }
 
-fn probe(health: &Health) -> ProbePlan {
+pub(crate) fn probe(health: &Health) -> ProbePlan {
     let kind = match (&health.http, &health.grpc) {
         (Some(path), _) => ProbeKind::Http {
             path: path.value.as_str().into(),

@@ -18,7 +18,7 @@ pub use admin::{Admin, AdminToken, Role};
 pub use clients::{
     AutonomousSystem, ClientIp, Clients, CloudflareRegion, Continent, CountryCode, Subdivision,
 };
-pub use health::{Expect, Health, JsonPointer, StatusRange};
+pub use health::{Expect, Health, JsonPointer, Outlier, StatusRange};
 pub use listener::{Certificate, Limits, Listener, ListenerTls, MinTlsVersion};
 pub use pool::{
     Balance, BalanceLong, BalanceWord, Capacity, Endpoint, EndpointLong, EndpointPlace, HashKey,
@@ -104,6 +104,10 @@ document! {
         pub health: Option<Switch<Health>>,
         /// For every pool: see the pool's `min_healthy`.
         pub min_healthy: Option<At<crate::units::Quota>>,
+        /// For every pool: see the pool's `outlier`.
+        pub outlier: Option<Switch<Outlier>>,
+        /// For every pool: see the pool's `slow_start`.
+        pub slow_start: Option<Switch<At<TimeSpan>>>,
         /// For every pool: see the pool's `overprovision`.
         pub overprovision: Option<At<f64>>,
         /// For every pool: see the pool's `timeouts`.
@@ -127,7 +131,6 @@ document! {
         /// For every route: see the route's `response_headers`.
         pub response_headers: Option<HeaderEdits>,
     }
-    not_yet { "outlier" unless "off", "slow_start" }
 }
 
 /// The keys of `defaults` that pools inherit; all others are for routes.
@@ -137,6 +140,8 @@ pub(crate) const POOL_DEFAULTS: &[&str] = &[
     "tls",
     "health",
     "min_healthy",
+    "outlier",
+    "slow_start",
     "overprovision",
     "timeouts",
     "capacity",

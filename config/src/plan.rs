@@ -13,8 +13,8 @@ mod target;
 pub use classes::{Class, ClassIndex, ClientClasses, TooManyClasses};
 pub use location::{BitSet, ClientSet, LocationId, LocationTable};
 pub use pool::{
-    BalancePlan, EndpointPlan, HashProperty, PoolPlan, ProbeExpect, ProbeKind, ProbePlan,
-    TimeoutsPlan, UpstreamTlsPlan,
+    BalancePlan, EndpointPlan, HashProperty, OutlierPlan, PoolPlan, ProbeExpect, ProbeKind,
+    ProbePlan, TimeoutsPlan, UpstreamTlsPlan,
 };
 pub use route::{
     AffinityPlan, ClientFacts, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, RetryPlan, RoutePlan,

@@ -87,6 +87,13 @@ impl Selector {
         self.members.len()
     }
 
+    /// Its members, by index, in the order of their indices.
+    pub fn members(&self) -> impl Iterator<Item = usize> {
+        self.members
+            .iter()
+            .map(|member| usize::from(member.endpoint))
+    }
+
     /// The sum of the weights.
     pub fn weight(&self) -> u64 {
         self.total

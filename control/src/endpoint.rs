@@ -6,16 +6,17 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use portolan_config::names::Name;
 
 use crate::affinity::seed_of_address;
 use crate::clock::Tick;
+use crate::outlier::{Alarm, Epoch, Fault, Reason, Tally, Witness};
 use crate::silence::Silence;
-use crate::stats::ByOutcome;
+use crate::stats::{ByOutcome, Counter, TryOutcome};
 
 /// What an endpoint is known by, across configurations.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,11 +59,20 @@ pub struct Endpoint {
     pub tries: ByOutcome,
     /// Whether its silence is still plausible.
     pub silence: Silence,
+    /// What they tell about it.
+    pub witness: Witness,
+    /// How often it was ejected, by the kind of reason.
+    pub ejections: [Counter; Reason::KINDS.len()],
 }
 
 impl Endpoint {
-    /// An endpoint of which nothing is known.
+    /// An endpoint of which nothing is known, and which nobody watches.
     pub fn new(key: EndpointKey) -> Self {
+        Self::watched(key, Arc::default())
+    }
+
+    /// An endpoint of which nothing is known. What requests tell about it wakes the engine by this.
+    pub fn watched(key: EndpointKey, alarm: Arc<Alarm>) -> Self {
         Self {
             seed: seed_of_address(key.address),
             key,
@@ -75,6 +85,48 @@ impl Endpoint {
             last_probe: AtomicU64::new(0),
             tries: ByOutcome::default(),
             silence: Silence::default(),
+            witness: Witness::new(alarm),
+            ejections: Default::default(),
+        }
+    }
+
+    /// A try that began in this epoch ended, and what that says about the endpoint counts.
+    pub fn tried(&self, outcome: TryOutcome, epoch: Epoch) {
+        self.tries.one(outcome);
+        match (Fault::of(outcome), outcome) {
+            (Some(fault), _) => self.witness.failed(fault, epoch),
+            (None, TryOutcome::Abandoned) => {}
+            (None, _) => self.witness.succeeded(epoch),
+        }
+    }
+
+    /// A try ended like this, and the endpoint is not to blame: a kept connection that was closed
+    /// meanwhile, a request whose body never came to its end.
+    pub fn excused(&self, outcome: TryOutcome) {
+        self.tries.one(outcome);
+        if Fault::of(outcome).is_some() {
+            self.witness.excused.one();
+        }
+    }
+
+    /// An answer that counts as one broke off before its end.
+    pub fn broke_off(&self) {
+        self.witness.truncated.one();
+    }
+
+    /// All tries so far, by what they say about the endpoint.
+    pub fn tally(&self) -> Tally {
+        let of = |outcome| self.tries.get(outcome);
+        let truncated = self.witness.truncated.get();
+        let failed: u64 = TryOutcome::ALL
+            .into_iter()
+            .filter(|outcome| Fault::of(*outcome).is_some())
+            .map(of)
+            .sum();
+        Tally {
+            answered: of(TryOutcome::Answered).saturating_sub(truncated),
+            errors: of(TryOutcome::ServerError),
+            failed: (failed + truncated).saturating_sub(self.witness.excused.get()),
         }
     }
 

@@ -5,8 +5,11 @@
 //! published snapshot. The data plane reads the snapshot and never waits for this loop.
 
 pub mod core;
+mod passive;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod traffic;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,11 +56,11 @@ struct Message {
 /// How requests tell the loop what cannot wait for the next probe. Never blocks: what does not fit
 /// into the queue is dropped, and the next probe finds out.
 #[derive(Clone, Debug)]
-pub struct Alarm {
+pub struct Messenger {
     events: mpsc::WeakSender<Message>,
 }
 
-impl Alarm {
+impl Messenger {
     /// An endpoint has been silent for longer than is plausible.
     pub fn silent(&self, key: &EndpointKey, silent: Duration) {
         self.tell(Event::WentSilent {
@@ -116,8 +119,8 @@ impl Engine {
     }
 
     /// For those who serve requests.
-    pub fn alarm(&self) -> Alarm {
-        Alarm {
+    pub fn messenger(&self) -> Messenger {
+        Messenger {
             events: self.events.downgrade(),
         }
     }
@@ -197,6 +200,7 @@ struct Driver {
 impl Driver {
     async fn run(mut self, mut events: mpsc::Receiver<Message>) {
         self.step(Event::Woken, None);
+        let alarm = self.core.alarm();
         loop {
             let wake = self.core.wake();
             let sleep = async {
@@ -223,6 +227,7 @@ impl Driver {
                     }
                 },
                 () = sleep => self.step(Event::Woken, None),
+                () = alarm.rung() => self.step(Event::Alarmed, None),
             }
         }
     }

@@ -215,18 +215,6 @@ pub struct HealthPolicy {
     pub up_after: u32,
 }
 
-impl HealthPolicy {
-    /// The longest time between an endpoint's death and the moment when requests no longer go there,
-    /// if nothing but its probes notices. It died right after it answered one, and every failing
-    /// probe takes the whole `timeout`:
-    /// every + timeout + (down_after − 1) × (fast_every + timeout) + publishing.
-    pub fn failover_bound(&self, timeout: Duration) -> Duration {
-        /// From a verdict to a snapshot that requests see.
-        const PUBLISHING: Duration = Duration::from_millis(10);
-        self.every + timeout + (self.fast_every + timeout) * (self.down_after - 1) + PUBLISHING
-    }
-}
-
 impl From<&ProbePlan> for HealthPolicy {
     fn from(plan: &ProbePlan) -> Self {
         Self {

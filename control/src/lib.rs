@@ -9,7 +9,9 @@
 //!    ([`admin`]);
 //! 2. [`engine`] is the one loop that owns the state; its core is pure: (state, event, now) →
 //!    (state, effects);
-//! 3. [`health`] gives an endpoint's verdict, [`pool`] says how much of its traffic a pool can take,
+//! 3. [`health`] gives an endpoint's verdict by its probes and [`outlier`] by its requests,
+//!    [`slow_start`] brings it back little by little, [`suspicion`] asks whether the fault is our
+//!    own; [`pool`] says how much of its traffic a pool can take,
 //!    [`steering`] turns that into shares;
 //! 4. [`snapshot`] is what follows for requests: immutable, published as one;
 //!    [`overrides`] are what operators decided beside the configuration;
@@ -62,6 +64,7 @@ pub mod last_known_good;
 pub mod listeners;
 pub mod metrics;
 pub mod notice;
+pub mod outlier;
 pub mod overrides;
 pub mod pool;
 pub mod rehearse;
@@ -69,9 +72,11 @@ pub mod reload;
 pub mod resolve;
 pub mod retry;
 pub mod silence;
+pub mod slow_start;
 pub mod snapshot;
 mod state_file;
 pub mod stats;
 pub mod status;
 pub mod steering;
+pub mod suspicion;
 pub mod watch;

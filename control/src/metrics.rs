@@ -16,6 +16,7 @@ use prometheus::proto::{
 
 use self::family::{Family, Kind};
 use crate::listeners::ListenerStatus;
+use crate::outlier::Reason;
 use crate::snapshot::Snapshot;
 use crate::stats::{ByClass, DURATION_BUCKETS, RetryReason, RoutePoolStats, Totals, TryOutcome};
 
@@ -87,6 +88,13 @@ impl Page<'_> {
         families.counters(
             &family::ACCESS_LOG_DROPPED,
             [(NO_LABELS, totals.access_log_dropped.get())],
+        );
+        families.gauges(
+            &family::SELF_SUSPICION,
+            [(
+                NO_LABELS,
+                f64::from(u8::from(self.snapshot.suspicion.is_some())),
+            )],
         );
         families.gauges(
             &family::GEO_DATABASE_BUILD,
@@ -175,8 +183,18 @@ impl Page<'_> {
         families.gauges(
             &family::ENDPOINT_UP,
             endpoints().map(|(pool, address, endpoint)| {
-                let healthy = endpoint.health.verdict == crate::health::Verdict::Healthy;
-                ([pool.to_owned(), address], up(healthy))
+                ([pool.to_owned(), address], up(endpoint.serves()))
+            }),
+        );
+        families.counters(
+            &family::EJECTIONS,
+            endpoints().flat_map(|(pool, address, endpoint)| {
+                let counts = Reason::KINDS.into_iter().zip(&endpoint.live.ejections);
+                let counted = counts.filter(|(_, count)| count.get() > 0);
+                counted.map(move |(kind, count)| {
+                    let labels = [pool.to_owned(), address.clone(), kind.to_owned()];
+                    (labels, count.get())
+                })
             }),
         );
         families.gauges(

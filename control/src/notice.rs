@@ -7,10 +7,11 @@ use portolan_config::names::Name;
 
 use crate::endpoint::EndpointKey;
 use crate::health::{Because, Verdict};
-use crate::overrides;
+use crate::outlier::Change;
+use crate::{overrides, suspicion};
 
 /// Something an operator wants to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
     /// An endpoint's verdict changed.
     EndpointJudged {
@@ -20,6 +21,20 @@ pub enum Notice {
         verdict: Verdict,
         /// Why.
         because: Because,
+    },
+    /// Where an endpoint stands with traffic changed.
+    EndpointStanding {
+        /// Which.
+        key: EndpointKey,
+        /// How.
+        change: Change,
+    },
+    /// This instance suspects its own network, or does not any more.
+    SelfSuspicion {
+        /// What changed.
+        change: suspicion::Change,
+        /// The pools that failed together.
+        pools: Vec<Name>,
     },
     /// A pool can serve, or cannot any more.
     PoolChanged {
@@ -68,6 +83,14 @@ impl Notice {
                 verdict: Verdict::Unhealthy,
                 ..
             }
+            | Self::EndpointStanding {
+                change: Change::Ejected(..),
+                ..
+            }
+            | Self::SelfSuspicion {
+                change: suspicion::Change::Holding,
+                ..
+            }
             | Self::PoolChanged { up: false, .. }
             | Self::WentSilent { .. }
             | Self::NameFailed { .. } => tracing::warn!("{self}"),
@@ -84,6 +107,33 @@ impl fmt::Display for Notice {
                 verdict,
                 because,
             } => write!(f, "endpoint {key} is {}: {because}", verdict.as_str()),
+            Self::EndpointStanding { key, change } => match change {
+                Change::Ejected(reason, span) => write!(
+                    f,
+                    "endpoint {key} is ejected for {} ms: {reason}",
+                    span.as_millis()
+                ),
+                Change::OnTrial => write!(f, "endpoint {key} is on trial after its ejection"),
+                Change::Freed => write!(f, "endpoint {key} is no longer ejected"),
+            },
+            Self::SelfSuspicion { change, pools } => {
+                let names: Vec<&str> = pools.iter().map(Name::as_str).collect();
+                let names = names.join(", ");
+                match change {
+                    suspicion::Change::Holding => write!(
+                        f,
+                        "{names} failed at the same time: the likelier culprit is this \
+                         instance's own network, and traffic goes where it went before"
+                    ),
+                    suspicion::Change::Settling => write!(
+                        f,
+                        "a probe passed: this instance's network seems to be back"
+                    ),
+                    suspicion::Change::LetGo => {
+                        write!(f, "this instance no longer suspects its own network")
+                    }
+                }
+            }
             Self::PoolChanged { pool, up, healthy } => write!(
                 f,
                 "pool {pool} is {}: {} of {} endpoints healthy",

@@ -1,13 +1,17 @@
 //! A pool as a request sees it: who can serve, and how much of its traffic the pool can take.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use portolan_config::plan::PoolPlan;
+use smallvec::SmallVec;
 
 use crate::balance::{Selector, Wish};
+use crate::clock::Tick;
 use crate::dial::Dial;
 use crate::endpoint::Endpoint;
 use crate::health::{Health, Verdict};
+use crate::outlier::Standing;
 use crate::steering::{Basis, Sequence};
 
 /// An endpoint of a pool, at one moment.
@@ -27,6 +31,58 @@ pub struct EndpointView {
     pub name: Option<Arc<str>>,
     /// Its health.
     pub health: Health,
+    /// Where it stands with traffic.
+    pub standing: Standing,
+    /// How much of its weight it gets in a slow start: up to 1.
+    pub ramp: f64,
+}
+
+impl EndpointView {
+    /// Whether it gets requests: healthy by its probes, and not ejected.
+    pub fn serves(&self) -> bool {
+        self.is_healthy() && self.standing.ejected_since().is_none()
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.health.verdict == Verdict::Healthy
+    }
+
+    /// How much of its weight it gets when it serves.
+    pub fn part(&self) -> f64 {
+        self.standing.part().min(self.ramp)
+    }
+
+    /// The word that users see for its state.
+    pub fn state(&self) -> &'static str {
+        if self.is_healthy() && !self.serves() {
+            "ejected"
+        } else {
+            self.health.verdict.as_str()
+        }
+    }
+
+    /// Why it is in this state.
+    pub fn because(&self) -> String {
+        match self.standing {
+            Standing::Ejected { reason, .. } if self.is_healthy() => reason.to_string(),
+            Standing::OnTrial { reason, .. } if self.is_healthy() => {
+                format!("on trial after an ejection: {reason}")
+            }
+            _ => self.health.because.to_string(),
+        }
+    }
+
+    /// Since when.
+    pub fn since(&self) -> Tick {
+        match self.standing {
+            Standing::Ejected { since, .. } | Standing::OnTrial { since, .. }
+                if self.is_healthy() =>
+            {
+                since
+            }
+            _ => self.health.since,
+        }
+    }
 }
 
 /// A pool, at one moment.
@@ -38,16 +94,30 @@ pub struct PoolView {
     pub endpoints: Vec<EndpointView>,
     /// How much of its traffic it can take: 0 to 1.
     pub availability: f64,
-    /// The same if `min_healthy` did not count.
+    /// The same if probes alone decided.
+    pub probed: f64,
+    /// The same if `min_healthy` did not count, either.
     pub partial: f64,
+    /// How much of its traffic it may take in a slow start: up to 1.
+    pub ramp: f64,
+    /// What it was before this instance began to suspect itself; 0 while it does not.
+    pub held: f64,
+    /// It is one of those that failed together.
+    pub fell: bool,
     /// How many endpoints are healthy, of those that count now.
     pub healthy: usize,
     /// How many count now.
     pub counted: usize,
+    /// How many are ejected.
+    pub ejected: usize,
     /// Whether enough is known to send it traffic or to know that one must not.
     pub judged: bool,
     /// Those that can serve: healthy primaries, or else healthy backups.
     serving: Selector,
+    /// Those that serve where nobody else does: of the healthy ones, as few as may be are left out.
+    kept: Selector,
+    /// Those that served before this instance began to suspect itself.
+    before: Selector,
     /// Everybody, as if all were healthy.
     everyone: Selector,
     turns: Arc<Sequence>,
@@ -62,31 +132,35 @@ impl PoolView {
         resolved: bool,
         turns: Arc<Sequence>,
     ) -> Self {
-        let sums = Sums::of(&endpoints);
-        let enough = sums.healthy > 0 && sums.healthy >= plan.min_healthy.of(sums.counted);
-        let partial = if plan.drain || sums.total_weight == 0 {
+        let ejected = Ejected::of(&plan, &endpoints);
+        let sums = Sums::of(&endpoints, &EndpointView::serves);
+        let by_probes = Sums::of(&endpoints, &EndpointView::is_healthy);
+        let availability = if ejected.too_many {
             0.0
         } else {
-            (plan.overprovision * sums.healthy_weight as f64 / sums.total_weight as f64).min(1.0)
+            sums.availability(&plan)
         };
-        let availability = if enough { partial } else { 0.0 };
+        let probed = by_probes.availability(&plan);
+        let partial = by_probes.partial(&plan);
         // Of nobody, too: when its names were answered for and lead nowhere, the pool is down, and
         // there is nothing to wait for.
         let known = endpoints
             .iter()
             .all(|endpoint| endpoint.health.verdict != Verdict::Unknown);
         let select = |wanted: &dyn Fn(&EndpointView) -> bool| {
-            let members = endpoints
-                .iter()
-                .enumerate()
-                .filter(|(_, endpoint)| wanted(endpoint));
-            Selector::new(
-                members.map(|(at, endpoint)| (at, endpoint.weight)),
-                &plan.balance,
-            )
+            selector(&plan, &endpoints, &|_, endpoint| wanted(endpoint))
         };
         let backups = sums.backups_serve;
-        let serving = select(&|e| e.backup == backups && e.health.verdict == Verdict::Healthy);
+        let serving = select(&|e| e.backup == backups && e.serves());
+        let backups = by_probes.backups_serve;
+        let kept = selector(&plan, &endpoints, &|at, e| {
+            e.backup == backups && e.is_healthy() && !ejected.left_out.contains(&at)
+        });
+        let kept = if kept.is_empty() {
+            select(&|e| e.backup == backups && e.is_healthy())
+        } else {
+            kept
+        };
         let only_backups = endpoints.iter().all(|endpoint| endpoint.backup);
         let everyone = select(&|endpoint| !endpoint.backup || only_backups);
         Self {
@@ -94,13 +168,54 @@ impl PoolView {
             plan,
             endpoints,
             availability,
+            probed,
             partial,
+            ramp: 1.0,
+            held: 0.0,
+            fell: false,
             healthy: sums.healthy,
             counted: sums.counted,
+            ejected: ejected.count,
             serving,
+            kept,
+            before: Selector::default(),
             everyone,
             turns,
         }
+    }
+
+    /// The same while it comes back slowly: it takes no more than this part.
+    #[must_use]
+    pub fn ramped(mut self, part: f64) -> Self {
+        self.availability = self.availability.min(part);
+        self.ramp = part;
+        self
+    }
+
+    /// The same while this instance suspects itself. What was before: how much it could take, and
+    /// who served. `fell`: it is one of those that failed together.
+    #[must_use]
+    pub fn holding(mut self, availability: f64, served: &[SocketAddr], fell: bool) -> Self {
+        self.before = selector(&self.plan, &self.endpoints, &|_, endpoint| {
+            served.contains(&endpoint.live.key.address)
+        });
+        if !self.plan.drain && !self.before.is_empty() {
+            self.held = availability;
+        }
+        self.fell = fell;
+        self
+    }
+
+    /// The addresses of those that serve, or would if probes alone decided.
+    pub fn served_by(&self) -> impl Iterator<Item = SocketAddr> {
+        let selector = if self.availability > 0.0 {
+            &self.serving
+        } else {
+            &self.kept
+        };
+        selector
+            .members()
+            .map(|at| self.endpoints[at].live.key.address)
     }
 
     /// The index of the endpoint that gets a request sent here on this basis.
@@ -123,7 +238,9 @@ impl PoolView {
 
     fn selector(&self, basis: Basis) -> &Selector {
         match basis {
-            Basis::Health | Basis::HealthyEndpoints => &self.serving,
+            Basis::Health => &self.serving,
+            Basis::Probed | Basis::HealthyEndpoints => &self.kept,
+            Basis::Held => &self.before,
             Basis::EveryEndpoint => &self.everyone,
         }
     }
@@ -147,21 +264,76 @@ impl PoolView {
     }
 }
 
+/// While somebody gets only a part of its weight, weights are counted in thousandths.
+const FINE: f64 = 1000.0;
+
+/// A selector over some of the endpoints, by their weights as they are now.
+fn selector(
+    plan: &PoolPlan,
+    endpoints: &[EndpointView],
+    wanted: &dyn Fn(usize, &EndpointView) -> bool,
+) -> Selector {
+    let members: SmallVec<[(usize, &EndpointView); 16]> = endpoints
+        .iter()
+        .enumerate()
+        .filter(|(at, endpoint)| wanted(*at, endpoint))
+        .collect();
+    let whole = members.iter().all(|(_, endpoint)| endpoint.part() >= 1.0);
+    let weight = |endpoint: &EndpointView| {
+        if whole || endpoint.weight == 0 {
+            endpoint.weight
+        } else {
+            (f64::from(endpoint.weight) * endpoint.part() * FINE).max(1.0) as u32
+        }
+    };
+    Selector::new(
+        members.iter().map(|(at, endpoint)| (*at, weight(endpoint))),
+        &plan.balance,
+    )
+}
+
+/// Who of a pool is ejected.
+struct Ejected {
+    count: usize,
+    /// More than `max_ejected` allows.
+    too_many: bool,
+    /// As many of them as it allows, those that failed first.
+    left_out: SmallVec<[usize; 8]>,
+}
+
+impl Ejected {
+    fn of(plan: &PoolPlan, endpoints: &[EndpointView]) -> Self {
+        let mut ejected: SmallVec<[(Tick, usize); 8]> = endpoints
+            .iter()
+            .enumerate()
+            .filter(|(_, endpoint)| endpoint.is_healthy() && endpoint.weight > 0)
+            .filter_map(|(at, endpoint)| Some((endpoint.standing.ejected_since()?, at)))
+            .collect();
+        ejected.sort_unstable();
+        let all = endpoints.iter().filter(|e| e.weight > 0).count();
+        let share = plan.outlier.as_ref().map_or(0.0, |o| o.max_ejected);
+        let allowed = ((share * all as f64) as usize).max(1);
+        Self {
+            count: ejected.len(),
+            too_many: ejected.len() > allowed,
+            left_out: ejected.iter().take(allowed).map(|(_, at)| *at).collect(),
+        }
+    }
+}
+
 /// The sums that availability is made of.
 struct Sums {
     healthy: usize,
     counted: usize,
-    healthy_weight: u64,
-    total_weight: u64,
+    healthy_weight: f64,
+    total_weight: f64,
     /// No primary can serve, so the backups count.
     backups_serve: bool,
 }
 
 impl Sums {
-    fn of(endpoints: &[EndpointView]) -> Self {
-        let serves = |endpoint: &EndpointView| {
-            endpoint.health.verdict == Verdict::Healthy && endpoint.weight > 0
-        };
+    fn of(endpoints: &[EndpointView], serves: &dyn Fn(&EndpointView) -> bool) -> Self {
+        let serves = |endpoint: &EndpointView| serves(endpoint) && endpoint.weight > 0;
         let backups_serve = !endpoints.iter().any(|e| !e.backup && serves(e));
         let counts = |e: &&EndpointView| e.weight > 0 && (!e.backup || backups_serve);
         // An endpoint that nothing is known of says nothing about the others, as long as there are
@@ -173,8 +345,8 @@ impl Sums {
         let mut sums = Self {
             healthy: 0,
             counted: 0,
-            healthy_weight: 0,
-            total_weight: 0,
+            healthy_weight: 0.0,
+            total_weight: 0.0,
             backups_serve,
         };
         for endpoint in endpoints.iter().filter(counts) {
@@ -182,21 +354,40 @@ impl Sums {
                 continue;
             }
             sums.counted += 1;
-            sums.total_weight += u64::from(endpoint.weight);
+            sums.total_weight += f64::from(endpoint.weight);
             if serves(endpoint) {
                 sums.healthy += 1;
-                sums.healthy_weight += u64::from(endpoint.weight);
+                sums.healthy_weight += f64::from(endpoint.weight) * endpoint.part();
             }
         }
         sums
+    }
+
+    /// How much of its traffic the pool can take.
+    fn availability(&self, plan: &PoolPlan) -> f64 {
+        if self.healthy > 0 && self.healthy >= plan.min_healthy.of(self.counted) {
+            self.partial(plan)
+        } else {
+            0.0
+        }
+    }
+
+    /// The same if `min_healthy` did not count.
+    fn partial(&self, plan: &PoolPlan) -> f64 {
+        if plan.drain || self.total_weight == 0.0 {
+            0.0
+        } else {
+            (plan.overprovision * self.healthy_weight / self.total_weight).min(1.0)
+        }
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::clock::Tick;
     use crate::endpoint::EndpointKey;
+    use crate::outlier::{Fault, Reason};
+    use portolan_config::plan::BalancePlan;
     use portolan_config::{Machine, check_text};
 
     /// Healthy endpoints with these weights.
@@ -229,6 +420,8 @@ pub(crate) mod tests {
             backup,
             name: None,
             health,
+            standing: Standing::Free,
+            ramp: 1.0,
         }
     }
 
@@ -242,8 +435,8 @@ routes: [ {{ to: p }} ]"
         checked.plan.unwrap().pools[0].clone()
     }
 
-    /// A pool of endpoints told as letters: healthy, unhealthy (`-`), unknown (`?`); capitals and
-    /// `=` and `!` are the same for backups.
+    /// A pool of endpoints told as letters: healthy, unhealthy (`-`), unknown (`?`), ejected (`x`)
+    /// and on trial (`t`); capitals and `=` are the same for backups.
     fn pool(extra: &str, letters: &str) -> PoolView {
         let plan = plan(extra);
         let endpoints = letters
@@ -251,14 +444,30 @@ routes: [ {{ to: p }} ]"
             .enumerate()
             .map(|(at, letter)| {
                 let (verdict, backup) = match letter {
-                    'h' => (Verdict::Healthy, false),
+                    'h' | 'x' | 't' => (Verdict::Healthy, false),
                     '-' => (Verdict::Unhealthy, false),
                     '?' => (Verdict::Unknown, false),
-                    'H' => (Verdict::Healthy, true),
+                    'H' | 'X' => (Verdict::Healthy, true),
                     '=' => (Verdict::Unhealthy, true),
                     other => panic!("{other}"),
                 };
-                endpoint(&plan, at, 1, backup, verdict)
+                let mut endpoint = endpoint(&plan, at, 1, backup, verdict);
+                let since = Tick::after(std::time::Duration::from_secs(at as u64));
+                let (until, reason) = (since, Reason::Run(3, Fault::Connect));
+                endpoint.standing = match letter.to_ascii_lowercase() {
+                    'x' => Standing::Ejected {
+                        since,
+                        until,
+                        reason,
+                    },
+                    't' => Standing::OnTrial {
+                        since,
+                        until,
+                        reason,
+                    },
+                    _ => Standing::Free,
+                };
+                endpoint
             })
             .collect();
         PoolView::new(plan, endpoints, true, Arc::default())
@@ -337,5 +546,100 @@ routes: [ {{ to: p }} ]"
         assert!(pool("", "").judged, "names that lead nowhere");
         let unanswered = PoolView::new(plan(""), Vec::new(), false, Arc::default());
         assert!(!unanswered.judged);
+    }
+
+    /// Who gets requests on this basis.
+    fn picked(pool: &PoolView, basis: Basis) -> Vec<usize> {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut seen: Vec<usize> = (0..500)
+            .filter_map(|_| {
+                pool.pick(
+                    basis,
+                    &mut Wish {
+                        hash: None,
+                        excluded: &[],
+                        random: &mut random,
+                        now: Tick::ZERO,
+                    },
+                )
+            })
+            .collect();
+        seen.sort_unstable();
+        seen.dedup();
+        seen
+    }
+
+    #[test]
+    fn ejected_endpoints_count_as_not_healthy() {
+        let one = pool("", "hhxh");
+        close(one.availability, 1.0);
+        assert_eq!(picked(&one, Basis::Health), [0, 1, 3]);
+        close(pool("", "hxxh").availability, 0.7);
+        assert_eq!((one.healthy, one.counted, one.ejected), (3, 4, 1));
+        assert_eq!(one.endpoints[2].state(), "ejected");
+        let backed = pool("", "xH");
+        close(backed.availability, 0.7);
+        assert_eq!(picked(&backed, Basis::Health), [1]);
+    }
+
+    #[test]
+    fn with_more_ejected_than_allowed_the_pool_is_down_and_serves_where_nobody_else_does() {
+        let most = pool("", "xhxx");
+        close(most.availability, 0.0);
+        close(most.probed, 1.0);
+        // Two of four may be left out: those that failed first.
+        assert_eq!(picked(&most, Basis::Probed), [1, 3]);
+        // One may always be ejected, and then probes decide.
+        let alone = pool("", "x");
+        close(alone.availability, 0.0);
+        close(alone.probed, 1.0);
+        assert_eq!(picked(&alone, Basis::Probed), [0]);
+        assert_eq!(picked(&pool("", "x-"), Basis::Probed), [0]);
+        let strict = pool("outlier: { max_ejected: 0% }", "xxhh");
+        close(strict.availability, 0.0);
+        assert_eq!(picked(&strict, Basis::Probed), [1, 2, 3]);
+        close(
+            pool("outlier: { max_ejected: 100% }", "xxxh").availability,
+            0.35,
+        );
+    }
+
+    #[test]
+    fn one_on_trial_gets_a_trickle() {
+        let pool_back = pool("", "t");
+        close(pool_back.availability, 1.4 * 0.05);
+        let peers = pool("", "ht");
+        let mut random = fastrand::Rng::with_seed(1);
+        let hits = (0..10_000)
+            .filter(|_| {
+                let mut wish = Wish {
+                    hash: None,
+                    excluded: &[],
+                    random: &mut random,
+                    now: Tick::ZERO,
+                };
+                peers.serving.pick(
+                    &BalancePlan::Random,
+                    &peers.endpoints,
+                    &peers.turns,
+                    &mut wish,
+                ) == Some(1)
+            })
+            .count();
+        assert!((380..580).contains(&hits), "{hits} is not 1 in 21");
+    }
+
+    #[test]
+    fn a_pool_that_comes_back_takes_no_more_than_its_ramp() {
+        close(pool("", "hh").ramped(0.1).availability, 0.1);
+        close(pool("", "h---").ramped(0.5).availability, 0.35);
+        let held = pool("", "--").holding(0.7, &["10.0.0.2:80".parse().unwrap()], true);
+        close(held.held, 0.7);
+        assert_eq!(picked(&held, Basis::Held), [1]);
+        let gone = pool("", "--").holding(0.7, &["10.9.9.9:80".parse().unwrap()], true);
+        close(gone.held, 0.0);
+        let drained =
+            pool("drain: true", "--").holding(0.7, &["10.0.0.2:80".parse().unwrap()], true);
+        close(drained.held, 0.0);
     }
 }

@@ -19,6 +19,7 @@ use crate::dial::Dial;
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::geo::{Locator, Whereabouts};
 use crate::health::{Health, Verdict};
+use crate::outlier::Standing;
 use crate::pool::{EndpointView, PoolView};
 use crate::snapshot::{ClassTables, Snapshot};
 use crate::steering::Table;
@@ -302,6 +303,8 @@ pub fn pretend(
                 backup,
                 name: None,
                 health,
+                standing: Standing::Free,
+                ramp: 1.0,
             }
         });
         Arc::new(PoolView::new(
@@ -314,6 +317,7 @@ pub fn pretend(
     Snapshot {
         generation: 0,
         made: Tick::ZERO,
+        suspicion: None,
         plan: plan.clone(),
         locator: locator.clone(),
         pools: plan.pools.iter().map(view).collect(),

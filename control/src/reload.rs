@@ -272,7 +272,7 @@ impl Reloader {
             .is_some_and(|attempt| matches!(attempt.outcome, Reloaded::Refused(_)));
         // Nothing happened, and nothing was wrong before.
         let uneventful =
-            *outcome == Reloaded::Unchanged && !was_refused && !running.last_known_good;
+            matches!(outcome, Reloaded::Unchanged) && !was_refused && !running.last_known_good;
         if !uneventful {
             let attempt = LastAttempt {
                 at: wall.as_secs(),

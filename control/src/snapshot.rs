@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// When it was made.
     pub made: Tick,
+    /// Since when this instance suspects its own network, if it does.
+    pub suspicion: Option<Tick>,
     /// The configuration.
     pub plan: Arc<Plan>,
     /// The geo databases.
@@ -50,7 +52,7 @@ pub struct TargetTables {
 /// The tables of one class.
 #[derive(Debug, PartialEq)]
 pub struct ClassTables {
-    /// By health as it is.
+    /// By health as it is, or as it was or is said to be where nobody can serve otherwise.
     pub main: Table,
     /// What is tried when nobody can serve.
     pub when_all_down: Option<Table>,
@@ -125,6 +127,8 @@ impl Conditions for On<'_> {
         let view = self.world.pool(pool);
         match self.basis {
             Basis::Health => view.availability,
+            Basis::Probed => view.probed,
+            Basis::Held => view.held,
             Basis::HealthyEndpoints => view.partial,
             Basis::EveryEndpoint => f64::from(u8::from(view.could_serve())),
         }
@@ -133,11 +137,7 @@ impl Conditions for On<'_> {
     fn latency(&self, pool: PoolId) -> Latency {
         let view = self.world.pool(pool);
         let now = self.world.now();
-        let serving = || {
-            view.endpoints
-                .iter()
-                .filter(|e| e.health.verdict == crate::health::Verdict::Healthy)
-        };
+        let serving = || view.endpoints.iter().filter(|e| e.serves());
         let mean = |values: Vec<std::time::Duration>| {
             let count = u32::try_from(values.len())
                 .ok()
@@ -174,9 +174,53 @@ impl Conditions for On<'_> {
 }
 
 fn class_tables(world: &dyn World, target: TargetId, class: &Class) -> ClassTables {
+    class_tables_without(world, target, class, &[])
+}
+
+/// The tables of a class as if some pools could not serve.
+fn class_tables_without(
+    world: &dyn World,
+    target: TargetId,
+    class: &Class,
+    without: &[PoolId],
+) -> ClassTables {
+    let pools = reachable(world.plan(), target, class);
+    let views = || {
+        pools
+            .iter()
+            .filter(|pool| !without.contains(pool))
+            .map(|pool| world.pool(*pool))
+    };
+    let on = |basis| table(world, target, class, basis, without);
+    let only = |main| ClassTables {
+        main,
+        when_all_down: None,
+    };
+    // Held as long as all that these clients can reach fell together: what is left, or never was
+    // probed, serves.
+    let all_fell =
+        views().any(|view| view.fell) && !views().any(|view| !view.fell && view.availability > 0.0);
+    if all_fell {
+        let held = on(Basis::Held);
+        if !held.entries().is_empty() {
+            return only(held);
+        }
+    }
+    let main = on(Basis::Health);
+    if views().any(|view| view.availability > 0.0) {
+        return only(main);
+    }
+    // Nobody serves well, but probes say that somebody serves.
+    let probed = on(Basis::Probed);
+    if !probed.entries().is_empty() {
+        return only(probed);
+    }
     ClassTables {
-        main: table(world, target, class, Basis::Health, &[]),
-        when_all_down: when_all_down(world, target, class, &[]),
+        main,
+        when_all_down: [Basis::HealthyEndpoints, Basis::EveryEndpoint]
+            .into_iter()
+            .map(on)
+            .find(|table| !table.entries().is_empty()),
     }
 }
 
@@ -193,26 +237,6 @@ fn table(
         without,
     };
     Table::new(&world.plan().targets, target, class, &conditions, basis)
-}
-
-/// What is tried when no pool that these clients reach can serve. Nothing if one can: what is
-/// refused then is refused on purpose.
-fn when_all_down(
-    world: &dyn World,
-    target: TargetId,
-    class: &Class,
-    without: &[PoolId],
-) -> Option<Table> {
-    let somebody = reachable(world.plan(), target, class)
-        .into_iter()
-        .any(|pool| !without.contains(&pool) && world.pool(pool).availability > 0.0);
-    if somebody {
-        return None;
-    }
-    [Basis::HealthyEndpoints, Basis::EveryEndpoint]
-        .into_iter()
-        .map(|basis| table(world, target, class, basis, without))
-        .find(|table| !table.entries().is_empty())
 }
 
 /// The pools that clients of a class can reach through a target.
@@ -323,10 +347,7 @@ impl Snapshot {
                     .0
             }
         };
-        ClassTables {
-            main: table(self, target, &class, Basis::Health, without),
-            when_all_down: when_all_down(self, target, &class, without),
-        }
+        class_tables_without(self, target, &class, without)
     }
 
     /// Whether every pool is judged.

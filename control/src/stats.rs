@@ -116,8 +116,10 @@ impl ByClass {
 pub enum TryOutcome {
     /// Response headers came, below 500.
     Answered,
-    /// Response headers came, 500 or above.
+    /// Response headers came, 500 or above: perhaps the request's own fault.
     ServerError,
+    /// Response headers came, 502, 503 or 504: the endpoint cannot serve.
+    Unavailable,
     /// There was no connection.
     ConnectFailed,
     /// The connection broke, or what came was not HTTP.
@@ -130,20 +132,31 @@ pub enum TryOutcome {
 
 impl TryOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Answered,
         Self::ServerError,
+        Self::Unavailable,
         Self::ConnectFailed,
         Self::Broken,
         Self::TimedOut,
         Self::Abandoned,
     ];
 
+    /// The outcome of a try that was answered with this status.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            502..=504 => Self::Unavailable,
+            500.. => Self::ServerError,
+            _ => Self::Answered,
+        }
+    }
+
     /// The label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Answered => "answered",
             Self::ServerError => "server_error",
+            Self::Unavailable => "unavailable",
             Self::ConnectFailed => "connect_failed",
             Self::Broken => "broken",
             Self::TimedOut => "timed_out",

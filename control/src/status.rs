@@ -28,6 +28,9 @@ pub struct Status {
     pub listeners: Vec<ListenerEntry>,
     /// The geo databases in use.
     pub geo: Vec<GeoEntry>,
+    /// For how long this instance has suspected its own network, in seconds, if it does.
+    #[serde(default)]
+    pub self_suspicion_seconds: Option<f64>,
     /// What should worry an operator.
     pub warnings: Vec<String>,
     /// Requests so far.
@@ -200,6 +203,9 @@ pub struct PoolEntry {
     pub healthy: usize,
     /// Endpoints that count.
     pub counted: usize,
+    /// Endpoints that are ejected.
+    #[serde(default)]
+    pub ejected: usize,
     /// Requests under way.
     pub in_flight: u64,
     /// Its endpoints.
@@ -220,7 +226,7 @@ pub struct EndpointEntry {
     /// Who has drained it, why and until when.
     #[serde(default)]
     pub drain: Option<OverrideEntry>,
-    /// `unknown`, `healthy` or `unhealthy`.
+    /// `unknown`, `healthy`, `unhealthy` or `ejected`.
     pub health: String,
     /// Why.
     pub because: String,
@@ -228,6 +234,9 @@ pub struct EndpointEntry {
     pub for_seconds: f64,
     /// Whether it has been silent for longer than is plausible.
     pub suspect: bool,
+    /// How much of its weight it gets: less than 1 on trial after an ejection, and in a slow start.
+    #[serde(default = "whole")]
+    pub part: f64,
     /// Requests under way.
     pub in_flight: u32,
     /// Requests so far.
@@ -236,6 +245,11 @@ pub struct EndpointEntry {
     pub latency_ms: Option<f64>,
     /// How long the last probe took, in milliseconds.
     pub probe_ms: Option<f64>,
+}
+
+/// The part of its weight that an endpoint of an older instance gets.
+fn whole() -> f64 {
+    1.0
 }
 
 /// One entry of `/api/v1/services`.
@@ -345,6 +359,16 @@ fn by_class(counts: [u64; 6]) -> std::collections::BTreeMap<String, u64> {
         .collect()
 }
 
+/// What an operator should know about an instance that suspects itself.
+pub fn suspicion(snapshot: &Snapshot) -> Option<String> {
+    snapshot.suspicion?;
+    Some(
+        "every probed pool failed at the same time: this instance's own network is the likelier \
+         culprit, and traffic goes where it went before"
+            .to_owned(),
+    )
+}
+
 /// The databases of a snapshot.
 pub fn geo(snapshot: &Snapshot) -> Vec<GeoEntry> {
     snapshot
@@ -386,6 +410,7 @@ impl PoolEntry {
             drain: None,
             healthy: pool.healthy,
             counted: pool.counted,
+            ejected: pool.ejected,
             in_flight: pool.in_flight(),
             endpoints: pool
                 .endpoints
@@ -396,10 +421,11 @@ impl PoolEntry {
                     weight: endpoint.drained.unwrap_or(endpoint.weight),
                     backup: endpoint.backup,
                     drain: None,
-                    health: endpoint.health.verdict.as_str().to_owned(),
-                    because: endpoint.health.because.to_string(),
-                    for_seconds: now.since(endpoint.health.since).as_secs_f64(),
+                    health: endpoint.state().to_owned(),
+                    because: endpoint.because(),
+                    for_seconds: now.since(endpoint.since()).as_secs_f64(),
                     suspect: endpoint.live.silence.is_suspect(),
+                    part: endpoint.part(),
                     in_flight: endpoint.live.in_flight(),
                     requests: endpoint.live.requests(),
                     latency_ms: endpoint.live.traffic_latency(now).map(milliseconds),
@@ -480,6 +506,8 @@ pub fn classes(snapshot: &Snapshot, target: portolan_config::plan::TargetId) -> 
         let entry = ClassEntry {
             basis: match table.basis {
                 Basis::Health => "health",
+                Basis::Probed => "probed",
+                Basis::Held => "held",
                 Basis::HealthyEndpoints => "healthy_endpoints",
                 Basis::EveryEndpoint => "every_endpoint",
             }

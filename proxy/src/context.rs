@@ -10,8 +10,9 @@ use portolan_config::plan::{PoolId, RouteId, RoutePlan};
 use portolan_control::affinity::Tie;
 use portolan_control::clock::Tick;
 use portolan_control::endpoint::Endpoint;
-use portolan_control::engine::Alarm;
+use portolan_control::engine::Messenger;
 use portolan_control::geo::Whereabouts;
+use portolan_control::outlier::Epoch;
 use portolan_control::retry::{self, Action, Chances, Fault, Repeatable, Sent};
 use portolan_control::silence::Waiting;
 use portolan_control::snapshot::Snapshot;
@@ -141,6 +142,8 @@ impl Drop for Retrying {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     endpoint: Arc<Endpoint>,
+    /// When it began, in terms of the endpoint's standing.
+    epoch: Epoch,
     outcome: Option<TryOutcome>,
     /// It was asked, and has not answered yet.
     waiting: Option<Waiting>,
@@ -150,6 +153,7 @@ impl InFlight {
     pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.begin();
         Self {
+            epoch: endpoint.witness.epoch(),
             endpoint,
             outcome: None,
             waiting: None,
@@ -162,23 +166,25 @@ impl InFlight {
     }
 
     /// Response headers came, after this time.
-    pub(crate) fn answered(&mut self, status: u16, took: Duration, now: Tick, alarm: &Alarm) {
+    pub(crate) fn answered(
+        &mut self,
+        status: u16,
+        took: Duration,
+        now: Tick,
+        messenger: &Messenger,
+    ) {
         self.endpoint.observe_answer(took, now);
         self.over();
         if self.endpoint.silence.answered(took, now) {
-            alarm.heard(&self.endpoint.key);
+            messenger.heard(&self.endpoint.key);
         }
-        self.ended(if status >= 500 {
-            TryOutcome::ServerError
-        } else {
-            TryOutcome::Answered
-        });
+        self.ended(TryOutcome::of_status(status));
     }
 
     /// More of the answer came.
-    pub(crate) fn heard(&self, now: Tick, alarm: &Alarm) {
+    pub(crate) fn heard(&self, now: Tick, messenger: &Messenger) {
         if self.endpoint.silence.heard(now) {
-            alarm.heard(&self.endpoint.key);
+            messenger.heard(&self.endpoint.key);
         }
     }
 
@@ -192,9 +198,27 @@ impl InFlight {
         &self.endpoint
     }
 
-    /// Says how the try ended. The first word counts.
+    /// Says how the try ended. The first word counts; but an answer that has begun may still break
+    /// off.
     pub(crate) fn ended(&mut self, outcome: TryOutcome) {
-        self.outcome.get_or_insert(outcome);
+        match self.outcome {
+            None => {
+                self.outcome = Some(outcome);
+                self.endpoint.tried(outcome, self.epoch);
+            }
+            Some(TryOutcome::Answered) if outcome == TryOutcome::Broken => {
+                self.endpoint.broke_off();
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Says how the try ended, and that the endpoint is not to blame.
+    pub(crate) fn excused(&mut self, outcome: TryOutcome) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
+            self.endpoint.excused(outcome);
+        }
     }
 }
 
@@ -202,9 +226,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.over();
         self.endpoint.end();
-        self.endpoint
-            .tries
-            .one(self.outcome.unwrap_or(TryOutcome::Abandoned));
+        self.excused(TryOutcome::Abandoned);
     }
 }
 

@@ -19,7 +19,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
 use portolan_control::affinity::SecretKeeper;
 use portolan_control::decide::{Fate, decide};
-use portolan_control::engine::{Alarm, Published};
+use portolan_control::engine::{Messenger, Published};
 use portolan_control::retry::{self, Fault, Sent};
 use portolan_control::stats::{Gauge, TryOutcome};
 
@@ -47,7 +47,7 @@ const CLIENT_WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs
 #[derive(Debug)]
 pub(crate) struct Edge {
     pub(crate) published: Published,
-    pub(crate) alarm: Alarm,
+    pub(crate) messenger: Messenger,
     /// Connections to endpoints for direct exchanges.
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) recorder: Recorder,
@@ -341,6 +341,12 @@ impl ProxyHttp for Edge {
             error.set_retry(true);
             return error;
         }
+        // Nor does a body that the client never finished.
+        if stale || !session.as_mut().is_body_done() {
+            if let Some(current) = &mut ctx.current {
+                current.live.excused(fault::outcome(&error));
+            }
+        }
         self.ended(ctx, fault::outcome(&error));
         let now = self.recorder.clock.now();
         let again = choose::failed(ctx, session.req_header(), (fault, sent), now);
@@ -403,7 +409,7 @@ impl ProxyHttp for Edge {
         let status = response.status.as_u16();
         if let Some(current) = &mut ctx.current {
             let took = now.since(current.began);
-            current.live.answered(status, took, now, &self.alarm);
+            current.live.answered(status, took, now, &self.messenger);
             current.retrying = None;
         }
         let retried = Self::route(ctx).is_some_and(|r| r.retry.on_statuses.contains(&status));

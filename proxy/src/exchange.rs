@@ -82,14 +82,14 @@ impl Running {
             return;
         }
         self.this.retrying = None;
-        let (clock, alarm) = (edge.recorder.clock, edge.alarm.clone());
+        let (clock, messenger) = (edge.recorder.clock, edge.messenger.clone());
         tokio::spawn(async move {
             match self.attempt.await {
                 Ok(answer) => {
                     let now = clock.now();
                     let status = answer.head.status.as_u16();
                     let took = now.since(self.this.began);
-                    self.this.live.answered(status, took, now, &alarm);
+                    self.this.live.answered(status, took, now, &messenger);
                     answer.discard().await;
                 }
                 Err(failed) => self.this.live.ended(fault::outcome(&failed.error)),
@@ -162,7 +162,7 @@ async fn answer(
                 let now = clock.now();
                 let status = answer.head.status.as_u16();
                 let took = now.since(ended.this.began);
-                ended.this.live.answered(status, took, now, &edge.alarm);
+                ended.this.live.answered(status, took, now, &edge.messenger);
                 // Another try may still be answered better.
                 let better = route.retry.on_statuses.contains(&status)
                     && (!tries.is_empty()
@@ -353,7 +353,7 @@ fn look_at(edge: &Edge, tries: &[Running], now: Tick, late: Duration) {
     for running in tries {
         let endpoint = running.this.live.endpoint();
         if let Judgement::Suspect(silent) = endpoint.silence.judge(now, late) {
-            edge.alarm.silent(&endpoint.key, silent);
+            edge.messenger.silent(&endpoint.key, silent);
         }
     }
 }
@@ -368,7 +368,12 @@ fn after_failure(
     failed: &Failed,
     now: Tick,
 ) -> Option<(Place, Option<RetryReason>)> {
-    ended.this.live.ended(fault::outcome(&failed.error));
+    let outcome = fault::outcome(&failed.error);
+    if failed.excused {
+        ended.this.live.excused(outcome);
+    } else {
+        ended.this.live.ended(outcome);
+    }
     let which = (ended.this.pool, ended.this.endpoint);
     // Kept, so that the log can say who failed last.
     ctx.current = Some(ended.this);
@@ -393,6 +398,7 @@ fn timed_out(running: &Running) -> Failed {
         error: Error::explain(etype, "the try took too long").into_up(),
         fault,
         sent,
+        excused: false,
     }
 }
 

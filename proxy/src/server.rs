@@ -9,7 +9,7 @@ use pingora::server::configuration::ServerConf;
 use portolan_control::access_log::AccessLog;
 use portolan_control::affinity::SecretKeeper;
 use portolan_control::clock::Clock;
-use portolan_control::engine::{Alarm, Published};
+use portolan_control::engine::{Messenger, Published};
 use portolan_control::listeners::Listeners;
 use portolan_control::stats::{Gauge, Totals};
 use tokio::runtime::{Builder, Runtime};
@@ -44,7 +44,7 @@ impl DataPlane {
     pub fn start(
         workers: usize,
         published: Published,
-        alarm: Alarm,
+        messenger: Messenger,
         clock: Clock,
         totals: Arc<Totals>,
         access_log: AccessLog,
@@ -63,7 +63,7 @@ impl DataPlane {
         let under_way: Arc<Gauge> = Arc::default();
         let edge = Edge {
             published,
-            alarm,
+            messenger,
             upstream: Arc::new(Upstream::new(KEPT_CONNECTIONS)),
             recorder: recorder.clone(),
             affinity,

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use portolan_config::plan::Plan;
 use portolan_control::configuration;
-use portolan_control::health::HealthPolicy;
 use serde_json::json;
 
 use crate::cli::CheckArgs;
@@ -58,8 +57,7 @@ pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
 /// How long a dead endpoint of each pool may get requests, for the pools that are probed.
 fn bounds(plan: &Plan) -> impl Iterator<Item = (&str, Duration)> {
     plan.pools.iter().filter_map(|pool| {
-        let probe = pool.probe.as_ref()?;
-        let bound = HealthPolicy::from(probe).failover_bound(probe.timeout);
+        let bound = pool.probe.as_ref()?.failover_bound();
         Some((pool.name.as_str(), bound))
     })
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::decode::Switch;
 use crate::diagnostic::{Code, Diagnostic, nearest, quoted_list};
-use crate::document::{Document, EndpointPlace, Health, Pool, Protocol, UpstreamTls};
+use crate::document::{Document, EndpointPlace, Health, Outlier, Pool, Protocol, UpstreamTls};
 use crate::geography::Geography;
 use crate::names::Name;
 use crate::source::{At, Origin};
@@ -17,6 +17,21 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
         transport(name, pool, found);
         if let Switch::On(health) = &pool.health {
             probes(health, found);
+        }
+        if let Switch::On(rules) = &pool.outlier {
+            outlier(rules, found);
+        }
+        if let Switch::On(span) = &pool.slow_start
+            && span.value.duration().is_zero()
+        {
+            found.push(
+                Diagnostic::error(
+                    Code::BadValue,
+                    span.origin,
+                    "a `slow_start` that takes no time is none",
+                )
+                .help("write `slow_start: off`"),
+            );
         }
         let overprovision = &pool.overprovision;
         if !(1.0..=10.0).contains(&overprovision.value) {
@@ -279,6 +294,21 @@ fn transport(name: &At<Name>, pool: &Pool, found: &mut Vec<Diagnostic>) {
             tls.insecure.origin,
             format!("the certificates of the pool `{name}` are not verified"),
         ));
+    }
+}
+
+/// When endpoints that fail requests are left out.
+fn outlier(outlier: &Outlier, found: &mut Vec<Diagnostic>) {
+    // Shorter, and the endpoint is back before anything could have changed.
+    if outlier.eject_for.value.duration().as_millis() < 100 {
+        found.push(
+            Diagnostic::error(
+                Code::BadValue,
+                outlier.eject_for.origin,
+                "`eject_for` is at least 100ms",
+            )
+            .help("write `outlier: off` to leave nobody out"),
+        );
     }
 }
 

@@ -1,6 +1,6 @@
 //! Names: unique, known, and not in a circle.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Document, Target, TargetKind};
@@ -113,6 +113,29 @@ pub(super) fn each_name<'a>(target: &'a Target, visit: &mut dyn FnMut(&'a At<Nam
             }
         }
     }
+}
+
+/// Every pool that a target can lead to, by index.
+pub(super) fn pools_of<'a>(
+    target: &'a Target,
+    document: &'a Document,
+    names: &Names<'a>,
+) -> BTreeSet<usize> {
+    let mut pools = BTreeSet::new();
+    let mut services = BTreeSet::new();
+    let mut open = vec![target];
+    while let Some(target) = open.pop() {
+        each_name(target, &mut |name| match names.get(name.value.as_str()) {
+            Some(Definition::Pool(at)) => {
+                pools.insert(at);
+            }
+            Some(Definition::Service(at)) if services.insert(at) => {
+                open.push(&document.services.0[at].1);
+            }
+            _ => {}
+        });
+    }
+    pools
 }
 
 /// Finds services that lead back to themselves.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::references::{Definition, Names};
+use super::references::Names;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Clients, Document, GeoRule, Target, TargetKind};
 use crate::source::Origin;
@@ -81,27 +81,7 @@ impl<'a> Check<'a, '_> {
 
     /// Every pool a target can lead to, or `None` if that cannot be said.
     fn pools(&self, target: &'a Target) -> Option<BTreeSet<usize>> {
-        if self.unresolved {
-            return None;
-        }
-        let mut pools = BTreeSet::new();
-        let mut services = BTreeSet::new();
-        let mut open = vec![target];
-        while let Some(target) = open.pop() {
-            super::references::each_name(target, &mut |name| match self
-                .names
-                .get(name.value.as_str())
-            {
-                Some(Definition::Pool(at)) => {
-                    pools.insert(at);
-                }
-                Some(Definition::Service(at)) if services.insert(at) => {
-                    open.push(&self.document.services.0[at].1);
-                }
-                _ => {}
-            });
-        }
-        Some(pools)
+        (!self.unresolved).then(|| super::references::pools_of(target, self.document, self.names))
     }
 
     /// A tier all of whose pools stand in earlier tiers can never get a request: when those cannot

@@ -93,6 +93,8 @@ codes! {
     UnusedService = "unused-service",
     /// A probe that may still be running when the next one is due.
     ProbeOverlap = "probe-overlap",
+    /// Probes that can take longer to notice a dead endpoint than a route's `rto` allows.
+    Rto = "rto",
     /// More healthy endpoints asked for than the pool has.
     MinHealthy = "min-healthy",
     /// A rule that never matches, or never gets a request.

@@ -5,7 +5,7 @@ use schemars::{Schema, json_schema};
 use crate::decode::{Entries, OneOrMany, document};
 use crate::leaf::{Leaf, LeafError};
 use crate::source::At;
-use crate::units::{Count, Port, TimeSpan};
+use crate::units::{Count, Percent, Port, TimeSpan};
 
 document! {
     /// How endpoints are probed. One of `http`, `tcp` and `grpc` says how; with none, a TCP
@@ -35,6 +35,22 @@ document! {
         pub up_after: At<Count> = "2",
         /// What an HTTP answer must look like. Everything given must hold.
         pub expect: Expect = "{}",
+    }
+}
+
+document! {
+    /// What requests themselves tell about endpoints. One that fails them while its probes succeed
+    /// is ejected: it gets no requests for a while, then a few, and then all of its share again.
+    pub struct Outlier as "`outlier`" {
+        /// So many requests in a row that an endpoint fails eject it: no connection, a broken one,
+        /// no answer in time, or status 502, 503 or 504. An endpoint that fails a part of its
+        /// requests anyway is given as many more as chance explains.
+        pub consecutive_failures: At<Count> = "3",
+        /// How long it is left out the first time: doubled each time it fails again, up to 30s.
+        pub eject_for: At<TimeSpan> = "2s",
+        /// The share of a pool's endpoints that may be left out, but always at least one. When more
+        /// of them fail, the whole pool counts as down if another pool of the target can serve.
+        pub max_ejected: At<Percent> = "50%",
     }
 }
 

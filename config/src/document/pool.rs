@@ -7,7 +7,7 @@ use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::clients::CountryCode;
-use super::health::Health;
+use super::health::{Health, Outlier};
 use crate::decode::{Decode, Encode, Reader, Switch, document};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::leaf::keywords;
@@ -44,6 +44,11 @@ document! {
         pub health: Switch<Health> = "{}",
         /// With fewer healthy endpoints than this (a number, or a share of all) the pool is down.
         pub min_healthy: At<Quota> = "1",
+        /// What requests themselves tell about endpoints. `off`: only probes decide.
+        pub outlier: Switch<Outlier> = "{}",
+        /// How long an endpoint that recovers (or is new while the pool serves), and a pool that
+        /// comes back, take until they get their whole share: from a tenth of it upwards, evenly.
+        pub slow_start: Switch<At<TimeSpan>> = "off",
         /// How much more than its share the healthy part of a pool may carry: with 1.4, a pool
         /// takes all its traffic until less than 71% of its weight is healthy. From 1.0 to 10.0.
         pub overprovision: At<f64> = "1.4",
@@ -56,7 +61,7 @@ document! {
         /// What the pool can do at most.
         pub capacity: Option<Capacity>,
     }
-    not_yet { "outlier" unless "off", "slow_start", "send_proxy" }
+    not_yet { "send_proxy" }
 }
 
 /// One address, or one name with all its addresses. Short: `10.1.0.10:8080`.

@@ -41,6 +41,9 @@ document! {
         pub timeout: At<TimeSpan> = "60s",
         /// A second try beside a slow first one. By default there is none.
         pub hedge: Option<Hedge>,
+        /// How soon traffic must have left a dead endpoint, whichever pool of the target it is in.
+        /// `check` fails when a pool's probes can take longer (`portolan check` prints how long).
+        pub rto: Option<At<TimeSpan>>,
         /// What happens when no pool of the target can serve.
         pub when_all_down: WhenAllDown = "try_all",
         /// Keep a client where it was first served, by a cookie, a header or its address. `off`:
@@ -57,7 +60,7 @@ document! {
         pub rewrite: Option<Rewrite>,
     }
     not_yet {
-        "rto", "auth", "allow", "deny", "rate_limit",
+        "auth", "allow", "deny", "rate_limit",
         "cors", "security_headers", "hsts", "redirect",
     }
 }

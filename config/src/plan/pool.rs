@@ -37,6 +37,10 @@ pub struct PoolPlan {
     pub tls: Option<UpstreamTlsPlan>,
     /// How endpoints are probed; `None`: not at all.
     pub probe: Option<ProbePlan>,
+    /// What requests themselves tell about endpoints; `None`: nothing.
+    pub outlier: Option<OutlierPlan>,
+    /// How long endpoints that recover, and the pool when it comes back, take to their whole share.
+    pub slow_start: Option<Duration>,
     /// Fewer healthy endpoints than this and the pool is down.
     pub min_healthy: Quota,
     /// How much more than its share the healthy part may carry.
@@ -151,6 +155,34 @@ pub struct ProbePlan {
     pub down_after: u32,
     /// Successes in a row that make it healthy again.
     pub up_after: u32,
+}
+
+impl ProbePlan {
+    /// The longest time between an endpoint's death and the moment when requests no longer go there,
+    /// if nothing but its probes notices. It died right after it answered one, and every failing
+    /// probe takes the whole `timeout`:
+    /// every + timeout + (down_after − 1) × (fast_every + timeout) + publishing.
+    pub fn failover_bound(&self) -> Duration {
+        /// From a verdict to a snapshot that requests see.
+        const PUBLISHING: Duration = Duration::from_millis(10);
+        let again = self.fast_every.saturating_add(self.timeout);
+        let first = self.every.saturating_add(self.timeout);
+        again
+            .saturating_mul(self.down_after - 1)
+            .saturating_add(first)
+            .saturating_add(PUBLISHING)
+    }
+}
+
+/// When an endpoint that fails requests is left out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OutlierPlan {
+    /// Failures in a row that eject it; at least 1.
+    pub consecutive_failures: u32,
+    /// How long, the first time.
+    pub eject_for: Duration,
+    /// The share of the pool's endpoints that may be left out: 0 to 1.
+    pub max_ejected: f64,
 }
 
 /// What a probe asks.

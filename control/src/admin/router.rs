@@ -110,6 +110,7 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
     let snapshot = state.published.load();
     let running = state.reloader.running();
     let mut warnings = snapshot.locator.worries(state.clock.wall());
+    warnings.extend(status::suspicion(&snapshot));
     warnings.extend(running.warnings.diagnostics.iter().map(|diagnostic| {
         let place = diagnostic
             .origin
@@ -132,6 +133,9 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
             .map(ListenerEntry::from)
             .collect(),
         geo: status::geo(&snapshot),
+        self_suspicion_seconds: snapshot
+            .suspicion
+            .map(|since| state.clock.now().since(since).as_secs_f64()),
         warnings,
         requests: RequestTotals::new(state.reloader.totals()),
         pools: PoolTotals::new(&snapshot),

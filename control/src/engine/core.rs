@@ -20,14 +20,18 @@ use crate::clock::Tick;
 use crate::dial::{Dial, Dialer, ProbeOutcome};
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::geo::Locator;
-use crate::health::{Event as HealthEvent, Health, HealthPolicy};
+use crate::health::{Event as HealthEvent, Health, HealthPolicy, Verdict};
 use crate::notice::Notice;
+use crate::outlier::{Alarm, Record, Tally};
 use crate::overrides::Drains;
 use crate::pool::{EndpointView, PoolView};
 use crate::resolve::Answer;
+use crate::slow_start;
 use crate::snapshot::{RouteState, Snapshot, TargetTables, World};
 use crate::stats::PoolStats;
 use crate::steering::Sequence;
+
+use super::passive::{LOOK, Passive};
 
 /// How often shares that follow free capacity are worked out again.
 const REFRESH_LOAD: Duration = Duration::from_millis(100);
@@ -85,6 +89,8 @@ pub enum Event {
         /// Which.
         key: EndpointKey,
     },
+    /// What requests told about some endpoint may be a reason to eject it, or to free it.
+    Alarmed,
     /// It is time: something that [`Core::wake`] waited for is due.
     Woken,
 }
@@ -122,16 +128,25 @@ enum Due {
     Probe(EndpointKey),
     Resolve(Arc<str>),
     Measure,
+    Look,
 }
 
 /// An endpoint as the engine knows it.
 #[derive(Debug)]
-struct EndpointState {
-    live: Arc<Endpoint>,
+pub(super) struct EndpointState {
+    pub(super) live: Arc<Endpoint>,
     dial: Dial,
-    health: Health,
+    pub(super) health: Health,
+    /// What traffic tells about it.
+    pub(super) record: Record,
+    /// The tries that the record knows of.
+    pub(super) counted: Tally,
+    /// When it came back, for its slow start.
+    pub(super) came_back: Option<Tick>,
+    /// Its pool served already when it was added.
+    added_later: bool,
     /// When its last probe began.
-    probed: Option<Tick>,
+    pub(super) probed: Option<Tick>,
     /// When the next one is due; none while one is under way, or without probes.
     next: Option<Tick>,
     /// The probe under way. Results of others are of an endpoint that was gone in between.
@@ -153,19 +168,19 @@ struct NameState {
 /// The state of everything.
 #[derive(Debug)]
 pub struct Core {
-    plan: Arc<Plan>,
+    pub(super) plan: Arc<Plan>,
     material: Arc<Material>,
     locator: Arc<Locator>,
     dialer: Arc<dyn Dialer>,
     /// What operators have drained, beside the configuration.
     drains: Drains,
-    endpoints: HashMap<EndpointKey, EndpointState>,
+    pub(super) endpoints: HashMap<EndpointKey, EndpointState>,
     names: HashMap<Arc<str>, NameState>,
     turns: HashMap<Name, Arc<Sequence>>,
     pool_stats: HashMap<Name, Arc<PoolStats>>,
     routes: HashMap<Arc<str>, Arc<RouteState>>,
     pools: HashMap<Name, PoolId>,
-    views: Vec<Arc<PoolView>>,
+    pub(super) views: Vec<Arc<PoolView>>,
     tables: Vec<Option<Arc<TargetTables>>>,
     route_states: Vec<Arc<RouteState>>,
     /// Targets with tables, by the pools they can lead to.
@@ -175,13 +190,15 @@ pub struct Core {
     due: BTreeSet<(Tick, Due)>,
     /// Targets whose tables must be worked out again.
     dirty_targets: BTreeSet<TargetId>,
+    /// What requests tell, and what follows.
+    pub(super) passive: Passive,
     /// Something that must be published changed.
-    dirty: bool,
+    pub(super) dirty: bool,
     /// Configurations so far.
     generation: u64,
     /// Probes and questions so far.
     serial: u64,
-    now: Tick,
+    pub(super) now: Tick,
 }
 
 /// Targets whose shares move with measurements.
@@ -233,6 +250,7 @@ impl Core {
             measured: Measured::default(),
             due: BTreeSet::new(),
             dirty_targets: BTreeSet::new(),
+            passive: Passive::default(),
             dirty: true,
             generation: 0,
             serial: 0,
@@ -271,11 +289,18 @@ impl Core {
             Event::HeardAgain { key } => {
                 effects.push(Effect::Notice(Notice::HeardAgain { key }));
             }
+            Event::Alarmed => self.look(&mut effects),
             Event::Woken => {}
         }
         self.run_due(&mut effects);
+        self.suspect(&mut effects);
         self.check_invariants();
         effects
+    }
+
+    /// What wakes it when requests tell something.
+    pub fn alarm(&self) -> Arc<Alarm> {
+        self.passive.alarm.clone()
     }
 
     /// When the next thing is due.
@@ -298,6 +323,7 @@ impl Core {
         Arc::new(Snapshot {
             generation: self.generation,
             made: now,
+            suspicion: self.passive.suspicion.since(),
             plan: self.plan.clone(),
             locator: self.locator.clone(),
             pools: self.views.clone(),
@@ -327,6 +353,7 @@ impl Core {
             .map(|pool| (pool.name.clone(), pool.id))
             .collect();
         self.keep_names();
+        self.keep_passive();
         self.keep_endpoints();
         self.keep_pools_and_routes();
         self.index_targets();
@@ -389,18 +416,25 @@ impl Core {
         let identity = self.material.pools.get(&pool.id);
         let dial = self.dialer.prepare(pool, identity, key.address, name);
         let now = self.now;
+        let serving = self.serves(&pool.name);
+        let alarm = self.passive.alarm.clone();
         let state = self
             .endpoints
             .entry(key.clone())
             .or_insert_with(|| EndpointState {
-                live: Arc::new(Endpoint::new(key.clone())),
+                live: Arc::new(Endpoint::watched(key.clone(), alarm)),
                 dial: dial.clone(),
                 health: Health::unknown(now),
+                record: Record::default(),
+                counted: Tally::default(),
+                came_back: None,
+                added_later: serving,
                 probed: None,
                 next: None,
                 probing: None,
             });
         state.dial = dial;
+        state.keep_watch(pool, now);
         let next = match &pool.probe {
             None => {
                 let health = std::mem::replace(&mut state.health, Health::unknown(now));
@@ -476,6 +510,9 @@ impl Core {
         let plan = self.plan.clone();
         let pools: HashSet<&Name> = plan.pools.iter().map(|pool| &pool.name).collect();
         self.turns.retain(|name, _| pools.contains(name));
+        self.passive
+            .came_back
+            .retain(|name, _| pools.contains(name));
         self.pool_stats.retain(|name, _| pools.contains(name));
         for pool in &plan.pools {
             self.turns.entry(pool.name.clone()).or_default();
@@ -535,7 +572,7 @@ impl Core {
 
     // === Publishing ===
 
-    fn view(&self, pool: &Arc<PoolPlan>) -> PoolView {
+    pub(super) fn view(&self, pool: &Arc<PoolPlan>) -> PoolView {
         let endpoints = self
             .placed(pool)
             .into_iter()
@@ -554,6 +591,8 @@ impl Core {
                     backup: placed.backup,
                     name: placed.name,
                     health: state.health.clone(),
+                    standing: state.record.standing,
+                    ramp: slow_start::share(pool.slow_start, state.came_back, self.now),
                 })
             })
             .collect();
@@ -567,7 +606,9 @@ impl Core {
         if !plan.drain && self.drains.pool(&plan.name) {
             Arc::make_mut(&mut plan).drain = true;
         }
-        PoolView::new(plan, endpoints, resolved, self.turns[&pool.name].clone())
+        let turns = self.turns[&pool.name].clone();
+        let view = PoolView::new(plan, endpoints, resolved, turns);
+        self.passive.shape(view, self.now)
     }
 
     /// Works out the tables of a target. Whether they changed.
@@ -634,6 +675,7 @@ impl Core {
         state.health = health.step(&policy, event, now);
         let after = state.health.verdict;
         let because = state.health.because.clone();
+        let added_later = std::mem::take(&mut state.added_later);
 
         let probed = state.probed.unwrap_or(now);
         let next = (probed + state.health.pace(&policy, spread(&state.live, probed))).max(now);
@@ -646,17 +688,60 @@ impl Core {
                 verdict: after,
                 because,
             }));
+        }
+        let back = match before {
+            Verdict::Unhealthy => true,
+            Verdict::Unknown => added_later,
+            Verdict::Healthy => false,
+        };
+        if after == Verdict::Healthy && before != after && back {
+            self.begin_slowly(key);
+        }
+        let changed = succeeded && self.passed(key, probe, before, after, effects);
+        if before != after || changed {
             self.change_pool(pool.id, effects);
         }
     }
 
+    /// Has every endpoint probed now that is not being probed already.
+    pub(super) fn probe_everybody(&mut self) {
+        for (key, state) in &mut self.endpoints {
+            if let Some(before) = state.next {
+                self.due.remove(&(before, Due::Probe(key.clone())));
+                state.next = Some(self.now);
+                self.due.insert((self.now, Due::Probe(key.clone())));
+            }
+        }
+    }
+
+    /// Has an endpoint probed now, unless it is being probed already.
+    pub(super) fn probe_now(&mut self, key: &EndpointKey) {
+        if let Some(state) = self.endpoints.get_mut(key)
+            && let Some(before) = state.next
+        {
+            self.due.remove(&(before, Due::Probe(key.clone())));
+            state.next = Some(self.now);
+            self.due.insert((self.now, Due::Probe(key.clone())));
+        }
+    }
+
+    /// Has the engine look at what requests tell, some time from now.
+    pub(super) fn look_after(&mut self, span: Duration) {
+        self.due.retain(|(_, due)| *due != Due::Look);
+        self.due.insert((self.now + span, Due::Look));
+    }
+
     /// Makes a pool's view anew and says whether it came up or went down.
-    fn change_pool(&mut self, pool: PoolId, effects: &mut Vec<Effect>) {
+    pub(super) fn change_pool(&mut self, pool: PoolId, effects: &mut Vec<Effect>) {
         let was_up = self.views[pool.index()].availability > 0.0;
         let was_judged = self.views[pool.index()].judged;
+        self.remember();
         let plan = self.plan.pools[pool.index()].clone();
-        let view = self.view(&plan);
+        let mut view = self.view(&plan);
         let up = view.availability > 0.0;
+        if up && !was_up && was_judged && self.pool_comes_back(&plan) {
+            view = self.view(&plan);
+        }
         if up != was_up || (view.judged && !was_judged && !up) {
             effects.push(Effect::Notice(Notice::PoolChanged {
                 pool: plan.name.clone(),
@@ -671,7 +756,7 @@ impl Core {
     }
 
     /// The pool that an endpoint belongs to, if there is one of that name.
-    fn pool_of(&self, key: &EndpointKey) -> Option<Arc<PoolPlan>> {
+    pub(super) fn pool_of(&self, key: &EndpointKey) -> Option<Arc<PoolPlan>> {
         let id = self.pools.get(&key.pool)?;
         Some(self.plan.pools[id.index()].clone())
     }
@@ -757,6 +842,10 @@ impl Core {
                 Due::Probe(key) => self.begin_probe(&key, effects),
                 Due::Resolve(host) => self.begin_resolve(&host, effects),
                 Due::Measure => self.measure(),
+                Due::Look => {
+                    self.look(effects);
+                    self.look_after(LOOK);
+                }
             }
         }
     }

@@ -22,14 +22,14 @@ use crate::geo::Locator;
 use crate::health::{ProbeFailure, Verdict};
 use crate::resolve::Answer;
 use crate::snapshot::Snapshot;
-use crate::steering::Basis;
+use crate::steering::{Basis, Table};
 
 const POOLS: usize = 4;
 const STEPS: usize = 1_500;
 const SEEDS: u64 = 60;
 
 #[derive(Debug)]
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Dialer for Nobody {
     fn prepare(
@@ -194,8 +194,19 @@ impl World {
         }
     }
 
-    /// Whatever comes first: a probe or a question that ends, or something that is due.
+    /// Goes on until something happens; the engine only looking around is nothing.
     fn next(&mut self) {
+        const LOOKS: usize = 100;
+        for _ in 0..LOOKS {
+            if self.advance() {
+                return;
+            }
+        }
+    }
+
+    /// Whatever comes first: a probe or a question that ends, or something that is due. Whether
+    /// anything came of it.
+    fn advance(&mut self) -> bool {
         let probe = self.probes.keys().next().copied();
         let question = self.questions.keys().next().copied();
         let wake = self.core.wake();
@@ -204,17 +215,19 @@ impl World {
             .flatten()
             .min();
         let Some(first) = first else {
-            return;
+            return true;
         };
         self.now = self.now.max(first);
         if let Some(key) = probe.filter(|p| p.0 == first) {
             let (endpoint, good) = self.probes.remove(&key).unwrap();
             self.finish_probe(endpoint, key.1, good);
+            true
         } else if let Some(key) = question.filter(|q| q.0 == first) {
             let host = self.questions.remove(&key).unwrap();
             self.answer(host, key.1);
+            true
         } else {
-            self.step(Event::Woken);
+            self.step(Event::Woken)
         }
     }
 
@@ -315,8 +328,10 @@ impl World {
         wanted
     }
 
-    fn step(&mut self, event: Event) {
+    /// Whether anything came of it.
+    fn step(&mut self, event: Event) -> bool {
         let effects = self.core.step(event, self.now);
+        let something = !effects.is_empty();
         // The shadow model learns which endpoints there are before their first probe goes out.
         let wanted = self.wanted();
         self.shadows
@@ -364,6 +379,7 @@ impl World {
                 Effect::Notice(_) => {}
             }
         }
+        something
     }
 
     fn check(&mut self) {
@@ -406,6 +422,11 @@ impl World {
                     "{}",
                     route.name
                 );
+                if class.main.basis == Basis::Held {
+                    Self::check_held(snapshot, &class.main);
+                    continue;
+                }
+                assert_eq!(class.main.basis, Basis::Health, "nobody is ejected here");
                 for entry in class.main.entries() {
                     let pool = &snapshot.pools[entry.pool.index()];
                     assert!(!pool.plan.drain && pool.availability > 0.0);
@@ -427,6 +448,18 @@ impl World {
                     );
                 }
             }
+        }
+    }
+
+    /// What is held is of pools that served, and only where nobody else can.
+    fn check_held(snapshot: &Snapshot, table: &Table) {
+        assert!(snapshot.suspicion.is_some() && !table.entries().is_empty());
+        for entry in table.entries() {
+            let pool = &snapshot.pools[entry.pool.index()];
+            assert!(!pool.plan.drain && pool.held > 0.0, "{}", pool.plan.name);
+        }
+        for pool in &snapshot.pools {
+            assert!(pool.fell || pool.availability == 0.0, "{}", pool.plan.name);
         }
     }
 

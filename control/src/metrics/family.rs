@@ -77,8 +77,11 @@ families! {
     POOL_UP = Gauge "portolan_pool_up" ["pool"];
     /// How much of its traffic a pool can take: 0 to 1.
     POOL_AVAILABILITY = Gauge "portolan_pool_availability" ["pool"];
-    /// Whether an endpoint is healthy: 1 or 0.
+    /// Whether an endpoint is healthy and not ejected: 1 or 0.
     ENDPOINT_UP = Gauge "portolan_endpoint_up" ["pool", "endpoint"];
+    /// How often an endpoint was left out because it failed requests, by what showed it: so many in
+    /// a row, a trial after the last ejection, its peers, or its own past.
+    EJECTIONS = Counter "portolan_ejections_total" ["pool", "endpoint", "reason"];
     /// Whether an endpoint has been silent for longer than is plausible: 1 or 0.
     ENDPOINT_SUSPECT = Gauge "portolan_endpoint_suspect" ["pool", "endpoint"];
     /// How long the last probe of an endpoint took.
@@ -91,6 +94,9 @@ families! {
     CONNECTIONS = Gauge "portolan_connections" ["listener"];
     /// When certificates stop being valid, in seconds since 1970.
     TLS_CERTIFICATE_EXPIRY = Gauge "portolan_tls_certificate_expiry_timestamp_seconds" ["name"];
+    /// Whether every pool failed at the same time, so that this instance suspects its own network: 1
+    /// or 0.
+    SELF_SUSPICION = Gauge "portolan_self_suspicion" [];
     /// When the geo databases in use were built, in seconds since 1970.
     GEO_DATABASE_BUILD = Gauge "portolan_geo_database_build_timestamp_seconds" ["database"];
     /// Attempts to replace the configuration, by what became of them: `applied`, `unchanged` or

@@ -12,6 +12,10 @@ use super::sequence::Draw;
 pub enum Basis {
     /// As it is.
     Health,
+    /// No pool can serve because requests failed, though probes say otherwise: probes are believed.
+    Probed,
+    /// Every pool failed at the same time: what was before is held.
+    Held,
     /// No pool can serve: those that have healthy endpoints, but fewer than `min_healthy`.
     HealthyEndpoints,
     /// Not even that: every endpoint as if it were healthy.
@@ -23,6 +27,8 @@ impl Basis {
     pub fn words(self) -> &'static str {
         match self {
             Self::Health => "by health",
+            Self::Probed => "requests fail everywhere, trusting the probes",
+            Self::Held => "all failed at once, holding what was before",
             Self::HealthyEndpoints => "all down, trying pools below min_healthy",
             Self::EveryEndpoint => "all down, trying every endpoint",
         }

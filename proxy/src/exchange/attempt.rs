@@ -38,6 +38,8 @@ pub(crate) struct Failed {
     pub(crate) fault: Fault,
     /// How much of the request reached the endpoint.
     pub(crate) sent: Sent,
+    /// It says nothing about the endpoint: a kept connection had been closed meanwhile.
+    pub(crate) excused: bool,
 }
 
 /// Makes the try. A pooled connection that turns out to be closed is replaced, if the request may
@@ -58,6 +60,7 @@ pub(super) async fn attempt(
             fault: classify(&error).0,
             error: error.into_up(),
             sent: Sent::Nothing,
+            excused: false,
         })?;
         sent.store(true, Ordering::Relaxed);
         match ask(&mut session, &peer, head.clone(), &body, first_byte).await {
@@ -82,6 +85,7 @@ pub(super) async fn attempt(
                     error: error.into_up(),
                     fault,
                     sent: what,
+                    excused: stale,
                 });
             }
         }

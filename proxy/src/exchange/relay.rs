@@ -5,11 +5,12 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::HttpTask;
 use pingora::protocols::http::client::HttpSession;
 use pingora::proxy::Session;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use super::{Answer, client_gone};
 use crate::context::RequestContext;
 use crate::edge::Edge;
+use crate::fault;
 
 /// Passes an answer on.
 pub(super) async fn relay(
@@ -43,6 +44,11 @@ pub(super) async fn relay(
         }
         Err(error) => {
             upstream.shutdown().await;
+            if *error.esource() == ErrorSource::Upstream
+                && let Some(current) = &mut ctx.current
+            {
+                current.live.ended(fault::outcome(&error));
+            }
             Err(error)
         }
     }
@@ -90,7 +96,7 @@ async fn pass(
         };
         if let Some(current) = &mut ctx.current {
             let now = edge.recorder.clock.now();
-            current.live.heard(now, &edge.alarm);
+            current.live.heard(now, &edge.messenger);
         }
     }
 }

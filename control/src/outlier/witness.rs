@@ -1,0 +1,241 @@
+//! What requests tell about an endpoint while they pass: counts and a run of failures, written with
+//! single atomic operations, read by the engine.
+//!
+//! A good answer of an endpoint that failed nobody lately costs one load. Only a failure, and the
+//! first success after one, writes; and only what may change the engine's mind wakes it.
+//!
+//! # Epochs
+//! A request may end long after its endpoint was ejected, or put on trial. What it tells is about the
+//! time when it began, so every try remembers the epoch of its beginning, and only tries of the
+//! current one count in a row.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use super::Fault;
+use crate::stats::Counter;
+
+/// Wakes the engine. Ringing never waits, and ringing twice before it wakes is ringing once.
+#[derive(Debug, Default)]
+pub struct Alarm(tokio::sync::Notify);
+
+impl Alarm {
+    /// Wakes it.
+    pub fn ring(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until somebody rings.
+    pub async fn rung(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// When a try began, in terms of its endpoint's standing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch(u32);
+
+/// The lower half of the state: failures in a row, and how a trial went.
+const ON_TRIAL: u64 = 1 << 31;
+const PASSED: u64 = 1 << 30;
+const FAILED: u64 = 1 << 29;
+const RUN: u64 = FAILED - 1;
+const LOWER: u64 = u32::MAX as u64;
+
+/// What requests tell about one endpoint.
+#[derive(Debug, Default)]
+pub struct Witness {
+    /// The epoch in the upper half; in the lower one the flags and the failures in a row.
+    state: AtomicU64,
+    /// So many failures in a row wake the engine; 0: none do.
+    alarm_at: AtomicU32,
+    last_fault: AtomicU8,
+    /// Failures that are counted as tries, but say nothing about the endpoint.
+    pub(crate) excused: Counter,
+    /// Answers that broke off after their headers had come.
+    pub(crate) truncated: Counter,
+    alarm: Arc<Alarm>,
+}
+
+/// What the engine finds when it looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Failures in a row.
+    pub run: u32,
+    /// The last of them.
+    pub fault: Fault,
+    /// How the trial went, if there is one and a request of it has ended.
+    pub trial: Option<bool>,
+}
+
+impl Witness {
+    /// A witness that wakes the engine through this.
+    pub fn new(alarm: Arc<Alarm>) -> Self {
+        Self {
+            alarm,
+            ..Self::default()
+        }
+    }
+
+    /// The epoch of tries that begin now.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(epoch_of(self.state.load(Ordering::Relaxed)))
+    }
+
+    /// A try of this epoch got an answer that is not the endpoint's failure.
+    pub fn succeeded(&self, epoch: Epoch) {
+        if self.state.load(Ordering::Relaxed) & LOWER == 0 {
+            return;
+        }
+        let before = self
+            .state
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
+                if epoch_of(state) != epoch.0 || state & FAILED != 0 {
+                    return None;
+                }
+                let trial = state & ON_TRIAL;
+                let passed = if trial == 0 { 0 } else { PASSED };
+                Some(state & !LOWER | trial | passed)
+            });
+        if before.is_ok_and(|state| state & ON_TRIAL != 0 && state & PASSED == 0) {
+            self.alarm.ring();
+        }
+    }
+
+    /// A try of this epoch failed, and the endpoint is to blame.
+    pub fn failed(&self, fault: Fault, epoch: Epoch) {
+        self.last_fault.store(fault as u8, Ordering::Relaxed);
+        let alarm_at = u64::from(self.alarm_at.load(Ordering::Relaxed));
+        let before = self
+            .state
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
+                if epoch_of(state) != epoch.0 {
+                    return None;
+                }
+                let failed = if state & ON_TRIAL != 0 && state & PASSED == 0 {
+                    FAILED
+                } else {
+                    0
+                };
+                let longer = if state & RUN == RUN { 0 } else { 1 };
+                Some((state | failed) + longer)
+            });
+        if let Ok(state) = before {
+            let trial = state & ON_TRIAL != 0 && state & (PASSED | FAILED) == 0;
+            if trial || (alarm_at > 0 && (state & RUN) + 1 == alarm_at) {
+                self.alarm.ring();
+            }
+        }
+    }
+
+    /// So many failures in a row are to wake the engine; 0: none are.
+    pub fn set_alarm(&self, failures: u32) {
+        self.alarm_at.store(failures, Ordering::Relaxed);
+    }
+
+    /// The endpoint's standing changed: what began before counts no more.
+    pub fn turn(&self, on_trial: bool) {
+        let trial = if on_trial { ON_TRIAL } else { 0 };
+        let _ = self
+            .state
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
+                let next = epoch_of(state).wrapping_add(1);
+                Some((u64::from(next) << 32) | trial)
+            });
+    }
+
+    /// What there is to see now.
+    pub fn look(&self) -> Seen {
+        let state = self.state.load(Ordering::Relaxed);
+        Seen {
+            run: (state & RUN) as u32,
+            fault: Fault::ALL[usize::from(self.last_fault.load(Ordering::Relaxed)) % 4],
+            trial: match state & (ON_TRIAL | PASSED | FAILED) {
+                flags if flags & ON_TRIAL == 0 => None,
+                flags if flags & FAILED != 0 => Some(false),
+                flags if flags & PASSED != 0 => Some(true),
+                _ => None,
+            },
+        }
+    }
+}
+
+fn epoch_of(state: u64) -> u32 {
+    (state >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_count_in_a_row_and_only_of_this_epoch() {
+        let witness = Witness::default();
+        let old = witness.epoch();
+        witness.failed(Fault::Connect, old);
+        witness.failed(Fault::Unavailable, old);
+        assert_eq!(
+            (witness.look().run, witness.look().fault),
+            (2, Fault::Unavailable)
+        );
+        witness.succeeded(old);
+        assert_eq!(witness.look().run, 0);
+        witness.failed(Fault::Connect, old);
+        witness.turn(false);
+        witness.failed(Fault::Connect, old);
+        assert_eq!(witness.look().run, 0, "it began before");
+        witness.failed(Fault::Connect, witness.epoch());
+        witness.succeeded(old);
+        assert_eq!(witness.look().run, 1, "that, too");
+    }
+
+    #[test]
+    fn the_first_word_of_a_trial_counts() {
+        for passes in [true, false] {
+            let witness = Witness::default();
+            let old = witness.epoch();
+            witness.turn(true);
+            let new = witness.epoch();
+            witness.succeeded(old);
+            witness.failed(Fault::Broken, old);
+            assert_eq!(witness.look().trial, None);
+            if passes {
+                witness.succeeded(new);
+            } else {
+                witness.failed(Fault::TimedOut, new);
+            }
+            witness.succeeded(new);
+            witness.failed(Fault::Broken, new);
+            witness.succeeded(new);
+            assert_eq!(witness.look().trial, Some(passes));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_alarm_rings_when_the_threshold_is_reached_and_for_a_trial() {
+        let alarm = Arc::new(Alarm::default());
+        let rung = async || {
+            tokio::select! {
+                biased;
+                () = alarm.rung() => true,
+                () = async {} => false,
+            }
+        };
+        let witness = Witness::new(alarm.clone());
+        witness.failed(Fault::Connect, witness.epoch());
+        assert!(!rung().await, "nobody asked");
+        witness.set_alarm(3);
+        witness.failed(Fault::Connect, witness.epoch());
+        assert!(!rung().await);
+        witness.failed(Fault::Connect, witness.epoch());
+        assert!(rung().await && !rung().await, "once");
+        witness.failed(Fault::Connect, witness.epoch());
+        assert!(!rung().await, "the engine knows");
+        witness.turn(true);
+        witness.succeeded(witness.epoch());
+        assert!(rung().await);
+        witness.turn(true);
+        witness.failed(Fault::Broken, witness.epoch());
+        assert!(rung().await);
+    }
+}
