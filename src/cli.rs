@@ -2,8 +2,11 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use portolan_config::leaf::Leaf as _;
+use portolan_config::units::TimeSpan;
 
 /// A global traffic manager: one binary at the edge that sends every request to the right cloud.
 #[derive(Debug, Parser)]
@@ -31,6 +34,8 @@ pub(crate) enum Command {
     Pools(InstanceArgs),
     /// Read the configuration again and apply it, as SIGHUP does.
     Reload(InstanceArgs),
+    /// Hand everything to a new process, without refusing a connection.
+    Upgrade(UpgradeArgs),
     /// Print the JSON Schema of the configuration file.
     Schema,
 }
@@ -129,6 +134,27 @@ pub(crate) struct ExplainArgs {
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) instance: InstanceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeArgs {
+    /// The binary to start [default: where the running one was started from]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) binary: Option<PathBuf>,
+    /// How long the new process may take until it could serve
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time_span)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgs,
+}
+
+/// A length of time, as in the configuration.
+fn time_span(text: &str) -> Result<Duration, String> {
+    match TimeSpan::parse(text) {
+        Ok(span) if span.duration() > Duration::ZERO => Ok(span.duration()),
+        Ok(_) => Err("it must be more than nothing".to_owned()),
+        Err(_) => Err("write a number and a unit, like 90s".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ mod explain;
 mod instance;
 mod run;
 mod show;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => instance::status(&args),
         Command::Pools(args) => instance::pools(&args),
         Command::Reload(args) => instance::reload(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Schema => {
             output::json(&portolan_config::json_schema());
             Ok(exit::DONE)

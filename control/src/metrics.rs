@@ -77,6 +77,14 @@ impl Page<'_> {
             [(NO_LABELS, applied)],
         );
         families.counters(
+            "portolan_upgrades_total",
+            "Attempts to hand everything to a new process, by what became of them; a new process goes on counting.",
+            [
+                (vec![("outcome", "done")], totals.upgrades_done.get()),
+                (vec![("outcome", "failed")], totals.upgrades_failed.get()),
+            ],
+        );
+        families.counters(
             "portolan_refused_requests_total",
             "Requests that Portolan answered itself, by reason.",
             totals

@@ -181,6 +181,22 @@ impl Connection2 {
         self.send(request).await
     }
 
+    /// The same, unless the other side has said that it takes no more: then nothing was sent, and
+    /// there is no answer.
+    pub(crate) async fn get_unless_gone(&mut self, url: &str) -> Result<Option<Answer>, Failure> {
+        let request = Request::get(url).body(Full::new(Bytes::new()))?;
+        if self.sender.ready().await.is_err() {
+            return Ok(None);
+        }
+        match self.sender.try_send_request(request).await {
+            Ok(response) => Ok(Some(collect(response).await?)),
+            Err(mut error) => match error.take_message() {
+                Some(_) => Ok(None),
+                None => Err(error.into_error().into()),
+            },
+        }
+    }
+
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
         self.sender.ready().await?;
         collect(self.sender.send_request(request).await?).await

@@ -5,7 +5,7 @@
 //! requests that a foreign page could have sent are refused (their `Host` or `Origin` tells them
 //! apart).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -16,6 +16,7 @@ use portolan_config::plan::AdminPlan;
 use subtle::ConstantTimeEq as _;
 
 use super::AdminState;
+use super::door::Peer;
 use super::reply::Problem;
 
 /// What a request is for.
@@ -46,7 +47,7 @@ pub(super) async fn change(
 /// Metrics are open on loopback; beyond, they need a token like everything else.
 pub(super) async fn metrics(
     State(state): State<AdminState>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
