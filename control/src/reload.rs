@@ -294,7 +294,6 @@ impl Reloader {
         let wall = self.parts.clock.wall();
         match outcome {
             Reloaded::Applied { hash, generation } => {
-                totals.reloads_applied.one();
                 totals
                     .last_reload_success
                     .store(wall.as_millis() as u64, Ordering::Relaxed);
@@ -317,7 +316,6 @@ impl Reloader {
                 tracing::info!("the configuration is again the one that runs ({trigger})");
             }
             Reloaded::Refused(report) => {
-                totals.reloads_refused.one();
                 tracing::error!(
                     "configuration refused ({trigger}), the old one goes on: {}\n{}",
                     report.summary(),
@@ -337,6 +335,12 @@ impl Reloader {
             next.last_known_good &= matches!(outcome, Reloaded::Refused(_));
             next
         });
+        // Counted last: who sees the number grow finds the rest in place.
+        match outcome {
+            Reloaded::Applied { .. } => totals.reloads_applied.one(),
+            Reloaded::Refused(_) => totals.reloads_refused.one(),
+            Reloaded::Unchanged => {}
+        }
     }
 }
 

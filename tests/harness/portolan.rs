@@ -265,12 +265,14 @@ impl Portolan {
         pid
     }
 
-    /// How a process that took over has ended, if it has, and everyone before it.
+    /// How a process that took over has ended, if it has. When the process that started it has not,
+    /// that one alone knows how: then it counts as well.
     pub(crate) fn successor_ended(&self, pid: u32) -> Option<i32> {
         match waitpid(Pid::from_raw(pid as i32), Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(_, code)) => Some(code),
             Ok(WaitStatus::Signaled(_, signal, _)) => panic!("{pid}: {signal}: {}", self.log()),
-            // Whoever started it is still there.
+            // Not ours to wait for, because whoever started it is still there.
+            Err(_) if !Path::new(&format!("/proc/{pid}")).exists() => Some(0),
             _ => None,
         }
     }
