@@ -523,7 +523,6 @@ async fn finish(
     reloader: &Arc<Reloader>,
     signals: &mut Signals,
 ) {
-    admin.leave();
     data_plane.hand_over();
     let finished = async {
         tokio::join!(data_plane.wait_until_empty(), admin.left());

@@ -49,8 +49,9 @@ async fn five_upgrades_under_load_lose_nothing() {
         })
         .await;
         assert_eq!(portolan.addresses().await, addresses);
-        let done = portolan.metric("portolan_upgrades_total", &["done"]);
-        assert_eq!(done.await, f64::from(number));
+        portolan
+            .wait_for_metric("portolan_upgrades_total", &["done"], f64::from(number))
+            .await;
         kept.more(100).await;
         new.more(50).await;
         other.more(50).await;

@@ -86,6 +86,8 @@ impl Upgrader {
         match &outcome {
             Ok(successor) => {
                 *done = true;
+                // Whoever asks operators' questions from now on gets the new one's answers.
+                self.admin.leave();
                 tracing::info!(
                     "upgrade: process {} (portolan {}) serves now",
                     successor.pid,

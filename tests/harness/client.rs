@@ -1,6 +1,7 @@
 //! Clients: one request, raw bytes, or load without end.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -190,10 +191,20 @@ impl Connection2 {
         }
         match self.sender.try_send_request(request).await {
             Ok(response) => Ok(Some(collect(response).await?)),
-            Err(mut error) => match error.take_message() {
-                Some(_) => Ok(None),
-                None => Err(error.into_error().into()),
-            },
+            Err(mut error) => {
+                if error.take_message().is_some() {
+                    return Ok(None);
+                }
+                // Streams that the other side has taken are answered after this (RFC 9113, 6.8).
+                let error = error.into_error();
+                let cause = error.source().and_then(|it| it.downcast_ref::<h2::Error>());
+                let refused = cause.is_some_and(|cause| {
+                    cause.is_go_away()
+                        && cause.is_remote()
+                        && cause.reason() == Some(h2::Reason::NO_ERROR)
+                });
+                if refused { Ok(None) } else { Err(error.into()) }
+            }
         }
     }
 
