@@ -1,15 +1,17 @@
 //! A serving process, put together: configuration → engine → listeners → admin API; then signals
-//! until it is told to stop.
+//! until it is told to stop, or until another process has taken over.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use portolan_certs::server::Tickets;
 use portolan_config::diagnostic::{Report, Severity};
+use portolan_config::plan::Plan;
 use portolan_config::{Machine, Watch};
 use portolan_control::access_log::AccessLog;
 use portolan_control::admin::{AdminServer, AdminState, Phase};
@@ -18,15 +20,22 @@ use portolan_control::clock::Clock;
 use portolan_control::configuration::{self, Outcome, Ready, Source};
 use portolan_control::engine::Engine;
 use portolan_control::last_known_good::LastKnownGood;
+use portolan_control::listeners::Listeners;
 use portolan_control::overrides::keeper::OverrideKeeper;
 use portolan_control::reload::{self, Parts, Reloader, Running, Trigger};
 use portolan_control::resolve::NameServers;
 use portolan_control::stats::Totals;
 use portolan_control::watch::FileWatch;
 use portolan_proxy::{DataPlane, EngineDialer};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
 
+use crate::machine::Program;
+use crate::systemd::Notifier;
 use crate::telemetry::Telemetry;
+use crate::upgrade::{Door, Elders, Inherited, Predecessor, Successor, Upgrader};
 use crate::{exit, machine, output};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -40,6 +49,8 @@ pub(crate) struct Start {
     pub(crate) config: PathBuf,
     /// If the file cannot be used, start with the last configuration that ran.
     pub(crate) last_known_good: bool,
+    /// What is started when it is to be upgraded; without it, it cannot be.
+    pub(crate) program: Option<Program>,
     /// Told once, when clients are accepted.
     pub(crate) ready: Box<dyn FnOnce(Serving)>,
 }
@@ -55,12 +66,19 @@ pub(crate) struct Serving {
 /// Serves until told to stop.
 pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
     let clock = Clock::start();
+    let mut inherited = Inherited::take()?;
     let machine = machine::machine();
     let tickets = Tickets::new();
-    let Some(chosen) =
-        choose_configuration(start.config, start.last_known_good, &machine, &tickets)
-    else {
-        return Ok(exit::FAILED);
+    // An upgrade that finds a broken file has somebody who can be told, and somebody who serves.
+    let last_known_good = start.last_known_good && inherited.predecessor.is_none();
+    let chosen = match choose_configuration(start.config, last_known_good, &machine, &tickets) {
+        Ok(chosen) => chosen,
+        Err(why) => {
+            if let Some(predecessor) = &mut inherited.predecessor {
+                predecessor.refuse(&why);
+            }
+            return Ok(exit::FAILED);
+        }
     };
     let telemetry = Telemetry::start(&chosen.ready.plan.log, machine::variable("RUST_LOG"));
     say_warnings(&chosen.report);
@@ -70,10 +88,35 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the control plane's threads")?;
-    let code = control.block_on(run(chosen, start.ready, clock, machine, tickets, telemetry));
+    let world = World {
+        clock,
+        machine,
+        tickets,
+        telemetry,
+        notifier: Notifier::from_environment(),
+        program: start.program,
+    };
+    let code = control.block_on(async {
+        let mut predecessor = inherited.predecessor.take();
+        let outcome = run(chosen, inherited, &mut predecessor, start.ready, world).await;
+        if let (Err(error), Some(predecessor)) = (&outcome, &mut predecessor) {
+            predecessor.fail(&format!("{error:#}")).await;
+        }
+        outcome
+    });
     // Whatever still runs there (a probe, a question to a name server) is nobody's concern now.
     control.shutdown_background();
     code
+}
+
+/// What a process needs beside its configuration.
+struct World {
+    clock: Clock,
+    machine: Machine,
+    tickets: Tickets,
+    telemetry: Telemetry,
+    notifier: Notifier,
+    program: Option<Program>,
 }
 
 /// The configuration to start with.
@@ -86,14 +129,16 @@ struct Chosen {
     last_known_good: bool,
 }
 
-/// Reads the file, or what was kept of the last one that ran. `None`: neither can be used, and why
-/// has been said.
+/// Reads the file, or what was kept of the last one that ran.
+///
+/// # Errors
+/// Neither can be used, and why has been said; once more in a line.
 fn choose_configuration(
     config: PathBuf,
     last_known_good: bool,
     machine: &Machine,
     tickets: &Tickets,
-) -> Option<Chosen> {
+) -> Result<Chosen, String> {
     let source = Source::File(config);
     let Outcome {
         ready,
@@ -103,7 +148,7 @@ fn choose_configuration(
         state_dir,
     } = configuration::read(&source, machine, tickets);
     if let Some(ready) = ready {
-        return Some(Chosen {
+        return Ok(Chosen {
             source,
             ready,
             report,
@@ -117,8 +162,12 @@ fn choose_configuration(
         "portolan: the configuration cannot be used: {}",
         report.summary()
     ));
+    let why = format!(
+        "the configuration cannot be used: {}",
+        report.first_error().unwrap_or_default()
+    );
     if !last_known_good {
-        return None;
+        return Err(why);
     }
     let kept = match LastKnownGood::load(&state_dir) {
         Ok(kept) => kept,
@@ -127,7 +176,7 @@ fn choose_configuration(
                 "portolan: there is no last known good one in {}: {error}",
                 state_dir.display()
             ));
-            return None;
+            return Err(why);
         }
     };
     let kept_source = Source::Saved(kept.sources);
@@ -135,13 +184,13 @@ fn choose_configuration(
     let Some(ready) = outcome.ready else {
         output::report(&outcome.report);
         output::note("portolan: the last known good configuration cannot be used either");
-        return None;
+        return Err(why);
     };
     output::note(&format!(
         "portolan: starting with the last known good one, {}",
         kept.hash
     ));
-    Some(Chosen {
+    Ok(Chosen {
         // The file is what a reload reads: once it is mended, it is used.
         source,
         ready,
@@ -169,19 +218,26 @@ fn say_warnings(report: &Report) {
 
 async fn run(
     chosen: Chosen,
+    mut inherited: Inherited,
+    predecessor: &mut Option<Predecessor>,
     ready: Box<dyn FnOnce(Serving)>,
-    clock: Clock,
-    machine: Machine,
-    tickets: Tickets,
-    telemetry: Telemetry,
+    world: World,
 ) -> anyhow::Result<ExitCode> {
+    let World {
+        clock,
+        machine,
+        tickets,
+        telemetry,
+        notifier,
+        program,
+    } = world;
     let Ready {
         plan,
         material,
         locator,
     } = chosen.ready;
     // Before anything is bound, so that a signal during the start is not lost.
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::new(notifier.clone())?;
     let totals: Arc<Totals> = Arc::default();
     let (access_log, writer) = AccessLog::start(plan.access_log.as_ref(), totals.clone())
         .context("cannot open the access log")?;
@@ -207,17 +263,32 @@ async fn run(
         Arc::new(SecretKeeper::new(plan.process.state_dir.clone())),
     )
     .context("cannot start the workers")?;
+    let admin_socket = bind_admin(&plan, &mut inherited, predecessor.is_some()).await?;
+    let admin_address = admin_socket.local_addr()?;
+    data_plane.inherit(std::mem::take(&mut inherited.sockets));
     let listeners = data_plane.listeners();
     match listeners.prepare(&plan, &material) {
         Ok(prepared) => prepared.commit(),
         Err(found) => {
-            output::report(&Report::new(chosen.report.sources, found));
+            let report = Report::new(chosen.report.sources, found);
+            output::report(&report);
+            if let Some(predecessor) = predecessor {
+                let why = report.first_error().unwrap_or_default();
+                predecessor.fail(&why).await;
+            }
             return Ok(exit::FAILED);
         }
     }
-    let admin = AdminServer::bind(plan.admin.bind)
-        .await
-        .with_context(|| format!("cannot bind the admin API to {}", plan.admin.bind))?;
+    for socket in data_plane.left_over() {
+        let address = socket.bound()?;
+        if predecessor.is_none() {
+            bail!(
+                "systemd opened a socket for {address}, and nothing in the configuration is bound \
+                 to it: change the unit's .socket file, or a listener's `bind`"
+            );
+        }
+        tracing::info!("leaving {address}: it is not in the configuration any more");
+    }
 
     let wall = clock.wall();
     totals
@@ -233,7 +304,7 @@ async fn run(
             listeners: listeners.clone(),
             access_log: access_log.clone(),
             set_log: Box::new(move |log| telemetry.set(log)),
-            totals,
+            totals: totals.clone(),
             clock,
             machine,
             tickets,
@@ -250,37 +321,91 @@ async fn run(
     let phase = Phase::default();
     // Before anybody is served: what was drained before a restart still is.
     let overrides = OverrideKeeper::start(&plan.process.state_dir, engine.clone(), clock).await?;
-    let admin = AdminServer::start(
-        admin,
-        AdminState {
-            published: engine.published().clone(),
-            reloader: reloader.clone(),
-            overrides,
-            listeners: listeners.clone(),
-            phase: phase.clone(),
-            clock,
-            version: VERSION,
-        },
-    )?;
+    let state = AdminState {
+        published: engine.published().clone(),
+        reloader: reloader.clone(),
+        overrides,
+        listeners: listeners.clone(),
+        phase: phase.clone(),
+        clock,
+        version: VERSION,
+        upgrade_socket: Arc::default(),
+    };
+    let upgrade_socket = state.upgrade_socket.clone();
+    // The process before this one answers operators until this one can serve.
+    let mut serve_admin = Some(|| AdminServer::start(admin_socket, state).map(Arc::new));
+    let mut admin = None;
+    if predecessor.is_none() {
+        admin = serve_admin.take().map(|serve| serve()).transpose()?;
+    }
     tracing::info!(
-        "portolan {VERSION}, configuration {}, {workers} workers, admin API on http://{}",
+        "portolan {VERSION}, configuration {}, {workers} workers, admin API on http://{admin_address}",
         plan.hash,
-        admin.address()
     );
     tokio::spawn(watch_files(reloader.clone()));
 
+    notifier.send(&["STATUS=Waiting for the first verdicts about endpoints."]);
+    let grace = plan.process.startup_grace;
+    let patience = predecessor
+        .as_ref()
+        .filter(|predecessor| predecessor.judged)
+        // A little less, so that it hears why.
+        .map(|predecessor| predecessor.patience.mul_f64(0.9));
     let judged = tokio::select! {
-        judged = engine.wait_until_judged(plan.process.startup_grace) => judged,
-        stop = signals.stop(&reloader) => {
+        judged = engine.wait_until_judged(patience.unwrap_or(grace)) => judged,
+        stop = signals.stop(&reloader, &listeners) => {
             tracing::info!("stopping before anybody was served ({stop})");
             return Ok(exit::DONE);
         }
     };
     if !judged {
+        // The process before this one has a verdict about every pool, and serves better.
+        if patience.is_some() {
+            let snapshot = engine.published().load();
+            let pools = snapshot.pools.iter().filter(|pool| !pool.judged);
+            let names: Vec<&str> = pools.map(|pool| pool.plan.name.as_str()).collect();
+            bail!("no verdict yet about {}", names.join(", "));
+        }
         tracing::warn!("opening the listeners although not every pool has answered yet");
+    }
+    if let Some(predecessor) = predecessor {
+        tokio::select! {
+            told = predecessor.ready(VERSION) => told?,
+            stop = signals.stop(&reloader, &listeners) => {
+                tracing::info!("stopping before anybody was served ({stop})");
+                return Ok(exit::DONE);
+            }
+        }
     }
     data_plane.open().context("cannot open a listener")?;
     phase.set_ready();
+    if let Some(serve) = serve_admin {
+        admin = Some(serve()?);
+    }
+    let admin = admin.context("the admin API is not served")?;
+    let elders = Elders::default();
+    let (tell, mut handed) = mpsc::channel(1);
+    let upgrades = program.and_then(|program| {
+        let upgrader = Arc::new(Upgrader {
+            program,
+            sockets: Box::new(data_plane.sockets()),
+            admin: admin.clone(),
+            elders: elders.clone(),
+            reloader: reloader.clone(),
+            published: engine.published().clone(),
+            notifier: notifier.clone(),
+            turn: Mutex::new(false),
+        });
+        open_door(&plan.process.state_dir, &upgrade_socket, upgrader, tell)
+    });
+    if let Some(mut predecessor) = predecessor.take() {
+        totals.upgrades_done.add(predecessor.done);
+        totals.upgrades_failed.add(predecessor.failed);
+        predecessor.serving().await;
+        tracing::info!("taken over from process {}", predecessor.pid());
+        elders.add(predecessor.into_elders());
+    }
+    notifier.ready(listeners.status().len());
     tracing::info!("ready");
     ready(Serving {
         listeners: listeners
@@ -288,31 +413,104 @@ async fn run(
             .iter()
             .map(|listener| listener.bound)
             .collect(),
-        admin: admin.address(),
+        admin: admin_address,
     });
 
-    let stop = signals.stop(&reloader).await;
+    let stop = tokio::select! {
+        stop = signals.stop(&reloader, &listeners) => stop,
+        Some(successor) = handed.recv() => {
+            phase.set_handed_over();
+            finish(successor, &data_plane, &admin, &reloader, &mut signals).await;
+            drop(data_plane);
+            drop(writer);
+            tracing::info!("stopped");
+            return Ok(exit::DONE);
+        }
+    };
     phase.set_stopping();
+    if let Some(upgrades) = upgrades {
+        upgrades.abort();
+    }
+    elders.stop();
     if stop == Stop::Gracefully {
-        stop_gracefully(&data_plane, &reloader, &mut signals).await;
+        let process = reloader.running().plan.process.clone();
+        notifier.stopping(process.shutdown_timeout);
+        stop_gracefully(
+            &data_plane,
+            process.lame_duck,
+            process.shutdown_timeout,
+            &mut signals,
+        )
+        .await;
+    } else {
+        notifier.send(&["STOPPING=1"]);
     }
     drop(data_plane);
     drop(writer);
+    if let Some(socket) = upgrade_socket.get() {
+        Door::remove(socket);
+    }
     tracing::info!("stopped");
     Ok(exit::DONE)
 }
 
-/// Readiness says no → lame duck → nobody new → requests finish.
-async fn stop_gracefully(data_plane: &DataPlane, reloader: &Arc<Reloader>, signals: &mut Signals) {
-    let process = reloader.running().plan.process.clone();
+/// The admin API's socket: of the process before this one, of systemd, or a new one.
+async fn bind_admin(
+    plan: &Plan,
+    inherited: &mut Inherited,
+    taking_over: bool,
+) -> anyhow::Result<TcpListener> {
+    let wanted = plan.admin.bind;
+    let mut socket = inherited.admin.take();
+    if !taking_over {
+        let sockets = &mut inherited.sockets;
+        let at = sockets.iter().position(|it| it.configured == wanted);
+        socket = at.map(|at| sockets.remove(at));
+    }
+    let bound = match socket.filter(|socket| socket.configured == wanted) {
+        Some(socket) => AdminServer::inherit(socket.socket),
+        None => AdminServer::bind(wanted).await,
+    };
+    bound.with_context(|| format!("cannot bind the admin API to {wanted}"))
+}
+
+/// Opens the door for those who ask for an upgrade. Without one, everything else works.
+fn open_door(
+    state_dir: &Path,
+    told: &OnceLock<PathBuf>,
+    upgrader: Arc<Upgrader>,
+    handed: mpsc::Sender<Successor>,
+) -> Option<JoinHandle<()>> {
+    match Door::open(state_dir) {
+        Ok(door) => {
+            let _ = told.set(door.path().to_owned());
+            Some(tokio::spawn(door.serve(upgrader, handed)))
+        }
+        Err(error) => {
+            tracing::warn!(
+                "cannot be upgraded: no socket for it in {}: {error}",
+                state_dir.display()
+            );
+            None
+        }
+    }
+}
+
+/// Lame duck → nobody new → requests finish.
+async fn stop_gracefully(
+    data_plane: &DataPlane,
+    lame_duck: Duration,
+    shutdown_timeout: Duration,
+    signals: &mut Signals,
+) {
     tracing::info!(
         "stopping gracefully, within {} s",
-        process.shutdown_timeout.as_secs_f64()
+        shutdown_timeout.as_secs_f64()
     );
     let drain = async {
-        tokio::time::sleep(process.lame_duck).await;
+        tokio::time::sleep(lame_duck).await;
         data_plane
-            .drain(process.shutdown_timeout.saturating_sub(process.lame_duck))
+            .drain(shutdown_timeout.saturating_sub(lame_duck))
             .await
     };
     tokio::select! {
@@ -320,6 +518,33 @@ async fn stop_gracefully(data_plane: &DataPlane, reloader: &Arc<Reloader>, signa
             tracing::warn!("{} requests did not finish in time", data_plane.under_way());
         },
         () = signals.again() => tracing::warn!("told again: stopping now"),
+    }
+}
+
+/// Another process serves: what is under way here finishes, however long that takes, unless this
+/// process is told to stop or the other one stops.
+async fn finish(
+    mut successor: Successor,
+    data_plane: &DataPlane,
+    admin: &AdminServer,
+    reloader: &Arc<Reloader>,
+    signals: &mut Signals,
+) {
+    data_plane.hand_over();
+    let finished = async {
+        tokio::join!(data_plane.wait_until_empty(), admin.left());
+    };
+    let stop = tokio::select! {
+        () = finished => return,
+        stop = signals.told() => stop,
+        () = successor.gone() => {
+            tracing::info!("process {} stops", successor.pid);
+            Stop::Gracefully
+        }
+    };
+    if stop == Stop::Gracefully {
+        let limit = reloader.running().plan.process.shutdown_timeout;
+        stop_gracefully(data_plane, Duration::ZERO, limit, signals).await;
     }
 }
 
@@ -340,15 +565,17 @@ impl std::fmt::Display for Stop {
 }
 
 struct Signals {
+    notifier: Notifier,
     hangup: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    fn new(notifier: Notifier) -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self {
+            notifier,
             hangup: listen(SignalKind::hangup())?,
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
@@ -356,12 +583,30 @@ impl Signals {
     }
 
     /// Waits until told to stop; reloads when told to.
-    async fn stop(&mut self, reloader: &Arc<Reloader>) -> Stop {
+    async fn stop(&mut self, reloader: &Arc<Reloader>, listeners: &Arc<dyn Listeners>) -> Stop {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => {
-                    let reloader = reloader.clone();
-                    tokio::spawn(async move { reloader.reload(Trigger::Signal).await });
+                    let (reloader, listeners) = (reloader.clone(), listeners.clone());
+                    let notifier = self.notifier.clone();
+                    tokio::spawn(async move {
+                        notifier.reloading();
+                        reloader.reload(Trigger::Signal).await;
+                        notifier.ready(listeners.status().len());
+                    });
+                }
+                _ = self.terminate.recv() => return Stop::Gracefully,
+                _ = self.interrupt.recv() => return Stop::Now,
+            }
+        }
+    }
+
+    /// Waits until told to stop; there is nothing left to reload.
+    async fn told(&mut self) -> Stop {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {
+                    tracing::warn!("not reloading: another process has taken over");
                 }
                 _ = self.terminate.recv() => return Stop::Gracefully,
                 _ = self.interrupt.recv() => return Stop::Now,

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Undrain(UndrainArgs),
     /// Read the configuration again and apply it, as SIGHUP does.
     Reload(InstanceArgs),
+    /// Hand everything to a new process, without refusing a connection.
+    Upgrade(UpgradeArgs),
     /// Print the JSON Schema of the configuration file.
     Schema,
 }
@@ -139,6 +141,18 @@ pub(crate) struct ExplainArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct UpgradeArgs {
+    /// The binary to start [default: where the running one was started from]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) binary: Option<PathBuf>,
+    /// How long the new process may take until it could serve
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time_span)]
+    pub(crate) timeout: TimeSpan,
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DrainArgs {
     /// The pool, or one endpoint of it: aws-virginia, or aws-virginia/10.1.0.10:8080
     #[arg(value_name = "POOL[/ENDPOINT]")]
@@ -165,11 +179,16 @@ pub(crate) struct UndrainArgs {
     pub(crate) instance: InstanceArgs,
 }
 
+/// A length of time, as in the configuration.
 fn time_span(text: &str) -> Result<TimeSpan, String> {
-    TimeSpan::parse(text).map_err(|wrong| match wrong.help {
-        Some(help) => format!("it {}: {help}", wrong.message),
-        None => format!("it {}", wrong.message),
-    })
+    match TimeSpan::parse(text) {
+        Ok(span) if span.duration().is_zero() => Err("it must be more than nothing".to_owned()),
+        Ok(span) => Ok(span),
+        Err(wrong) => Err(match wrong.help {
+            Some(help) => format!("it {}: {help}", wrong.message),
+            None => format!("it {}", wrong.message),
+        }),
+    }
 }
 
 fn reason(text: &str) -> Result<String, String> {

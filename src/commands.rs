@@ -7,6 +7,7 @@ mod explain;
 mod instance;
 mod run;
 mod show;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drain(args) => drain::drain(&args),
         Command::Undrain(args) => drain::undrain(&args),
         Command::Reload(args) => instance::reload(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Schema => {
             output::json(&portolan_config::json_schema());
             Ok(exit::DONE)

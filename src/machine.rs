@@ -1,6 +1,7 @@
 //! The border to the process's environment: read here, once, and handed in everywhere else.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use portolan_config::Machine;
@@ -30,6 +31,45 @@ pub(crate) fn command() -> String {
     std::env::args()
         .next()
         .unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned())
+}
+
+/// What this process was started as, to be started again.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    /// Where the binary is. A link is not followed before it is started: it may lead to a newer
+    /// version then, and so may the path itself.
+    pub(crate) path: PathBuf,
+    /// Its arguments.
+    pub(crate) arguments: Vec<OsString>,
+}
+
+/// What this process was started as. Called while the current folder is still the one it was
+/// started in.
+pub(crate) fn program() -> anyhow::Result<Program> {
+    let mut arguments = std::env::args_os();
+    let name = PathBuf::from(arguments.next().unwrap_or_default());
+    let path = if name.components().count() > 1 {
+        Some(std::path::absolute(&name)?)
+    } else {
+        on_the_path(&name)
+    };
+    let path = match path.filter(|path| path.is_file()) {
+        Some(path) => path,
+        // Whoever started it gave it another name than its file has.
+        None => std::env::current_exe().context("cannot tell where this binary is")?,
+    };
+    Ok(Program {
+        path,
+        arguments: arguments.collect(),
+    })
+}
+
+fn on_the_path(name: &Path) -> Option<PathBuf> {
+    let folders = std::env::vars_os().find(|(key, _)| key == "PATH")?.1;
+    std::env::split_paths(&folders)
+        .filter(|folder| folder.is_absolute())
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }
 
 /// The configuration file: the one given, or the first of the usual places.

@@ -10,7 +10,9 @@ mod commands;
 mod exit;
 mod machine;
 mod output;
+mod systemd;
 mod telemetry;
+mod upgrade;
 
 use std::process::ExitCode;
 

@@ -28,3 +28,6 @@ mod protocols;
 mod reload;
 mod requests;
 mod steering;
+mod stopping;
+mod systemd;
+mod upgrade;

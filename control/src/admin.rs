@@ -4,16 +4,22 @@
 //! decide nothing themselves.
 //! Errors are problem+json (RFC 9457).
 
+mod door;
 mod drains;
 mod guard;
 mod reply;
 mod router;
 
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -22,6 +28,8 @@ use crate::engine::Published;
 use crate::listeners::Listeners;
 use crate::overrides::keeper::OverrideKeeper;
 use crate::reload::Reloader;
+
+use self::door::{Door, Peer};
 
 pub use router::router;
 
@@ -40,9 +48,14 @@ impl Phase {
         self.0.store(2, Ordering::Relaxed);
     }
 
-    /// Whether traffic should be sent here.
+    /// Another process serves; this one finishes what it has begun.
+    pub fn set_handed_over(&self) {
+        self.0.store(3, Ordering::Relaxed);
+    }
+
+    /// Whether traffic should be sent here: to this address, whichever process has it.
     pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 1
+        matches!(self.0.load(Ordering::Relaxed), 1 | 3)
     }
 
     /// The word that users see.
@@ -50,7 +63,8 @@ impl Phase {
         match self.0.load(Ordering::Relaxed) {
             0 => "warming",
             1 => "ready",
-            _ => "stopping",
+            2 => "stopping",
+            _ => "handed over",
         }
     }
 }
@@ -72,12 +86,37 @@ pub struct AdminState {
     pub clock: Clock,
     /// Portolan's version.
     pub version: &'static str,
+    /// The socket where upgrades are asked for, once there is one.
+    pub upgrade_socket: Arc<OnceLock<PathBuf>>,
 }
 
 /// Serves the API where the running configuration says, and moves when it says something else.
 #[derive(Debug)]
 pub struct AdminServer {
-    bound: watch::Receiver<SocketAddr>,
+    place: Arc<Mutex<Place>>,
+    /// Nobody new, and those who are served finish.
+    leaving: watch::Sender<bool>,
+    /// Closed when nobody is served any more.
+    served: watch::Receiver<()>,
+}
+
+/// Where the API is.
+#[derive(Debug)]
+struct Place {
+    configured: SocketAddr,
+    bound: SocketAddr,
+    /// The socket once more, for a process that takes over, until the API leaves.
+    socket: Option<OwnedFd>,
+}
+
+impl Place {
+    fn new(configured: SocketAddr, listener: &TcpListener) -> io::Result<Self> {
+        Ok(Self {
+            configured,
+            bound: listener.local_addr()?,
+            socket: Some(listener.as_fd().try_clone_to_owned()?),
+        })
+    }
 }
 
 impl AdminServer {
@@ -85,55 +124,129 @@ impl AdminServer {
     ///
     /// # Errors
     /// When it cannot be had.
-    pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         TcpListener::bind(address).await
     }
 
-    /// Serves until the process ends.
+    /// Takes over the socket of a process before this one.
+    ///
+    /// # Errors
+    /// When it is not a listening one.
+    pub fn inherit(socket: OwnedFd) -> io::Result<TcpListener> {
+        let listener = std::net::TcpListener::from(socket);
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    }
+
+    /// Serves until the process ends, or until it is to leave.
     ///
     /// # Errors
     /// When the socket says nothing about its address.
-    pub fn start(listener: TcpListener, state: AdminState) -> std::io::Result<Self> {
-        let (tell, bound) = watch::channel(listener.local_addr()?);
-        tokio::spawn(serve(listener, state, tell));
-        Ok(Self { bound })
+    pub fn start(listener: TcpListener, state: AdminState) -> io::Result<Self> {
+        let configured = state.reloader.running().plan.admin.bind;
+        let place = Arc::new(Mutex::new(Place::new(configured, &listener)?));
+        let (leaving, left) = watch::channel(false);
+        let (serving, served) = watch::channel(());
+        let task = serve(listener, state, place.clone(), left);
+        tokio::spawn(async move {
+            task.await;
+            drop(serving);
+        });
+        Ok(Self {
+            place,
+            leaving,
+            served,
+        })
     }
 
     /// The address it really has.
     pub fn address(&self) -> SocketAddr {
-        *self.bound.borrow()
+        self.lock().bound
+    }
+
+    /// Its configured address, and its socket once more, for a process that takes over.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn socket(&self) -> io::Result<Option<(SocketAddr, OwnedFd)>> {
+        let place = self.lock();
+        let socket = place.socket.as_ref().map(OwnedFd::try_clone).transpose()?;
+        Ok(socket.map(|socket| (place.configured, socket)))
+    }
+
+    /// Leaves the address, and serves those who are connected to the end of their requests.
+    pub fn leave(&self) {
+        self.lock().socket = None;
+        self.leaving.send_replace(true);
+    }
+
+    /// Waits until it has left, and everybody is served.
+    pub async fn left(&self) {
+        let mut served = self.served.clone();
+        while served.changed().await.is_ok() {}
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// How long clients of a closed door may still begin a request: one may be sending it just now.
+const CLOSE_GRACE: Duration = Duration::from_millis(500);
 
 /// Answers under way when the API moves may take this long to finish.
 const MOVE_GRACE: Duration = Duration::from_secs(5);
 
-async fn serve(mut listener: TcpListener, state: AdminState, tell: watch::Sender<SocketAddr>) {
+async fn serve(
+    mut listener: TcpListener,
+    state: AdminState,
+    place: Arc<Mutex<Place>>,
+    mut leaving: watch::Receiver<bool>,
+) {
     let mut plans = state.reloader.plans();
-    let mut configured = plans.borrow_and_update().admin.bind;
+    plans.mark_changed();
+    let here = |place: &Arc<Mutex<Place>>| {
+        let place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.configured
+    };
     loop {
-        let (leave, left) = watch::channel(());
-        let app = router(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
-        let serving = tokio::spawn(async move {
-            let mut left = left;
-            axum::serve(listener, app)
-                .with_graceful_shutdown(async move {
-                    let _ = left.changed().await;
-                })
-                .await
-        });
+        let (close, closed) = watch::channel(false);
+        let inside = match Door::new(listener, closed.clone()) {
+            Ok(door) => tokio::spawn(behind(door, state.clone(), closed)),
+            Err(error) => {
+                tracing::error!("the admin API cannot be served: {error}");
+                return;
+            }
+        };
         // The next address that differs from this one and can be had.
         listener = loop {
-            if plans.changed().await.is_err() {
-                std::future::pending::<()>().await;
+            let changed = async {
+                if plans.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let left = async {
+                let _ = leaving.wait_for(|leaving| *leaving).await;
+            };
+            tokio::select! {
+                () = changed => {}
+                () = left => {
+                    close.send_replace(true);
+                    let _ = inside.await;
+                    return;
+                }
             }
             let wanted = plans.borrow_and_update().admin.bind;
-            if wanted == configured {
+            if wanted == here(&place) {
                 continue;
             }
-            match TcpListener::bind(wanted).await {
-                Ok(listener) => {
-                    configured = wanted;
+            let moved = TcpListener::bind(wanted)
+                .await
+                .and_then(|listener| Ok((Place::new(wanted, &listener)?, listener)));
+            match moved {
+                Ok((next, listener)) => {
+                    tracing::info!("the admin API moves to {}", next.bound);
+                    *place.lock().unwrap_or_else(PoisonError::into_inner) = next;
                     break listener;
                 }
                 Err(error) => {
@@ -143,19 +256,35 @@ async fn serve(mut listener: TcpListener, state: AdminState, tell: watch::Sender
                 }
             }
         };
-        if let Ok(address) = listener.local_addr() {
-            tracing::info!("the admin API moves to {address}");
-            tell.send_replace(address);
+        close.send_replace(true);
+    }
+}
+
+/// Serves who comes through a door, and after it was closed, who is inside.
+async fn behind(door: Door, state: AdminState, mut closed: watch::Receiver<bool>) {
+    let told = closed.clone();
+    let tell = move |mut response: Response| {
+        if *told.borrow() {
+            // Whoever asks again shall come by another door.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
-        drop(leave);
-        tokio::spawn(async move {
-            let mut serving = serving;
-            if tokio::time::timeout(MOVE_GRACE, &mut serving)
-                .await
-                .is_err()
-            {
-                serving.abort();
-            }
-        });
+        std::future::ready(response)
+    };
+    let app = router(state)
+        .layer(axum::middleware::map_response(tell))
+        .into_make_service_with_connect_info::<Peer>();
+    let mut waiting = closed.clone();
+    let serving = axum::serve(door, app).with_graceful_shutdown(async move {
+        let _ = waiting.wait_for(|closed| *closed).await;
+        tokio::time::sleep(CLOSE_GRACE).await;
+    });
+    let too_long = async {
+        let _ = closed.wait_for(|closed| *closed).await;
+        tokio::time::sleep(MOVE_GRACE).await;
+    };
+    tokio::select! {
+        _ = serving => {}
+        () = too_long => {}
     }
 }

@@ -69,6 +69,13 @@ impl Page<'_> {
             / 1000.0;
         families.gauges(&family::CONFIG_LAST_SUCCESS, [(NO_LABELS, applied)]);
         families.counters(
+            &family::UPGRADES,
+            [
+                (["done"], totals.upgrades_done.get()),
+                (["failed"], totals.upgrades_failed.get()),
+            ],
+        );
+        families.counters(
             &family::REFUSED_REQUESTS,
             totals
                 .refused

@@ -14,7 +14,7 @@ use portolan_config::diagnostic::{Code, Colours, Diagnostic, Report};
 use portolan_config::plan::{LogPlan, Plan};
 use portolan_config::source::Origin;
 use portolan_config::{Machine, SavedSource, Watch};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use crate::access_log::AccessLog;
 use crate::clock::Clock;
@@ -114,13 +114,31 @@ impl fmt::Debug for Parts {
     }
 }
 
+/// Whose turn it is to change the configuration.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Another process has taken over: nothing changes here any more.
+    retired: bool,
+}
+
+/// As long as there is one, the configuration stays as it is: reloads wait.
+#[derive(Debug)]
+pub struct Pause(OwnedMutexGuard<Turn>);
+
+impl Pause {
+    /// Nothing changes any more: another process has taken over, and reads the configuration.
+    pub fn retire(mut self) {
+        self.0.retired = true;
+    }
+}
+
 /// Replaces the running configuration.
 #[derive(Debug)]
 pub struct Reloader {
     source: Source,
     parts: Parts,
     /// One reload at a time.
-    turn: Mutex<()>,
+    turn: Arc<Mutex<Turn>>,
     running: ArcSwap<Running>,
     /// What to watch: changes with every configuration that could be read.
     watch: watch::Sender<Watch>,
@@ -135,7 +153,7 @@ impl Reloader {
         Self {
             source,
             parts,
-            turn: Mutex::new(()),
+            turn: Arc::default(),
             running: ArcSwap::new(Arc::new(running)),
             watch: watch::channel(watched).0,
             plans: watch::channel(plan).0,
@@ -162,9 +180,17 @@ impl Reloader {
         &self.parts.totals
     }
 
+    /// Waits for a reload under way, and lets others wait.
+    pub async fn pause(&self) -> Pause {
+        Pause(self.turn.clone().lock_owned().await)
+    }
+
     /// Reads the configuration again and applies it if it can run.
     pub async fn reload(self: &Arc<Self>, trigger: Trigger) -> Reloaded {
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
+        if turn.retired {
+            return Reloaded::Refused(Arc::new(retired()));
+        }
         let this = self.clone();
         let read = tokio::task::spawn_blocking(move || {
             configuration::read(&this.source, &this.parts.machine, &this.parts.tickets)
@@ -350,6 +376,16 @@ fn fixed_at_start(running: &Plan, wanted: &Plan) -> Vec<Diagnostic> {
         );
     }
     found
+}
+
+/// The report of a process that only finishes what it has begun.
+fn retired() -> Report {
+    let diagnostic = Diagnostic::error(
+        Code::Unreadable,
+        Origin::Default,
+        "another process has taken over from this one",
+    );
+    Report::new(Default::default(), vec![diagnostic.help("ask that one")])
 }
 
 /// The report of a reader that failed in a way that nobody foresaw.

@@ -290,6 +290,10 @@ pub struct Totals {
     pub reloads_unchanged: Counter,
     /// Reloads that were refused.
     pub reloads_refused: Counter,
+    /// Upgrades that led to this process, one after the other.
+    pub upgrades_done: Counter,
+    /// Upgrades that failed, and left the process before them serving.
+    pub upgrades_failed: Counter,
     /// When the running configuration was applied, in milliseconds since 1970.
     pub last_reload_success: AtomicU64,
 }

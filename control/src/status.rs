@@ -18,8 +18,12 @@ use crate::steering::{Basis, Table};
 pub struct Status {
     /// Portolan's version.
     pub version: String,
-    /// `warming`, `ready` or `stopping`.
+    /// `warming`, `ready`, `stopping`, or `handed over` to another process.
     pub state: String,
+    /// The process.
+    pub pid: u32,
+    /// The socket where `portolan upgrade` is asked for, if there is one.
+    pub upgrade_socket: Option<String>,
     /// Seconds since the process began.
     pub uptime_seconds: u64,
     /// The running configuration.

@@ -125,6 +125,11 @@ impl Connection {
         &self.context
     }
 
+    /// Whether something has come that the engine has not had yet.
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.read.is_empty()
+    }
+
     /// Finds out what the client speaks: over TLS it has said so, otherwise HTTP/2 begins with its
     /// preface. Reads no more than it takes to know.
     pub(crate) async fn find_out(&mut self) -> Result<Speaks, NoRequest> {

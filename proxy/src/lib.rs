@@ -36,4 +36,5 @@ mod reply;
 mod server;
 
 pub use dialer::EngineDialer;
+pub use listener::HandedSocket;
 pub use server::DataPlane;

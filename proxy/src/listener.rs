@@ -8,10 +8,14 @@ mod bind;
 mod set;
 
 pub(crate) use accept::Service;
+pub use bind::HandedSocket;
 pub(crate) use set::ListenerSet;
 
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use portolan_certs::ServerTls;
@@ -34,6 +38,11 @@ pub(crate) struct Listener {
     room: Arc<Semaphore>,
     /// Told when its clients are to leave.
     leaving: watch::Sender<bool>,
+    /// The socket once more, for a process that takes over. Gone when its clients are to leave:
+    /// as long as anybody has it, clients can connect.
+    socket: Mutex<Option<OwnedFd>>,
+    /// Another process accepts here now.
+    handed_over: AtomicBool,
 }
 
 /// What may change while a listener runs.
@@ -46,15 +55,17 @@ pub(crate) struct Settings {
 }
 
 impl Listener {
-    fn new(bound: SocketAddr, settings: Settings) -> Self {
-        Self {
+    fn new(bound: &bind::Bound, settings: Settings) -> io::Result<Self> {
+        Ok(Self {
             configured: settings.plan.bind,
-            bound,
+            bound: bound.address(),
+            socket: Mutex::new(Some(bound.duplicate()?)),
+            handed_over: AtomicBool::new(false),
             room: Arc::new(Semaphore::new(settings.plan.limits.connections)),
             connections: Arc::default(),
             leaving: watch::channel(false).0,
             settings: ArcSwap::new(Arc::new(settings)),
-        }
+        })
     }
 
     /// How much one client may ask for.
@@ -74,12 +85,38 @@ impl Listener {
 
     /// Tells when its clients are to leave: the engine's own kind of signal.
     pub(crate) fn leaving(&self) -> watch::Receiver<bool> {
-        self.leaving.subscribe()
+        let mut leaving = self.leaving.subscribe();
+        if *leaving.borrow() {
+            // Whoever comes this late still has to be told, not only whoever was there before.
+            leaving.mark_changed();
+        }
+        leaving
     }
 
-    /// Asks its clients to leave.
+    /// Asks its clients to leave, and accepts nobody any more.
     fn leave(&self) {
+        self.socket().take();
         self.leaving.send_replace(true);
+    }
+
+    /// Leaves the address to another process that accepts there already.
+    fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::Relaxed);
+        self.leave();
+    }
+
+    /// Whether another process accepts here now.
+    fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Relaxed)
+    }
+
+    /// The socket once more, if clients may still come.
+    fn duplicate(&self) -> io::Result<Option<OwnedFd>> {
+        self.socket().as_ref().map(OwnedFd::try_clone).transpose()
+    }
+
+    fn socket(&self) -> std::sync::MutexGuard<'_, Option<OwnedFd>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over a changed configuration. Connections that are open keep what they agreed on.

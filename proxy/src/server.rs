@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::edge::{Edge, MOST_ENGINE_TRIES};
 use crate::exchange::Upstream;
-use crate::listener::ListenerSet;
+use crate::listener::{HandedSocket, ListenerSet};
 use crate::record::Recorder;
 
 /// Idle connections to endpoints that are kept, in all.
@@ -95,12 +95,41 @@ impl DataPlane {
         self.listeners.open()
     }
 
+    /// Uses the sockets of a process before this one for the listeners of the first configuration.
+    pub fn inherit(&self, sockets: Vec<HandedSocket>) {
+        self.listeners.inherit(sockets);
+    }
+
+    /// Those of the sockets that no listener has use for. They are closed when dropped.
+    pub fn left_over(&self) -> Vec<HandedSocket> {
+        self.listeners.left_over()
+    }
+
+    /// Gives the socket of every listener once more, for a process that takes over, whenever it is
+    /// asked to.
+    pub fn sockets(&self) -> impl Fn() -> std::io::Result<Vec<HandedSocket>> + Send + Sync + use<> {
+        let listeners = self.listeners.clone();
+        move || listeners.sockets()
+    }
+
+    /// Leaves the listeners to a process that accepts there already, and asks every client that is
+    /// here to leave.
+    pub fn hand_over(&self) {
+        self.listeners.hand_over();
+    }
+
     /// Accepts nobody any more, lets requests finish, and returns when all have, or after `limit`.
     /// Whether all have.
     pub async fn drain(&self, limit: Duration) -> bool {
         self.listeners.leave();
-        let draining = self.listeners.wait_until_empty();
-        tokio::time::timeout(limit, draining).await.is_ok()
+        tokio::time::timeout(limit, self.wait_until_empty())
+            .await
+            .is_ok()
+    }
+
+    /// Waits until every connection has ended.
+    pub async fn wait_until_empty(&self) {
+        self.listeners.wait_until_empty().await;
     }
 
     /// Requests under way.

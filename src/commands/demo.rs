@@ -41,6 +41,8 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     serve(Start {
         config: written.path,
         last_known_good: false,
+        // The pretend clouds would end with this process.
+        program: None,
         ready: Box::new(move |serving| {
             output::result(&guide::text(&config, &serving, switchboard));
         }),

@@ -1,6 +1,7 @@
 //! Clients: one request, raw bytes, or load without end.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -179,6 +180,32 @@ impl Connection2 {
     pub(crate) async fn get(&mut self, url: &str) -> Result<Answer, Failure> {
         let request = Request::get(url).body(Full::new(Bytes::new()))?;
         self.send(request).await
+    }
+
+    /// The same, unless the other side has said that it takes no more: then nothing was sent, and
+    /// there is no answer.
+    pub(crate) async fn get_unless_gone(&mut self, url: &str) -> Result<Option<Answer>, Failure> {
+        let request = Request::get(url).body(Full::new(Bytes::new()))?;
+        if self.sender.ready().await.is_err() {
+            return Ok(None);
+        }
+        match self.sender.try_send_request(request).await {
+            Ok(response) => Ok(Some(collect(response).await?)),
+            Err(mut error) => {
+                if error.take_message().is_some() {
+                    return Ok(None);
+                }
+                // Streams that the other side has taken are answered after this (RFC 9113, 6.8).
+                let error = error.into_error();
+                let cause = error.source().and_then(|it| it.downcast_ref::<h2::Error>());
+                let refused = cause.is_some_and(|cause| {
+                    cause.is_go_away()
+                        && cause.is_remote()
+                        && cause.reason() == Some(h2::Reason::NO_ERROR)
+                });
+                if refused { Ok(None) } else { Err(error.into()) }
+            }
+        }
     }
 
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -27,6 +28,8 @@ access_log: off
 /// A process that serves.
 pub(crate) struct Portolan {
     child: Child,
+    /// Processes that took over, one after the other.
+    successors: Vec<u32>,
     folder: TempDir,
     log: Log,
     admin: SocketAddr,
@@ -61,6 +64,8 @@ pub(crate) struct Builder {
     folder: TempDir,
     config: String,
     command: Command,
+    /// Standard input and output are not used for anything else.
+    streams: bool,
 }
 
 impl Builder {
@@ -86,21 +91,46 @@ impl Builder {
         self.folder.path()
     }
 
+    /// Starts another binary.
+    pub(crate) fn binary(mut self, path: &Path) -> Self {
+        self.command = run(path);
+        self
+    }
+
+    /// Starts it with two more sockets, as systemd does: by number, with its own process id in the
+    /// environment. Nothing but a shell knows that id in time.
+    pub(crate) fn activated(
+        mut self,
+        first: std::net::TcpListener,
+        second: std::net::TcpListener,
+    ) -> Self {
+        let script = "exec 3<&0 4<&1 </dev/null >/dev/null; \
+                      LISTEN_FDS=2 LISTEN_PID=$$ exec \"$0\" run \"$@\"";
+        self.command = Command::new("/bin/sh");
+        self.command.args(["-c", script, PORTOLAN]);
+        settings(&mut self.command)
+            .stdin(std::os::fd::OwnedFd::from(first))
+            .stdout(std::os::fd::OwnedFd::from(second));
+        self.streams = false;
+        self
+    }
+
     fn spawn(mut self) -> (Child, TempDir, Log, Log) {
         let path = self.folder.path().join("portolan.yaml");
         if !self.config.is_empty() {
             std::fs::write(&path, with_usual(&self.config)).unwrap();
         }
+        if self.streams {
+            self.command.stdin(Stdio::null()).stdout(Stdio::piped());
+        }
         let mut child = self
             .command
             .arg("--config")
             .arg(&path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let out = Log::follow(child.stdout.take().unwrap());
+        let out = child.stdout.take().map(Log::follow).unwrap_or_default();
         let err = Log::follow(child.stderr.take().unwrap());
         (child, self.folder, out, err)
     }
@@ -119,6 +149,7 @@ impl Builder {
         .await;
         Portolan {
             child,
+            successors: Vec::new(),
             folder,
             log,
             admin,
@@ -146,6 +177,21 @@ impl Builder {
     }
 }
 
+fn run(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
+    settings(command.arg("run"));
+    command
+}
+
+fn settings(command: &mut Command) -> &mut Command {
+    command
+        .env_remove("RUST_LOG")
+        .env_remove("PORTOLAN_ADMIN")
+        .env_remove("NOTIFY_SOCKET")
+        .env("PORTOLAN_WORKERS", "2")
+        .env("RUST_BACKTRACE", "1")
+}
+
 fn with_usual(config: &str) -> String {
     let mut text = String::new();
     for line in USUAL.lines() {
@@ -160,17 +206,11 @@ fn with_usual(config: &str) -> String {
 impl Portolan {
     /// A process with this configuration, to be started.
     pub(crate) fn with(config: &str) -> Builder {
-        let mut command = Command::new(PORTOLAN);
-        command
-            .arg("run")
-            .env_remove("RUST_LOG")
-            .env_remove("PORTOLAN_ADMIN")
-            .env("PORTOLAN_WORKERS", "2")
-            .env("RUST_BACKTRACE", "1");
         Builder {
             folder: TempDir::new().unwrap(),
             config: config.to_owned(),
-            command,
+            command: run(Path::new(PORTOLAN)),
+            streams: true,
         }
     }
 
@@ -191,8 +231,50 @@ impl Portolan {
         self.admin
     }
 
+    /// The process that was started. Others may have taken over since.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process that serves now.
+    pub(crate) fn main_pid(&self) -> u32 {
+        self.successors.last().copied().unwrap_or(self.pid())
+    }
+
+    /// Asks for an upgrade, which may fail.
+    pub(crate) async fn ask_for_upgrade(&self, args: &[&str]) -> Output {
+        let admin = format!("http://{}", self.admin);
+        let mut all = vec!["upgrade", "--admin", &admin];
+        all.extend(args);
+        command(&all).await
+    }
+
+    /// Upgrades it. The new process.
+    pub(crate) async fn upgrade(&mut self) -> u32 {
+        // Processes that were started by one that has ended are ours to wait for.
+        nix::sys::prctl::set_child_subreaper(true).unwrap();
+        let before = self.main_pid();
+        let output = self.ask_for_upgrade(&["--json"]).await;
+        let said = stderr(&output);
+        assert!(output.status.success(), "{said}\n{}", self.log());
+        let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert_eq!(answer["before"], before);
+        let pid = answer["pid"].as_u64().unwrap() as u32;
+        assert_ne!(pid, before);
+        self.successors.push(pid);
+        pid
+    }
+
+    /// How a process that took over has ended, if it has. When the process that started it has not,
+    /// that one alone knows how: then it counts as well.
+    pub(crate) fn successor_ended(&self, pid: u32) -> Option<i32> {
+        match waitpid(Pid::from_raw(pid as i32), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, code)) => Some(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => panic!("{pid}: {signal}: {}", self.log()),
+            // Not ours to wait for, because whoever started it is still there.
+            Err(_) if !Path::new(&format!("/proc/{pid}")).exists() => Some(0),
+            _ => None,
+        }
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -334,11 +416,12 @@ impl Portolan {
         .await;
     }
 
+    /// Sends a signal to the process that serves now.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
+        kill(Pid::from_raw(self.main_pid() as i32), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process that was started.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         eventually("it ends", async || self.child.try_wait().unwrap()).await
     }
@@ -348,6 +431,10 @@ impl Portolan {
         self.signal(Signal::SIGTERM);
         let status = self.ended().await;
         assert!(status.success(), "{status}: {}", self.log());
+        for pid in std::mem::take(&mut self.successors) {
+            let code = eventually("it ends", async || self.successor_ended(pid)).await;
+            assert_eq!(code, 0, "{}", self.log());
+        }
         assert!(!self.log().contains("panicked"), "{}", self.log());
     }
 }
@@ -356,6 +443,11 @@ impl Drop for Portolan {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in &self.successors {
+            let pid = Pid::from_raw(*pid as i32);
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, None);
+        }
         let log = self.log.text();
         if std::thread::panicking() {
             eprintln!("=== the process said:\n{log}");

@@ -5,7 +5,7 @@
 //! requests that a foreign page could have sent are refused (their `Host` or `Origin` tells them
 //! apart).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -17,6 +17,7 @@ use portolan_config::plan::AdminPlan;
 use subtle::ConstantTimeEq as _;
 
 use super::AdminState;
+use super::door::Peer;
 use super::reply::Problem;
 
 /// Who changes something: the name of its token, or `local` where no tokens are needed.
@@ -51,7 +52,7 @@ pub(super) async fn change(
 /// Metrics are open on loopback; beyond, they need a token like everything else.
 pub(super) async fn metrics(
     State(state): State<AdminState>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {

@@ -124,6 +124,11 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
     Json(Status {
         version: state.version.to_owned(),
         state: state.phase.as_str().to_owned(),
+        pid: std::process::id(),
+        upgrade_socket: state
+            .upgrade_socket
+            .get()
+            .map(|path| path.display().to_string()),
         uptime_seconds: state.clock.now().since_start().as_secs(),
         config: ConfigStatus::new(&running, &snapshot),
         listeners: state

@@ -30,6 +30,10 @@ use crate::reply::Reply;
 /// may be sending one just now.
 const LEAVE_GRACE: Duration = Duration::from_millis(500);
 
+/// How long an HTTP/2 connection without requests stays after it was told to go away. A client that
+/// is there ends it at once; what is left may be the end of an answer on its way to a slow one.
+const GONE_AWAY: Duration = Duration::from_secs(60);
+
 /// How long to wait when no file descriptors are left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -73,6 +77,10 @@ pub(crate) async fn accept(listener: Arc<Listener>, socket: TcpListener, service
                 }
             }
         }
+    }
+    if listener.is_handed_over() {
+        // Whoever waits is accepted by the other process: the queue belongs to both.
+        return;
     }
     // Those who are connected already and wait to be accepted are not turned away.
     while let Some(Ok((stream, _))) = now_or_never(socket.accept()).await {
@@ -181,8 +189,8 @@ async fn serve(listener: Arc<Listener>, stream: TcpStream, service: &Service) {
         upgraded: Arc::default(),
     });
     let mut connection = Connection::new(transport, context);
-    let finding_out = tokio::time::timeout(limits.header_timeout, connection.find_out());
-    match finding_out.await {
+    let leaving = listener.leaving();
+    match tokio::time::timeout(limits.header_timeout, find_out(&mut connection, leaving)).await {
         Ok(Ok(Speaks::Http1)) => http1(Box::new(connection), &listener, service).await,
         Ok(Ok(Speaks::Http2)) => http2(Box::new(connection), &listener, service, &limits).await,
         // Nothing came: nobody is owed an answer.
@@ -229,6 +237,27 @@ fn apply(settings: pingora::apps::HttpPersistentSettings, session: &mut ServerSe
     settings.apply_to_session(session);
 }
 
+/// Finds out what a client speaks, unless it says nothing and it is time to leave.
+async fn find_out(
+    connection: &mut Connection,
+    mut leaving: ShutdownWatch,
+) -> Result<Speaks, NoRequest> {
+    let silent = async {
+        let _ = leaving.wait_for(|leaving| *leaving).await;
+        tokio::time::sleep(LEAVE_GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        found = connection.find_out() => return found,
+        () = silent => {}
+    }
+    if connection.has_begun() {
+        connection.find_out().await
+    } else {
+        Err(NoRequest::Idle)
+    }
+}
+
 /// Waits for the next request, or until it is time to leave.
 async fn next_request(
     connection: &mut Connection,
@@ -236,16 +265,21 @@ async fn next_request(
     first: bool,
     mut leaving: ShutdownWatch,
 ) -> Result<(), NoRequest> {
-    let waiting = connection.next_request(limits, first);
-    tokio::pin!(waiting);
+    let silent = async {
+        let _ = leaving.wait_for(|leaving| *leaving).await;
+        tokio::time::sleep(LEAVE_GRACE).await;
+    };
     tokio::select! {
         biased;
-        outcome = &mut waiting => return outcome,
-        _ = leaving.wait_for(|leaving| *leaving) => {}
+        outcome = connection.next_request(limits, first) => return outcome,
+        () = silent => {}
     }
-    tokio::time::timeout(LEAVE_GRACE, waiting)
-        .await
-        .unwrap_or(Err(NoRequest::Idle))
+    if connection.has_begun() {
+        // It is sending one: then it may finish it.
+        connection.next_request(limits, true).await
+    } else {
+        Err(NoRequest::Idle)
+    }
 }
 
 /// Answers what the engine must not see, and closes.
@@ -286,8 +320,13 @@ async fn http2(
         proxy: service.proxy.clone(),
         options,
         server_options,
+        requests: Gauge::default(),
     });
-    app.process_new(connection, &listener.leaving()).await;
+    let leaving = listener.leaving();
+    tokio::select! {
+        _ = app.process_new(connection, &leaving) => {}
+        () = app.gone_away(leaving.clone()) => {}
+    }
 }
 
 /// The engine's application for one HTTP/2 connection: the same proxy, with the listener's limits.
@@ -295,6 +334,35 @@ struct Http2 {
     proxy: Arc<HttpProxy<Edge>>,
     options: H2Options,
     server_options: HttpServerOptions,
+    /// Requests under way.
+    requests: Gauge,
+}
+
+impl Http2 {
+    /// Waits until the client was told to go away and has not asked for anything for a while: it
+    /// is gone without a word, and would keep the process from ending.
+    async fn gone_away(&self, mut leaving: ShutdownWatch) {
+        if leaving.wait_for(|leaving| *leaving).await.is_err() {
+            return;
+        }
+        let mut idle = Duration::ZERO;
+        while idle < GONE_AWAY {
+            tokio::time::sleep(LEAVE_GRACE).await;
+            idle = match self.requests.get() {
+                0 => idle + LEAVE_GRACE,
+                _ => Duration::ZERO,
+            };
+        }
+    }
+}
+
+/// A request, counted until it is dropped.
+struct Counted<'a>(&'a Gauge);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.down();
+    }
 }
 
 #[async_trait::async_trait]
@@ -304,6 +372,8 @@ impl HttpServerApp for Http2 {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        self.requests.up();
+        let _counted = Counted(&self.requests);
         self.proxy.process_new_http(session, shutdown).await
     }
 

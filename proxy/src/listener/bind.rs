@@ -2,11 +2,33 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
+
+/// A listening socket on its way from one process to another.
+#[derive(Debug)]
+pub struct HandedSocket {
+    /// The address in the configuration: port 0 is a wish for any.
+    pub configured: SocketAddr,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
+impl HandedSocket {
+    /// The address it really has.
+    ///
+    /// # Errors
+    /// When it is not a socket with an IP address.
+    pub fn bound(&self) -> io::Result<SocketAddr> {
+        let address = socket2::SockRef::from(&self.socket).local_addr()?;
+        let address = address.as_socket();
+        address.ok_or_else(|| io::Error::other("a socket without an IP address"))
+    }
+}
 
 /// A taken address. Nobody can connect before [`Bound::listen`].
 #[derive(Debug)]
@@ -38,6 +60,25 @@ impl Bound {
             socket,
             address: bound.unwrap_or(address),
         })
+    }
+
+    /// Takes over an address from whoever bound it before.
+    ///
+    /// # Errors
+    /// When it is not a socket with an address.
+    pub(crate) fn inherit(handed: HandedSocket) -> io::Result<Self> {
+        let address = handed.bound()?;
+        let socket = Socket::from(handed.socket);
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, address })
+    }
+
+    /// The socket once more.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
     }
 
     /// The address it really is.

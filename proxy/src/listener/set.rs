@@ -13,7 +13,7 @@ use portolan_control::listeners::{ListenerStatus, Listeners, PreparedListeners};
 use tokio::runtime::Handle;
 
 use super::accept::{Service, accept};
-use super::bind::Bound;
+use super::bind::{Bound, HandedSocket};
 use super::{Listener, Settings};
 
 /// The listeners of a process.
@@ -34,6 +34,8 @@ struct State {
     /// Bound, and not open yet: the process is still warming up.
     closed: Vec<(Arc<Listener>, Bound)>,
     opened: bool,
+    /// Sockets of a process before this one, to be used instead of binding anew.
+    handed: Vec<HandedSocket>,
 }
 
 impl fmt::Debug for ListenerSet {
@@ -51,6 +53,38 @@ impl ListenerSet {
                 runtime,
                 state: Mutex::default(),
             }),
+        }
+    }
+
+    /// Uses these sockets for the listeners of the first configuration.
+    pub(crate) fn inherit(&self, sockets: Vec<HandedSocket>) {
+        self.inner.lock().handed = sockets;
+    }
+
+    /// Those of the sockets that no listener has use for. They are closed when dropped.
+    pub(crate) fn left_over(&self) -> Vec<HandedSocket> {
+        std::mem::take(&mut self.inner.lock().handed)
+    }
+
+    /// The socket of every listener once more, in the order of the configuration.
+    pub(crate) fn sockets(&self) -> std::io::Result<Vec<HandedSocket>> {
+        let state = self.inner.lock();
+        let mut sockets = Vec::new();
+        for listener in &state.listeners {
+            if let Some(socket) = listener.duplicate()? {
+                let configured = listener.configured;
+                sockets.push(HandedSocket { configured, socket });
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// Leaves every listener to a process that accepts there already, and asks every client that
+    /// is here to leave.
+    pub(crate) fn hand_over(&self) {
+        let state = self.inner.lock();
+        for listener in &state.listeners {
+            listener.hand_over();
         }
     }
 
@@ -72,7 +106,7 @@ impl ListenerSet {
         }
     }
 
-    /// Waits until every connection has ended.
+    /// Waits until every connection has ended, once clients were asked to leave.
     pub(crate) async fn wait_until_empty(&self) {
         let tasks = &self.inner.service.tasks;
         tasks.close();
@@ -83,6 +117,13 @@ impl ListenerSet {
 impl Inner {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first socket of a process before this one that was bound for this address.
+    fn take_handed(&self, configured: SocketAddr) -> Option<HandedSocket> {
+        let handed = &mut self.lock().handed;
+        let at = handed.iter().position(|it| it.configured == configured)?;
+        Some(handed.remove(at))
     }
 
     fn open(&self, listener: Arc<Listener>, bound: Bound) -> std::io::Result<()> {
@@ -97,9 +138,11 @@ impl Inner {
                 ""
             }
         );
-        // Not among the connections that the process waits for: it ends when they are to leave.
-        self.runtime
-            .spawn(accept(listener, socket, self.service.clone()));
+        // Among what the process waits for when it stops: it still lets in who was waiting.
+        self.service.tasks.spawn_on(
+            accept(listener, socket, self.service.clone()),
+            &self.runtime,
+        );
         Ok(())
     }
 }
@@ -169,11 +212,13 @@ impl Listeners for ListenerSet {
                 prepared.kept.push((listener, settings));
                 continue;
             }
-            match Bound::new(wanted.bind) {
-                Ok(bound) => {
-                    let listener = Arc::new(Listener::new(bound.address(), settings));
-                    prepared.added.push((listener, bound));
-                }
+            let bound = match self.inner.take_handed(wanted.bind) {
+                Some(handed) => Bound::inherit(handed),
+                None => Bound::new(wanted.bind),
+            };
+            let listener = bound.and_then(|bound| Ok((Listener::new(&bound, settings)?, bound)));
+            match listener {
+                Ok((listener, bound)) => prepared.added.push((Arc::new(listener), bound)),
                 Err(error) => found.push(Diagnostic::error(
                     Code::CannotBind,
                     wanted.origin,
