@@ -335,7 +335,11 @@ async fn clouds_die_and_come_back() {
             .await
             .ok()?
             .json();
-        (entry["healthy"] == 2).then_some(())
+        let whole = entry["endpoints"]
+            .as_array()?
+            .iter()
+            .all(|e| e["part"] == 1.0);
+        (entry["healthy"] == 2 && entry["availability"] == 1.0 && whole).then_some(())
     })
     .await;
     let [aws, gcp, azure] = demo.answers(100).await;

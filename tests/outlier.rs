@@ -52,7 +52,7 @@ async fn who_fails_requests_while_its_probes_pass_is_left_out() {
                 "pools: {{ a: {{ endpoints: [ {{ address: \"{}\", weight: {weight} }}, \"{}\", \"{}\" ], balance: round_robin, outlier: {outlier} }} }}\n",
                 origins[0].address, origins[1].address, origins[2].address
             ),
-            "routes: [ { to: a, expose: true } ]\n",
+            "routes: [ { to: a, expose: true, retry: { tries: 1 } } ]\n",
         ]
         .concat()
     };
@@ -124,7 +124,7 @@ async fn after_its_time_the_first_answer_decides() {
             &[&origins[0], &origins[1]],
             ", balance: round_robin, outlier: { eject_for: 200ms }",
         )]),
-        "routes: [ { to: a } ]\n",
+        "routes: [ { to: a, retry: { tries: 1 } } ]\n",
     ]
     .concat();
     let portolan = Portolan::start(&config).await;
@@ -175,7 +175,7 @@ async fn a_cloud_of_one_endpoint_is_left_when_another_can_serve() {
             ("azure", &[&azure], ", outlier: { eject_for: 1h }"),
         ]),
         "services: { api: { split: { aws: 70, azure: 30 } } }\n",
-        "routes: [ { path: /alone, to: aws, when_all_down: { respond: { status: 599 } } }, { to: api, when_all_down: { respond: { status: 599 } } } ]\n",
+        "routes: [ { path: /alone, to: aws, when_all_down: { respond: { status: 599 } } }, { to: api, retry: { tries: 1 }, when_all_down: { respond: { status: 599 } } } ]\n",
     ]
     .concat();
     let portolan = Portolan::start(&config).await;
@@ -261,7 +261,7 @@ async fn every_fault_of_an_endpoint_counts_and_none_of_a_client() {
         (Rogue::Stall, "no answer in time"),
     ];
     let mut rogues = Vec::new();
-    let mut config = [LISTENER, "defaults: { health: off, timeouts: { idle: 300ms }, outlier: { eject_for: 1h } }\npools:\n", &pool("living", &[living.address], "")].concat();
+    let mut config = ["listeners: [ { bind: \"127.0.0.1:0\", limits: { idle_timeout: 1s } } ]\n", "defaults: { health: off, timeouts: { first_byte: 300ms, idle: 300ms }, outlier: { eject_for: 1h } }\npools:\n", &pool("living", &[living.address], "")].concat();
     let mut routes = String::from("routes:\n");
     for (number, (rogue, _)) in faults.iter().enumerate() {
         let rogue = RogueEndpoint::start(rogue.clone()).await;
@@ -278,7 +278,7 @@ async fn every_fault_of_an_endpoint_counts_and_none_of_a_client() {
     for _ in 0..5 {
         let head = "POST /3 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nonly a part";
         let answer = raw(address, head.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     }
     assert_eq!(
         portolan.endpoint("rogue-3", stalling).await["health"],

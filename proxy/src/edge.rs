@@ -342,10 +342,10 @@ impl ProxyHttp for Edge {
             return error;
         }
         // Nor does a body that the client never finished.
-        if stale || !session.as_mut().is_body_done() {
-            if let Some(current) = &mut ctx.current {
-                current.live.excused(fault::outcome(&error));
-            }
+        if (stale || !session.as_mut().is_body_done())
+            && let Some(current) = &mut ctx.current
+        {
+            current.live.excused(fault::outcome(&error));
         }
         self.ended(ctx, fault::outcome(&error));
         let now = self.recorder.clock.now();

@@ -101,7 +101,7 @@ impl Running {
 /// What happened first.
 enum Happened {
     /// A try is over.
-    Ended(usize, Result<Answer, Failed>),
+    Ended(usize, Box<Result<Answer, Failed>>),
     /// The client is gone.
     ClientGone(Box<Error>),
     /// It is time to look.
@@ -295,7 +295,7 @@ async fn happens(
     });
     tokio::select! {
         biased;
-        (at, result) = ended => Happened::Ended(at, result),
+        (at, result) = ended => Happened::Ended(at, Box::new(result)),
         gone = client_gone(session) => Happened::ClientGone(gone),
         () = tokio::time::sleep_until(wake.into()) => Happened::Time,
     }
