@@ -5,9 +5,11 @@ pub(crate) mod client;
 pub(crate) mod config;
 mod deadline;
 pub(crate) mod geo;
+pub(crate) mod grpc;
 pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod portolan;
+pub(crate) mod python;
 pub(crate) mod rogue;
 pub(crate) mod websocket;
 

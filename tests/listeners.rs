@@ -1,6 +1,6 @@
 //! Listeners that come and go while it serves, and those that cannot.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpStream};
 
@@ -20,10 +20,12 @@ fn config(binds: &[&str], origin: &Origin) -> String {
     )
 }
 
-/// A port that nobody has just now.
+/// An address that nobody has just now. On an address of this process's own: the port of another
+/// would soon be somebody else's.
 async fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 1, high, low), 0));
+    listener.await.unwrap().local_addr().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

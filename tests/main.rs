@@ -10,8 +10,16 @@
 
 mod harness;
 
+mod admin;
+mod balancing;
+mod commands;
+mod demo;
 mod endpoints;
+mod examples;
 mod geography;
+mod grpc;
+mod health;
+mod house;
 mod listeners;
 mod protocols;
 mod reload;

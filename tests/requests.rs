@@ -39,7 +39,8 @@ routes:
 ";
     let (portolan, _origin) = serving(routes, "").await;
     let address = portolan.address().await;
-    let cases: [(&str, &str, &str, &[(&str, &str)], &str); 17] = [
+    type Case<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case<'_>; 17] = [
         ("GET", "other.org", "/", &[], "everything"),
         ("GET", "www.example.com", "/v1", &[], "wildcard"),
         ("GET", "example.com", "/v1", &[], "everything"),

@@ -102,6 +102,7 @@ impl<T: Leaf> Decode for At<T> {
 impl<T: Leaf> Encode for At<T> {
     fn encode(&self) -> Option<Node> {
         let mut scalar = Scalar::plain(self.value.show());
+        scalar.quoted = T::TEXT;
         scalar.secret = self.secret;
         Some(Node {
             value: Value::Scalar(scalar),
@@ -143,6 +144,7 @@ impl std::fmt::Debug for Secret {
 
 impl Leaf for Secret {
     const SECRET: bool = true;
+    const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, crate::leaf::LeafError> {
         let text = text.trim();
@@ -586,6 +588,7 @@ macro_rules! document {
                     $crate::decode::document!(@default $($default)?),
                     generator,
                 ); )*
+                schema.not_yet(Self::NOT_YET);
                 schema.finish()
             }
         }
@@ -635,6 +638,19 @@ impl ObjectSchema {
         self.properties.insert(key.to_owned(), schema.to_value());
     }
 
+    /// Adds the keys that are taken as long as they say "without it".
+    pub fn not_yet(&mut self, keys: &[NotYet]) {
+        for later in keys {
+            if let Some(off) = later.unless {
+                let schema = serde_json::json!({
+                    "enum": [default_value(off)],
+                    "description": format!("Not available yet: only `{off}` is taken."),
+                });
+                self.properties.insert(later.key.to_owned(), schema);
+            }
+        }
+    }
+
     /// The schema.
     pub fn finish(self) -> Schema {
         let mut schema = json_schema!({
@@ -650,13 +666,12 @@ impl ObjectSchema {
     }
 }
 
-/// A doc comment as running text: one space less in front, paragraphs kept.
+/// A doc comment as running text: a line for every paragraph.
 pub(crate) fn prose(doc: &str) -> String {
-    let lines: Vec<&str> = doc
-        .lines()
-        .map(|line| line.strip_prefix(' ').unwrap_or(line))
-        .collect();
-    lines.join("\n").trim().to_owned()
+    let lines: Vec<&str> = doc.lines().map(str::trim).collect();
+    let paragraphs = lines.split(|line| line.is_empty());
+    let paragraphs: Vec<String> = paragraphs.map(|lines| lines.join(" ")).collect();
+    paragraphs.join("\n\n").trim().to_owned()
 }
 
 /// A default's text as JSON: numbers and booleans as such, all else as text.

@@ -41,13 +41,9 @@ use crate::units::{Count, Percent, TimeSpan};
 
 document! {
     /// The configuration file. YAML; JSON is YAML too. Unknown keys and names are errors.
-    ///
-    /// `${env:NAME}` and `${file:/path}` inside any text value are replaced after the file has
-    /// been read (`$${` stands for a literal `${`). What comes from a file is a secret and is
-    /// never printed.
     pub struct Document as "the file" {
-        /// More files to read, as glob patterns relative to this one, so that teams can own their
-        /// own files. Pools and services are joined by name; listeners, routes and tests are
+        /// More files to read, as patterns relative to this one (`teams/*.yaml`), so that teams can
+        /// own their own files. Pools and services are joined by name; listeners, routes and tests are
         /// appended in the order of the file names; any other section may stand in one file only.
         pub include: Vec<At<String>>,
         /// The addresses on which clients are accepted.
@@ -60,7 +56,8 @@ document! {
         pub admin: Admin = "{}",
         /// The resolver for endpoints given by name.
         pub resolver: Resolver = "{}",
-        /// Where Portolan keeps what must outlive it. Relative to the file.
+        /// The folder where Portolan keeps what must outlive it: the last configuration that ran, for
+        /// `portolan run --last-known-good`.
         pub state_dir: At<PathBuf> = "./state",
         /// One JSON line per request. `off` switches it off.
         pub access_log: Switch<AccessLog> = "{}",
@@ -69,8 +66,8 @@ document! {
         /// How long connections are still accepted after SIGTERM while `/readyz` already says no,
         /// so that a load balancer in front can look away first. Part of `shutdown_timeout`.
         pub lame_duck: At<TimeSpan> = "0s",
-        /// Worker threads. By default as many as the process may use cores; the environment
-        /// variable `PORTOLAN_WORKERS` wins over both. Changing it needs a restart.
+        /// Threads that serve requests, 1 to 1024. By default as many as the process may use cores;
+        /// the environment variable `PORTOLAN_WORKERS` wins over both. Changing it needs a restart.
         pub workers: Option<At<Count>>,
         /// How long requests in flight may take to finish after SIGTERM before they are cut.
         pub shutdown_timeout: At<TimeSpan> = "30s",

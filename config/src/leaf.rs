@@ -52,6 +52,9 @@ pub trait Leaf: Sized {
     /// Whether such values are never printed, wherever they come from.
     const SECRET: bool = false;
 
+    /// Whether such values are texts even when they look like numbers.
+    const TEXT: bool = false;
+
     /// Reads the text.
     ///
     /// # Errors
@@ -67,6 +70,8 @@ pub trait Leaf: Sized {
 
 /// Free text.
 impl Leaf for String {
+    const TEXT: bool = true;
+
     fn parse(text: &str) -> Result<Self, LeafError> {
         Ok(text.to_owned())
     }
@@ -152,6 +157,8 @@ impl Leaf for f64 {
 }
 
 impl Leaf for PathBuf {
+    const TEXT: bool = true;
+
     fn parse(text: &str) -> Result<Self, LeafError> {
         if text.is_empty() {
             return Err(LeafError::bad("is not a path"));
@@ -164,7 +171,7 @@ impl Leaf for PathBuf {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "minLength": 1 })
+        json_schema!({ "title": "path", "type": "string", "minLength": 1 })
     }
 }
 
@@ -286,6 +293,8 @@ impl Leaf for HeaderName {
 }
 
 impl Leaf for HeaderValue {
+    const TEXT: bool = true;
+
     fn parse(text: &str) -> Result<Self, LeafError> {
         text.parse()
             .map_err(|_| LeafError::bad("cannot stand in a header"))
@@ -321,6 +330,8 @@ macro_rules! keywords {
         }
 
         impl $crate::leaf::Leaf for $name {
+            const TEXT: bool = true;
+
             fn parse(text: &str) -> Result<Self, $crate::leaf::LeafError> {
                 match text {
                     $( $text => Ok(Self::$variant), )*
@@ -333,17 +344,25 @@ macro_rules! keywords {
             }
 
             fn schema() -> schemars::Schema {
-                schemars::json_schema!({
-                    "oneOf": [ $( {
-                        "const": $text,
-                        "description": concat!($($variant_doc),+).trim(),
-                    } ),* ]
-                })
+                $crate::leaf::words_schema(&[ $( ($text, concat!($($variant_doc),+).trim()) ),* ])
             }
         }
     };
 }
 pub(crate) use keywords;
+
+/// The JSON Schema of words, each with what it means. Those that look like numbers may also be
+/// written as such.
+pub(crate) fn words_schema(words: &[(&str, &str)]) -> Schema {
+    let mut forms = Vec::new();
+    for (word, meaning) in words {
+        forms.push(serde_json::json!({ "const": word, "description": meaning }));
+        if let Ok(number @ serde_json::Value::Number(_)) = serde_json::from_str(word) {
+            forms.push(serde_json::json!({ "const": number, "description": meaning }));
+        }
+    }
+    json_schema!({ "oneOf": forms })
+}
 
 impl LeafError {
     /// A word that is none of those allowed.

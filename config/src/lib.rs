@@ -57,7 +57,7 @@ use decode::{Decode, Encode, Reader};
 use diagnostic::{Code, Diagnostic, Report};
 use document::Document;
 use load::Loaded;
-use node::{Node, Value};
+use node::{Entry, Node, Value};
 use plan::Plan;
 use source::At;
 
@@ -155,9 +155,10 @@ fn check_loaded(loaded: Loaded) -> Checked {
     if let Some(written) = &mut written {
         hide_secrets(written, false);
     }
+    let named = root.as_ref().map(named);
     let document = root.and_then(|mut root| {
         defaults::inherit(&mut root);
-        Document::decode(&root, &mut reader)
+        Document::decode(&root, &mut reader).or_else(|| readable(root))
     });
     let mut found = reader.diagnostics;
     let sound = |found: &[Diagnostic]| {
@@ -174,8 +175,12 @@ fn check_loaded(loaded: Loaded) -> Checked {
             d.severity == diagnostic::Severity::Warning
                 || matches!(d.code, Code::DuplicateKey | Code::NotAvailableYet)
         });
+        // Where everything with a name could be read, a name that nothing has is one.
+        let names_whole = named == Some(named_in(&document));
+        let holds =
+            |code| whole || holds_anyway(code) || (names_whole && code == Code::UnknownName);
         let said = check::check(&document);
-        found.extend(said.into_iter().filter(|d| whole || holds_anyway(d.code)));
+        found.extend(said.into_iter().filter(|d| holds(d.code)));
         if sound(&found) {
             match compile::compile(&document, &sources) {
                 Ok(compiled) => plan = Some(Arc::new(compiled)),
@@ -191,6 +196,81 @@ fn check_loaded(loaded: Loaded) -> Checked {
         plan,
         watch,
     }
+}
+
+/// The document without those of its sections that cannot be read, which has been said, so that the
+/// others are checked in the same run.
+fn readable(mut root: Node) -> Option<Document> {
+    let origin = root.origin;
+    let Value::Map(sections) = &mut root.value else {
+        return None;
+    };
+    let read = |sections: Vec<Entry>| {
+        Document::decode(&Node::map(sections, origin), &mut Reader::default())
+    };
+    let mut lost = Vec::new();
+    sections.retain(|section| {
+        let readable = read(vec![section.clone()]).is_some();
+        if !readable {
+            lost.push(section.key.value.clone());
+        }
+        readable
+    });
+    // What is judged by a section that is lost cannot be judged.
+    for (by, judged) in [
+        ("shutdown_timeout", "lame_duck"),
+        ("geoip", "routes"),
+        ("geoip", "services"),
+    ] {
+        if lost.iter().any(|key| key == by) {
+            sections.retain(|section| section.key.value != judged);
+        }
+    }
+    read(std::mem::take(sections))
+}
+
+/// How many things a tree gives names to, as far as can be seen before it is read: none of them may
+/// have been lost when it has been. A key of the file that nobody knows may have been meant for any
+/// of them, and counts as lost.
+fn named(root: &Node) -> usize {
+    let Value::Map(sections) = &root.value else {
+        return 0;
+    };
+    let members = |node: &Node| match &node.value {
+        Value::Map(entries) => entries.len(),
+        Value::List(items) => items.len(),
+        Value::Null | Value::Scalar(_) => 0,
+    };
+    let endpoints = |pools: &Node| -> usize {
+        let Value::Map(pools) = &pools.value else {
+            return 0;
+        };
+        let keys = pools.iter().filter_map(|pool| match &pool.value.value {
+            Value::Map(keys) => Some(keys),
+            _ => None,
+        });
+        keys.flatten()
+            .filter(|entry| entry.key.value == "endpoints")
+            .map(|entry| members(&entry.value))
+            .sum()
+    };
+    sections
+        .iter()
+        .map(|section| match section.key.value.as_str() {
+            "pools" => members(&section.value) + endpoints(&section.value),
+            "services" | "routes" => members(&section.value),
+            key => usize::from(!Document::KEYS.contains(&key)),
+        })
+        .sum()
+}
+
+/// How many of them were read.
+fn named_in(document: &Document) -> usize {
+    let endpoints = document.pools.iter().map(|(_, pool)| pool.endpoints.len());
+    endpoints.sum::<usize>()
+        + document.pools.0.len()
+        + document.services.0.len()
+        + document.routes.len()
 }
 
 /// Marks what must not be printed in a tree of which nothing is known yet: what stands under a key

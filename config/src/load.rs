@@ -122,6 +122,7 @@ pub(crate) fn load_saved(saved: &[SavedSource], environment: &dyn Environment) -
         if let Value::Null = node.value {
             node.value = Value::Map(Vec::new());
         }
+        forget_includes(&mut node);
         match &mut root {
             None => root = Some(node),
             Some(root) => loading.join(root, node),
@@ -137,6 +138,21 @@ struct Loading {
     watch: Watch,
     /// The files between the main one and the one being read.
     within: Vec<PathBuf>,
+}
+
+/// Takes out what was included: it stands in the tree now, and whoever prints the tree prints it.
+/// What is no pattern stays, to be complained about.
+fn forget_includes(node: &mut Node) {
+    let Value::Map(entries) = &mut node.value else {
+        return;
+    };
+    for entry in entries {
+        if entry.key.value == "include"
+            && let Value::List(items) = &mut entry.value.value
+        {
+            items.retain(|item| !matches!(item.value, Value::Scalar(_)));
+        }
+    }
 }
 
 impl Loading {
@@ -201,6 +217,7 @@ impl Loading {
                 }
             }
         }
+        forget_includes(&mut node);
         Some(node)
     }
 

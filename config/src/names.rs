@@ -39,6 +39,8 @@ impl fmt::Display for Name {
 }
 
 impl Leaf for Name {
+    const TEXT: bool = true;
+
     fn parse(text: &str) -> Result<Self, LeafError> {
         let first = text.bytes().next();
         if !first.is_some_and(|b| b.is_ascii_alphanumeric()) {
@@ -66,7 +68,7 @@ impl Leaf for Name {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$" })
+        json_schema!({ "title": "name", "type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$" })
     }
 }
 
@@ -92,6 +94,8 @@ impl fmt::Display for HostPattern {
 }
 
 impl Leaf for HostPattern {
+    const TEXT: bool = true;
+
     fn parse(text: &str) -> Result<Self, LeafError> {
         let host = text.trim_end_matches('.').to_ascii_lowercase();
         let (below, name) = match host.strip_prefix("*.") {

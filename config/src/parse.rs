@@ -2,7 +2,8 @@
 //!
 //! The crate's own idea of types is not used: a plain scalar is taken as the text that stood in
 //! the file, so that `min_version: 1.20`, the country `NO` and the port `0080` mean what their key
-//! says they mean. Anchors, aliases and merge keys work; bombs made of them hit the crate's budget.
+//! says they mean. Anchors, aliases and merge keys work; bombs made of them hit the limit of what
+//! aliases may repeat.
 
 use std::fmt;
 
@@ -12,6 +13,13 @@ use serde_yaml::{DuplicateKeyPolicy, Location, Options, Spanned};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::node::{Entry, Node, Scalar, Value};
 use crate::source::{At, LineColumn, Origin, SourceId, Sources, Span};
+
+/// The most values in one file. A file of the largest size that is read has fewer, unless it is
+/// made to have many.
+const MOST_NODES: usize = 8_000_000;
+
+/// The most values that aliases may repeat, all together: what keeps bombs small.
+const MOST_REPEATED: usize = 1_000_000;
 
 /// Reads one source. On a fault the diagnostic says where; a duplicate key is reported and the
 /// first one kept, so that the rest of the file is still checked.
@@ -45,6 +53,18 @@ fn from_text(text: &str, duplicates: DuplicateKeyPolicy) -> Result<Raw, serde_ya
     let options = serde_yaml::options! {
         duplicate_keys: duplicates,
         with_snippet: false,
+        // The crate's own limits are for small files: a few thousand routes, or a hundred pools
+        // that share the health checks of one, would be refused as an attack.
+        budget: serde_yaml::budget! {
+            max_nodes: MOST_NODES,
+            max_events: 2 * MOST_NODES,
+            max_aliases: MOST_REPEATED,
+            max_merge_keys: MOST_REPEATED,
+            enforce_alias_anchor_ratio: false,
+        },
+        alias_limits: serde_yaml::alias_limits! {
+            max_total_replayed_events: MOST_REPEATED,
+        },
     };
     from_str(text, options)
 }
@@ -233,5 +253,41 @@ fn plain_words(error: &serde_yaml::Error) -> String {
     match words.split_once(": ") {
         Some((place, rest)) if place.starts_with("line ") => rest.to_owned(),
         _ => words.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+
+    fn said(text: String) -> (bool, Vec<Diagnostic>) {
+        let mut sources = Sources::default();
+        let id = sources.add("t.yaml", "", text);
+        let mut found = Vec::new();
+        let tree = parse(&sources, id, &mut found);
+        (tree.is_some(), found)
+    }
+
+    #[test]
+    fn large_files_are_read() {
+        let mut text = "first: &shared { every: 5s, timeout: 1s }\n".to_owned();
+        for n in 0..100_000 {
+            writeln!(text, "p{n}: [ {n}, *shared ]").unwrap();
+        }
+        let (read, found) = said(text);
+        assert!(read && found.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let mut text = "a0: &a0 [ x, x, x, x, x, x, x, x, x, x ]\n".to_owned();
+        for n in 1..12 {
+            let aliases = vec![format!("*a{}", n - 1); 10].join(", ");
+            writeln!(text, "a{n}: &a{n} [ {aliases} ]").unwrap();
+        }
+        let (read, found) = said(text);
+        assert!(!read);
+        assert_eq!(found[0].code, Code::Syntax);
     }
 }

@@ -92,7 +92,7 @@ impl Leaf for TimeSpan {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$", "examples": ["250ms", "5s", "10m"] })
+        json_schema!({ "title": "duration", "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$", "examples": ["250ms", "5s", "10m"] })
     }
 }
 
@@ -161,7 +161,7 @@ impl Leaf for ByteSize {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB|kB|MB|GB)$", "examples": ["64KiB", "100MiB"] })
+        json_schema!({ "title": "size", "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB|kB|MB|GB)$", "examples": ["64KiB", "100MiB"] })
     }
 }
 
@@ -203,7 +203,7 @@ impl Leaf for Percent {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?%$", "examples": ["50%"] })
+        json_schema!({ "title": "percentage", "type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?%$", "examples": ["50%"] })
     }
 }
 
@@ -290,7 +290,7 @@ impl Leaf for Quota {
     fn schema() -> Schema {
         json_schema!({ "anyOf": [
             { "type": "integer", "minimum": 0, "maximum": u32::MAX },
-            { "type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?%$" },
+            { "title": "percentage", "type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?%$" },
         ] })
     }
 }

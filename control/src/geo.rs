@@ -587,7 +587,7 @@ routes: [ { to: { geo: [ { clients: { subdivisions: [ US-CA ] }, to: a }, { to: 
             let opened = Database::from_bytes(sound[..cut].to_vec(), "cut".to_owned());
             assert!(opened.is_err(), "cut to {cut} of {}", sound.len());
         }
-        let mut wrong = sound.clone();
+        let mut wrong = sound;
         wrong[0..30].fill(0xff);
         assert!(Database::from_bytes(wrong, "overwritten".to_owned()).is_err());
         assert!(Database::open(Path::new("/nowhere.mmdb")).is_err());

@@ -303,7 +303,7 @@ mod tests {
         let healthy = unknown.step(&POLICY, Event::ProbeSucceeded, at(0));
         assert_eq!(healthy.pace(&POLICY, 0.0), Duration::from_secs(5));
         assert_eq!(healthy.pace(&POLICY, 1.0), Duration::from_millis(4500));
-        let doubted = healthy.clone().step(&POLICY, failed(), at(5));
+        let doubted = healthy.step(&POLICY, failed(), at(5));
         assert_eq!(doubted.pace(&POLICY, 0.0), Duration::from_secs(1));
         let down = doubted
             .step(&POLICY, failed(), at(6))

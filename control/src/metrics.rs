@@ -2,7 +2,10 @@
 //!
 //! Nothing is registered or looked up where requests pass. The page walks the current snapshot and
 //! reads the atomics it finds there, so series appear when something is first counted and go with
-//! the thing they are about.
+//! the thing they are about. What there is to be seen is declared in [`family`], whose doc comments
+//! are the help texts and the reference.
+
+pub mod family;
 
 use std::time::Duration;
 
@@ -11,6 +14,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
+use self::family::{Family, Kind};
 use crate::listeners::ListenerStatus;
 use crate::snapshot::Snapshot;
 use crate::stats::{ByClass, DURATION_BUCKETS, RoutePoolStats, Totals, TryOutcome};
@@ -45,85 +49,64 @@ impl Page<'_> {
 
     fn process(&self, families: &mut Families) {
         let totals = self.totals;
+        families.gauges(&family::BUILD_INFO, [([self.version], 1.0)]);
         families.gauges(
-            "portolan_build_info",
-            "Always 1; the label says which version runs.",
-            [(vec![("version", self.version)], 1.0)],
-        );
-        families.gauges(
-            "portolan_config_info",
-            "Always 1; the label says which configuration runs.",
-            [(vec![("hash", self.snapshot.plan.hash.as_str())], 1.0)],
+            &family::CONFIG_INFO,
+            [([self.snapshot.plan.hash.as_str()], 1.0)],
         );
         families.counters(
-            "portolan_config_reloads_total",
-            "Attempts to replace the configuration, by what became of them.",
+            &family::CONFIG_RELOADS,
             [
-                (vec![("outcome", "applied")], totals.reloads_applied.get()),
-                (
-                    vec![("outcome", "unchanged")],
-                    totals.reloads_unchanged.get(),
-                ),
-                (vec![("outcome", "refused")], totals.reloads_refused.get()),
+                (["applied"], totals.reloads_applied.get()),
+                (["unchanged"], totals.reloads_unchanged.get()),
+                (["refused"], totals.reloads_refused.get()),
             ],
         );
         let applied = totals
             .last_reload_success
             .load(std::sync::atomic::Ordering::Relaxed) as f64
             / 1000.0;
-        families.gauges(
-            "portolan_config_last_success_timestamp_seconds",
-            "When the running configuration was applied.",
-            [(NO_LABELS, applied)],
-        );
+        families.gauges(&family::CONFIG_LAST_SUCCESS, [(NO_LABELS, applied)]);
         families.counters(
-            "portolan_upgrades_total",
-            "Attempts to hand everything to a new process, by what became of them; a new process goes on counting.",
+            &family::UPGRADES,
             [
-                (vec![("outcome", "done")], totals.upgrades_done.get()),
-                (vec![("outcome", "failed")], totals.upgrades_failed.get()),
+                (["done"], totals.upgrades_done.get()),
+                (["failed"], totals.upgrades_failed.get()),
             ],
         );
         families.counters(
-            "portolan_refused_requests_total",
-            "Requests that Portolan answered itself, by reason.",
+            &family::REFUSED_REQUESTS,
             totals
                 .refused
                 .get()
                 .into_iter()
-                .map(|(reason, n)| (vec![("reason", reason)], n)),
+                .map(|(reason, n)| ([reason], n)),
         );
         families.gauges(
-            "portolan_connections",
-            "Open connections of clients.",
+            &family::CONNECTIONS,
             self.listeners.iter().map(|listener| {
                 (
-                    vec![("listener", listener.bound.to_string())],
+                    [listener.bound.to_string()],
                     listener.connections.get() as f64,
                 )
             }),
         );
         families.counters(
-            "portolan_access_log_dropped_total",
-            "Access log lines that were dropped because the writer could not follow.",
+            &family::ACCESS_LOG_DROPPED,
             [(NO_LABELS, totals.access_log_dropped.get())],
         );
         families.gauges(
-            "portolan_geo_database_build_timestamp_seconds",
-            "When the geo databases in use were built.",
-            self.snapshot.locator.databases().map(|database| {
-                (
-                    vec![("database", database.name.as_str())],
-                    database.built.as_secs_f64(),
-                )
-            }),
+            &family::GEO_DATABASE_BUILD,
+            self.snapshot
+                .locator
+                .databases()
+                .map(|database| ([database.name.as_str()], database.built.as_secs_f64())),
         );
         families.gauges(
-            "portolan_tls_certificate_expiry_timestamp_seconds",
-            "When certificates stop being valid.",
+            &family::TLS_CERTIFICATE_EXPIRY,
             self.certificates
                 .iter()
-                .map(|(name, not_after)| (vec![("name", name.as_str())], *not_after as f64)),
+                .map(|(name, not_after)| ([name.as_str()], *not_after as f64)),
         );
     }
 
@@ -137,44 +120,30 @@ impl Page<'_> {
             })
         };
         families.counters(
-            "portolan_requests_total",
-            "Requests, by route, by the pool that served them (- for none), and by the first digit of the status (0xx without an answer).",
+            &family::REQUESTS,
             counted().flat_map(|(route, pool, stats): (_, _, &RoutePoolStats)| {
                 ByClass::NAMES
                     .into_iter()
                     .zip(stats.requests.get())
                     .filter(|(_, count)| *count > 0)
-                    .map(move |(class, count)| {
-                        (vec![("route", route), ("pool", pool), ("code_class", class)], count)
-                    })
+                    .map(move |(class, count)| ([route, pool, class], count))
             }),
         );
         let durations = counted()
             .map(|(route, pool, stats)| {
-                let mut metric = labelled(vec![("route", route), ("pool", pool)]);
+                let mut metric = labelled(&family::REQUEST_DURATION, [route, pool]);
                 metric.set_histogram(histogram(&stats.duration));
                 metric
             })
             .collect();
-        families.push(
-            "portolan_request_duration_seconds",
-            "From a request's head to the last byte of its answer.",
-            MetricType::HISTOGRAM,
-            durations,
-        );
+        families.push(&family::REQUEST_DURATION, durations);
         families.counters(
-            "portolan_retries_total",
-            "Tries that followed a failed one, by route and by what had failed.",
+            &family::RETRIES,
             self.snapshot
                 .routes
                 .iter()
                 .filter(|route| route.retries.get() > 0)
-                .map(|route| {
-                    (
-                        vec![("route", &*route.name), ("reason", "connect")],
-                        route.retries.get(),
-                    )
-                }),
+                .map(|route| ([&*route.name, "connect"], route.retries.get())),
         );
     }
 
@@ -182,41 +151,22 @@ impl Page<'_> {
         let pools = || self.snapshot.pools.iter();
         let named = |value: &dyn Fn(&crate::pool::PoolView) -> f64| -> Vec<_> {
             pools()
-                .map(|pool| (vec![("pool", pool.plan.name.as_str())], value(pool)))
+                .map(|pool| ([pool.plan.name.as_str()], value(pool)))
                 .collect()
         };
         let up = |is: bool| f64::from(u8::from(is));
-        families.gauges(
-            "portolan_pool_up",
-            "Whether a pool can take any traffic.",
-            named(&|pool| up(pool.availability > 0.0)),
-        );
-        families.gauges(
-            "portolan_pool_availability",
-            "How much of its traffic a pool can take: 0 to 1.",
-            named(&|pool| pool.availability),
-        );
-        families.gauges(
-            "portolan_in_flight",
-            "Requests that a pool's endpoints are answering now.",
-            named(&|pool| pool.in_flight() as f64),
-        );
+        families.gauges(&family::POOL_UP, named(&|pool| up(pool.availability > 0.0)));
+        families.gauges(&family::POOL_AVAILABILITY, named(&|pool| pool.availability));
+        families.gauges(&family::IN_FLIGHT, named(&|pool| pool.in_flight() as f64));
         families.counters(
-            "portolan_bytes_total",
-            "Bytes of bodies, to pools (up) and from them (down).",
+            &family::BYTES,
             pools()
                 .zip(&self.snapshot.pool_stats)
                 .flat_map(|(pool, stats)| {
                     let name = pool.plan.name.as_str();
                     [
-                        (
-                            vec![("pool", name), ("direction", "up")],
-                            stats.bytes_to.get(),
-                        ),
-                        (
-                            vec![("pool", name), ("direction", "down")],
-                            stats.bytes_from.get(),
-                        ),
+                        ([name, "up"], stats.bytes_to.get()),
+                        ([name, "down"], stats.bytes_from.get()),
                     ]
                 }),
         );
@@ -229,38 +179,29 @@ impl Page<'_> {
             })
         };
         families.gauges(
-            "portolan_endpoint_up",
-            "Whether an endpoint is healthy.",
+            &family::ENDPOINT_UP,
             endpoints().map(|(pool, address, endpoint)| {
                 let healthy = endpoint.health.verdict == crate::health::Verdict::Healthy;
-                (
-                    vec![("pool", pool.to_owned()), ("endpoint", address)],
-                    up(healthy),
-                )
+                ([pool.to_owned(), address], up(healthy))
             }),
         );
         families.gauges(
-            "portolan_probe_duration_seconds",
-            "How long the last probe of an endpoint took.",
+            &family::PROBE_DURATION,
             endpoints().filter_map(|(pool, address, endpoint)| {
                 let took: Duration = endpoint.live.last_probe()?;
-                Some((
-                    vec![("pool", pool.to_owned()), ("endpoint", address)],
-                    took.as_secs_f64(),
-                ))
+                Some(([pool.to_owned(), address], took.as_secs_f64()))
             }),
         );
         families.counters(
-            "portolan_upstream_tries_total",
-            "Tries to have an endpoint answer a request, by how they ended.",
+            &family::UPSTREAM_TRIES,
             endpoints().flat_map(|(pool, address, endpoint)| {
                 TryOutcome::ALL.into_iter().filter_map(move |outcome| {
                     let count = endpoint.live.tries.get(outcome);
                     (count > 0).then(|| {
-                        let labels = vec![
-                            ("pool", pool.to_owned()),
-                            ("endpoint", address.clone()),
-                            ("outcome", outcome.as_str().to_owned()),
+                        let labels = [
+                            pool.to_owned(),
+                            address.clone(),
+                            outcome.as_str().to_owned(),
                         ];
                         (labels, count)
                     })
@@ -283,13 +224,11 @@ impl Page<'_> {
                 .map(|tables| tables.of(class).main.entries());
             for pool in &snapshot.plan.targets.node(service.target).pools {
                 let of = |kind: &str, share: f64| {
-                    let labels = vec![
-                        ("service", service.name.as_str().to_owned()),
-                        (
-                            "pool",
-                            snapshot.plan.pools[pool.index()].name.as_str().to_owned(),
-                        ),
-                        ("kind", kind.to_owned()),
+                    let pool = snapshot.plan.pools[pool.index()].name.as_str();
+                    let labels = [
+                        service.name.as_str().to_owned(),
+                        pool.to_owned(),
+                        kind.to_owned(),
                     ];
                     (labels, share)
                 };
@@ -302,11 +241,7 @@ impl Page<'_> {
                 shares.push(of("effective", entry.map_or(0.0, |entry| entry.share)));
             }
         }
-        families.gauges(
-            "portolan_share",
-            "The share of a service's traffic that a pool gets: asked for, and effective with health as it is.",
-            shares,
-        );
+        families.gauges(&family::SHARE, shares);
     }
 }
 
@@ -314,68 +249,76 @@ impl Page<'_> {
 struct Families(Vec<MetricFamily>);
 
 impl Families {
-    fn counters<V: Into<String>>(
+    fn counters<V: Into<String>, const N: usize>(
         &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Vec<(&'static str, V)>, u64)>,
+        family: &Family,
+        values: impl IntoIterator<Item = ([V; N], u64)>,
     ) {
+        debug_assert_eq!(family.kind, Kind::Counter, "{}", family.name);
         let metrics = values
             .into_iter()
             .map(|(labels, value)| {
                 let mut counter = Counter::default();
                 counter.set_value(value as f64);
-                let mut metric = labelled(labels);
+                let mut metric = labelled(family, labels);
                 metric.set_counter(counter);
                 metric
             })
             .collect();
-        self.push(name, help, MetricType::COUNTER, metrics);
+        self.push(family, metrics);
     }
 
-    fn gauges<V: Into<String>>(
+    fn gauges<V: Into<String>, const N: usize>(
         &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Vec<(&'static str, V)>, f64)>,
+        family: &Family,
+        values: impl IntoIterator<Item = ([V; N], f64)>,
     ) {
+        debug_assert_eq!(family.kind, Kind::Gauge, "{}", family.name);
         let metrics = values
             .into_iter()
             .map(|(labels, value)| {
                 let mut gauge = Gauge::default();
                 gauge.set_value(value);
-                let mut metric = labelled(labels);
+                let mut metric = labelled(family, labels);
                 metric.set_gauge(gauge);
                 metric
             })
             .collect();
-        self.push(name, help, MetricType::GAUGE, metrics);
+        self.push(family, metrics);
     }
 
-    fn push(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
+    fn push(&mut self, declared: &Family, metrics: Vec<Metric>) {
         // A family without series cannot be written.
         if metrics.is_empty() {
             return;
         }
         let mut family = MetricFamily::default();
-        family.set_name(name.to_owned());
-        family.set_help(help.to_owned());
-        family.set_field_type(kind);
+        family.set_name(declared.name.to_owned());
+        family.set_help(declared.help.to_owned());
+        family.set_field_type(match declared.kind {
+            Kind::Counter => MetricType::COUNTER,
+            Kind::Gauge => MetricType::GAUGE,
+            Kind::Histogram => MetricType::HISTOGRAM,
+        });
         family.set_metric(metrics);
         self.0.push(family);
     }
 }
 
 /// For families of a single series.
-const NO_LABELS: Vec<(&str, &str)> = Vec::new();
+const NO_LABELS: [&str; 0] = [];
 
-fn labelled<V: Into<String>>(labels: Vec<(&'static str, V)>) -> Metric {
+/// A series of a family, with a value for each of its labels, in their order.
+fn labelled<V: Into<String>, const N: usize>(family: &Family, values: [V; N]) -> Metric {
+    debug_assert_eq!(family.labels.len(), N, "{}", family.name);
     Metric::from_label(
-        labels
-            .into_iter()
+        family
+            .labels
+            .iter()
+            .zip(values)
             .map(|(name, value)| {
                 let mut label = LabelPair::default();
-                label.set_name(name.to_owned());
+                label.set_name((*name).to_owned());
                 label.set_value(value.into());
                 label
             })

@@ -68,10 +68,11 @@ impl PoolView {
             (plan.overprovision * sums.healthy_weight as f64 / sums.total_weight as f64).min(1.0)
         };
         let availability = if enough { partial } else { 0.0 };
-        let known = !endpoints.is_empty()
-            && endpoints
-                .iter()
-                .all(|endpoint| endpoint.health.verdict != Verdict::Unknown);
+        // Of nobody, too: when its names were answered for and lead nowhere, the pool is down, and
+        // there is nothing to wait for.
+        let known = endpoints
+            .iter()
+            .all(|endpoint| endpoint.health.verdict != Verdict::Unknown);
         let select = |wanted: &dyn Fn(&EndpointView) -> bool| {
             let members = endpoints
                 .iter()
@@ -314,5 +315,8 @@ routes: [ {{ to: p }} ]"
         assert!(!pool("", "-?").judged);
         assert!(pool("", "--").judged);
         assert!(!pool("", "??").judged);
+        assert!(pool("", "").judged, "names that lead nowhere");
+        let unanswered = PoolView::new(plan(""), Vec::new(), false, Arc::default());
+        assert!(!unanswered.judged);
     }
 }

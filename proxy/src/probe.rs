@@ -298,7 +298,12 @@ fn judge_grpc(answer: &Answer) -> Result<(), ProbeFailure> {
     }
     match answer.grpc_status.as_deref() {
         Some("0") => {}
-        Some(other) => return unexpected(format!("grpc-status {other}")),
+        Some(other) => {
+            return unexpected(match grpc_name(other) {
+                Some(name) => format!("grpc-status {other} ({name})"),
+                None => format!("grpc-status {other}"),
+            });
+        }
         None => return Err(ProbeFailure::Broken("no grpc-status".to_owned())),
     }
     // `HealthCheckResponse { status: 1 }`: a varint in field 1; left out, it is UNKNOWN.
@@ -308,6 +313,30 @@ fn judge_grpc(answer: &Answer) -> Result<(), ProbeFailure> {
         Some([0x08, 3, ..]) => unexpected("SERVICE_UNKNOWN".to_owned()),
         _ => unexpected("UNKNOWN".to_owned()),
     }
+}
+
+/// What a `grpc-status` other than 0 is called.
+fn grpc_name(status: &str) -> Option<&'static str> {
+    const NAMES: [&str; 16] = [
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    let status: usize = status.parse().ok()?;
+    NAMES.get(status.checked_sub(1)?).copied()
 }
 
 fn connect_failure(error: &Error, timeout: Duration) -> ProbeFailure {
@@ -325,6 +354,7 @@ pub(crate) fn words(error: &Error) -> String {
         ErrorType::ConnectRefused => "connection refused",
         ErrorType::ConnectNoRoute => "no route",
         ErrorType::ConnectTimedout => "connection timed out",
+        ErrorType::ConnectError => "connection failed",
         ErrorType::TLSHandshakeFailure | ErrorType::HandshakeError => "TLS handshake failed",
         ErrorType::TLSHandshakeTimedout => "TLS handshake timed out",
         ErrorType::InvalidCert => "invalid certificate",
@@ -343,9 +373,13 @@ pub(crate) fn words(error: &Error) -> String {
             .as_ref()
             .and_then(|words| words.as_str().strip_prefix("TLS connect() failed: "))
             .and_then(|words| words.split(" context: ").last())
+            .and_then(|words| words.split("tls connect error cause: ").last())
             .and_then(|words| words.rsplit_once(", SNI: "))
             .map(|(words, _)| words.to_owned()),
-        ErrorType::ReadError | ErrorType::WriteError | ErrorType::HandshakeError => error
+        ErrorType::ConnectError
+        | ErrorType::ReadError
+        | ErrorType::WriteError
+        | ErrorType::HandshakeError => error
             .root_cause()
             .downcast_ref::<std::io::Error>()
             .map(ToString::to_string),

@@ -1,9 +1,9 @@
 //! Endpoints that behave: HTTP servers on loopback that say who they are and what they got, and can
 //! be killed, revived, slowed and made to fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,8 +18,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -28,7 +28,14 @@ pub(crate) struct Origin {
     pub(crate) address: SocketAddr,
     state: Arc<State>,
     tls: Option<TlsAcceptor>,
-    serving: Mutex<Option<JoinHandle<()>>>,
+    life: Mutex<Life>,
+}
+
+/// One of the two.
+struct Life {
+    serving: Option<JoinHandle<()>>,
+    /// While it is dead: nobody listens here, and nobody else gets the address.
+    kept: Option<TcpSocket>,
 }
 
 struct State {
@@ -39,6 +46,10 @@ struct State {
     connections: AtomicU64,
     /// What `/health` answers.
     health: AtomicU16,
+    /// What it answers before that, in turn.
+    script: std::sync::Mutex<VecDeque<u16>>,
+    /// Whether probes have to wait for their answer.
+    held: watch::Sender<bool>,
     /// What everything else answers.
     status: AtomicU16,
     latency_ms: AtomicU64,
@@ -59,23 +70,27 @@ impl Origin {
         address: SocketAddr,
         tls: Option<TlsAcceptor>,
     ) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        Self::start_on(name, TcpListener::bind(address).await.unwrap(), tls)
+    }
+
+    fn start_on(name: &str, listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
         let state = Arc::new(State {
             name: name.to_owned(),
             hits: AtomicU64::new(0),
             probes: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             health: AtomicU16::new(200),
+            script: std::sync::Mutex::default(),
+            held: watch::Sender::new(false),
             status: AtomicU16::new(200),
             latency_ms: AtomicU64::new(0),
         });
         Self {
             address: listener.local_addr().unwrap(),
-            serving: Mutex::new(Some(tokio::spawn(serve(
-                listener,
-                state.clone(),
-                tls.clone(),
-            )))),
+            life: Mutex::new(Life {
+                serving: Some(tokio::spawn(serve(listener, state.clone(), tls.clone()))),
+                kept: None,
+            }),
             state,
             tls,
         }
@@ -90,27 +105,64 @@ impl Origin {
         origins
     }
 
+    /// One for each of these addresses, called by them, all on the same port: what a name leads to.
+    pub(crate) async fn start_at_each(addresses: &[IpAddr]) -> Vec<Self> {
+        super::eventually("a port that is free at every address", async || {
+            let first = TcpListener::bind((addresses[0], 0)).await.ok()?;
+            let port = first.local_addr().ok()?.port();
+            let mut listeners = vec![first];
+            for address in &addresses[1..] {
+                listeners.push(TcpListener::bind((*address, port)).await.ok()?);
+            }
+            let named = addresses.iter().zip(listeners);
+            let origins = named
+                .map(|(address, listener)| Self::start_on(&address.to_string(), listener, None));
+            Some(origins.collect())
+        })
+        .await
+    }
+
     /// Dies: connections break, and new ones are refused.
     pub(crate) async fn kill(&self) {
-        if let Some(serving) = self.serving.lock().await.take() {
+        let mut life = self.life.lock().await;
+        if let Some(serving) = life.serving.take() {
             serving.abort();
             let _ = serving.await;
+            let socket = match self.address {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }
+            .unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(self.address).unwrap();
+            life.kept = Some(socket);
         }
     }
 
     /// Comes back at the same address.
     pub(crate) async fn revive(&self) {
-        let mut serving = self.serving.lock().await;
-        if serving.is_none() {
-            let listener = TcpListener::bind(self.address).await.unwrap();
+        let mut life = self.life.lock().await;
+        if let Some(socket) = life.kept.take() {
+            let listener = socket.listen(1024).unwrap();
             let task = serve(listener, self.state.clone(), self.tls.clone());
-            *serving = Some(tokio::spawn(task));
+            life.serving = Some(tokio::spawn(task));
         }
     }
 
     /// What probes are told from now on.
     pub(crate) fn set_health(&self, status: u16) {
         self.state.health.store(status, Ordering::Relaxed);
+    }
+
+    /// What the next probes are told, one after the other, before the rest is told what
+    /// `set_health` says.
+    pub(crate) fn script_health(&self, statuses: impl IntoIterator<Item = u16>) {
+        self.state.script.lock().unwrap().extend(statuses);
+    }
+
+    /// Lets probes wait for their answer until it is told otherwise.
+    pub(crate) fn hold_probes(&self, hold: bool) {
+        self.state.held.send_replace(hold);
     }
 
     /// What everybody else is told from now on.
@@ -185,6 +237,9 @@ impl State {
         let path = request.uri().path().to_owned();
         if path == "/health" {
             self.probes.fetch_add(1, Ordering::Relaxed);
+            let mut held = self.held.subscribe();
+            // The sender lives as long as this.
+            let _ = held.wait_for(|held| !held).await;
             return self.health(&request);
         }
         self.hits.fetch_add(1, Ordering::Relaxed);
@@ -244,7 +299,8 @@ impl State {
     }
 
     fn health(&self, request: &http::Request<Incoming>) -> Response<Body> {
-        let status = self.health.load(Ordering::Relaxed);
+        let scripted = self.script.lock().unwrap().pop_front();
+        let status = scripted.unwrap_or_else(|| self.health.load(Ordering::Relaxed));
         let healthy = (200..300).contains(&status);
         Response::builder()
             .status(status)
@@ -368,9 +424,4 @@ fn events(
         let event = Bytes::from(format!("data: {number}\n\n"));
         Some((Ok(Frame::data(event)), number + 1))
     })
-}
-
-/// A status that is not an error.
-pub(crate) fn is_success(status: u16) -> bool {
-    StatusCode::from_u16(status).is_ok_and(|status| status.is_success())
 }

@@ -426,10 +426,6 @@ impl Portolan {
         eventually("it ends", async || self.child.try_wait().unwrap()).await
     }
 
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
     /// Stops it gracefully and checks that it went well.
     pub(crate) async fn stop(mut self) {
         self.signal(Signal::SIGTERM);
@@ -485,11 +481,19 @@ pub(crate) async fn command(args: &[&str]) -> Output {
 
 /// Runs a command to its end, in a folder.
 pub(crate) async fn command_in(folder: &Path, args: &[&str]) -> Output {
+    command_with(folder, &[], args).await
+}
+
+/// Runs a command to its end, in a folder, with environment variables of its own.
+pub(crate) async fn command_with(folder: &Path, env: &[(&str, &str)], args: &[&str]) -> Output {
     let running = tokio::process::Command::new(PORTOLAN)
         .args(args)
         .current_dir(folder)
         .env_remove("RUST_LOG")
         .env_remove("PORTOLAN_ADMIN")
+        .env_remove("PORTOLAN_TOKEN")
+        .env_remove("PORTOLAN_WORKERS")
+        .envs(env.iter().copied())
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();

@@ -1,8 +1,6 @@
 //! Endpoints that misbehave on purpose, byte by byte.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -31,7 +29,6 @@ pub(crate) enum Rogue {
 /// An endpoint that misbehaves.
 pub(crate) struct RogueEndpoint {
     pub(crate) address: SocketAddr,
-    connections: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -39,14 +36,11 @@ impl RogueEndpoint {
     pub(crate) async fn start(rogue: Rogue) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let connections: Arc<AtomicU64> = Arc::default();
-        let counted = connections.clone();
         let task = tokio::spawn(async move {
             let mut clients = JoinSet::new();
             loop {
                 tokio::select! {
                     accepted = listener.accept() => {
-                        counted.fetch_add(1, Ordering::Relaxed);
                         let (stream, _) = accepted.unwrap();
                         clients.spawn(misbehave(stream, rogue.clone()));
                     }
@@ -54,20 +48,12 @@ impl RogueEndpoint {
                 }
             }
         });
-        Self {
-            address,
-            connections,
-            task,
-        }
+        Self { address, task }
     }
 
     /// Says these bytes to everybody.
     pub(crate) async fn saying(bytes: &[u8]) -> Self {
         Self::start(Rogue::Say(bytes.to_vec())).await
-    }
-
-    pub(crate) fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Relaxed)
     }
 }
 

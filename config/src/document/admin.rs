@@ -10,9 +10,10 @@ document! {
     /// The API for operators and their tools: health, metrics, status, reload. On loopback it may
     /// be open; beyond, tokens are mandatory.
     pub struct Admin as "`admin`" {
-        /// `IP:port`. Changing it needs a restart.
+        /// `IP:port`. When it changes, the API moves there while Portolan runs.
         pub bind: At<SocketAddr> = "127.0.0.1:9470",
-        /// Who may use it. With no tokens, whoever can reach it may do everything.
+        /// Who may use it. With no tokens, whoever can reach it may do everything, and it can only
+        /// stand on loopback. Health, readiness and (on loopback) metrics need no token.
         pub tokens: Vec<AdminToken>,
     }
 }
@@ -24,7 +25,8 @@ document! {
         pub name: At<String>,
         /// What they may do.
         pub role: At<Role>,
-        /// The token, best taken from a file: `${file:/run/secrets/oncall}`.
+        /// The token, 16 characters or more, best taken from a file:
+        /// `${file:/run/secrets/oncall}`.
         pub token: At<Secret>,
     }
 }

@@ -138,7 +138,7 @@ impl Leaf for CountryCode {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[A-Z]{2}$" })
+        json_schema!({ "type": "string", "pattern": "^[A-Z]{2}$", "examples": ["DE"] })
     }
 }
 
@@ -186,7 +186,7 @@ impl Leaf for Subdivision {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[A-Z]{2}-[A-Z0-9]{1,3}$" })
+        json_schema!({ "type": "string", "pattern": "^[A-Z]{2}-[A-Z0-9]{1,3}$", "examples": ["US-CA"] })
     }
 }
 

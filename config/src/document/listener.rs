@@ -29,7 +29,7 @@ document! {
     /// TLS towards clients. Certificates are chosen by the name the client asks for (SNI); the
     /// first is used for clients that ask for none, or for a name that no certificate has.
     pub struct ListenerTls as "`tls`" {
-        /// Certificates with their keys.
+        /// Certificates with their keys, at least one.
         pub certificates: Vec<Certificate>,
         /// The oldest version of TLS that is spoken.
         pub min_version: At<MinTlsVersion> = "1.2",
@@ -40,9 +40,9 @@ document! {
 document! {
     /// A certificate chain and its key, as PEM files.
     pub struct Certificate as "a certificate" {
-        /// The chain: the certificate itself first, then intermediates. Relative to this file.
+        /// The chain: the certificate itself first, then intermediates.
         pub cert: At<PathBuf>,
-        /// The private key: PKCS#8, PKCS#1 or SEC1. Relative to this file.
+        /// The private key: PKCS#8, PKCS#1 or SEC1.
         pub key: At<PathBuf>,
     }
 }
@@ -60,19 +60,19 @@ keywords! {
 document! {
     /// How much one connection or request may ask of a listener.
     pub struct Limits as "`limits`" {
-        /// All request headers together, with the request line: more is answered with 431. At most
-        /// 1MiB.
+        /// All request headers together, with the request line: more is answered with 431. From
+        /// 256B to 1MiB.
         pub header_bytes: At<ByteSize> = "64KiB",
-        /// How many request headers: more is answered with 431. At most 256.
+        /// How many request headers: more is answered with 431. From 1 to 256.
         pub headers: At<Count> = "100",
         /// How long a client may take to send a request's headers, from its first byte (or, on a
         /// new connection, from its beginning; a TLS handshake has the same time).
         pub header_timeout: At<TimeSpan> = "10s",
         /// How long a connection may stay open with no request on it.
         pub idle_timeout: At<TimeSpan> = "75s",
-        /// The largest request body: more is answered with 413. Unlimited by default.
+        /// The largest request body: more is answered with 413. By default there is no limit.
         pub body_bytes: Option<At<ByteSize>>,
-        /// Open connections: those beyond are not accepted until others end.
+        /// Open connections at the same time: those beyond are not accepted until others end.
         pub connections: At<Count> = "20000",
     }
     not_yet { "connections_per_client", "requests_per_connection", "uri_bytes", "min_body_rate" }

@@ -22,16 +22,17 @@ document! {
         /// Whose cloud it is: aws, azure, gcp, oci, alibaba, linode, digitalocean, ovh, hetzner, or
         /// any other word for places that are none of these.
         pub cloud: Option<At<String>>,
-        /// The region's own code (`us-east-1`). The regions of known clouds bring their country and
-        /// coordinates.
+        /// The region's own code (`us-east-1`); needs `cloud`. The regions of known clouds bring
+        /// their country and coordinates.
         pub region: Option<At<String>>,
-        /// Where it is, for pools outside the known regions (and to correct those inside).
+        /// Where it is, for pools outside the known regions (and to correct those inside): degrees
+        /// north of the equator, -90 to 90. Goes together with `longitude`.
         pub latitude: Option<At<f64>>,
-        /// See `latitude`.
+        /// Degrees east of Greenwich, -180 to 180.
         pub longitude: Option<At<f64>>,
         /// The country it stands in.
         pub country: Option<At<CountryCode>>,
-        /// The addresses that serve requests.
+        /// The addresses that serve requests, at least one.
         pub endpoints: Vec<Endpoint>,
         /// Which endpoint gets the next request.
         pub balance: Balance = "least_requests",
@@ -41,10 +42,10 @@ document! {
         pub tls: Option<UpstreamTls>,
         /// How endpoints are probed. `off`: they are not, and count as healthy at once.
         pub health: Switch<Health> = "{}",
-        /// With fewer healthy endpoints than this (a number or a share) the pool is down.
+        /// With fewer healthy endpoints than this (a number, or a share of all) the pool is down.
         pub min_healthy: At<Quota> = "1",
         /// How much more than its share the healthy part of a pool may carry: with 1.4, a pool
-        /// takes all its traffic until less than 71% of its weight is healthy. 1.0 to 10.0.
+        /// takes all its traffic until less than 71% of its weight is healthy. From 1.0 to 10.0.
         pub overprovision: At<f64> = "1.4",
         /// Takes no new requests; those in flight finish.
         pub drain: At<bool> = "false",
@@ -379,7 +380,7 @@ document! {
         pub ca: Option<At<PathBuf>>,
         /// A certificate to show when an endpoint asks for one, as a PEM file.
         pub client_cert: Option<At<PathBuf>>,
-        /// Its key.
+        /// Its private key, as a PEM file.
         pub client_key: Option<At<PathBuf>>,
         /// Do not verify certificates at all. Whoever can reach the network in between can then
         /// read and change everything; warned about at every start.

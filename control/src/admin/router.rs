@@ -185,7 +185,13 @@ async fn explain(
     body: Result<Json<ExplainRequest>, JsonRejection>,
 ) -> Result<Json<Explanation>, Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "Bad request", detail);
-    let Json(asked) = body.map_err(|rejection| bad(rejection.body_text()))?;
+    let Json(asked) = body.map_err(|rejection| match rejection.status() {
+        // Too large, or not said to be JSON.
+        status @ (StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNSUPPORTED_MEDIA_TYPE) => {
+            Problem::new(status, "Cannot be read", rejection.body_text())
+        }
+        _ => bad(rejection.body_text()),
+    })?;
     let method = asked.method.as_deref().unwrap_or("GET");
     let asked = Asked::new(asked.client_ip, method, &asked.url, &asked.headers).map_err(bad)?;
     Ok(Json(rehearse::explain(

@@ -421,7 +421,7 @@ proptest! {
         const DRAWS: u64 = 2_000;
         for class in classes(&plan) {
             let table = table(&state, &class);
-            let mut counts = vec![0u32; POOLS];
+            let mut counts = [0u32; POOLS];
             let mut refused = 0u32;
             for n in 0..DRAWS {
                 match table.pick(Draw::nth(n)) {

@@ -1,0 +1,154 @@
+//! The families of metrics: one declaration each, from which the metrics page and its reference are
+//! written.
+
+use std::fmt::Write as _;
+
+/// What kind of numbers a family has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// They only grow, from 0 at the start of the process.
+    Counter,
+    /// They go up and down.
+    Gauge,
+    /// How often something took how long, in buckets.
+    Histogram,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// Metrics of one name.
+#[derive(Debug)]
+pub struct Family {
+    /// The name: part of the contract, as are the labels.
+    pub name: &'static str,
+    /// What kind of numbers they are.
+    pub kind: Kind,
+    /// What tells the series of the family apart.
+    pub labels: &'static [&'static str],
+    /// What they say.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($( $(#[doc = $doc:literal])+ $family:ident = $kind:ident $name:literal [$($label:literal),*]; )*) => {
+        $(
+            $(#[doc = $doc])+
+            pub const $family: Family = Family {
+                name: $name,
+                kind: Kind::$kind,
+                labels: &[$($label),*],
+                help: concat!($($doc),+).trim_ascii(),
+            };
+        )*
+
+        /// Every family, in the order of the reference page.
+        pub const ALL: &[Family] = &[$($family),*];
+    };
+}
+
+families! {
+    /// Requests, by route, by the pool that served them (`-` for none), and by the first digit of
+    /// the status (`2xx`; `0xx` without an answer).
+    REQUESTS = Counter "portolan_requests_total" ["route", "pool", "code_class"];
+    /// From a request's head to the last byte of its answer, by route and by the pool that served
+    /// it (`-` for none).
+    REQUEST_DURATION = Histogram "portolan_request_duration_seconds" ["route", "pool"];
+    /// Requests that Portolan answered itself, by reason.
+    REFUSED_REQUESTS = Counter "portolan_refused_requests_total" ["reason"];
+    /// Tries to have an endpoint answer a request, by how they ended: `answered`, `server_error`,
+    /// `connect_failed`, `broken`, `timed_out` or `abandoned`.
+    UPSTREAM_TRIES = Counter "portolan_upstream_tries_total" ["pool", "endpoint", "outcome"];
+    /// Tries that followed a failed one, by route and by what had failed.
+    RETRIES = Counter "portolan_retries_total" ["route", "reason"];
+    /// Requests that a pool's endpoints are answering now.
+    IN_FLIGHT = Gauge "portolan_in_flight" ["pool"];
+    /// Bytes of bodies, to pools (`up`) and from them (`down`).
+    BYTES = Counter "portolan_bytes_total" ["pool", "direction"];
+    /// Whether a pool can take any traffic: 1 or 0.
+    POOL_UP = Gauge "portolan_pool_up" ["pool"];
+    /// How much of its traffic a pool can take: 0 to 1.
+    POOL_AVAILABILITY = Gauge "portolan_pool_availability" ["pool"];
+    /// Whether an endpoint is healthy: 1 or 0.
+    ENDPOINT_UP = Gauge "portolan_endpoint_up" ["pool", "endpoint"];
+    /// How long the last probe of an endpoint took.
+    PROBE_DURATION = Gauge "portolan_probe_duration_seconds" ["pool", "endpoint"];
+    /// The share of a service's traffic that a pool gets, 0 to 1: `asked` for in the configuration,
+    /// and `effective` with health as it is. Of a service that tells clients apart, the shares of
+    /// clients of whom nothing is known.
+    SHARE = Gauge "portolan_share" ["service", "pool", "kind"];
+    /// Open connections of clients.
+    CONNECTIONS = Gauge "portolan_connections" ["listener"];
+    /// When certificates stop being valid, in seconds since 1970.
+    TLS_CERTIFICATE_EXPIRY = Gauge "portolan_tls_certificate_expiry_timestamp_seconds" ["name"];
+    /// When the geo databases in use were built, in seconds since 1970.
+    GEO_DATABASE_BUILD = Gauge "portolan_geo_database_build_timestamp_seconds" ["database"];
+    /// Attempts to replace the configuration, by what became of them: `applied`, `unchanged` or
+    /// `refused`.
+    CONFIG_RELOADS = Counter "portolan_config_reloads_total" ["outcome"];
+    /// When the running configuration was applied, in seconds since 1970.
+    CONFIG_LAST_SUCCESS = Gauge "portolan_config_last_success_timestamp_seconds" [];
+    /// Attempts to hand everything to a new process, by what became of them: `done` or `failed`. The
+    /// new process goes on counting.
+    UPGRADES = Counter "portolan_upgrades_total" ["outcome"];
+    /// Always 1; the label says which configuration runs.
+    CONFIG_INFO = Gauge "portolan_config_info" ["hash"];
+    /// Lines of the access log that were dropped because the writer could not follow.
+    ACCESS_LOG_DROPPED = Counter "portolan_access_log_dropped_total" [];
+    /// Always 1; the label says which version of Portolan runs.
+    BUILD_INFO = Gauge "portolan_build_info" ["version"];
+}
+
+/// `docs/reference/metrics.md`: every family, its labels, its meaning.
+pub fn reference_page() -> String {
+    let mut out = String::from(
+        "# Metrics\n\n\
+         What `/metrics` of the admin API says, in Prometheus' text format. Names and labels stay the \
+         same from release to release. A series appears when there is something to say: a route's \
+         requests when the first was counted, a certificate's expiry when there is a certificate. \
+         Counters begin at 0 with the process and survive every reload. This page is made from the \
+         code, and a test keeps it true.\n\n\
+         | metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n",
+    );
+    for family in ALL {
+        let labels: Vec<String> = family.labels.iter().map(|l| format!("`{l}`")).collect();
+        let labels = match labels.is_empty() {
+            true => "–".to_owned(),
+            false => labels.join(", "),
+        };
+        let _ = writeln!(
+            out,
+            "| `{}` | {} | {labels} | {} |",
+            family.name,
+            family.kind.as_str(),
+            family.help
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_say_what_prometheus_expects() {
+        let mut names: Vec<&str> = ALL.iter().map(|family| family.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        for family in ALL {
+            assert!(family.name.starts_with("portolan_"), "{}", family.name);
+            let total = family.name.ends_with("_total");
+            assert_eq!(total, family.kind == Kind::Counter, "{}", family.name);
+            assert!(family.help.ends_with('.'), "{}", family.name);
+        }
+    }
+}
