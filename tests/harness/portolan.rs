@@ -426,6 +426,10 @@ impl Portolan {
         eventually("it ends", async || self.child.try_wait().unwrap()).await
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Stops it gracefully and checks that it went well.
     pub(crate) async fn stop(mut self) {
         self.signal(Signal::SIGTERM);
