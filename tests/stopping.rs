@@ -41,6 +41,11 @@ async fn what_is_under_way_finishes_and_then_the_process_ends() {
     let mut portolan = Portolan::start(&config).await;
     let address = portolan.address().await;
 
+    let mut idle = Connection::open(address).await.unwrap();
+    assert_eq!(idle.ask(Ask::get("/")).await.unwrap().status, 200);
+    portolan
+        .wait_for_metric("portolan_in_flight", &[], 0.0)
+        .await;
     let slow = tokio::spawn(Ask::get("/sleep?ms=1500").to(address));
     let mut events = Connection::open(address).await.unwrap();
     let mut events = events
@@ -55,8 +60,6 @@ async fn what_is_under_way_finishes_and_then_the_process_ends() {
     )
     .await
     .unwrap();
-    let mut idle = Connection::open(address).await.unwrap();
-    assert_eq!(idle.ask(Ask::get("/")).await.unwrap().status, 200);
     let h2 = tokio::spawn(frames(address, "/sleep?ms=1500"));
     wait_for_requests(&portolan, 4.0).await;
 

@@ -104,6 +104,9 @@ families! {
     CONFIG_RELOADS = Counter "portolan_config_reloads_total" ["outcome"];
     /// When the running configuration was applied, in seconds since 1970.
     CONFIG_LAST_SUCCESS = Gauge "portolan_config_last_success_timestamp_seconds" [];
+    /// Attempts to hand everything to a new process, by what became of them: `done` or `failed`. The
+    /// new process goes on counting.
+    UPGRADES = Counter "portolan_upgrades_total" ["outcome"];
     /// Always 1; the label says which configuration runs.
     CONFIG_INFO = Gauge "portolan_config_info" ["hash"];
     /// Attempts to hand everything to a new process, by what became of them: `done` or `failed`. A
