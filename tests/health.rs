@@ -934,16 +934,8 @@ routes:
         portolan.wait_for_pool(pool, false).await;
     }
     assert_eq!(fetch(address, "/").await.status, 200);
-    let refused = fetch(address, "/answer").await;
-    assert_eq!(
-        (
-            refused.status,
-            refused.header("retry-after"),
-            refused.header("content-type"),
-            refused.origin()
-        ),
-        (503, "5", "application/problem+json", "")
-    );
+    // All of them at once, and by probes alone: it is more likely that we cannot see.
+    assert_eq!(fetch(address, "/answer").await.status, 200);
     for origins in everybody() {
         Death::Refusing.strike(origins).await;
     }

@@ -99,9 +99,13 @@ impl Running {
 }
 
 /// What happened first.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it is made"
+)]
 enum Happened {
     /// A try is over.
-    Ended(usize, Box<Result<Answer, Failed>>),
+    Ended(usize, Result<Answer, Failed>),
     /// The client is gone.
     ClientGone(Box<Error>),
     /// It is time to look.
@@ -295,7 +299,7 @@ async fn happens(
     });
     tokio::select! {
         biased;
-        (at, result) = ended => Happened::Ended(at, Box::new(result)),
+        (at, result) = ended => Happened::Ended(at, result),
         gone = client_gone(session) => Happened::ClientGone(gone),
         () = tokio::time::sleep_until(wake.into()) => Happened::Time,
     }

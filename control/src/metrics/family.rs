@@ -109,9 +109,6 @@ families! {
     UPGRADES = Counter "portolan_upgrades_total" ["outcome"];
     /// Always 1; the label says which configuration runs.
     CONFIG_INFO = Gauge "portolan_config_info" ["hash"];
-    /// Attempts to hand everything to a new process, by what became of them: `done` or `failed`. A
-    /// new process goes on counting.
-    UPGRADES = Counter "portolan_upgrades_total" ["outcome"];
     /// Lines of the access log that were dropped because the writer could not follow.
     ACCESS_LOG_DROPPED = Counter "portolan_access_log_dropped_total" [];
     /// Always 1; the label says which version of Portolan runs.
