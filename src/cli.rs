@@ -134,7 +134,7 @@ pub(crate) struct ExplainArgs {
     /// A header, as `Name: value`; may be given several times
     #[arg(long, short = 'H', value_name = "NAME: VALUE")]
     pub(crate) header: Vec<String>,
-    /// What is asked for: https://api.example.com/v1/users
+    /// What is asked for: `https://api.example.com/v1/users`
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) instance: InstanceArgs,

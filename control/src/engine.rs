@@ -1,6 +1,6 @@
 //! The engine: the one loop that owns the state of every pool and publishes what follows from it.
 //!
-//! [`core`](self::core) decides, purely: it takes an event and the time, and says what to do. This
+//! [`core`] decides, purely: it takes an event and the time, and says what to do. This
 //! file does it: it waits for events, starts probes and questions to name servers, and swaps the
 //! published snapshot. The data plane reads the snapshot and never waits for this loop.
 

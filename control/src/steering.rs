@@ -1,7 +1,7 @@
 //! The steering algebra: from a target and the state of its pools to shares of traffic.
 //!
-//! [`evaluate`] is the algebra itself, pure and slow enough to be readable; [`table`] is its result
-//! for one class of clients, which a request only looks up; [`sequence`] is where a request's draw
+//! `evaluate` is the algebra itself, pure and slow enough to be readable; `table` is its result
+//! for one class of clients, which a request only looks up; `sequence` is where a request's draw
 //! comes from.
 
 mod evaluate;

@@ -7,7 +7,8 @@
 //! 2. [`edge`] is called by the engine for every phase, with what is known in [`context`];
 //! 3. [`guard`] checks it, [`client_address`] says who asks, the control plane's `decide` says where
 //!    it goes; [`affinity`] ties it to where its client was before;
-//! 4. [`choose`] finds the endpoint of each try, [`peer`] says how to connect to it;
+//! 4. [`exchange`] makes the tries, or the engine's own loop does for uploads and upgrades;
+//!    [`choose`] finds the endpoint of each, [`peer`] says how to connect to it;
 //! 5. [`forward`] changes headers both ways, [`expose`] tells the client how it was steered;
 //! 6. [`fault`], [`refusal`] and [`reply`] answer what cannot be served;
 //! 7. [`record`] counts it and writes its line.
