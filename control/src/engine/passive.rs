@@ -1,6 +1,6 @@
 //! What requests tell, in the engine: who is ejected and comes back, who starts slowly, and whether
 //! the instance suspects itself. The judgements are in [`outlier`](crate::outlier),
-//! [`slow_start`](crate::slow_start) and [`suspicion`](crate::suspicion); here they meet the state.
+//! [`slow_start`] and [`suspicion`]; here they meet the state.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
