@@ -18,6 +18,7 @@ mod demo;
 mod drain;
 mod endpoints;
 mod examples;
+mod faults;
 mod geography;
 mod grpc;
 mod health;

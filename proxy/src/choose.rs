@@ -209,7 +209,6 @@ pub(crate) fn failed(
     (fault, sent): (Fault, Sent),
     now: Tick,
 ) -> bool {
-    ctx.replacements = 0;
     let (Some(current), Some(id)) = (&ctx.current, ctx.route) else {
         return false;
     };
@@ -220,6 +219,9 @@ pub(crate) fn failed(
         return false;
     }
     ctx.next = after(ctx, request, place, now).map(|next| (next, reason(fault)));
+    if ctx.next.is_some() {
+        ctx.replacements = 0;
+    }
     ctx.next.is_some()
 }
 

@@ -334,10 +334,10 @@ impl ProxyHttp for Edge {
         let (fault, sent) = exchange::classify(&error);
         ctx.chances.body_kept = !session.as_ref().retry_buffer_truncated();
         // A pooled connection that the endpoint had closed says nothing about the endpoint: the
-        // request gets a fresh one, if it may be sent twice or was not seen at all.
+        // request gets a fresh one, if it may be sent twice.
         let stale = reused && matches!(error.retry, RetryType::ReusedOnly);
-        let harmless = sent == Sent::Nothing || (stale && ctx.chances.idempotent);
-        if harmless && ctx.chances.body_kept && choose::replace_connection(ctx) {
+        let harmless = stale && ctx.chances.idempotent && ctx.chances.body_kept;
+        if harmless && choose::replace_connection(ctx) {
             error.set_retry(true);
             return error;
         }
@@ -349,7 +349,11 @@ impl ProxyHttp for Edge {
         }
         self.ended(ctx, fault::outcome(&error));
         let now = self.recorder.clock.now();
-        let again = choose::failed(ctx, session.req_header(), (fault, sent), now);
+        let again = choose::failed(ctx, session.req_header(), (fault, sent), now)
+            // Nobody else has it, but who refused it because it restarts may have it after all.
+            || (sent == Sent::Nothing
+                && ctx.chances.body_kept
+                && choose::replace_connection(ctx));
         error.set_retry(again);
         error
     }

@@ -53,6 +53,8 @@ struct State {
     /// What everything else answers.
     status: AtomicU16,
     latency_ms: AtomicU64,
+    /// It takes requests and says nothing.
+    frozen: watch::Sender<bool>,
 }
 
 impl Origin {
@@ -84,6 +86,7 @@ impl Origin {
             held: watch::Sender::new(false),
             status: AtomicU16::new(200),
             latency_ms: AtomicU64::new(0),
+            frozen: watch::Sender::new(false),
         });
         Self {
             address: listener.local_addr().unwrap(),
@@ -170,6 +173,11 @@ impl Origin {
         self.state.status.store(status, Ordering::Relaxed);
     }
 
+    /// Like a process that is stopped: it takes requests and probes, and answers them when it goes on.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        self.state.frozen.send_replace(frozen);
+    }
+
     pub(crate) fn set_latency(&self, milliseconds: u64) {
         self.state.latency_ms.store(milliseconds, Ordering::Relaxed);
     }
@@ -230,6 +238,9 @@ fn body(bytes: impl Into<Bytes>) -> Body {
 
 impl State {
     async fn answer(&self, request: http::Request<Incoming>) -> Response<Body> {
+        let mut frozen = self.frozen.subscribe();
+        // The sender lives as long as this.
+        let _ = frozen.wait_for(|frozen| !frozen).await;
         let latency = self.latency_ms.load(Ordering::Relaxed);
         if latency > 0 {
             tokio::time::sleep(Duration::from_millis(latency)).await;
