@@ -78,10 +78,21 @@ impl Page<'_> {
         families.counters(
             &family::REFUSED_REQUESTS,
             totals
-                .refused
-                .get()
-                .into_iter()
-                .map(|(reason, n)| ([reason], n)),
+                .ledger
+                .refused()
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| ([reason], count)),
+        );
+        // Before those that were accepted: so the page never says that more have ended than have
+        // begun.
+        let outcomes = totals.ledger.outcomes();
+        families.counters(
+            &family::REQUEST_OUTCOMES,
+            outcomes.filter(|(_, count)| *count > 0),
+        );
+        families.counters(
+            &family::ACCEPTED_REQUESTS,
+            [(NO_LABELS, totals.ledger.accepted())],
         );
         families.gauges(
             &family::CONNECTIONS,

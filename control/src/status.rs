@@ -10,6 +10,7 @@ use crate::overrides::{Lease, Overrides, Subject};
 use crate::pool::PoolView;
 use crate::reload::{LastAttempt, Reloaded, Running};
 use crate::snapshot::Snapshot;
+use crate::ledger::Outcome;
 use crate::stats::{ByClass, Totals};
 use crate::steering::{Basis, Table};
 
@@ -170,10 +171,16 @@ pub struct GeoEntry {
 /// Requests so far.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RequestTotals {
-    /// All of them.
+    /// All that have ended.
     pub total: u64,
     /// By the first digit of the status.
     pub by_class: std::collections::BTreeMap<String, u64>,
+    /// How they ended: `answered`, `client_gone` or `refused`.
+    #[serde(default)]
+    pub outcomes: std::collections::BTreeMap<String, u64>,
+    /// How many were accepted. Those that have not ended are under way.
+    #[serde(default)]
+    pub accepted: u64,
 }
 
 /// How many pools can serve.
@@ -350,6 +357,12 @@ impl RequestTotals {
         Self {
             total: totals.requests.total(),
             by_class: by_class(totals.requests.get()),
+            outcomes: Outcome::NAMES
+                .into_iter()
+                .map(|name| (name.to_owned(), totals.ledger.total(name)))
+                .collect(),
+            // Last, so that it is never less than what has ended.
+            accepted: totals.ledger.accepted(),
         }
     }
 }

@@ -33,6 +33,7 @@ use tokio_util::io::poll_read_buf;
 pub(crate) use self::framing::Framing;
 use self::head::{Scan, scan};
 use crate::context::ConnectionContext;
+use crate::ledger::Entry;
 use crate::refusal::Refusal;
 
 /// What HTTP/2 connections begin with (RFC 9113, section 3.4).
@@ -74,6 +75,8 @@ pub(crate) struct Connection {
     /// The engine has polled for reading since its last write: it waits for something.
     waited: bool,
     context: Arc<ConnectionContext>,
+    /// The request whose head is being read.
+    entry: Option<Entry>,
     proxy_digest: Arc<ProxyDigest>,
     socket_digest: Arc<SocketDigest>,
     /// Set by whoever sees the response that upgrades the connection.
@@ -114,6 +117,7 @@ impl Connection {
             write: BytesMut::new(),
             waited: false,
             context,
+            entry: None,
             proxy_digest,
             socket_digest: Arc::new(socket_digest),
             upgraded,
@@ -174,6 +178,7 @@ impl Connection {
         let mut begun = false;
         let mut seen = 0;
         loop {
+            self.accept();
             match scan(&self.read, seen, limits) {
                 Scan::Whole(length, framing) => {
                     self.head = length;
@@ -203,6 +208,19 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// A request is accepted with its first byte. Empty lines before it are nobody's.
+    pub(crate) fn accept(&mut self) {
+        let begun = || self.read.iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
+        if self.entry.is_none() && begun() {
+            self.entry = Some(Entry::open(self.context.clone(), "HTTP/1.1"));
+        }
+    }
+
+    /// The request that was accepted, for whoever goes on with it.
+    pub(crate) fn take_entry(&mut self) -> Option<Entry> {
+        self.entry.take()
     }
 
     /// Reads more into the buffer.

@@ -20,7 +20,9 @@ use portolan_control::stats::{Gauge, PoolStats, RetryReason, TryOutcome};
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
 
+use crate::ledger::Entry;
 use crate::listener::Listener;
+use crate::record::Recorder;
 use crate::refusal::Refusal;
 
 /// A client's connection.
@@ -36,6 +38,8 @@ pub(crate) struct ConnectionContext {
     pub(crate) tls: Option<TlsContext>,
     /// The connection belongs to a WebSocket (or the like) now.
     pub(crate) upgraded: Arc<AtomicBool>,
+    /// Who writes down what became of its requests.
+    pub(crate) recorder: Arc<Recorder>,
 }
 
 /// What TLS agreed on.
@@ -52,6 +56,8 @@ pub(crate) struct TlsContext {
 /// A request, from its first byte to the last of its answer.
 #[derive(Debug)]
 pub(crate) struct RequestContext {
+    /// Its entry in the ledger, until it has ended.
+    pub(crate) entry: Option<Entry>,
     /// When it began.
     pub(crate) began: Tick,
     /// The world it sees, from start to end.
@@ -90,6 +96,8 @@ pub(crate) struct RequestContext {
     pub(crate) chances: Repeatable,
     /// Why Portolan answers itself, if it does.
     pub(crate) refusal: Option<Refusal>,
+    /// Its answer is that it is to be had over https.
+    pub(crate) redirected: bool,
     /// It asks for its connection to be upgraded.
     pub(crate) wants_upgrade: bool,
     /// When response headers came.
@@ -247,10 +255,21 @@ impl Drop for UnderWay {
     }
 }
 
+impl Drop for RequestContext {
+    /// Dropped before its end: somebody has to say so.
+    fn drop(&mut self) {
+        if let Some(entry) = &self.entry {
+            let recorder = entry.connection.recorder.clone();
+            recorder.dropped(self);
+        }
+    }
+}
+
 impl RequestContext {
     /// A request of which nothing is known yet.
     pub(crate) fn new(began: Tick) -> Self {
         Self {
+            entry: None,
             began,
             snapshot: None,
             connection: None,
@@ -273,6 +292,7 @@ impl RequestContext {
                 body_kept: false,
             },
             refusal: None,
+            redirected: false,
             wants_upgrade: false,
             answered: None,
             bytes_in: 0,

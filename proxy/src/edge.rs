@@ -32,6 +32,7 @@ use crate::expose;
 use crate::fault;
 use crate::forward::{self, Origin};
 use crate::guard;
+use crate::ledger;
 use crate::record::Recorder;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -50,7 +51,7 @@ pub(crate) struct Edge {
     pub(crate) messenger: Messenger,
     /// Connections to endpoints for direct exchanges.
     pub(crate) upstream: Arc<Upstream>,
-    pub(crate) recorder: Recorder,
+    pub(crate) recorder: Arc<Recorder>,
     /// What affinity cookies are made with.
     pub(crate) affinity: Arc<SecretKeeper>,
     /// Requests under way: the process ends when there are none.
@@ -202,7 +203,9 @@ impl ProxyHttp for Edge {
     type CTX = RequestContext;
 
     fn new_ctx(&self) -> RequestContext {
-        RequestContext::new(self.recorder.clock.now())
+        let mut ctx = RequestContext::new(self.recorder.clock.now());
+        ctx.entry = ledger::take();
+        ctx
     }
 
     /// The engine would compress answers by default; they pass as they are.
@@ -270,6 +273,7 @@ impl ProxyHttp for Edge {
                 let to = guard::https_location(session.req_header());
                 match to {
                     Some(to) => {
+                        ctx.redirected = true;
                         Reply::redirect(to).write(session, false).await?;
                         Ok(true)
                     }
@@ -456,7 +460,7 @@ impl ProxyHttp for Edge {
         let refusal = ctx.refusal.or_else(|| fault::refusal(error));
         let written = session
             .response_written()
-            .is_some_and(|r| !r.status.is_informational());
+            .is_some_and(|r| r.status == 101 || !r.status.is_informational());
         let code = match refusal {
             Some(refusal) if !written => {
                 ctx.refusal = Some(refusal);
@@ -475,8 +479,13 @@ impl ProxyHttp for Edge {
         }
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut RequestContext) {
-        self.recorder.request(session, ctx);
+    async fn logging(
+        &self,
+        session: &mut Session,
+        error: Option<&Error>,
+        ctx: &mut RequestContext,
+    ) {
+        self.recorder.request(session, error, ctx);
         // Dropped here and not with the context, so that "under way" ends with the last byte.
         ctx.current = None;
         ctx.under_way = None;

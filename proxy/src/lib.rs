@@ -10,8 +10,10 @@
 //! 4. [`exchange`] makes the tries, or the engine's own loop does for uploads and upgrades;
 //!    [`choose`] finds the endpoint of each, [`peer`] says how to connect to it;
 //! 5. [`forward`] changes headers both ways, [`expose`] tells the client how it was steered;
-//! 6. [`fault`], [`refusal`] and [`reply`] answer what cannot be served;
-//! 7. [`record`] counts it and writes its line.
+//! 6. [`fault`], [`refusal`] and [`reply`] answer what cannot be served, over gRPC in the words of
+//!    [`grpc`];
+//! 7. [`record`] writes its line and closes its entry in the [`ledger`], which was opened when it was
+//!    accepted.
 //!
 //! [`probe`] asks endpoints whether they serve, for the control plane. This is the only crate that
 //! names the engine.
@@ -27,7 +29,9 @@ mod exchange;
 mod expose;
 mod fault;
 mod forward;
+mod grpc;
 mod guard;
+mod ledger;
 mod listener;
 mod peer;
 mod probe;

@@ -5,6 +5,7 @@
 
 mod accept;
 mod bind;
+mod http2;
 mod set;
 
 pub(crate) use accept::Service;

@@ -1,22 +1,28 @@
-//! The end of a request: what is counted, and its line in the access log.
+//! The end of a request: what is counted, and its line in the access log. Every request has one,
+//! with as much as is known of it.
 
 use std::sync::Arc;
 
 use pingora::proxy::Session;
+use pingora::{Error, ErrorSource};
 use portolan_control::access_log::AccessLog;
-use portolan_control::clock::Clock;
+use portolan_control::clock::{Clock, Tick};
+use portolan_control::engine::Published;
+use portolan_control::ledger::{Answered, Gone, Outcome};
 use portolan_control::stats::Totals;
 use serde::Serialize;
 
 use crate::context::RequestContext;
+use crate::ledger::Entry;
 use crate::refusal::Refusal;
 
 /// Writes down what became of requests.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Recorder {
     pub(crate) clock: Clock,
     pub(crate) totals: Arc<Totals>,
     pub(crate) access_log: AccessLog,
+    pub(crate) published: Published,
 }
 
 /// One line of the access log.
@@ -36,6 +42,8 @@ struct Line<'a> {
     endpoint: Option<String>,
     tries: u32,
     status: u16,
+    outcome: &'a str,
+    reason: &'a str,
     /// Why Portolan answered itself, if it did.
     refused: Option<&'a str>,
     bytes_in: u64,
@@ -48,21 +56,66 @@ struct Line<'a> {
 }
 
 impl Recorder {
-    /// A request is over.
-    pub(crate) fn request(&self, session: &Session, ctx: &RequestContext) {
-        let now = self.clock.now();
-        // 0: the client went away before there was an answer.
-        let status = session
+    /// A request is over. `error`: what cut it short, if anything did.
+    pub(crate) fn request(
+        &self,
+        session: &Session,
+        error: Option<&Error>,
+        ctx: &mut RequestContext,
+    ) {
+        let written = session
             .response_written()
-            .map_or(0, |response| response.status.as_u16());
-        self.totals.requests.one(status);
-        if let Some(refusal) = ctx.refusal {
-            self.totals.refused.one(refusal.reason());
+            .map(|response| response.status.as_u16());
+        let outcome = outcome(ctx, written, error);
+        let status = match (outcome, written) {
+            // 0: the client went away before there was an answer.
+            (_, None) => 0,
+            // A gRPC client reads its status elsewhere, and gets 200 here.
+            (Outcome::Refused(refusal), Some(_)) => refusal.status().as_u16(),
+            (_, Some(status)) => status,
+        };
+        self.end(ctx, outcome, status, Some(session));
+    }
+
+    /// A request is dropped: nobody will say how it ended.
+    pub(crate) fn dropped(&self, ctx: &mut RequestContext) {
+        let outcome = match ctx.answered {
+            Some(_) => Outcome::Answered(Answered::CutShort),
+            None => Entry::abandoned(),
+        };
+        self.end(ctx, outcome, 0, None);
+    }
+
+    /// A request has ended before its head was known.
+    pub(crate) fn early(&self, entry: &Entry, outcome: Outcome, status: u16, id: &str) {
+        if !self.access_log.wants(fastrand::u32(..), true) {
+            return;
         }
-        let Some(snapshot) = &ctx.snapshot else {
+        let snapshot = self.published.load();
+        let line = Line {
+            request_id: id,
+            client: Some(entry.connection.peer.ip().to_canonical().to_string()),
+            config: snapshot.plan.hash.as_str(),
+            ..self.line(entry, outcome, status)
+        };
+        self.write(&line);
+    }
+
+    fn end(
+        &self,
+        ctx: &mut RequestContext,
+        outcome: Outcome,
+        status: u16,
+        session: Option<&Session>,
+    ) {
+        let Some(entry) = ctx.entry.take() else {
             return;
         };
-        let took = now.since(ctx.began);
+        let Some(snapshot) = ctx.snapshot.clone() else {
+            entry.close_early(outcome, status, &ctx.id);
+            return;
+        };
+        let took = self.clock.now().since(ctx.began);
         let served_by = ctx.current.as_ref().map(|current| current.pool);
         if let Some(route) = ctx.route {
             let stats = snapshot.routes[route.index()].stats(served_by);
@@ -74,73 +127,120 @@ impl Recorder {
             stats.bytes_to.add(ctx.bytes_in);
             stats.bytes_from.add(ctx.bytes_out);
         }
-        let error = status == 0 || status >= 500 || ctx.refusal.is_some();
+        let error = status == 0 || status >= 500 || outcome.refusal().is_some();
         if self.access_log.wants(fastrand::u32(..), error) {
-            self.access_log
-                .write(self.line(session, ctx, status, took.as_secs_f64() * 1000.0));
+            let mut line = self.of_context(&entry, ctx, outcome, status);
+            line.duration_ms = milliseconds(took.as_secs_f64());
+            if let Some(session) = session {
+                let request = session.req_header();
+                line.method = request.method.as_str();
+                line.host = crate::edge::host(request).unwrap_or("-");
+                line.path = request
+                    .uri
+                    .path_and_query()
+                    .map_or("/", http::uri::PathAndQuery::as_str);
+                if request.version == http::Version::HTTP_10 {
+                    line.protocol = "HTTP/1.0";
+                }
+            }
+            self.write(&line);
+        }
+        entry.close(outcome, status);
+    }
+
+    /// A line with what is known about any request.
+    fn line<'a>(&self, entry: &'a Entry, outcome: Outcome, status: u16) -> Line<'a> {
+        Line {
+            time: timestamp(&self.clock),
+            request_id: "-",
+            client: None,
+            country: "-",
+            method: "-",
+            host: "-",
+            path: "-",
+            protocol: entry.protocol,
+            tls: entry.connection.tls.as_ref().map(|tls| tls.version),
+            route: None,
+            pool: None,
+            endpoint: None,
+            tries: 0,
+            status,
+            outcome: outcome.as_str(),
+            reason: outcome.reason(),
+            refused: outcome.refusal().map(Refusal::reason),
+            bytes_in: 0,
+            bytes_out: 0,
+            duration_ms: milliseconds(since(&self.clock, entry.began)),
+            upstream_ms: None,
+            why: None,
+            config: "-",
         }
     }
 
-    /// A request was refused before the engine saw it.
-    pub(crate) fn refused_early(&self, refusal: Refusal) {
-        self.totals.requests.one(refusal.status().as_u16());
-        self.totals.refused.one(refusal.reason());
-    }
-
-    fn line(&self, session: &Session, ctx: &RequestContext, status: u16, took: f64) -> Vec<u8> {
+    /// A line with what is known about a request beside its head.
+    fn of_context<'a>(
+        &self,
+        entry: &'a Entry,
+        ctx: &'a RequestContext,
+        outcome: Outcome,
+        status: u16,
+    ) -> Line<'a> {
         let snapshot = ctx.snapshot();
-        let request = session.req_header();
-        let host = crate::edge::host(request).unwrap_or("-");
-        let milliseconds = |value: f64| (value * 1000.0).round() / 1000.0;
-        let line = Line {
-            time: timestamp(&self.clock),
+        let current = ctx.current.as_ref();
+        Line {
             request_id: &ctx.id,
             client: ctx.client.map(|client| client.to_string()),
             country: snapshot.plan.locations.country_label(ctx.found.place),
-            method: request.method.as_str(),
-            host,
-            path: request
-                .uri
-                .path_and_query()
-                .map_or("/", http::uri::PathAndQuery::as_str),
-            protocol: match request.version {
-                http::Version::HTTP_2 => "HTTP/2",
-                http::Version::HTTP_10 => "HTTP/1.0",
-                _ => "HTTP/1.1",
-            },
-            tls: ctx
-                .connection
-                .as_ref()
-                .and_then(|c| c.tls.as_ref())
-                .map(|tls| tls.version),
             route: ctx
                 .route
                 .map(|route| &*snapshot.plan.routes[route.index()].name),
-            pool: ctx
-                .current
-                .as_ref()
-                .map(|c| snapshot.plan.pools[c.pool.index()].name.as_str()),
-            endpoint: ctx
-                .current
-                .as_ref()
-                .map(|current| current.live.endpoint().key.address.to_string()),
+            pool: current.map(|this| snapshot.plan.pools[this.pool.index()].name.as_str()),
+            endpoint: current.map(|this| this.live.endpoint().key.address.to_string()),
             tries: ctx.tries,
-            status,
-            refused: ctx.refusal.map(|refusal| refusal.reason()),
             bytes_in: ctx.bytes_in,
             bytes_out: ctx.bytes_out,
-            duration_ms: milliseconds(took),
             upstream_ms: ctx
                 .answered
-                .zip(ctx.current.as_ref())
-                .map(|(at, current)| milliseconds(at.since(current.began).as_secs_f64() * 1000.0)),
+                .zip(current)
+                .map(|(at, this)| milliseconds(at.since(this.began).as_secs_f64())),
             why: ctx.why.as_deref(),
             config: snapshot.plan.hash.as_str(),
-        };
-        let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
-        bytes.push(b'\n');
-        bytes
+            ..self.line(entry, outcome, status)
+        }
     }
+
+    fn write(&self, line: &Line<'_>) {
+        let mut bytes = serde_json::to_vec(line).unwrap_or_default();
+        bytes.push(b'\n');
+        self.access_log.write(bytes);
+    }
+}
+
+/// How a request ended, of which the engine says that it has.
+fn outcome(ctx: &RequestContext, written: Option<u16>, error: Option<&Error>) -> Outcome {
+    if let Some(refusal) = ctx.refusal {
+        return Outcome::Refused(refusal);
+    }
+    // An upgrade (101) is an answer; other interim answers are not.
+    let begun = written.is_some_and(|status| status == 101 || status >= 200);
+    let by_client = error.is_some_and(|error| *error.esource() == ErrorSource::Downstream);
+    match (begun, error.is_some()) {
+        (true, false) if ctx.redirected => Outcome::Answered(Answered::Redirected),
+        (true, false) => Outcome::Answered(Answered::Whole),
+        (true, true) if by_client => Outcome::ClientGone(Gone::InAnswer),
+        (true, true) => Outcome::Answered(Answered::CutShort),
+        (false, _) if by_client => Outcome::ClientGone(Gone::BeforeAnswer),
+        // Whatever else has no answer was refused above.
+        (false, _) => Outcome::Refused(Refusal::Internal),
+    }
+}
+
+fn milliseconds(seconds: f64) -> f64 {
+    (seconds * 1_000_000.0).round() / 1000.0
+}
+
+fn since(clock: &Clock, began: Tick) -> f64 {
+    clock.now().since(began).as_secs_f64()
 }
 
 /// Now, by the calendar, to the millisecond (RFC 3339).
@@ -148,4 +248,51 @@ fn timestamp(clock: &Clock) -> String {
     let milliseconds = i64::try_from(clock.wall().as_millis()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_millisecond(milliseconds)
         .map_or_else(|_| "-".to_owned(), |time| format!("{time:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pingora::ErrorType;
+
+    #[test]
+    fn every_end_has_one_outcome() {
+        let client = || Error::explain(ErrorType::ReadError, "gone").into_down();
+        let endpoint = || Error::explain(ErrorType::ReadError, "gone").into_up();
+        let of = |refusal, written, error: Option<Box<Error>>| {
+            let mut ctx = RequestContext::new(Tick::default());
+            ctx.refusal = refusal;
+            outcome(&ctx, written, error.as_deref())
+        };
+        let whole = Outcome::Answered(Answered::Whole);
+        let short = Outcome::Answered(Answered::CutShort);
+        assert_eq!(of(None, Some(200), None), whole);
+        assert_eq!(of(None, Some(101), None), whole);
+        assert_eq!(of(None, Some(200), Some(endpoint())), short);
+        assert_eq!(of(None, Some(101), Some(endpoint())), short);
+        for (written, gone) in [
+            (Some(200), Gone::InAnswer),
+            (Some(101), Gone::InAnswer),
+            (Some(103), Gone::BeforeAnswer),
+            (None, Gone::BeforeAnswer),
+        ] {
+            assert_eq!(
+                of(None, written, Some(client())),
+                Outcome::ClientGone(gone),
+                "{written:?}"
+            );
+        }
+        // What Portolan refused it has refused, whether or not anybody stayed to hear it.
+        for written in [None, Some(200), Some(502)] {
+            assert_eq!(
+                of(Some(Refusal::Broken), written, Some(client())),
+                Outcome::Refused(Refusal::Broken)
+            );
+        }
+        assert_eq!(
+            of(None, None, None),
+            Outcome::Refused(Refusal::Internal),
+            "nobody ends without a word"
+        );
+    }
 }

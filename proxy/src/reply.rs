@@ -1,13 +1,15 @@
 //! Answers of Portolan's own: problem+json (RFC 9457), or plain text for those who do not take
-//! JSON.
+//! JSON; over gRPC in its own words (see [`grpc`]).
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
+use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
 
 use crate::forward;
+use crate::grpc;
 use crate::refusal::Refusal;
 
 /// An answer, ready to be written.
@@ -19,6 +21,8 @@ pub(crate) struct Reply {
     pub(crate) content_type: &'static str,
     /// Its body.
     pub(crate) body: String,
+    /// What it says, for those who get no body.
+    pub(crate) detail: &'static str,
     /// For X-Request-Id, so that whoever complains can say what about.
     pub(crate) request_id: Option<HeaderValue>,
     /// Seconds for Retry-After.
@@ -71,6 +75,7 @@ impl Reply {
             status,
             content_type,
             body,
+            detail: refusal.detail(),
             request_id: HeaderValue::from_str(request_id).ok(),
             retry_after,
             location: None,
@@ -85,6 +90,7 @@ impl Reply {
             status: StatusCode::PERMANENT_REDIRECT,
             content_type: "text/plain; charset=utf-8",
             body: "Use https.\n".to_owned(),
+            detail: "Use https.",
             request_id: None,
             retry_after: None,
             location: Some(to),
@@ -94,6 +100,17 @@ impl Reply {
 
     /// Writes it through the engine. `close`: nothing more is read from this client.
     pub(crate) async fn write(self, session: &mut Session, close: bool) -> pingora::Result<()> {
+        if let Some(code) = grpc::code(self.status)
+            && grpc::is_call(session.req_header())
+        {
+            let mut head = grpc::answer(code, self.detail, self.retry_after)?;
+            if let Some(request_id) = self.request_id {
+                head.insert_header(forward::X_REQUEST_ID, request_id)?;
+            }
+            let whole = HttpTask::Header(Box::new(head), true);
+            session.write_response_tasks(vec![whole]).await?;
+            return Ok(());
+        }
         let mut head = ResponseHeader::build(self.status, Some(6))?;
         head.insert_header(header::CONTENT_TYPE, self.content_type)?;
         head.insert_header(header::CONTENT_LENGTH, self.body.len())?;

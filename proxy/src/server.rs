@@ -23,6 +23,9 @@ use crate::record::Recorder;
 /// Idle connections to endpoints that are kept, in all.
 const KEPT_CONNECTIONS: usize = 4096;
 
+/// How long it may take to cut what has not finished when the process ends.
+const CUTTING: Duration = Duration::from_secs(1);
+
 /// The data plane.
 pub struct DataPlane {
     runtime: Option<Runtime>,
@@ -55,11 +58,12 @@ impl DataPlane {
             .thread_name("worker")
             .enable_all()
             .build()?;
-        let recorder = Recorder {
+        let recorder = Arc::new(Recorder {
             clock,
             totals,
             access_log,
-        };
+            published: published.clone(),
+        });
         let under_way: Arc<Gauge> = Arc::default();
         let edge = Edge {
             published,
@@ -141,8 +145,10 @@ impl DataPlane {
 impl Drop for DataPlane {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // What did not finish in time is cut.
-            runtime.shutdown_background();
+            // What did not finish in time is cut, and written down as that. Waiting for it is not
+            // for a thread of another runtime.
+            let cutting = std::thread::spawn(move || runtime.shutdown_timeout(CUTTING));
+            let _ = cutting.join();
         }
     }
 }

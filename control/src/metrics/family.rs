@@ -63,6 +63,13 @@ families! {
     REQUEST_DURATION = Histogram "portolan_request_duration_seconds" ["route", "pool"];
     /// Requests that Portolan answered itself, by reason.
     REFUSED_REQUESTS = Counter "portolan_refused_requests_total" ["reason"];
+    /// Requests that were accepted: over HTTP/1.1 with the first byte of the head, over HTTP/2 with
+    /// the whole head. Each of them ends in exactly one outcome.
+    ACCEPTED_REQUESTS = Counter "portolan_accepted_requests_total" [];
+    /// How accepted requests ended: `answered` (`whole`, `cut_short`, `redirected`), `client_gone`
+    /// (`in_head`, `before_answer`, `in_answer`) or `refused` (by the reason for it). Their sum is
+    /// what was accepted, less what is under way.
+    REQUEST_OUTCOMES = Counter "portolan_request_outcomes_total" ["outcome", "reason"];
     /// Tries to have an endpoint answer a request, by how they ended: `answered`, `server_error`,
     /// `connect_failed`, `broken`, `timed_out` or `abandoned`.
     UPSTREAM_TRIES = Counter "portolan_upstream_tries_total" ["pool", "endpoint", "outcome"];

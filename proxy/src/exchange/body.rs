@@ -37,9 +37,9 @@ pub(super) async fn read(session: &mut Session, ctx: &mut RequestContext) -> Res
         // Over HTTP/2 the engine would wait for ever.
         let reading = session.as_downstream_mut().read_request_body();
         let part = match patience {
-            None => reading.await?,
+            None => reading.await.map_err(Error::into_down)?,
             Some(patience) => match tokio::time::timeout(patience, reading).await {
-                Ok(part) => part?,
+                Ok(part) => part.map_err(Error::into_down)?,
                 Err(_) => {
                     let error = Error::explain(ErrorType::ReadTimedout, "the body took too long");
                     return Err(error.into_down());

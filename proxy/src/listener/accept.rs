@@ -5,49 +5,40 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::ServerApp as _;
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::apps::{HttpServerApp as _, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use portolan_config::plan::LimitsPlan;
+use portolan_control::ledger::{Gone, Outcome};
 use portolan_control::stats::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use super::Listener;
+use super::{Listener, http2};
 use crate::connection::{self, Connection, NoRequest, Speaks, Transport};
 use crate::context::{ConnectionContext, TlsContext};
 use crate::edge::Edge;
+use crate::ledger;
 use crate::record::Recorder;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
 /// How long an idle connection may still begin a request after it was asked to leave: the client
 /// may be sending one just now.
-const LEAVE_GRACE: Duration = Duration::from_millis(500);
-
-/// How long an HTTP/2 connection without requests stays after it was told to go away. A client that
-/// is there ends it at once; what is left may be the end of an answer on its way to a slow one.
-const GONE_AWAY: Duration = Duration::from_secs(60);
+pub(super) const LEAVE_GRACE: Duration = Duration::from_millis(500);
 
 /// How long to wait when no file descriptors are left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
-
-/// What clients may send on an HTTP/2 connection and stream before we have taken it.
-const H2_CONNECTION_WINDOW: u32 = 4 << 20;
-const H2_STREAM_WINDOW: u32 = 1 << 20;
-const H2_STREAMS: u32 = 128;
 
 /// What every connection needs.
 #[derive(Clone)]
 pub(crate) struct Service {
     /// The engine: one for all listeners, so that connections to endpoints are shared.
     pub(crate) proxy: Arc<HttpProxy<Edge>>,
-    pub(crate) recorder: Recorder,
+    pub(crate) recorder: Arc<Recorder>,
     /// Every connection, so that the process can wait for them.
     pub(crate) tasks: TaskTracker,
 }
@@ -187,14 +178,21 @@ async fn serve(listener: Arc<Listener>, stream: TcpStream, service: &Service) {
         listener: listener.clone(),
         tls,
         upgraded: Arc::default(),
+        recorder: service.recorder.clone(),
     });
     let mut connection = Connection::new(transport, context);
     let leaving = listener.leaving();
     match tokio::time::timeout(limits.header_timeout, find_out(&mut connection, leaving)).await {
         Ok(Ok(Speaks::Http1)) => http1(Box::new(connection), &listener, service).await,
-        Ok(Ok(Speaks::Http2)) => http2(Box::new(connection), &listener, service, &limits).await,
+        Ok(Ok(Speaks::Http2)) => http2::serve(Box::new(connection), service, &limits).await,
+        // Half of what HTTP/2 begins with: the beginning of a request, for all we know.
+        Ok(Err(NoRequest::Refused(refusal))) => refuse(Box::new(connection), refusal).await,
+        Ok(Err(_)) => gone_in_head(&mut connection),
+        Err(_) if connection.has_begun() => {
+            refuse(Box::new(connection), Refusal::HeadersTooSlow).await;
+        }
         // Nothing came: nobody is owed an answer.
-        Ok(Err(_)) | Err(_) => {}
+        Err(_) => {}
     }
 }
 
@@ -208,20 +206,25 @@ async fn http1(mut connection: Box<Connection>, listener: &Arc<Listener>, servic
         match next_request(&mut connection, &limits, first, leaving.clone()).await {
             Ok(()) => {}
             Err(NoRequest::Closed | NoRequest::Idle) => {
+                gone_in_head(&mut connection);
                 pingora::protocols::Shutdown::shutdown(&mut *connection).await;
                 return;
             }
             Err(NoRequest::Refused(refusal)) => {
-                refuse(connection, refusal, service).await;
+                refuse(connection, refusal).await;
                 return;
             }
         }
         first = false;
+        let Some(entry) = connection.take_entry() else {
+            return;
+        };
         let mut session = ServerSession::new_http1(connection);
         if let Some(settings) = settings.take() {
             apply(settings, &mut session);
         }
-        let reused = service.proxy.process_new_http(session, &leaving).await;
+        let engine = service.proxy.process_new_http(session, &leaving);
+        let reused = ledger::with(entry, engine).await;
         let Some((stream, persistent)) = reused.map(ReusedHttpStream::consume) else {
             return;
         };
@@ -282,11 +285,22 @@ async fn next_request(
     }
 }
 
+/// The client went away, perhaps in the middle of a head.
+fn gone_in_head(connection: &mut Connection) {
+    connection.accept();
+    if let Some(entry) = connection.take_entry() {
+        entry.close_early(Outcome::ClientGone(Gone::InHead), 0, "-");
+    }
+}
+
 /// Answers what the engine must not see, and closes.
-async fn refuse(mut connection: Box<Connection>, refusal: Refusal, service: &Service) {
+async fn refuse(mut connection: Box<Connection>, refusal: Refusal) {
     use tokio::io::AsyncWriteExt as _;
-    service.recorder.refused_early(refusal);
     let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    connection.accept();
+    if let Some(entry) = connection.take_entry() {
+        entry.close_early(Outcome::Refused(refusal), refusal.status().as_u16(), &id);
+    }
     tracing::debug!(
         id,
         peer = %connection.context().peer,
@@ -300,88 +314,4 @@ async fn refuse(mut connection: Box<Connection>, refusal: Refusal, service: &Ser
         connection.linger().await;
     };
     let _ = tokio::time::timeout(Duration::from_secs(2), answering).await;
-}
-
-/// Requests side by side.
-async fn http2(
-    connection: Box<Connection>,
-    listener: &Arc<Listener>,
-    service: &Service,
-    limits: &LimitsPlan,
-) {
-    let mut options = default_h2_options();
-    options.max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
-    options.max_concurrent_streams(H2_STREAMS);
-    options.initial_connection_window_size(H2_CONNECTION_WINDOW);
-    options.initial_window_size(H2_STREAM_WINDOW);
-    let mut server_options = HttpServerOptions::default();
-    server_options.h2_idle_timeout = Some(limits.idle_timeout);
-    let app = Arc::new(Http2 {
-        proxy: service.proxy.clone(),
-        options,
-        server_options,
-        requests: Gauge::default(),
-    });
-    let leaving = listener.leaving();
-    tokio::select! {
-        _ = app.process_new(connection, &leaving) => {}
-        () = app.gone_away(leaving.clone()) => {}
-    }
-}
-
-/// The engine's application for one HTTP/2 connection: the same proxy, with the listener's limits.
-struct Http2 {
-    proxy: Arc<HttpProxy<Edge>>,
-    options: H2Options,
-    server_options: HttpServerOptions,
-    /// Requests under way.
-    requests: Gauge,
-}
-
-impl Http2 {
-    /// Waits until the client was told to go away and has not asked for anything for a while: it
-    /// is gone without a word, and would keep the process from ending.
-    async fn gone_away(&self, mut leaving: ShutdownWatch) {
-        if leaving.wait_for(|leaving| *leaving).await.is_err() {
-            return;
-        }
-        let mut idle = Duration::ZERO;
-        while idle < GONE_AWAY {
-            tokio::time::sleep(LEAVE_GRACE).await;
-            idle = match self.requests.get() {
-                0 => idle + LEAVE_GRACE,
-                _ => Duration::ZERO,
-            };
-        }
-    }
-}
-
-/// A request, counted until it is dropped.
-struct Counted<'a>(&'a Gauge);
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.down();
-    }
-}
-
-#[async_trait::async_trait]
-impl HttpServerApp for Http2 {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        self.requests.up();
-        let _counted = Counted(&self.requests);
-        self.proxy.process_new_http(session, shutdown).await
-    }
-
-    fn h2_options(&self) -> Option<H2Options> {
-        Some(self.options.clone())
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.server_options)
-    }
 }

@@ -1,0 +1,126 @@
+//! Requests that Portolan answers itself: why, and with what.
+//!
+//! A new reason is one line below: its status, its name in metrics and logs, and what a human is
+//! told.
+
+use http::StatusCode;
+
+macro_rules! refusals {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident $(($status:ident: $type:ty))? = $code:expr, $reason:literal, $detail:literal;
+    )*) => {
+        /// Why a request is not passed on.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Refusal {
+            $( $(#[doc = $doc])+ $name $(($type))?, )*
+        }
+
+        /// The same without what they carry, to count by.
+        enum Place { $( $name, )* }
+
+        impl Refusal {
+            /// The names of all reasons, each at its [`place`](Self::place).
+            pub const REASONS: [&'static str; [$($reason),*].len()] = [$($reason),*];
+
+            /// The status that says so.
+            pub fn status(self) -> StatusCode {
+                match self {
+                    $( Self::$name $(($status))? => $code, )*
+                }
+            }
+
+            /// The label in metrics and logs.
+            pub fn reason(self) -> &'static str {
+                match self {
+                    $( Self::$name { .. } => $reason, )*
+                }
+            }
+
+            /// What a human is told. Never an internal address, never a pool's name.
+            pub fn detail(self) -> &'static str {
+                match self {
+                    $( Self::$name { .. } => $detail, )*
+                }
+            }
+
+            /// Where its counter stands.
+            pub(crate) fn place(self) -> usize {
+                match self {
+                    $( Self::$name { .. } => Place::$name as usize, )*
+                }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// The request could be read in two ways, or not at all.
+    Malformed = StatusCode::BAD_REQUEST, "malformed",
+        "The request is malformed.";
+    /// The headers are larger than the listener allows, or more.
+    HeadersTooLarge = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large",
+        "The request's headers are too large.";
+    /// The headers took longer than the listener allows.
+    HeadersTooSlow = StatusCode::REQUEST_TIMEOUT, "headers_too_slow",
+        "The request's headers took too long.";
+    /// The body is larger than the listener allows.
+    BodyTooLarge = StatusCode::PAYLOAD_TOO_LARGE, "body_too_large",
+        "The request's body is too large.";
+    /// A method that no proxy of this kind passes on.
+    MethodNotAllowed = StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed",
+        "This method is not passed on.";
+    /// No route takes it.
+    NoRoute = StatusCode::NOT_FOUND, "no_route",
+        "Nothing is served under this address.";
+    /// The certificate shown on this connection is not the one for this host.
+    WrongCertificate = StatusCode::MISDIRECTED_REQUEST, "wrong_certificate",
+        "This connection was made for another host; open a new one for this host.";
+    /// No pool can take it.
+    NobodyCanServe = StatusCode::SERVICE_UNAVAILABLE, "nobody_can_serve",
+        "The service cannot take the request now.";
+    /// Refused on purpose: the share of a dead member that is shed.
+    Shed = StatusCode::SERVICE_UNAVAILABLE, "shed",
+        "The service cannot take the request now.";
+    /// The route says what to answer when no pool can serve.
+    AllDown(status: u16) =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), "all_down",
+        "The service cannot take the request now.";
+    /// No endpoint could be reached.
+    Unreachable = StatusCode::BAD_GATEWAY, "unreachable",
+        "The service could not be reached.";
+    /// An endpoint's answer was not HTTP, or was cut short before it began.
+    Broken = StatusCode::BAD_GATEWAY, "broken",
+        "The service's answer was broken.";
+    /// Nothing came in time.
+    TooSlow = StatusCode::GATEWAY_TIMEOUT, "too_slow",
+        "The service took too long to answer.";
+    /// Something went wrong within Portolan.
+    Internal = StatusCode::INTERNAL_SERVER_ERROR, "internal",
+        "Something went wrong.";
+    /// The process ended before there was an answer. Nobody is told: the connection is cut.
+    Stopped = StatusCode::SERVICE_UNAVAILABLE, "stopped",
+        "The service is stopping.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_name_and_a_place_of_its_own() {
+        let mut names = Refusal::REASONS.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Refusal::REASONS.len());
+        for refusal in [Refusal::Malformed, Refusal::AllDown(502), Refusal::Stopped] {
+            assert_eq!(Refusal::REASONS[refusal.place()], refusal.reason());
+        }
+    }
+
+    #[test]
+    fn a_route_may_say_what_is_answered_when_all_are_down() {
+        assert_eq!(Refusal::AllDown(502).status(), 502);
+        assert_eq!(Refusal::AllDown(7).status(), 503, "which is no status");
+    }
+}
