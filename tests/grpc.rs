@@ -3,13 +3,17 @@
 
 use std::net::SocketAddr;
 
+use http::{Method, Request};
+use http_body_util::Full;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::certificates::Authority;
+use crate::harness::client::Connection2;
 use crate::harness::config::LISTENER;
-use crate::harness::eventually;
 use crate::harness::python::{Python, Talker};
-use crate::harness::{Portolan, soon};
+use crate::harness::rogue::nobody;
+use crate::harness::{Ask, Portolan, eventually, soon};
 
 async fn python() -> Python {
     Python::with("grpc", include_str!("grpc/requirements.txt")).await
@@ -376,10 +380,8 @@ async fn clients_are_told_in_their_own_words_when_nobody_answers() {
     soon("the server is gone", server.talker.kill()).await;
     // A stream that was under way breaks, and is not taken for one that has ended well.
     let broken = client.ask(json!({ "on": "chat", "receive": 1 })).await;
-    assert!(
-        broken["code"].is_string() && broken["code"] != "OK",
-        "{broken}"
-    );
+    assert_eq!(broken["code"], "UNAVAILABLE", "{broken}");
+    assert_eq!(broken["details"], "The service's answer was broken.");
     for _ in 0..3 {
         let answer = client.ask(say.clone()).await;
         assert_eq!(answer["code"], "UNAVAILABLE", "{answer}");
@@ -401,4 +403,118 @@ async fn clients_are_told_in_their_own_words_when_nobody_answers() {
         (&"OK".into(), &"again".into())
     );
     portolan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_has_its_grpc_status() {
+    let python = python().await;
+    let mut server = Server::start(&python, &["one"]).await;
+    let mortal = Server::start(&python, &["mortal"]).await;
+    let gone = nobody().await;
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().join("access.log");
+    let config = [
+        &format!("access_log: {{ to: \"{}\" }}\n", log.display()),
+        "listeners: [ { bind: \"127.0.0.1:0\", limits: { body_bytes: 1KiB } } ]\n",
+        "pools:\n",
+        &format!("  one: {{ endpoints: [ \"{}\" ], protocol: h2c, health: off, timeouts: {{ first_byte: 300ms, idle: 300ms }} }}\n", server.address),
+        &format!("  gone: {{ endpoints: [ \"{gone}\" ], protocol: h2c, health: off, outlier: off }}\n"),
+        &format!("  away: {{ endpoints: [ \"{}\" ], protocol: h2c, health: off, drain: true }}\n", mortal.address),
+        "routes:\n",
+        "  - { headers: { x-to: nobody }, to: away }\n",
+        "  - { headers: { x-to: later }, to: away, when_all_down: { respond: { status: 503, retry_after: 7s } } }\n",
+        "  - { headers: { x-to: busy }, to: away, when_all_down: { respond: { status: 429, retry_after: 1s } } }\n",
+        "  - { headers: { x-to: gone }, to: gone }\n",
+        "  - { headers: { x-to: one }, to: one }\n",
+    ]
+    .concat();
+    let mut portolan = Portolan::start(&config).await;
+    let address = portolan.address().await;
+    let mut client = client(&python, address);
+    let large = "x".repeat(4 << 10);
+    let cannot = "The service cannot take the request now.";
+    let cases = [
+        ("nobody", "hello", "UNAVAILABLE", cannot, Some("5000"), "nobody_can_serve", 503),
+        ("later", "hello", "UNAVAILABLE", cannot, Some("7000"), "all_down", 503),
+        ("busy", "hello", "RESOURCE_EXHAUSTED", cannot, Some("1000"), "all_down", 429),
+        ("gone", "hello", "UNAVAILABLE", "The service could not be reached.", None, "unreachable", 502),
+        ("nowhere", "hello", "UNIMPLEMENTED", "Nothing is served under this address.", None, "no_route", 404),
+        ("one", large.as_str(), "RESOURCE_EXHAUSTED", "The request's body is too large.", None, "body_too_large", 413),
+    ];
+    let mut expected = Vec::new();
+    for (to, text, code, details, pushback, reason, status) in cases {
+        // One message, many from the server, many from the client, and both.
+        for call in ["Say", "Count", "Total", "Chat"] {
+            let answer = client
+                .ask(json!({
+                    "call": call, "send": [text], "deadline": 20, "metadata": [["x-to", to]],
+                }))
+                .await;
+            let context = format!("{to} {call}: {answer}");
+            assert_eq!(answer["code"], code, "{context}");
+            assert_eq!(answer["details"], details, "{context}");
+            assert_eq!(answer["messages"], json!([]), "{context}");
+            let wait = &answer["last"]["grpc-retry-pushback-ms"];
+            assert_eq!(wait.as_str(), pushback, "{context}");
+            let id = answer["last"]["x-request-id"].as_str();
+            assert!(id.is_some_and(|id| id.len() == 32), "{context}");
+            expected.push((reason.to_owned(), status));
+        }
+    }
+    // An endpoint that says nothing: not the caller's own deadline, which is far away.
+    let answer = client
+        .ask(json!({ "call": "Hang", "deadline": 60, "metadata": [["x-to", "one"]] }))
+        .await;
+    assert_eq!(answer["code"], "DEADLINE_EXCEEDED", "{answer}");
+    assert_eq!(answer["details"], "The service took too long to answer.");
+    expected.push(("too_slow".to_owned(), 504));
+    eventually("the endpoint is told", async || {
+        (server.cancelled().await == 1).then_some(())
+    })
+    .await;
+
+    // Others get HTTP's own words: gRPC over HTTP/1.1 is none, and gRPC-Web has its own.
+    let answer = Ask::new(Method::POST, "/talk.Talk/Say")
+        .header("content-type", "application/grpc")
+        .to(address)
+        .await
+        .unwrap();
+    assert_eq!((answer.status, answer.header("grpc-status")), (404, ""));
+    expected.push(("no_route".to_owned(), 404));
+    let mut two = Connection2::open(address).await.unwrap();
+    for (kind, status, grpc) in [
+        ("application/grpc-web+proto", 404, ""),
+        ("application/grpc+json", 200, "12"),
+        ("application/grpc", 200, "12"),
+    ] {
+        let request = Request::post("http://x.example/talk.Talk/Say").header("content-type", kind);
+        let answer = two.send(request.body(Full::default()).unwrap()).await.unwrap();
+        assert_eq!((answer.status, answer.header("grpc-status")), (status, grpc), "{kind}");
+        if status == 200 {
+            assert_eq!(answer.header("content-type"), "application/grpc");
+            assert_eq!(answer.body.len(), 0);
+        }
+        expected.push(("no_route".to_owned(), 404));
+    }
+
+    // Metrics and log say what Portolan means, not the 200 around it.
+    portolan
+        .wait_for_metric("portolan_requests_total", &["2xx"], 0.0)
+        .await;
+    let refused = portolan.metric("portolan_refused_requests_total", &[]).await;
+    assert_eq!(refused, expected.len() as f64);
+    portolan.signal(Signal::SIGTERM);
+    assert!(portolan.ended().await.success());
+    let mut logged: Vec<(String, u64)> = std::fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .map(|line| {
+            let reason = line["refused"].as_str().unwrap().to_owned();
+            (reason, line["status"].as_u64().unwrap())
+        })
+        .collect();
+    logged.sort();
+    expected.sort();
+    assert_eq!(logged, expected);
 }

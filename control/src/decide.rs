@@ -84,26 +84,31 @@ pub fn fate(tables: &ClassTables, policy: WhenAllDownPlan, draw: Draw) -> Fate {
         // Somebody could serve, so what is refused is refused on purpose; or there really is nobody
         // at all, not even somebody unhealthy.
         return if tables.main.entries().is_empty() && tables.main.refused >= 1.0 {
-            Fate::Nobody
+            all_down(policy).unwrap_or(Fate::Nobody)
         } else {
             Fate::Shed
         };
     };
+    all_down(policy).unwrap_or_else(|| match rest.pick(draw) {
+        Some(entry) => Fate::Pool {
+            pool: entry.pool,
+            basis: rest.basis,
+            why: entry.why.clone(),
+        },
+        None => Fate::Nobody,
+    })
+}
+
+/// What the route says to answer when nobody can serve, if it says anything.
+fn all_down(policy: WhenAllDownPlan) -> Option<Fate> {
     match policy {
         WhenAllDownPlan::Respond {
             status,
             retry_after,
-        } => Fate::AllDown {
+        } => Some(Fate::AllDown {
             status,
             retry_after,
-        },
-        WhenAllDownPlan::TryAll => match rest.pick(draw) {
-            Some(entry) => Fate::Pool {
-                pool: entry.pool,
-                basis: rest.basis,
-                why: entry.why.clone(),
-            },
-            None => Fate::Nobody,
-        },
+        }),
+        WhenAllDownPlan::TryAll => None,
     }
 }

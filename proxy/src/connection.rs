@@ -13,7 +13,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use async_trait::async_trait;
 use bytes::{Buf as _, BytesMut};
@@ -444,6 +444,17 @@ impl GetSocketDigest for Connection {
 }
 
 impl Peek for Connection {}
+
+impl Drop for Connection {
+    /// An answer that breaks off goes as far as it got: what was collected is sent, unless the
+    /// client would have to be waited for.
+    fn drop(&mut self) {
+        let mut nobody = Context::from_waker(Waker::noop());
+        if self.poll_drain(&mut nobody).is_ready() {
+            let _ = self.poll_transport_flush(&mut nobody);
+        }
+    }
+}
 
 /// The connection inside the engine's stream, if it is one of ours (and all are).
 pub(crate) fn from_stream(stream: pingora::protocols::Stream) -> Option<Box<Connection>> {

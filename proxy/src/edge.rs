@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::http::HttpTask;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
@@ -31,6 +32,7 @@ use crate::exchange::{self, Upstream};
 use crate::expose;
 use crate::fault;
 use crate::forward::{self, Origin};
+use crate::grpc;
 use crate::guard;
 use crate::ledger;
 use crate::record::Recorder;
@@ -471,7 +473,22 @@ impl ProxyHttp for Edge {
                 refusal.status().as_u16()
             }
             // The answer has begun: the client sees it end too early, and that is the truth.
-            _ => 0,
+            Some(refusal) => {
+                if *error.esource() == ErrorSource::Downstream {
+                    // It was the request that could not go on.
+                    ctx.refusal = Some(refusal);
+                }
+                if let Some(code) = grpc::code(refusal.status())
+                    && grpc::is_call(session.req_header())
+                {
+                    let trailers = grpc::trailers(code, refusal.detail());
+                    let end = HttpTask::Trailer(Some(Box::new(trailers)));
+                    // If the client is gone, nobody misses it.
+                    let _ = session.write_response_tasks(vec![end]).await;
+                }
+                0
+            }
+            None => 0,
         };
         FailToProxy {
             error_code: code,

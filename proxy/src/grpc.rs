@@ -1,12 +1,13 @@
 //! Refusals in gRPC's words: its clients look at `grpc-status`, not at the status of HTTP.
 //!
 //! They get what a gRPC server sends that has nothing but a status to say: headers that end the
-//! stream, with HTTP's 200 (the protocol's "Trailers-Only").
+//! stream, with HTTP's 200 (the protocol's "Trailers-Only"). When an answer had begun, the status
+//! comes in its trailers.
 
 use std::fmt::Write as _;
 
 use http::header::{self, HeaderName};
-use http::{HeaderValue, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 /// The status of the call.
@@ -58,13 +59,31 @@ pub(crate) fn answer(
 ) -> pingora::Result<ResponseHeader> {
     let mut head = ResponseHeader::build(StatusCode::OK, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, "application/grpc")?;
-    head.insert_header(GRPC_STATUS, HeaderValue::from(u16::from(code)))?;
-    head.insert_header(GRPC_MESSAGE, percent_encoded(message))?;
+    for (name, value) in status(code, message) {
+        head.insert_header(name, value)?;
+    }
     if let Some(seconds) = retry_after {
         let milliseconds = seconds.saturating_mul(1000);
         head.insert_header(GRPC_RETRY_PUSHBACK, HeaderValue::from(milliseconds))?;
     }
     Ok(head)
+}
+
+/// The end of an answer that had begun and cannot go on.
+pub(crate) fn trailers(code: u8, message: &str) -> HeaderMap {
+    status(code, message).into_iter().collect()
+}
+
+fn status(code: u8, message: &str) -> [(HeaderName, HeaderValue); 2] {
+    let message = HeaderValue::try_from(percent_encoded(message));
+    [
+        (GRPC_STATUS, HeaderValue::from(u16::from(code))),
+        // Encoded as it is, nothing is left that no header may have.
+        (
+            GRPC_MESSAGE,
+            message.unwrap_or(HeaderValue::from_static("")),
+        ),
+    ]
 }
 
 /// Text as `grpc-message` has it: printable ASCII but `%`, and the rest as bytes in hexadecimal.
@@ -147,5 +166,6 @@ mod tests {
         assert_eq!(head.status, 200);
         assert_eq!(head.headers["grpc-status"], "14");
         assert_eq!(head.headers["grpc-retry-pushback-ms"], "5000");
+        assert_eq!(trailers(14, "100%")["grpc-message"], "100%25");
     }
 }

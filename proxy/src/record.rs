@@ -127,7 +127,11 @@ impl Recorder {
             stats.bytes_to.add(ctx.bytes_in);
             stats.bytes_from.add(ctx.bytes_out);
         }
-        let error = status == 0 || status >= 500 || outcome.refusal().is_some();
+        let good = matches!(
+            outcome,
+            Outcome::Answered(Answered::Whole | Answered::Redirected)
+        );
+        let error = !good || status >= 500;
         if self.access_log.wants(fastrand::u32(..), error) {
             let mut line = self.of_context(&entry, ctx, outcome, status);
             line.duration_ms = milliseconds(took.as_secs_f64());
