@@ -434,12 +434,60 @@ async fn every_refusal_has_its_grpc_status() {
     let large = "x".repeat(4 << 10);
     let cannot = "The service cannot take the request now.";
     let cases = [
-        ("nobody", "hello", "UNAVAILABLE", cannot, Some("5000"), "nobody_can_serve", 503),
-        ("later", "hello", "UNAVAILABLE", cannot, Some("7000"), "all_down", 503),
-        ("busy", "hello", "RESOURCE_EXHAUSTED", cannot, Some("1000"), "all_down", 429),
-        ("gone", "hello", "UNAVAILABLE", "The service could not be reached.", None, "unreachable", 502),
-        ("nowhere", "hello", "UNIMPLEMENTED", "Nothing is served under this address.", None, "no_route", 404),
-        ("one", large.as_str(), "RESOURCE_EXHAUSTED", "The request's body is too large.", None, "body_too_large", 413),
+        (
+            "nobody",
+            "hello",
+            "UNAVAILABLE",
+            cannot,
+            Some("5000"),
+            "nobody_can_serve",
+            503,
+        ),
+        (
+            "later",
+            "hello",
+            "UNAVAILABLE",
+            cannot,
+            Some("7000"),
+            "all_down",
+            503,
+        ),
+        (
+            "busy",
+            "hello",
+            "RESOURCE_EXHAUSTED",
+            cannot,
+            Some("1000"),
+            "all_down",
+            429,
+        ),
+        (
+            "gone",
+            "hello",
+            "UNAVAILABLE",
+            "The service could not be reached.",
+            None,
+            "unreachable",
+            502,
+        ),
+        (
+            "nowhere",
+            "hello",
+            "UNIMPLEMENTED",
+            "Nothing is served under this address.",
+            None,
+            "no_route",
+            404,
+        ),
+        (
+            "one",
+            large.as_str(),
+            "RESOURCE_EXHAUSTED",
+            "The request's body is too large.",
+            None,
+            "body_too_large",
+            413,
+        ),
     ];
     let mut expected = Vec::new();
     for (to, text, code, details, pushback, reason, status) in cases {
@@ -488,8 +536,15 @@ async fn every_refusal_has_its_grpc_status() {
         ("application/grpc", 200, "12"),
     ] {
         let request = Request::post("http://x.example/talk.Talk/Say").header("content-type", kind);
-        let answer = two.send(request.body(Full::default()).unwrap()).await.unwrap();
-        assert_eq!((answer.status, answer.header("grpc-status")), (status, grpc), "{kind}");
+        let answer = two
+            .send(request.body(Full::default()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(
+            (answer.status, answer.header("grpc-status")),
+            (status, grpc),
+            "{kind}"
+        );
         if status == 200 {
             assert_eq!(answer.header("content-type"), "application/grpc");
             assert_eq!(answer.body.len(), 0);
@@ -501,7 +556,9 @@ async fn every_refusal_has_its_grpc_status() {
     portolan
         .wait_for_metric("portolan_requests_total", &["2xx"], 0.0)
         .await;
-    let refused = portolan.metric("portolan_refused_requests_total", &[]).await;
+    let refused = portolan
+        .metric("portolan_refused_requests_total", &[])
+        .await;
     assert_eq!(refused, expected.len() as f64);
     portolan.signal(Signal::SIGTERM);
     assert!(portolan.ended().await.success());

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::health::Verdict;
+use crate::ledger::Outcome;
 use crate::listeners::ListenerStatus;
 use crate::overrides::{Lease, Overrides, Subject};
 use crate::pool::PoolView;
 use crate::reload::{LastAttempt, Reloaded, Running};
 use crate::snapshot::Snapshot;
-use crate::ledger::Outcome;
 use crate::stats::{ByClass, Totals};
 use crate::steering::{Basis, Table};
 

@@ -160,7 +160,10 @@ mod tests {
 
     #[test]
     fn messages_are_percent_encoded() {
-        assert_eq!(percent_encoded("100% of ‘ü’"), "100%25 of %E2%80%98%C3%BC%E2%80%99");
+        assert_eq!(
+            percent_encoded("100% of ‘ü’"),
+            "100%25 of %E2%80%98%C3%BC%E2%80%99"
+        );
         assert_eq!(percent_encoded("two\nlines~"), "two%0Alines~");
         let head = answer(14, "not now", Some(5)).unwrap();
         assert_eq!(head.status, 200);

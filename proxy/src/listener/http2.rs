@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use pingora::apps::HttpServerApp as _;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{
-    H2Accept, HttpSession, default_h2_options, handshake,
-};
+use pingora::protocols::http::v2::server::{H2Accept, HttpSession, default_h2_options, handshake};
 use pingora::protocols::{Digest, GetProxyDigest as _, GetSocketDigest as _};
 use pingora::server::ShutdownWatch;
 use portolan_config::plan::LimitsPlan;
