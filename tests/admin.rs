@@ -152,7 +152,12 @@ async fn status_says_what_runs() {
     assert_eq!(status["listeners"][0]["tls"], false);
     assert_eq!(
         status["requests"],
-        json!({ "total": 2, "by_class": { "2xx": 1, "4xx": 1 } })
+        json!({
+            "accepted": 2,
+            "total": 2,
+            "by_class": { "2xx": 1, "4xx": 1 },
+            "outcomes": { "answered": 2, "client_gone": 0, "refused": 0 },
+        })
     );
     assert_eq!(status["pools"], json!({ "up": 1, "total": 1 }));
     // No route asks where clients are, so no database is open.

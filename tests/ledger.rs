@@ -255,7 +255,8 @@ impl World {
                 drop(self.say(b"\r\n\r\n").await);
                 // A handshake that is none.
                 raw(self.tls, b"GET /good HTTP/1.1\r\nHost: x\r\n\r\n").await;
-                // HTTP/2 without a request.
+                // HTTP/2 without a request, half and whole.
+                drop(self.say(b"PRI * HTTP/2").await);
                 let (_, connection) = http2(self.plain).await;
                 connection.abort();
                 vec![]
@@ -513,7 +514,7 @@ const ALL: &[How] = &[
     How::CutShort,
     How::CutShortOverHttp2,
     How::GoneInHead("GET /good HTTP/1.1\r\nHost:"),
-    How::GoneInHead("PRI"),
+    How::GoneInHead("PR"),
     How::GoneWaiting,
     How::GoneInBody("Content-Length: 100\r\n\r\nhello"),
     How::GoneInBody("Content-Length: 90000\r\n\r\nhello"),

@@ -134,6 +134,12 @@ impl Connection {
         !self.read.is_empty()
     }
 
+    /// Whether it began to be HTTP/2 and nothing else. No method of HTTP/1.1 is `PRI`, and what is
+    /// shorter may become one.
+    pub(crate) fn is_half_preface(&self) -> bool {
+        self.read.starts_with(b"PRI ") && H2_PREFACE.starts_with(&self.read)
+    }
+
     /// Finds out what the client speaks: over TLS it has said so, otherwise HTTP/2 begins with its
     /// preface. Reads no more than it takes to know.
     pub(crate) async fn find_out(&mut self) -> Result<Speaks, NoRequest> {

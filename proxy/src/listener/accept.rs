@@ -185,8 +185,9 @@ async fn serve(listener: Arc<Listener>, stream: TcpStream, service: &Service) {
     match tokio::time::timeout(limits.header_timeout, find_out(&mut connection, leaving)).await {
         Ok(Ok(Speaks::Http1)) => http1(Box::new(connection), &listener, service).await,
         Ok(Ok(Speaks::Http2)) => http2::serve(Box::new(connection), service, &limits).await,
-        // Half of what HTTP/2 begins with: the beginning of a request, for all we know.
-        Ok(Err(NoRequest::Refused(refusal))) => refuse(Box::new(connection), refusal).await,
+        // HTTP/2 that never got as far as a request.
+        Ok(Err(_)) | Err(_) if connection.is_half_preface() => {}
+        // So little that it may have become anything.
         Ok(Err(_)) => gone_in_head(&mut connection),
         Err(_) if connection.has_begun() => {
             refuse(Box::new(connection), Refusal::HeadersTooSlow).await;
