@@ -20,7 +20,7 @@ macro_rules! refusals {
         enum Place { $( $name, )* }
 
         impl Refusal {
-            /// The names of all reasons, each at its [`place`](Self::place).
+            /// The names of all reasons, each where its counter stands.
             pub const REASONS: [&'static str; [$($reason),*].len()] = [$($reason),*];
 
             /// The status that says so.
