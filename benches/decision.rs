@@ -26,8 +26,10 @@ use portolan_control::balance::Wish;
 use portolan_control::clock::{Clock, Tick};
 use portolan_control::decide::{Fate, decide, fate};
 use portolan_control::dial::{Dial, Dialer, Probing};
-use portolan_control::engine::{Engine, Published};
+use portolan_control::engine::{Beginning, Engine, Published};
 use portolan_control::geo::Locator;
+use portolan_control::handover::Handover;
+use portolan_control::journal::Journal;
 use portolan_control::resolve::NameServers;
 use portolan_control::snapshot::Snapshot;
 use serde_json::json;
@@ -146,14 +148,16 @@ fn publish(routes: usize) -> Published {
     let plan = checked.plan.expect("the estate is sound");
     let locator = Locator::load(&plan.geoip, plan.needs()).expect("the built-in database is sound");
     let clock = Clock::start();
-    let engine = Engine::start(
+    let engine = Engine::start(Beginning {
         plan,
-        Arc::new(Material::default()),
-        Arc::new(locator),
-        Arc::new(NoConnections),
-        Arc::new(NameServers::default()),
+        material: Arc::new(Material::default()),
+        locator: Arc::new(locator),
+        dialer: Arc::new(NoConnections),
+        resolver: Arc::new(NameServers::default()),
         clock,
-    );
+        journal: Journal::new(clock),
+        handed: Handover::default(),
+    });
     engine.published().clone()
 }
 

@@ -18,9 +18,11 @@ use portolan_control::admin::{AdminServer, AdminState, Phase};
 use portolan_control::affinity::SecretKeeper;
 use portolan_control::clock::Clock;
 use portolan_control::configuration::{self, Outcome, Ready, Source};
-use portolan_control::engine::Engine;
+use portolan_control::engine::{Beginning, Engine};
+use portolan_control::journal::Journal;
 use portolan_control::last_known_good::LastKnownGood;
 use portolan_control::listeners::Listeners;
+use portolan_control::notice::{Notice, Stage};
 use portolan_control::overrides::keeper::OverrideKeeper;
 use portolan_control::reload::{self, Parts, Reloader, Running, Trigger};
 use portolan_control::resolve::NameServers;
@@ -65,8 +67,12 @@ pub(crate) struct Serving {
 
 /// Serves until told to stop.
 pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
-    let clock = Clock::start();
+    let mut clock = Clock::start();
     let mut inherited = Inherited::take()?;
+    if let Some(predecessor) = &inherited.predecessor {
+        // What it noted of endpoints means the same here.
+        clock = clock.going_on(predecessor.since_start(clock.wall()));
+    }
     let machine = machine::machine();
     let tickets = Tickets::new();
     // An upgrade that finds a broken file has somebody who can be told, and somebody who serves.
@@ -244,14 +250,18 @@ async fn run(
     for worry in locator.worries(clock.wall()) {
         tracing::warn!("{worry}");
     }
-    let engine = Engine::start(
-        plan.clone(),
-        material.clone(),
+    let journal = Journal::new(clock);
+    let handed = predecessor.as_mut().map(Predecessor::handed);
+    let engine = Engine::start(Beginning {
+        plan: plan.clone(),
+        material: material.clone(),
         locator,
-        Arc::new(EngineDialer::new(clock)),
-        Arc::new(NameServers::default()),
+        dialer: Arc::new(EngineDialer::new(clock)),
+        resolver: Arc::new(NameServers::default()),
         clock,
-    );
+        journal: journal.clone(),
+        handed: handed.unwrap_or_default(),
+    });
     let workers = machine::workers(plan.process.workers)?;
     let data_plane = DataPlane::start(
         workers,
@@ -306,6 +316,7 @@ async fn run(
             set_log: Box::new(move |log| telemetry.set(log)),
             totals: totals.clone(),
             clock,
+            journal: journal.clone(),
             machine,
             tickets,
         },
@@ -319,12 +330,19 @@ async fn run(
         chosen.watch,
     ));
     let phase = Phase::default();
-    // Before anybody is served: what was drained before a restart still is.
-    let overrides = OverrideKeeper::start(&plan.process.state_dir, engine.clone(), clock).await?;
+    // Before anybody is served: what was overridden before a restart still is. As long as there is
+    // another process, the overrides are that one's to change.
+    let state_dir = &plan.process.state_dir;
+    let (to, told) = (engine.clone(), journal.clone());
+    let overrides = match predecessor {
+        None => OverrideKeeper::start(state_dir, to, clock, told).await?,
+        Some(_) => OverrideKeeper::watch(state_dir, to, clock, told).await?,
+    };
     let state = AdminState {
         published: engine.published().clone(),
         reloader: reloader.clone(),
-        overrides,
+        overrides: overrides.clone(),
+        journal: journal.clone(),
         listeners: listeners.clone(),
         phase: phase.clone(),
         clock,
@@ -376,6 +394,8 @@ async fn run(
                 return Ok(exit::DONE);
             }
         }
+        // What changed since this process began to read.
+        overrides.take_over().await?;
     }
     data_plane.open().context("cannot open a listener")?;
     phase.set_ready();
@@ -392,7 +412,10 @@ async fn run(
             admin: admin.clone(),
             elders: elders.clone(),
             reloader: reloader.clone(),
-            published: engine.published().clone(),
+            overrides: overrides.clone(),
+            engine: engine.clone(),
+            clock,
+            journal: journal.clone(),
             notifier: notifier.clone(),
             turn: Mutex::new(false),
         });
@@ -402,11 +425,16 @@ async fn run(
         totals.upgrades_done.add(predecessor.done);
         totals.upgrades_failed.add(predecessor.failed);
         predecessor.serving().await;
-        tracing::info!("taken over from process {}", predecessor.pid());
+        let pid = predecessor.pid();
+        journal.tell(&Notice::Process(Stage::TakenOver { pid }));
         elders.add(predecessor.into_elders());
     }
     notifier.ready(listeners.status().len());
-    tracing::info!("ready");
+    for listener in listeners.status() {
+        let address = listener.bound;
+        journal.tell(&Notice::ListenerOpened { address });
+    }
+    journal.tell(&Notice::Process(Stage::Ready));
     ready(Serving {
         listeners: listeners
             .status()
@@ -428,6 +456,8 @@ async fn run(
         }
     };
     phase.set_stopping();
+    let signal = stop.to_string();
+    journal.tell(&Notice::Process(Stage::Stopping { signal }));
     if let Some(upgrades) = upgrades {
         upgrades.abort();
     }

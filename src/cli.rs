@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use portolan_config::leaf::Leaf as _;
-use portolan_config::units::TimeSpan;
+use portolan_config::units::{TimeSpan, Weight};
 use portolan_control::overrides::Reason;
 
 /// A global traffic manager: one binary at the edge that sends every request to the right cloud.
@@ -36,6 +36,10 @@ pub(crate) enum Command {
     Drain(DrainArgs),
     /// End a drain before its time.
     Undrain(UndrainArgs),
+    /// Give the members of a service's split other weights, for a while.
+    Weights(WeightsArgs),
+    /// What happened, and why.
+    Events(EventsArgs),
     /// Read the configuration again and apply it, as SIGHUP does.
     Reload(InstanceArgs),
     /// Hand everything to a new process, without refusing a connection.
@@ -177,6 +181,51 @@ pub(crate) struct UndrainArgs {
     pub(crate) reason: Option<String>,
     #[command(flatten)]
     pub(crate) instance: InstanceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WeightsArgs {
+    /// The service
+    pub(crate) service: String,
+    /// Every member of its split and its weight: aws-virginia=60 gcp-iowa=40
+    #[arg(value_name = "MEMBER=WEIGHT", value_parser = member, required_unless_present = "clear")]
+    pub(crate) weights: Vec<(String, u64)>,
+    /// Go back to the weights of the configuration
+    #[arg(long, conflicts_with_all = ["weights", "lease"])]
+    pub(crate) clear: bool,
+    /// For how long; then it ends by itself
+    #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = time_span)]
+    pub(crate) lease: TimeSpan,
+    /// Why, for whoever looks at it later
+    #[arg(long, value_name = "TEXT", value_parser = reason, required_unless_present = "clear")]
+    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what happens from now on, until interrupted
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgs,
+}
+
+/// A member of a split and its weight.
+fn member(text: &str) -> Result<(String, u64), String> {
+    let help = "write MEMBER=WEIGHT, like aws-virginia=60";
+    let (name, weight) = text.split_once('=').ok_or(help)?;
+    if name.is_empty() {
+        return Err(help.to_owned());
+    }
+    match Weight::parse(weight) {
+        Ok(weight) => Ok((name.to_owned(), weight.get().into())),
+        Err(wrong) => Err(match wrong.help {
+            Some(help) => format!("`{weight}` {}: {help}", wrong.message),
+            None => format!("`{weight}` {}", wrong.message),
+        }),
+    }
 }
 
 /// A length of time, as in the configuration.

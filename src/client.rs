@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use reqwest::{Method, Response};
+use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 use crate::cli::InstanceArgs;
 
 /// How long an answer may take. A reload reads files and runs tests.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a change is asked for while a process takes over, and how long in between.
+const TRIES: u32 = 10;
+const BETWEEN: Duration = Duration::from_secs(1);
 
 /// A running instance.
 pub(crate) struct Instance {
@@ -29,6 +33,28 @@ impl Instance {
             admin: args.admin.trim_end_matches('/').to_owned(),
             token: args.token.clone(),
         })
+    }
+
+    /// The same, to listen for as long as it speaks: it says something every few seconds.
+    pub(crate) fn following(args: &InstanceArgs) -> anyhow::Result<Self> {
+        let client = reqwest::Client::builder()
+            .connect_timeout(TIMEOUT)
+            .read_timeout(TIMEOUT)
+            .no_proxy()
+            .build()?;
+        Ok(Self {
+            client,
+            ..Self::new(args)?
+        })
+    }
+
+    /// Events from behind this one on, as they happen.
+    pub(crate) async fn events(&self, last: Option<&str>) -> anyhow::Result<Response> {
+        let mut request = self.request(Method::GET, "/events?follow=true");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        succeeded(self.answer(request).await?).await
     }
 
     /// Asks for a resource of the API.
@@ -66,8 +92,17 @@ impl Instance {
         path: &str,
         body: &Value,
     ) -> anyhow::Result<T> {
-        let response = self.send(method, path, Some(body)).await?;
-        let response = succeeded(response).await?;
+        let mut tries = 0;
+        let response = loop {
+            let response = self.send(method.clone(), path, Some(body)).await?;
+            // Another process is just taking over, and knows soon.
+            let again = response.headers().contains_key("retry-after");
+            tries += 1;
+            if !again || tries == TRIES {
+                break succeeded(response).await?;
+            }
+            tokio::time::sleep(BETWEEN).await;
+        };
         response
             .json()
             .await
@@ -80,15 +115,23 @@ impl Instance {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<Response> {
-        let mut request = self
-            .client
-            .request(method, format!("{}/api/v1{path}", self.admin));
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
+        let mut request = self.request(method, path);
         if let Some(body) = body {
             request = request.json(body);
         }
+        self.answer(request).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}/api/v1{path}", self.admin);
+        let request = self.client.request(method, url);
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> anyhow::Result<Response> {
         request.send().await.map_err(|error| {
             if error.is_connect() {
                 anyhow!(

@@ -3,11 +3,13 @@
 mod check;
 mod demo;
 mod drain;
+mod events;
 mod explain;
 mod instance;
 mod run;
 mod show;
 mod upgrade;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Pools(args) => instance::pools(&args),
         Command::Drain(args) => drain::drain(&args),
         Command::Undrain(args) => drain::undrain(&args),
+        Command::Weights(args) => weights::run(&args),
+        Command::Events(args) => events::run(&args),
         Command::Reload(args) => instance::reload(&args),
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Schema => {

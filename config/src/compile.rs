@@ -517,7 +517,6 @@ impl Targets<'_> {
             TargetKind::Split(members) => TargetKindPlan::Split(
                 members
                     .iter()
-                    .filter(|member| member.weight.value.get() > 0)
                     .map(|member| SplitMemberPlan {
                         to: self.target(&member.to),
                         weight: member.weight.value.get(),

@@ -6,9 +6,13 @@
 
 mod door;
 mod drains;
+mod events;
 mod guard;
+mod openapi;
+mod overrides;
 mod reply;
 mod router;
+mod weights;
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,6 +29,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::engine::Published;
+use crate::journal::Journal;
 use crate::listeners::Listeners;
 use crate::overrides::keeper::OverrideKeeper;
 use crate::reload::Reloader;
@@ -78,6 +83,8 @@ pub struct AdminState {
     pub reloader: Arc<Reloader>,
     /// What operators have overridden, and how they do.
     pub overrides: Arc<OverrideKeeper>,
+    /// What happened lately.
+    pub journal: Arc<Journal>,
     /// The listeners.
     pub listeners: Arc<dyn Listeners>,
     /// Where the process is in its life.
@@ -272,6 +279,7 @@ async fn behind(door: Door, state: AdminState, mut closed: watch::Receiver<bool>
         std::future::ready(response)
     };
     let app = router(state)
+        .layer(axum::Extension(events::Closing(closed.clone())))
         .layer(axum::middleware::map_response(tell))
         .into_make_service_with_connect_info::<Peer>();
     let mut waiting = closed.clone();

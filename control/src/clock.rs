@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
-/// A moment: the time since the process began.
+/// A moment: the time since the process began, or the first one of those that took over from each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tick(Duration);
 
@@ -47,15 +47,36 @@ impl fmt::Display for Tick {
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
+    /// When this process began, which is later if it goes on for another one.
+    began: Instant,
 }
 
 impl Clock {
     /// A clock that begins now.
     #[expect(clippy::disallowed_methods, reason = "this is the place")]
     pub fn start() -> Self {
+        let now = Instant::now();
         Self {
-            start: Instant::now(),
+            start: now,
+            began: now,
         }
+    }
+
+    /// A clock that goes on where that of another process is: so long after its beginning. What that
+    /// process noted in ticks means the same here.
+    #[must_use]
+    pub fn going_on(self, since_start: Duration) -> Self {
+        let now = self.began + self.uptime();
+        Self {
+            start: now.checked_sub(since_start).unwrap_or(self.start),
+            began: self.began,
+        }
+    }
+
+    /// How long this process has run.
+    #[expect(clippy::disallowed_methods, reason = "this is the place")]
+    pub fn uptime(&self) -> Duration {
+        Instant::now().saturating_duration_since(self.began)
     }
 
     /// Now, by the clock that never goes back.

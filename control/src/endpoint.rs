@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use portolan_config::names::Name;
+use serde::{Deserialize, Serialize};
 
 use crate::affinity::seed_of_address;
 use crate::clock::Tick;
@@ -93,6 +94,7 @@ impl Endpoint {
     /// A try that began in this epoch ended, and what that says about the endpoint counts.
     pub fn tried(&self, outcome: TryOutcome, epoch: Epoch) {
         self.tries.one(outcome);
+        self.witness.rouse();
         match (Fault::of(outcome), outcome) {
             (Some(fault), _) => self.witness.failed(fault, epoch),
             (None, TryOutcome::Abandoned) => {}
@@ -107,11 +109,13 @@ impl Endpoint {
         if Fault::of(outcome).is_some() {
             self.witness.excused.one();
         }
+        self.witness.rouse();
     }
 
     /// An answer that counts as one broke off before its end.
     pub fn broke_off(&self) {
         self.witness.truncated.one();
+        self.witness.rouse();
     }
 
     /// All tries so far, by what they say about the endpoint.
@@ -184,12 +188,42 @@ impl Endpoint {
         self.probes.last()
     }
 
+    /// What was measured, for a process that takes over.
+    pub(crate) fn measured(&self) -> Measured {
+        Measured {
+            traffic: self.traffic.parts(),
+            peak: self.peak.parts(),
+            probes: self.probes.parts(),
+            last_probe: self.last_probe.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Goes on with what a process before this one measured.
+    pub(crate) fn go_on(&self, measured: &Measured) {
+        self.traffic.set(measured.traffic);
+        self.peak.set(measured.peak);
+        self.probes.set(measured.probes);
+        self.last_probe
+            .store(measured.last_probe, Ordering::Relaxed);
+    }
+
     /// What one more request would cost here, in seconds: the latency's peak, times those who wait
     /// already (peak EWMA, as in Finagle). Nothing where nothing was measured: somebody must try.
     pub fn cost(&self, now: Tick) -> f64 {
         let peak = self.peak.get(now).unwrap_or_default();
         peak.as_secs_f64() * (f64::from(self.in_flight()) + 1.0)
     }
+}
+
+/// What was measured about an endpoint. Averages are nanoseconds, and the nanosecond of their last
+/// sample; 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Measured {
+    traffic: (u64, u64),
+    peak: (u64, u64),
+    probes: (u64, u64),
+    last_probe: u64,
 }
 
 /// How an average follows a sample above it.
@@ -228,6 +262,17 @@ impl Average {
             (before as f64 * keep + sample as f64 * (1.0 - keep)) as u64
         };
         self.value.store(value.max(1), Ordering::Relaxed);
+    }
+
+    /// Its value, and the moment of its last sample.
+    fn parts(&self) -> (u64, u64) {
+        let value = self.value.load(Ordering::Relaxed);
+        (value, self.moment.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, (value, moment): (u64, u64)) {
+        self.moment.store(moment, Ordering::Relaxed);
+        self.value.store(value, Ordering::Relaxed);
     }
 
     /// The average, unless the last sample is so old that it says nothing.

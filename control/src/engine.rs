@@ -24,7 +24,9 @@ use crate::clock::Clock;
 use crate::dial::Dialer;
 use crate::endpoint::EndpointKey;
 use crate::geo::Locator;
-use crate::overrides::Drains;
+use crate::handover::Handover;
+use crate::journal::Journal;
+use crate::overrides::Overrides;
 use crate::resolve::Resolve;
 use crate::snapshot::Snapshot;
 
@@ -46,11 +48,34 @@ pub struct Engine {
     judged: watch::Receiver<bool>,
 }
 
-/// An event, and whom to tell when what follows from it is published.
+/// What the loop is told or asked.
 #[derive(Debug)]
-struct Message {
-    event: Event,
-    done: Option<oneshot::Sender<u64>>,
+enum Message {
+    /// An event, and whom to tell when what follows from it is published.
+    Event(Event, Option<oneshot::Sender<u64>>),
+    /// Somebody wants to know what a process that takes over must know.
+    HandOver(oneshot::Sender<Handover>),
+}
+
+/// What an engine begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The first configuration.
+    pub plan: Arc<Plan>,
+    /// Its certificates.
+    pub material: Arc<Material>,
+    /// Its geo databases.
+    pub locator: Arc<Locator>,
+    /// Whoever probes endpoints.
+    pub dialer: Arc<dyn Dialer>,
+    /// Whoever resolves names.
+    pub resolver: Arc<dyn Resolve>,
+    /// Clocks.
+    pub clock: Clock,
+    /// Where it tells what happens.
+    pub journal: Arc<Journal>,
+    /// What the process before this one knew.
+    pub handed: Handover,
 }
 
 /// How requests tell the loop what cannot wait for the next probe. Never blocks: what does not fit
@@ -76,7 +101,7 @@ impl Messenger {
 
     fn tell(&self, event: Event) {
         if let Some(events) = self.events.upgrade() {
-            let _ = events.try_send(Message { event, done: None });
+            let _ = events.try_send(Message::Event(event, None));
         }
     }
 }
@@ -88,15 +113,19 @@ pub struct Stopped;
 
 impl Engine {
     /// Starts the loop with a first configuration. Returns when the first snapshot is published.
-    pub fn start(
-        plan: Arc<Plan>,
-        material: Arc<Material>,
-        locator: Arc<Locator>,
-        dialer: Arc<dyn Dialer>,
-        resolver: Arc<dyn Resolve>,
-        clock: Clock,
-    ) -> Self {
-        let mut core = Core::new(plan, material, locator, dialer.clone(), clock.now());
+    pub fn start(beginning: Beginning) -> Self {
+        let Beginning {
+            plan,
+            material,
+            locator,
+            dialer,
+            resolver,
+            clock,
+            journal,
+            handed,
+        } = beginning;
+        let now = clock.now();
+        let mut core = Core::going_on(plan, material, locator, dialer.clone(), now, handed);
         let published: Published = Arc::new(ArcSwap::new(core.publish(clock.now())));
         let (events, received) = mpsc::channel(QUEUE);
         let (judged, watch) = watch::channel(published.load().judged());
@@ -105,6 +134,7 @@ impl Engine {
             clock,
             dialer,
             resolver,
+            journal,
             published: published.clone(),
             events: events.downgrade(),
             judged,
@@ -157,12 +187,24 @@ impl Engine {
         self.tell(Event::LocatorChanged(locator)).await
     }
 
-    /// Sets what operators have drained. Returns when requests go by it.
+    /// Sets what operators have overridden. Returns when requests go by it.
     ///
     /// # Errors
     /// When the loop has ended.
-    pub async fn drain(&self, drains: Drains) -> Result<u64, Stopped> {
-        self.tell(Event::DrainsChanged(drains)).await
+    pub async fn override_by(&self, overrides: &Overrides) -> Result<u64, Stopped> {
+        let (drains, weights) = (overrides.drained(), overrides.weights());
+        self.tell(Event::OverridesChanged(drains, weights)).await
+    }
+
+    /// What a process that takes over must know.
+    ///
+    /// # Errors
+    /// When the loop has ended.
+    pub async fn hand_over(&self) -> Result<Handover, Stopped> {
+        let (asking, told) = oneshot::channel();
+        let message = Message::HandOver(asking);
+        self.events.send(message).await.map_err(|_| Stopped)?;
+        told.await.map_err(|_| Stopped)
     }
 
     /// Waits until every pool is judged, but no longer than this.
@@ -176,10 +218,7 @@ impl Engine {
 
     async fn tell(&self, event: Event) -> Result<u64, Stopped> {
         let (done, told) = oneshot::channel();
-        let message = Message {
-            event,
-            done: Some(done),
-        };
+        let message = Message::Event(event, Some(done));
         self.events.send(message).await.map_err(|_| Stopped)?;
         told.await.map_err(|_| Stopped)
     }
@@ -191,6 +230,7 @@ struct Driver {
     clock: Clock,
     dialer: Arc<dyn Dialer>,
     resolver: Arc<dyn Resolve>,
+    journal: Arc<Journal>,
     published: Published,
     events: mpsc::WeakSender<Message>,
     judged: watch::Sender<bool>,
@@ -218,9 +258,16 @@ impl Driver {
                         // What waits already is taken together, and published once.
                         let mut told = Vec::new();
                         let mut next = Some(first);
-                        while let Some(Message { event, done }) = next {
-                            told.extend(done);
-                            self.take(event);
+                        while let Some(message) = next {
+                            match message {
+                                Message::Event(event, done) => {
+                                    told.extend(done);
+                                    self.take(event);
+                                }
+                                Message::HandOver(asking) => {
+                                    let _ = asking.send(self.core.hand_over());
+                                }
+                            }
                             next = events.try_recv().ok();
                         }
                         self.publish(told);
@@ -295,7 +342,7 @@ impl Driver {
                     report(&events, event).await;
                 });
             }
-            Effect::Notice(notice) => notice.emit(),
+            Effect::Notice(notice) => self.journal.tell(&notice),
         }
     }
 }
@@ -303,6 +350,6 @@ impl Driver {
 /// Sends an event to the loop, if it still runs.
 async fn report(events: &mpsc::WeakSender<Message>, event: Event) {
     if let Some(events) = events.upgrade() {
-        let _ = events.send(Message { event, done: None }).await;
+        let _ = events.send(Message::Event(event, None)).await;
     }
 }

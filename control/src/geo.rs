@@ -219,7 +219,8 @@ impl Database {
         Schema::Nested
     }
 
-    fn same_content(&self, other: &Self) -> bool {
+    /// Whether both say the same about everybody.
+    pub(crate) fn same_content(&self, other: &Self) -> bool {
         self.name == other.name && self.content == other.content
     }
 

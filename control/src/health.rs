@@ -15,6 +15,7 @@
 //! until they say otherwise.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_config::plan::ProbePlan;
@@ -41,6 +42,12 @@ impl Verdict {
             Self::Unhealthy => "unhealthy",
         }
     }
+
+    /// The verdict of a word; none is known by it.
+    pub fn from_word(word: &str) -> Option<Self> {
+        let all = [Self::Unknown, Self::Healthy, Self::Unhealthy];
+        all.into_iter().find(|verdict| verdict.as_str() == word)
+    }
 }
 
 /// Why a verdict is what it is.
@@ -50,6 +57,8 @@ pub enum Because {
     NotProbedYet,
     /// Probes are switched off.
     ProbesOff,
+    /// The process before this one said so.
+    HandedOver(Arc<str>),
     /// The first probe succeeded.
     FirstProbeSucceeded,
     /// The first probe failed.
@@ -65,6 +74,7 @@ impl fmt::Display for Because {
         match self {
             Self::NotProbedYet => f.write_str("not probed yet"),
             Self::ProbesOff => f.write_str("probes are off"),
+            Self::HandedOver(why) => f.write_str(why),
             Self::FirstProbeSucceeded => f.write_str("the first probe succeeded"),
             Self::FirstProbeFailed(failure) => write!(f, "the first probe failed: {failure}"),
             Self::Successes(count) => write!(f, "{count} probes in a row succeeded"),
@@ -132,6 +142,25 @@ impl Health {
             since: now,
             against: 0,
         }
+    }
+
+    /// What the process before this one believed.
+    pub fn handed_over(verdict: Verdict, because: Arc<str>, since: Tick, against: u32) -> Self {
+        Self {
+            verdict,
+            because: Because::HandedOver(because),
+            since,
+            against: if verdict == Verdict::Unknown {
+                0
+            } else {
+                against
+            },
+        }
+    }
+
+    /// Results in a row that contradict the verdict.
+    pub fn against(&self) -> u32 {
+        self.against
     }
 
     /// What becomes of it when `event` happens.

@@ -15,7 +15,7 @@
 //!    [`steering`] turns that into shares;
 //! 4. [`snapshot`] is what follows for requests: immutable, published as one;
 //!    [`overrides`] are what operators decided beside the configuration;
-//! 5. [`notice`] tells operators what changed.
+//! 5. [`notice`] tells operators what changed, and [`journal`] remembers it for a while.
 //!
 //! A request reads the snapshot and nothing else: [`geo`] says where its client is, [`decide`] which
 //! pool gets it ([`affinity`]: where its client was before), [`balance`] which endpoint there; what it was is counted in [`stats`] and in its
@@ -59,7 +59,9 @@ pub mod dial;
 pub mod endpoint;
 pub mod engine;
 pub mod geo;
+pub mod handover;
 pub mod health;
+pub mod journal;
 pub mod last_known_good;
 pub mod ledger;
 pub mod listeners;

@@ -1,17 +1,26 @@
-//! What the control plane has to say to operators: one value per fact, which writes the log line.
+//! What the control plane has to say to operators: one value per fact, which writes the log line and
+//! becomes an entry of the [journal](crate::journal).
+//!
+//! A new kind is a variant here, its word in [`Notice::kind`], what it is about in
+//! [`Notice::subject`], and its sentence in `Display`.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use portolan_config::diagnostic::Colours;
 use portolan_config::names::Name;
 
 use crate::endpoint::EndpointKey;
 use crate::health::{Because, Verdict};
 use crate::outlier::Change;
+use crate::overrides::weights::Misfit;
+use crate::reload::{Reloaded, Trigger};
 use crate::{overrides, suspicion};
 
 /// Something an operator wants to know.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Notice {
     /// An endpoint's verdict changed.
     EndpointJudged {
@@ -50,7 +59,7 @@ pub enum Notice {
         /// Which.
         key: EndpointKey,
         /// For how long.
-        silent: std::time::Duration,
+        silent: Duration,
     },
     /// It was heard again.
     HeardAgain {
@@ -73,9 +82,183 @@ pub enum Notice {
     },
     /// An operator overrides the configuration, or does so no longer.
     Overridden(overrides::Change),
+    /// The running configuration does not fit the weights that an operator gave to a service.
+    WeightsIdle {
+        /// The service.
+        service: Name,
+        /// Why.
+        misfit: Misfit,
+    },
+    /// It fits them again.
+    WeightsFit {
+        /// The service.
+        service: Name,
+    },
+    /// Somebody or something asked for another configuration.
+    Reloaded {
+        /// Who.
+        trigger: Trigger,
+        /// What became of it.
+        outcome: Reloaded,
+    },
+    /// A geo database was replaced.
+    GeoSwapped {
+        /// Its path.
+        name: String,
+        /// What kind it says it is.
+        kind: String,
+    },
+    /// Clients are accepted on an address.
+    ListenerOpened {
+        /// As bound.
+        address: SocketAddr,
+    },
+    /// Nobody new is accepted on an address any more.
+    ListenerClosed {
+        /// As bound.
+        address: SocketAddr,
+    },
+    /// The process has got somewhere in its life.
+    Process(Stage),
+    /// A new process is to take over.
+    Upgrade(Upgrade),
+}
+
+/// Where a process is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It serves.
+    Ready,
+    /// It serves in the place of another one.
+    TakenOver {
+        /// The process before it.
+        pid: u32,
+    },
+    /// It was told to stop.
+    Stopping {
+        /// By what.
+        signal: String,
+    },
+}
+
+/// How an upgrade goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// A new process starts.
+    Started {
+        /// Its binary.
+        binary: String,
+    },
+    /// The new process serves.
+    Done {
+        /// The process.
+        pid: u32,
+        /// Its version.
+        version: String,
+    },
+    /// This process goes on.
+    Failed {
+        /// Why.
+        error: String,
+    },
 }
 
 impl Notice {
+    /// Its kind, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::EndpointJudged { verdict, .. } => match verdict {
+                Verdict::Unknown => "endpoint_unknown",
+                Verdict::Healthy => "endpoint_up",
+                Verdict::Unhealthy => "endpoint_down",
+            },
+            Self::EndpointStanding { change, .. } => match change {
+                Change::Ejected(..) => "endpoint_ejected",
+                Change::OnTrial => "endpoint_on_trial",
+                Change::Freed => "endpoint_freed",
+            },
+            Self::SelfSuspicion { change, .. } => match change {
+                suspicion::Change::Holding => "self_suspicion_began",
+                suspicion::Change::Settling => "self_suspicion_settling",
+                suspicion::Change::LetGo => "self_suspicion_ended",
+            },
+            Self::PoolChanged { up: true, .. } => "pool_up",
+            Self::PoolChanged { up: false, .. } => "pool_down",
+            Self::WentSilent { .. } => "endpoint_suspect",
+            Self::HeardAgain { .. } => "endpoint_cleared",
+            Self::NameChanged { .. } => "name_changed",
+            Self::NameFailed { .. } => "name_failed",
+            Self::Overridden(change) => change.kind(),
+            Self::WeightsIdle { .. } => "weights_idle",
+            Self::WeightsFit { .. } => "weights_fit",
+            Self::Reloaded { outcome, .. } => match outcome {
+                Reloaded::Applied { .. } => "reload_applied",
+                Reloaded::Unchanged => "reload_unchanged",
+                Reloaded::Refused(_) => "reload_refused",
+            },
+            Self::GeoSwapped { .. } => "geo_database_replaced",
+            Self::ListenerOpened { .. } => "listener_opened",
+            Self::ListenerClosed { .. } => "listener_closed",
+            Self::Process(stage) => match stage {
+                Stage::Ready => "ready",
+                Stage::TakenOver { .. } => "taken_over",
+                Stage::Stopping { .. } => "stopping",
+            },
+            Self::Upgrade(upgrade) => match upgrade {
+                Upgrade::Started { .. } => "upgrade_started",
+                Upgrade::Done { .. } => "upgrade_done",
+                Upgrade::Failed { .. } => "upgrade_failed",
+            },
+        }
+    }
+
+    /// What it is about: `pool aws`, `endpoint aws/10.0.0.1:80`, `service api`, …
+    pub fn subject(&self) -> String {
+        match self {
+            Self::EndpointJudged { key, .. }
+            | Self::EndpointStanding { key, .. }
+            | Self::WentSilent { key, .. }
+            | Self::HeardAgain { key } => format!("endpoint {key}"),
+            Self::SelfSuspicion { .. } | Self::Process(_) | Self::Upgrade(_) => {
+                "process".to_owned()
+            }
+            Self::PoolChanged { pool, .. } => format!("pool {pool}"),
+            Self::NameChanged { host, .. } | Self::NameFailed { host, .. } => {
+                format!("name {host}")
+            }
+            Self::Overridden(change) => change.subject().to_string(),
+            Self::WeightsIdle { service, .. } | Self::WeightsFit { service } => {
+                format!("service {service}")
+            }
+            Self::Reloaded { .. } => "configuration".to_owned(),
+            Self::GeoSwapped { name, .. } => format!("geo database {name}"),
+            Self::ListenerOpened { address } | Self::ListenerClosed { address } => {
+                format!("listener {address}")
+            }
+        }
+    }
+
+    /// Why, where that is known apart from what happened.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::EndpointJudged { because, .. } => Some(because.to_string()),
+            Self::EndpointStanding {
+                change: Change::Ejected(reason, _),
+                ..
+            } => Some(reason.to_string()),
+            Self::NameFailed { error, .. } => Some(error.clone()),
+            Self::Overridden(change) => change.reason().map(str::to_owned),
+            Self::WeightsIdle { misfit, .. } => Some(misfit.to_string()),
+            Self::Reloaded { trigger, outcome } => match outcome {
+                Reloaded::Refused(report) => report.first_error(),
+                _ => Some(trigger.to_string()),
+            },
+            Self::Process(Stage::Stopping { signal }) => Some(signal.clone()),
+            Self::Upgrade(Upgrade::Failed { error }) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
     /// Writes the log line.
     pub fn emit(&self) {
         match self {
@@ -93,7 +276,13 @@ impl Notice {
             }
             | Self::PoolChanged { up: false, .. }
             | Self::WentSilent { .. }
-            | Self::NameFailed { .. } => tracing::warn!("{self}"),
+            | Self::NameFailed { .. }
+            | Self::WeightsIdle { .. } => tracing::warn!("{self}"),
+            Self::Reloaded {
+                outcome: Reloaded::Refused(report),
+                ..
+            } => tracing::error!("{self}\n{}", report.render(Colours::Off)),
+            Self::Upgrade(Upgrade::Failed { .. }) => tracing::error!("{self}"),
             _ => tracing::info!("{self}"),
         }
     }
@@ -154,6 +343,49 @@ impl fmt::Display for Notice {
                 write!(f, "cannot resolve {host}: {error}; the last answer stays")
             }
             Self::Overridden(change) => change.fmt(f),
+            Self::WeightsIdle { service, misfit } => write!(
+                f,
+                "the overridden weights of service {service} are not applied, because {misfit}"
+            ),
+            Self::WeightsFit { service } => {
+                write!(
+                    f,
+                    "the overridden weights of service {service} are applied again"
+                )
+            }
+            Self::Reloaded { trigger, outcome } => match outcome {
+                Reloaded::Applied { hash, generation } => write!(
+                    f,
+                    "configuration {hash} applied as generation {generation} ({trigger})"
+                ),
+                // The file was put back as it was: what was wrong with it is no longer true.
+                Reloaded::Unchanged => {
+                    write!(
+                        f,
+                        "the configuration is again the one that runs ({trigger})"
+                    )
+                }
+                Reloaded::Refused(report) => write!(
+                    f,
+                    "configuration refused ({trigger}), the old one goes on: {}",
+                    report.summary()
+                ),
+            },
+            Self::GeoSwapped { name, kind } => write!(f, "geo database {name} ({kind}) replaced"),
+            Self::ListenerOpened { address } => write!(f, "accepting clients on {address}"),
+            Self::ListenerClosed { address } => {
+                write!(f, "no longer accepting clients on {address}")
+            }
+            Self::Process(Stage::Ready) => f.write_str("ready"),
+            Self::Process(Stage::TakenOver { pid }) => write!(f, "taken over from process {pid}"),
+            Self::Process(Stage::Stopping { signal }) => write!(f, "told to stop ({signal})"),
+            Self::Upgrade(Upgrade::Started { binary }) => write!(f, "upgrade: starting {binary}"),
+            Self::Upgrade(Upgrade::Done { pid, version }) => {
+                write!(f, "upgrade: process {pid} (portolan {version}) serves now")
+            }
+            Self::Upgrade(Upgrade::Failed { error }) => {
+                write!(f, "upgrade failed, this process goes on: {error}")
+            }
         }
     }
 }

@@ -31,6 +31,7 @@ use std::fmt;
 use std::time::Duration;
 
 use portolan_config::plan::{OutlierPlan, ProbeKind};
+use serde::{Deserialize, Serialize};
 
 pub use self::witness::{Alarm, Epoch, Seen, Witness};
 use crate::clock::Tick;
@@ -71,7 +72,8 @@ const SURE: f64 = 3.0;
 pub const TRICKLE: f64 = 0.05;
 
 /// What an endpoint did wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// There was no connection.
     Connect,
@@ -124,7 +126,8 @@ impl Fault {
 }
 
 /// Why an endpoint was ejected.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// So many requests in a row failed, the last one like this.
     Run(u32, Fault),
@@ -392,7 +395,96 @@ pub struct Record {
     misled: bool,
 }
 
+/// What a process that takes over is told of a record. Times are milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HandedRecord {
+    ejection: Option<HandedEjection>,
+    strikes: u32,
+    free_since: u64,
+    by_probe: bool,
+    misled: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct HandedEjection {
+    on_trial: bool,
+    since: u64,
+    until: u64,
+    reason: Reason,
+}
+
+impl From<&Record> for HandedRecord {
+    fn from(record: &Record) -> Self {
+        let milliseconds = |tick: Tick| tick.since_start().as_millis() as u64;
+        let ejection = |on_trial, since, until, reason| {
+            Some(HandedEjection {
+                on_trial,
+                since: milliseconds(since),
+                until: milliseconds(until),
+                reason,
+            })
+        };
+        Self {
+            ejection: match record.standing {
+                Standing::Free => None,
+                Standing::Ejected {
+                    since,
+                    until,
+                    reason,
+                } => ejection(false, since, until, reason),
+                Standing::OnTrial {
+                    since,
+                    until,
+                    reason,
+                } => ejection(true, since, until, reason),
+            },
+            strikes: record.strikes,
+            free_since: milliseconds(record.free_since),
+            by_probe: record.by_probe,
+            misled: record.misled,
+        }
+    }
+}
+
 impl Record {
+    /// What another process knew, under the policy of this one.
+    pub(crate) fn handed_over(handed: &HandedRecord, policy: &OutlierPlan) -> Self {
+        let tick = |milliseconds| Tick::after(Duration::from_millis(milliseconds));
+        let longest = LONGEST.max(policy.eject_for);
+        let standing = match handed.ejection {
+            None => Standing::Free,
+            Some(it) => {
+                let since = tick(it.since);
+                let until = since + tick(it.until).since(since).min(longest);
+                let reason = it.reason;
+                if it.on_trial {
+                    Standing::OnTrial {
+                        since,
+                        until,
+                        reason,
+                    }
+                } else {
+                    Standing::Ejected {
+                        since,
+                        until,
+                        reason,
+                    }
+                }
+            }
+        };
+        Self {
+            standing,
+            strikes: handed
+                .strikes
+                .clamp(u32::from(standing != Standing::Free), 16),
+            free_since: tick(handed.free_since),
+            by_probe: handed.by_probe,
+            misled: handed.misled,
+            ..Self::default()
+        }
+    }
+
     /// What becomes of it when `event` happens.
     #[must_use]
     pub fn step(mut self, policy: &OutlierPlan, event: Event, now: Tick) -> (Self, Option<Change>) {

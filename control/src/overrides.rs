@@ -1,13 +1,14 @@
 //! Overrides: what operators decided while it runs, beside the configuration.
 //!
 //! Each has an owner, a reason and a lease: it ends by itself. Overrides belong to names (a pool's,
-//! an endpoint's address in it), not to a configuration, so they stay through every reload, also
-//! one that takes their pool away and another that brings it back. This file decides, purely;
-//! [`keeper`] keeps the file in `state_dir`, the lease's time, and tells the engine; [`audit`]
-//! remembers who did what.
+//! an endpoint's address in it, a service's), not to a configuration, so they stay through every
+//! reload, also one that takes their subject away and another that brings it back. This file
+//! decides, purely; [`keeper`] keeps the file in `state_dir`, the lease's time, and tells the
+//! engine; [`weights`] says which weights fit which service; [`audit`] remembers who did what.
 
 pub mod audit;
 pub mod keeper;
+pub mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,6 +20,7 @@ use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
 use serde::{Deserialize, Serialize};
 
+use self::weights::{Weights, WeightsOf};
 use crate::endpoint::EndpointKey;
 
 /// How long an override holds if nobody says.
@@ -30,20 +32,51 @@ pub const LONGEST_LEASE: Duration = Duration::from_secs(30 * 86_400);
 /// The longest reason, in characters.
 const LONGEST_REASON: usize = 500;
 
-/// A pool, or one endpoint of it.
+/// What is overridden. There is one kind of override for each kind of subject: pools and endpoints
+/// are drained, services have other weights.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Subject {
-    /// The pool.
-    pub pool: Name,
-    /// The endpoint; none for the pool as a whole.
-    pub endpoint: Option<SocketAddr>,
+pub enum Subject {
+    /// A pool as a whole.
+    Pool(Name),
+    /// One endpoint of a pool.
+    Endpoint(EndpointKey),
+    /// A service.
+    Service(Name),
+}
+
+impl Subject {
+    /// The pool, if it is about one.
+    pub fn pool(&self) -> Option<&Name> {
+        match self {
+            Self::Pool(pool) => Some(pool),
+            Self::Endpoint(key) => Some(&key.pool),
+            Self::Service(_) => None,
+        }
+    }
+
+    /// The endpoint, if it is about one.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Endpoint(key) => Some(key.address),
+            Self::Pool(_) | Self::Service(_) => None,
+        }
+    }
+
+    /// The service, if it is about one.
+    pub fn service(&self) -> Option<&Name> {
+        match self {
+            Self::Service(service) => Some(service),
+            Self::Pool(_) | Self::Endpoint(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.endpoint {
-            None => write!(f, "pool {}", self.pool),
-            Some(address) => write!(f, "endpoint {}/{address}", self.pool),
+        match self {
+            Self::Pool(pool) => write!(f, "pool {pool}"),
+            Self::Endpoint(key) => write!(f, "endpoint {key}"),
+            Self::Service(service) => write!(f, "service {service}"),
         }
     }
 }
@@ -90,20 +123,54 @@ impl Reason {
     }
 }
 
+/// What is decided about a subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It gets no new request.
+    Drain,
+    /// Its split has these weights.
+    Weights(Weights),
+}
+
+impl Decision {
+    /// The word that users see.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Weights(_) => "weights",
+        }
+    }
+
+    /// The weights, if it is about them.
+    pub fn weights(&self) -> Option<&Weights> {
+        match self {
+            Self::Drain => None,
+            Self::Weights(weights) => Some(weights),
+        }
+    }
+}
+
+/// A decision, and its lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// What is decided.
+    pub decision: Decision,
+    /// By whom, why, and until when.
+    pub lease: Lease,
+}
+
 /// Everything that is overridden.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overrides {
-    drains: BTreeMap<Subject, Lease>,
-}
+pub struct Overrides(BTreeMap<Subject, Override>);
 
 /// What can happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody drains, or drains again with another lease.
-    Drained(Subject, Lease),
-    /// Somebody ends a drain before its time.
-    Undrained {
-        /// What is drained.
+    /// Somebody overrides, or does so again with another lease.
+    Set(Subject, Override),
+    /// Somebody ends an override before its time.
+    Ended {
+        /// What is overridden.
         subject: Subject,
         /// Who ends it.
         by: Arc<str>,
@@ -119,21 +186,21 @@ pub enum Event {
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A drain began, or has another lease than before.
-    Drained {
-        /// What is drained.
+    /// An override began, or is another one than before.
+    Set {
+        /// What is overridden.
         subject: Subject,
-        /// Its lease.
-        lease: Lease,
-        /// The lease it had.
-        before: Option<Lease>,
+        /// How.
+        now: Override,
+        /// How it was before.
+        before: Option<Override>,
     },
-    /// Somebody ended a drain.
-    Undrained {
-        /// What was drained.
+    /// Somebody ended an override.
+    Ended {
+        /// What was overridden.
         subject: Subject,
-        /// The lease it had.
-        before: Lease,
+        /// How.
+        before: Override,
         /// Who ended it.
         by: Arc<str>,
         /// Why, if they said.
@@ -141,11 +208,43 @@ pub enum Change {
     },
     /// A lease is over.
     LeaseEnded {
-        /// What was drained.
+        /// What was overridden.
         subject: Subject,
-        /// The lease it had.
-        before: Lease,
+        /// How.
+        before: Override,
     },
+}
+
+impl Change {
+    /// What it is about.
+    pub fn subject(&self) -> &Subject {
+        match self {
+            Self::Set { subject, .. }
+            | Self::Ended { subject, .. }
+            | Self::LeaseEnded { subject, .. } => subject,
+        }
+    }
+
+    /// The word that users see.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Set { now, .. } => now.decision.kind(),
+            Self::Ended { before, .. } => match before.decision {
+                Decision::Drain => "undrain",
+                Decision::Weights(_) => "weights_cleared",
+            },
+            Self::LeaseEnded { .. } => "lease_ended",
+        }
+    }
+
+    /// Why, if somebody said.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Set { now, .. } => Some(now.lease.reason.as_str()),
+            Self::Ended { reason, .. } => reason.as_ref().map(Reason::as_str),
+            Self::LeaseEnded { .. } => Some("the lease is over"),
+        }
+    }
 }
 
 impl Overrides {
@@ -154,21 +253,21 @@ impl Overrides {
     pub fn step(mut self, event: Event, now: Duration) -> (Self, Vec<Change>) {
         let mut changes = Vec::new();
         match event {
-            Event::Drained(subject, lease) => {
-                let before = self.drains.insert(subject.clone(), lease.clone());
-                changes.push(Change::Drained {
+            Event::Set(subject, new) => {
+                let before = self.0.insert(subject.clone(), new.clone());
+                changes.push(Change::Set {
                     subject,
-                    lease,
+                    now: new,
                     before,
                 });
             }
-            Event::Undrained {
+            Event::Ended {
                 subject,
                 by,
                 reason,
             } => {
-                if let Some(before) = self.drains.remove(&subject) {
-                    changes.push(Change::Undrained {
+                if let Some(before) = self.0.remove(&subject) {
+                    changes.push(Change::Ended {
                         subject,
                         before,
                         by,
@@ -176,52 +275,57 @@ impl Overrides {
                     });
                 }
             }
-            Event::Restored(kept) => self.drains.extend(kept.drains),
+            Event::Restored(kept) => self.0.extend(kept.0),
             Event::Woken => {}
         }
-        let over: Vec<Subject> = self
-            .drains
-            .iter()
-            .filter(|(_, lease)| lease.until <= now)
-            .map(|(subject, _)| subject.clone())
-            .collect();
-        for subject in over {
-            if let Some(before) = self.drains.remove(&subject) {
-                changes.push(Change::LeaseEnded { subject, before });
-            }
-        }
+        let over = self.0.extract_if(.., |_, it| it.lease.until <= now);
+        changes.extend(over.map(|(subject, before)| Change::LeaseEnded { subject, before }));
         self.check_invariants(now);
         (self, changes)
     }
 
     /// When the next lease is over, since 1970.
     pub fn wake(&self) -> Option<Duration> {
-        self.drains.values().map(|lease| lease.until).min()
+        self.0.values().map(|it| it.lease.until).min()
     }
 
-    /// The lease of a drain.
-    pub fn drain(&self, subject: &Subject) -> Option<&Lease> {
-        self.drains.get(subject)
+    /// How something is overridden.
+    pub fn get(&self, subject: &Subject) -> Option<&Override> {
+        self.0.get(subject)
     }
 
-    /// Every drain.
-    pub fn drains(&self) -> impl Iterator<Item = (&Subject, &Lease)> {
-        self.drains.iter()
+    /// Everything that is overridden.
+    pub fn iter(&self) -> impl Iterator<Item = (&Subject, &Override)> {
+        self.0.iter()
     }
 
     /// What is drained, for the engine.
     pub fn drained(&self) -> Drains {
-        Drains(self.drains.keys().cloned().collect())
+        let drained = self.0.keys().filter(|subject| subject.pool().is_some());
+        Drains(drained.cloned().collect())
+    }
+
+    /// The weights of services, for the engine.
+    pub fn weights(&self) -> WeightsOf {
+        let of = |(subject, it): (&Subject, &Override)| {
+            Some((subject.service()?.clone(), it.decision.weights()?.clone()))
+        };
+        self.0.iter().filter_map(of).collect()
     }
 
     fn check_invariants(&self, now: Duration) {
         debug_assert!(
-            self.drains.values().all(|lease| lease.until > now),
+            self.0.values().all(|it| it.lease.until > now),
             "a lease is over and still there"
         );
         debug_assert!(
             self.wake().is_none_or(|wake| wake > now),
             "nobody would end it"
+        );
+        debug_assert!(
+            self.iter().all(|(subject, it)| subject.service().is_some()
+                == it.decision.weights().is_some()),
+            "services have weights, and nobody else: {self:?}"
         );
     }
 }
@@ -233,47 +337,56 @@ pub struct Drains(BTreeSet<Subject>);
 impl Drains {
     /// Whether a pool is drained as a whole.
     pub fn pool(&self, pool: &Name) -> bool {
-        !self.0.is_empty()
-            && self.0.contains(&Subject {
-                pool: pool.clone(),
-                endpoint: None,
-            })
+        !self.0.is_empty() && self.0.contains(&Subject::Pool(pool.clone()))
+    }
+
+    /// Whether a pool, or an endpoint of it, is drained in one and not in the other.
+    pub(crate) fn differs_in(&self, other: &Self, pool: &Name) -> bool {
+        let mut changed = self.0.symmetric_difference(&other.0);
+        changed.any(|subject| subject.pool() == Some(pool))
     }
 
     /// Whether an endpoint is drained by itself.
     pub fn endpoint(&self, key: &EndpointKey) -> bool {
-        !self.0.is_empty()
-            && self.0.contains(&Subject {
-                pool: key.pool.clone(),
-                endpoint: Some(key.address),
-            })
+        !self.0.is_empty() && self.0.contains(&Subject::Endpoint(key.clone()))
     }
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What no longer holds.
+        let over = |decision: &Decision| match decision {
+            Decision::Drain => "is no longer drained",
+            Decision::Weights(_) => "has the weights of the configuration again",
+        };
         match self {
-            Self::Drained {
+            Self::Set {
                 subject,
-                lease,
+                now: Override { decision, lease },
                 before,
             } => {
                 let again = if before.is_some() { " again" } else { "" };
                 let seconds = lease.until.saturating_sub(lease.since).as_secs_f64();
+                match decision {
+                    Decision::Drain => write!(f, "{subject} is drained{again}")?,
+                    Decision::Weights(weights) => {
+                        write!(f, "{subject} has other weights{again}, {weights},")?;
+                    }
+                }
                 write!(
                     f,
-                    "{subject} is drained{again} for {seconds} s by {}: {}",
+                    " for {seconds} s by {}: {}",
                     lease.by,
                     lease.reason.as_str()
                 )
             }
-            Self::Undrained {
+            Self::Ended {
                 subject,
+                before,
                 by,
                 reason,
-                ..
             } => {
-                write!(f, "{subject} is no longer drained: ended by {by}")?;
+                write!(f, "{subject} {}: ended by {by}", over(&before.decision))?;
                 match reason {
                     Some(reason) => write!(f, ": {}", reason.as_str()),
                     None => Ok(()),
@@ -281,9 +394,10 @@ impl fmt::Display for Change {
             }
             Self::LeaseEnded { subject, before } => write!(
                 f,
-                "{subject} is no longer drained: the lease of {} is over ({})",
-                before.by,
-                before.reason.as_str()
+                "{subject} {}: the lease of {} is over ({})",
+                over(&before.decision),
+                before.lease.by,
+                before.lease.reason.as_str()
             ),
         }
     }
@@ -291,16 +405,32 @@ impl fmt::Display for Change {
 
 // === As it is kept ===
 
-/// The file in `state_dir`.
+/// The file in `state_dir`. What another version added is ignored.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Kept {
     drains: Vec<KeptDrain>,
+    #[serde(default)]
+    weights: Vec<KeptWeights>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct KeptDrain {
     pool: String,
     endpoint: Option<SocketAddr>,
+    #[serde(flatten)]
+    lease: KeptLease,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptWeights {
+    service: String,
+    weights: BTreeMap<String, u64>,
+    #[serde(flatten)]
+    lease: KeptLease,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptLease {
     by: Arc<str>,
     reason: String,
     /// In milliseconds since 1970.
@@ -308,41 +438,78 @@ struct KeptDrain {
     until: u64,
 }
 
-impl Overrides {
-    /// As text, to be kept.
-    fn to_json(&self) -> Result<String, serde_json::Error> {
-        let drains = self.drains.iter().map(|(subject, lease)| KeptDrain {
-            pool: subject.pool.to_string(),
-            endpoint: subject.endpoint,
+impl From<&Lease> for KeptLease {
+    fn from(lease: &Lease) -> Self {
+        Self {
             by: lease.by.clone(),
             reason: lease.reason.as_str().to_owned(),
             since: lease.since.as_millis() as u64,
             until: lease.until.as_millis() as u64,
-        });
-        serde_json::to_string_pretty(&Kept {
-            drains: drains.collect(),
+        }
+    }
+}
+
+impl KeptLease {
+    fn restore(self) -> Result<Lease, String> {
+        Ok(Lease {
+            by: self.by,
+            reason: Reason::new(&self.reason)?,
+            since: Duration::from_millis(self.since),
+            until: Duration::from_millis(self.until),
         })
+    }
+}
+
+impl Overrides {
+    /// As text, to be kept.
+    fn to_json(&self) -> Result<String, serde_json::Error> {
+        let mut kept = Kept::default();
+        for (subject, it) in &self.0 {
+            match (subject, &it.decision) {
+                (Subject::Service(service), Decision::Weights(weights)) => {
+                    let weights = weights.to_map().into_iter();
+                    kept.weights.push(KeptWeights {
+                        service: service.to_string(),
+                        weights: weights.map(|(name, it)| (name, u64::from(it))).collect(),
+                        lease: (&it.lease).into(),
+                    });
+                }
+                (Subject::Service(_), Decision::Drain) => {}
+                (Subject::Pool(pool) | Subject::Endpoint(EndpointKey { pool, .. }), _) => {
+                    kept.drains.push(KeptDrain {
+                        pool: pool.to_string(),
+                        endpoint: subject.endpoint(),
+                        lease: (&it.lease).into(),
+                    });
+                }
+            }
+        }
+        serde_json::to_string_pretty(&kept)
     }
 
     /// Reads what was kept.
     fn from_json(text: &str) -> Result<Self, String> {
         let kept: Kept = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let drains = kept.drains.into_iter().map(|drain| {
-            let subject = Subject {
-                pool: Name::parse(&drain.pool).map_err(|error| error.message.into_owned())?,
-                endpoint: drain.endpoint,
+        let name = |text: &str| Name::parse(text).map_err(|wrong| wrong.message.into_owned());
+        let mut overrides = Self::default();
+        for drain in kept.drains {
+            let pool = name(&drain.pool)?;
+            let subject = match drain.endpoint {
+                None => Subject::Pool(pool),
+                Some(address) => Subject::Endpoint(EndpointKey { pool, address }),
             };
-            let lease = Lease {
-                by: drain.by,
-                reason: Reason::new(&drain.reason)?,
-                since: Duration::from_millis(drain.since),
-                until: Duration::from_millis(drain.until),
-            };
-            Ok((subject, lease))
-        });
-        Ok(Self {
-            drains: drains.collect::<Result<_, String>>()?,
-        })
+            let lease = drain.lease.restore()?;
+            let decision = Decision::Drain;
+            overrides.0.insert(subject, Override { decision, lease });
+        }
+        for kept in kept.weights {
+            let weights = kept.weights.iter().map(|(name, it)| (name.as_str(), *it));
+            let decision = Decision::Weights(Weights::new(weights)?);
+            let lease = kept.lease.restore()?;
+            let subject = Subject::Service(name(&kept.service)?);
+            overrides.0.insert(subject, Override { decision, lease });
+        }
+        Ok(overrides)
     }
 }
 
@@ -355,17 +522,25 @@ mod tests {
     }
 
     fn pool(name: &str) -> Subject {
-        Subject {
-            pool: Name::parse(name).unwrap(),
-            endpoint: None,
-        }
+        Subject::Pool(Name::parse(name).unwrap())
     }
 
     fn endpoint(name: &str, address: &str) -> Subject {
-        Subject {
-            endpoint: Some(address.parse().unwrap()),
-            ..pool(name)
-        }
+        Subject::Endpoint(EndpointKey {
+            pool: Name::parse(name).unwrap(),
+            address: address.parse().unwrap(),
+        })
+    }
+
+    fn drain(subject: Subject, lease: Lease) -> Event {
+        let decision = Decision::Drain;
+        Event::Set(subject, Override { decision, lease })
+    }
+
+    fn weigh(service: &str, weights: &[(&str, u64)], lease: Lease) -> Event {
+        let decision = Decision::Weights(Weights::new(weights.iter().copied()).unwrap());
+        let subject = Subject::Service(Name::parse(service).unwrap());
+        Event::Set(subject, Override { decision, lease })
     }
 
     fn lease(since: u64, seconds: u64) -> Lease {
@@ -379,11 +554,11 @@ mod tests {
 
     #[test]
     fn a_drain_ends_with_its_lease() {
-        let drained = Event::Drained(pool("aws"), lease(0, 60));
+        let drained = drain(pool("aws"), lease(0, 60));
         let (overrides, changes) = Overrides::default().step(drained, at(0));
         assert_eq!(changes.len(), 1);
         assert_eq!(overrides.wake(), Some(at(60)));
-        assert!(overrides.drained().pool(&pool("aws").pool));
+        assert!(overrides.drained().pool(pool("aws").pool().unwrap()));
         let (overrides, changes) = overrides.step(Event::Woken, at(59));
         assert_eq!(changes, []);
         let (overrides, changes) = overrides.step(Event::Woken, at(60));
@@ -391,7 +566,10 @@ mod tests {
             changes,
             [Change::LeaseEnded {
                 subject: pool("aws"),
-                before: lease(0, 60)
+                before: Override {
+                    decision: Decision::Drain,
+                    lease: lease(0, 60)
+                }
             }]
         );
         assert_eq!(overrides, Overrides::default());
@@ -400,10 +578,8 @@ mod tests {
 
     #[test]
     fn a_second_drain_replaces_the_lease_and_the_first_end_is_forgotten() {
-        let (overrides, _) =
-            Overrides::default().step(Event::Drained(pool("aws"), lease(0, 60)), at(0));
-        let (overrides, changes) =
-            overrides.step(Event::Drained(pool("aws"), lease(10, 600)), at(10));
+        let (overrides, _) = Overrides::default().step(drain(pool("aws"), lease(0, 60)), at(0));
+        let (overrides, changes) = overrides.step(drain(pool("aws"), lease(10, 600)), at(10));
         let again = changes[0].to_string();
         assert_eq!(
             again,
@@ -411,21 +587,21 @@ mod tests {
         );
         let (overrides, changes) = overrides.step(Event::Woken, at(100));
         assert_eq!(changes, []);
-        assert!(overrides.drain(&pool("aws")).is_some());
+        assert!(overrides.get(&pool("aws")).is_some());
     }
 
     #[test]
     fn a_pool_and_its_endpoints_are_drained_apart() {
         let address = "10.0.0.1:80";
         let key = EndpointKey {
-            pool: pool("aws").pool,
+            pool: Name::parse("aws").unwrap(),
             address: address.parse().unwrap(),
         };
-        let event = Event::Drained(endpoint("aws", address), lease(0, 60));
+        let event = drain(endpoint("aws", address), lease(0, 60));
         let (overrides, _) = Overrides::default().step(event, at(0));
         assert!(overrides.drained().endpoint(&key));
         assert!(!overrides.drained().pool(&key.pool));
-        let undrain = |subject| Event::Undrained {
+        let undrain = |subject| Event::Ended {
             subject,
             by: "oncall".into(),
             reason: None,
@@ -442,10 +618,15 @@ mod tests {
 
     #[test]
     fn what_is_kept_comes_back_without_what_is_over() {
-        let (overrides, _) =
-            Overrides::default().step(Event::Drained(pool("aws"), lease(0, 60)), at(0));
-        let event = Event::Drained(endpoint("gcp", "[::1]:80"), lease(5, 600));
+        let (overrides, _) = Overrides::default().step(drain(pool("aws"), lease(0, 60)), at(0));
+        let event = drain(endpoint("gcp", "[::1]:80"), lease(5, 600));
         let (overrides, _) = overrides.step(event, at(5));
+        let weights = weigh("api", &[("aws", 60), ("gcp", 40)], lease(5, 700));
+        let (overrides, changes) = overrides.step(weights, at(5));
+        assert_eq!(
+            changes[0].to_string(),
+            "service api has other weights, aws=60 gcp=40, for 700 s by oncall: a test"
+        );
         let text = overrides.to_json().unwrap();
         let kept = Overrides::from_json(&text).unwrap();
         assert_eq!(kept, overrides);
@@ -457,7 +638,7 @@ mod tests {
                 .to_string()
                 .contains("the lease of oncall is over")
         );
-        assert_eq!(restored.drains().count(), 1);
+        assert_eq!(restored.iter().count(), 2);
         assert_eq!(restored.wake(), Some(at(605)));
         for bad in [
             "",
@@ -465,9 +646,17 @@ mod tests {
             "[]",
             r#"{"drains":[{"pool":"a b","endpoint":null,"by":"x","reason":"y","since":0,"until":1}]}"#,
             r#"{"drains":[{"pool":"a","endpoint":null,"by":"x","reason":"","since":0,"until":1}]}"#,
+            r#"{"drains":[],"weights":[{"service":"a","weights":{"b":0},"by":"x","reason":"y","since":0,"until":1}]}"#,
             r#"{"drains":[{"pool":"a","endpoint":"nowhere","by":"x","reason":"y","since":0,"until":1}]}"#,
         ] {
             assert!(Overrides::from_json(bad).is_err(), "{bad}");
+        }
+        // Written by another version.
+        for other in [
+            r#"{"drains":[]}"#,
+            r#"{"drains":[{"pool":"a","endpoint":null,"by":"x","reason":"y","since":0,"until":1,"new":1}],"later":{}}"#,
+        ] {
+            assert!(Overrides::from_json(other).is_ok(), "{other}");
         }
     }
 
@@ -491,6 +680,7 @@ mod tests {
                 pool("b"),
                 endpoint("a", "10.0.0.1:80"),
                 endpoint("b", "10.0.0.1:80"),
+                Subject::Service(Name::parse("api").unwrap()),
             ];
             let mut overrides = Overrides::default();
             let mut shadow: BTreeMap<Subject, u64> = BTreeMap::new();
@@ -503,11 +693,16 @@ mod tests {
                     0..4 => {
                         let seconds = random.u64(1..60);
                         shadow.insert(subject.clone(), now + seconds);
-                        Event::Drained(subject, lease(now, seconds))
+                        match &subject {
+                            Subject::Service(name) => {
+                                weigh(name.as_str(), &[("a", 1)], lease(now, seconds))
+                            }
+                            _ => drain(subject, lease(now, seconds)),
+                        }
                     }
                     4..6 => {
                         shadow.remove(&subject);
-                        Event::Undrained {
+                        Event::Ended {
                             subject,
                             by: "oncall".into(),
                             reason: None,
@@ -524,11 +719,11 @@ mod tests {
                 let (next, changes) = overrides.step(event, at(now));
                 overrides = next;
                 shadow.retain(|_, until| *until > now);
-                let seen: Vec<&Subject> = overrides.drains().map(|(s, _)| s).collect();
+                let seen: Vec<&Subject> = overrides.iter().map(|(s, _)| s).collect();
                 assert_eq!(seen, shadow.keys().collect::<Vec<_>>(), "{context}");
                 for change in changes {
                     if let Change::LeaseEnded { before, .. } = change {
-                        assert!(before.until <= at(now), "{context}");
+                        assert!(before.lease.until <= at(now), "{context}");
                     }
                 }
                 let next = shadow.values().min().map(|until| at(*until));

@@ -10,6 +10,7 @@ use portolan_config::plan::{
     AffinityPlan, EndpointPlan, LocationId, Plan, PoolId, PoolPlan, RequestHead, RoutePlan,
     TestPlan, WhenAllDownPlan, normal_host,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::affinity::Tie;
@@ -103,7 +104,7 @@ impl Asked {
 }
 
 /// What would become of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
     /// The route it would take, or none.
     pub route: Option<Arc<str>>,
@@ -125,7 +126,8 @@ pub struct Explanation {
 }
 
 /// What keeps a client where it is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "AffinityEntry")]
 pub struct Affinity {
     /// What the client is known by: `cookie portolan`, `header x-session` or `client_ip`.
     pub by: String,
@@ -136,7 +138,7 @@ pub struct Affinity {
 }
 
 /// A pool that could get a request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolShare {
     /// Its name.
     pub pool: Arc<str>,
@@ -318,6 +320,7 @@ pub fn pretend(
         generation: 0,
         made: Tick::ZERO,
         suspicion: None,
+        weights: Arc::default(),
         plan: plan.clone(),
         locator: locator.clone(),
         pools: plan.pools.iter().map(view).collect(),

@@ -5,12 +5,13 @@
 //! serving; after it, nothing can go wrong any more.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use portolan_certs::server::Tickets;
-use portolan_config::diagnostic::{Code, Colours, Diagnostic, Report};
+use portolan_config::diagnostic::{Code, Diagnostic, Report};
 use portolan_config::plan::{LogPlan, Plan};
 use portolan_config::source::Origin;
 use portolan_config::{Machine, SavedSource, Watch};
@@ -21,8 +22,10 @@ use crate::clock::Clock;
 use crate::configuration::{self, Outcome, Ready, Source};
 use crate::engine::Engine;
 use crate::geo::Locator;
+use crate::journal::Journal;
 use crate::last_known_good::LastKnownGood;
 use crate::listeners::Listeners;
+use crate::notice::Notice;
 use crate::stats::Totals;
 
 /// Who asked for a reload.
@@ -102,6 +105,8 @@ pub struct Parts {
     pub totals: Arc<Totals>,
     /// Clocks.
     pub clock: Clock,
+    /// Where it tells what happens.
+    pub journal: Arc<Journal>,
     /// The machine.
     pub machine: Machine,
     /// Session tickets, which outlive configurations.
@@ -232,6 +237,9 @@ impl Reloader {
             material,
             locator,
         } = ready;
+        let located = locator.clone();
+        let located_before = self.parts.engine.published().load().locator.clone();
+        let addresses_before = self.addresses();
         let accepted = self
             .parts
             .engine
@@ -245,6 +253,8 @@ impl Reloader {
             )]);
         };
         listeners.commit();
+        self.tell_listeners(&addresses_before);
+        self.tell_geo(&located, &located_before);
         self.parts.access_log.configure(plan.access_log.as_ref());
         (self.parts.set_log)(&plan.log);
         self.keep(&plan, outcome.saved);
@@ -273,19 +283,45 @@ impl Reloader {
         }
         match self.parts.engine.relocate(locator.clone()).await {
             Ok(generation) => {
-                for database in locator.databases() {
-                    tracing::info!(
-                        "geo database {} ({}) replaced",
-                        database.name,
-                        database.kind
-                    );
-                }
+                self.tell_geo(&locator, &before);
                 Reloaded::Applied {
                     hash: running.plan.hash.to_string(),
                     generation,
                 }
             }
             Err(_) => Reloaded::Unchanged,
+        }
+    }
+
+    /// The addresses on which clients are accepted.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let status = self.parts.listeners.status();
+        status.iter().map(|listener| listener.bound).collect()
+    }
+
+    fn tell_listeners(&self, before: &[SocketAddr]) {
+        let now = self.addresses();
+        let journal = &self.parts.journal;
+        for address in before.iter().copied().filter(|it| !now.contains(it)) {
+            journal.tell(&Notice::ListenerClosed { address });
+        }
+        for address in now.into_iter().filter(|it| !before.contains(it)) {
+            journal.tell(&Notice::ListenerOpened { address });
+        }
+    }
+
+    /// Says which geo databases are others than before.
+    fn tell_geo(&self, now: &Locator, before: &Locator) {
+        for database in now.databases() {
+            let same = before
+                .databases()
+                .any(|other| other.name == database.name && other.same_content(database));
+            if !same {
+                self.parts.journal.tell(&Notice::GeoSwapped {
+                    name: database.name.clone(),
+                    kind: database.kind.clone(),
+                });
+            }
         }
     }
 
@@ -316,33 +352,24 @@ impl Reloader {
         // Counted last: whoever sees the count finds the rest as well.
         let totals = &self.parts.totals;
         match outcome {
-            Reloaded::Applied { hash, generation } => {
+            Reloaded::Applied { .. } => {
                 totals
                     .last_reload_success
                     .store(wall.as_millis() as u64, Ordering::Relaxed);
                 totals.reloads_applied.one();
-                tracing::info!(
-                    "configuration {hash} applied as generation {generation} ({trigger})"
-                );
             }
             Reloaded::Unchanged if uneventful => {
                 totals.reloads_unchanged.one();
                 tracing::debug!("configuration unchanged ({trigger})");
+                return;
             }
-            Reloaded::Unchanged => {
-                totals.reloads_unchanged.one();
-                // The file was put back as it was: what was wrong with it is no longer true.
-                tracing::info!("the configuration is again the one that runs ({trigger})");
-            }
-            Reloaded::Refused(report) => {
-                totals.reloads_refused.one();
-                tracing::error!(
-                    "configuration refused ({trigger}), the old one goes on: {}\n{}",
-                    report.summary(),
-                    report.render(Colours::Off)
-                );
-            }
+            Reloaded::Unchanged => totals.reloads_unchanged.one(),
+            Reloaded::Refused(_) => totals.reloads_refused.one(),
         }
+        let outcome = outcome.clone();
+        self.parts
+            .journal
+            .tell(&Notice::Reloaded { trigger, outcome });
     }
 }
 

@@ -10,12 +10,13 @@ use std::sync::{Arc, OnceLock};
 
 use portolan_config::names::Name;
 use portolan_config::plan::{
-    Class, ClassIndex, ClientClasses, Plan, PoolId, RequestHead, RouteId, RoutePlan, TargetId,
-    TargetKindPlan,
+    Class, ClassIndex, ClientClasses, Plan, PoolId, RequestHead, RouteId, RoutePlan, ServiceId,
+    TargetId, TargetKindPlan,
 };
 
 use crate::clock::Tick;
 use crate::geo::{Locator, Whereabouts};
+use crate::overrides::weights::Fitted;
 use crate::pool::PoolView;
 use crate::stats::{ByRetryReason, PoolStats, RoutePoolStats};
 use crate::steering::{Basis, Conditions, Latency, Sequence, Table, evaluate};
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub plan: Arc<Plan>,
     /// The geo databases.
     pub locator: Arc<Locator>,
+    /// The weights that operators gave to members of services, as far as they fit.
+    pub weights: Arc<Fitted>,
     /// Every pool, by its id.
     pub pools: Vec<Arc<PoolView>>,
     /// What is counted about every pool, by its id.
@@ -94,6 +97,9 @@ pub(crate) trait World {
     /// A pool.
     fn pool(&self, id: PoolId) -> &PoolView;
 
+    /// The weights that operators gave to members of services.
+    fn weights(&self) -> &Fitted;
+
     /// Now.
     fn now(&self) -> Tick;
 }
@@ -105,6 +111,10 @@ impl World for Snapshot {
 
     fn pool(&self, id: PoolId) -> &PoolView {
         &self.pools[id.index()]
+    }
+
+    fn weights(&self) -> &Fitted {
+        &self.weights
     }
 
     fn now(&self) -> Tick {
@@ -171,6 +181,10 @@ impl Conditions for On<'_> {
             _ => "",
         }
     }
+
+    fn weights(&self, service: ServiceId) -> Option<&[u32]> {
+        self.world.weights().of(service)
+    }
 }
 
 fn class_tables(world: &dyn World, target: TargetId, class: &Class) -> ClassTables {
@@ -184,7 +198,7 @@ fn class_tables_without(
     class: &Class,
     without: &[PoolId],
 ) -> ClassTables {
-    let pools = reachable(world.plan(), target, class);
+    let pools = reachable(world, target, class);
     let views = || {
         pools
             .iter()
@@ -239,15 +253,32 @@ fn table(
     Table::new(&world.plan().targets, target, class, &conditions, basis)
 }
 
-/// The pools that clients of a class can reach through a target.
-fn reachable(plan: &Plan, target: TargetId, class: &Class) -> Vec<PoolId> {
+/// The pools that clients of a class can reach through a target. Members without weight lead
+/// nowhere.
+fn reachable(world: &dyn World, target: TargetId, class: &Class) -> Vec<PoolId> {
+    let plan = world.plan();
     let mut pools = Vec::new();
-    let mut open = vec![target];
-    while let Some(id) = open.pop() {
+    // Beside each target the weights of the split that it is, or begins with.
+    let mut open: Vec<(TargetId, Option<&[u32]>)> = vec![(target, None)];
+    while let Some((id, weights)) = open.pop() {
         match &plan.targets.node(id).kind {
             TargetKindPlan::Pool(pool) => pools.push(*pool),
-            TargetKindPlan::Geo(rules) => open.push(rules[class.rule(id)].to),
-            kind => open.extend(kind.children()),
+            TargetKindPlan::Service(service, to) => open.push((*to, world.weights().of(*service))),
+            TargetKindPlan::Split(members) => {
+                let weight = |at: usize| match weights {
+                    Some(weights) => weights.get(at).copied().unwrap_or(0),
+                    None => members[at].weight,
+                };
+                let to = members.iter().enumerate();
+                let to = to.filter(|(at, _)| weight(*at) > 0);
+                open.extend(to.map(|(_, member)| (member.to, None)));
+            }
+            TargetKindPlan::Tiers(members) => {
+                let to = members.iter().enumerate();
+                open.extend(to.map(|(at, to)| (*to, weights.filter(|_| at == 0))));
+            }
+            TargetKindPlan::Geo(rules) => open.push((rules[class.rule(id)].to, None)),
+            kind => open.extend(kind.children().into_iter().map(|to| (to, None))),
         }
     }
     pools

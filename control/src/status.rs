@@ -1,13 +1,17 @@
 //! What runs now, as data: what the admin API answers, and what the commands print.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use portolan_config::plan::ServiceId;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::health::Verdict;
 use crate::ledger::Outcome;
 use crate::listeners::ListenerStatus;
-use crate::overrides::{Lease, Overrides, Subject};
+use crate::overrides::{Override, Overrides, Subject, weights};
 use crate::pool::PoolView;
 use crate::reload::{LastAttempt, Reloaded, Running};
 use crate::snapshot::Snapshot;
@@ -15,7 +19,7 @@ use crate::stats::{ByClass, Totals};
 use crate::steering::{Basis, Table};
 
 /// `GET /api/v1/status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Portolan's version.
     pub version: String,
@@ -48,14 +52,20 @@ pub struct Status {
 }
 
 /// One entry of `/api/v1/overrides`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct OverrideEntry {
-    /// `drain`.
+    /// `drain` or `weights`.
     pub kind: String,
-    /// The pool.
-    pub pool: String,
-    /// The endpoint; none for the pool as a whole.
+    /// The pool, if it is about one.
+    pub pool: Option<String>,
+    /// The endpoint, if it is about one.
     pub endpoint: Option<String>,
+    /// The service, if it is about one.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// The weights of the service's members, if it is about them.
+    #[serde(default)]
+    pub weights: Option<BTreeMap<String, u32>>,
     /// Whose token it was, or `local` where no tokens are needed.
     pub by: String,
     /// Why.
@@ -66,48 +76,56 @@ pub struct OverrideEntry {
     pub until: u64,
     /// How long it has still to run, in seconds.
     pub remaining_seconds: f64,
-    /// The running configuration has no such pool or endpoint: nothing is overridden for now.
+    /// It does not fit the running configuration: nothing is overridden for now.
     pub idle: bool,
+    /// Why it is idle.
+    #[serde(default)]
+    pub because: Option<String>,
 }
 
 impl OverrideEntry {
-    /// A drain at `now`, since 1970.
-    pub fn drain(
-        subject: &Subject,
-        lease: &Lease,
-        snapshot: &Snapshot,
-        now: std::time::Duration,
-    ) -> Self {
+    /// An override at `now`, since 1970.
+    pub fn new(subject: &Subject, it: &Override, snapshot: &Snapshot, now: Duration) -> Self {
+        let because = match subject.service() {
+            Some(service) => {
+                let misfit = snapshot.weights.misfits().get(service);
+                misfit.map(ToString::to_string)
+            }
+            None => (!exists(snapshot, subject)).then(|| format!("there is no {subject}")),
+        };
         Self {
-            kind: "drain".to_owned(),
-            pool: subject.pool.to_string(),
-            endpoint: subject.endpoint.map(|address| address.to_string()),
-            by: lease.by.to_string(),
-            reason: lease.reason.as_str().to_owned(),
-            since: lease.since.as_secs(),
-            until: lease.until.as_secs(),
-            remaining_seconds: lease.until.saturating_sub(now).as_secs_f64(),
-            idle: !exists(snapshot, subject),
+            kind: it.decision.kind().to_owned(),
+            pool: subject.pool().map(ToString::to_string),
+            endpoint: subject.endpoint().map(|address| address.to_string()),
+            service: subject.service().map(ToString::to_string),
+            weights: it.decision.weights().map(|weights| weights.to_map()),
+            by: it.lease.by.to_string(),
+            reason: it.lease.reason.as_str().to_owned(),
+            since: it.lease.since.as_secs(),
+            until: it.lease.until.as_secs(),
+            remaining_seconds: it.lease.until.saturating_sub(now).as_secs_f64(),
+            idle: because.is_some(),
+            because,
         }
     }
 
     /// Everything that is overridden at `now`, since 1970.
-    pub fn all(overrides: &Overrides, snapshot: &Snapshot, now: std::time::Duration) -> Vec<Self> {
+    pub fn all(overrides: &Overrides, snapshot: &Snapshot, now: Duration) -> Vec<Self> {
         overrides
-            .drains()
-            .map(|(subject, lease)| Self::drain(subject, lease, snapshot, now))
+            .iter()
+            .map(|(subject, it)| Self::new(subject, it, snapshot, now))
             .collect()
     }
 }
 
 /// Whether a snapshot has this pool, or this endpoint.
 pub fn exists(snapshot: &Snapshot, subject: &Subject) -> bool {
-    let pool = snapshot
-        .pools
-        .iter()
-        .find(|view| view.plan.name == subject.pool);
+    let Some(name) = subject.pool() else {
+        return false;
+    };
+    let pool = snapshot.pools.iter().find(|view| view.plan.name == *name);
     pool.is_some_and(|view| {
-        subject.endpoint.is_none_or(|address| {
+        subject.endpoint().is_none_or(|address| {
             let mut endpoints = view.endpoints.iter();
             endpoints.any(|endpoint| endpoint.live.key.address == address)
         })
@@ -115,7 +133,7 @@ pub fn exists(snapshot: &Snapshot, subject: &Subject) -> bool {
 }
 
 /// The running configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigStatus {
     /// What it is known by.
     pub hash: String,
@@ -130,7 +148,7 @@ pub struct ConfigStatus {
 }
 
 /// An attempt to replace the configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ReloadEntry {
     /// When, in seconds since 1970.
     pub at: u64,
@@ -145,7 +163,7 @@ pub struct ReloadEntry {
 }
 
 /// A listener.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ListenerEntry {
     /// The address in the configuration.
     pub configured: String,
@@ -158,7 +176,7 @@ pub struct ListenerEntry {
 }
 
 /// A geo database.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GeoEntry {
     /// Its path, or `built in`.
     pub name: String,
@@ -169,22 +187,22 @@ pub struct GeoEntry {
 }
 
 /// Requests so far.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RequestTotals {
     /// All that have ended.
     pub total: u64,
     /// By the first digit of the status.
-    pub by_class: std::collections::BTreeMap<String, u64>,
+    pub by_class: BTreeMap<String, u64>,
     /// How they ended: `answered`, `client_gone` or `refused`.
     #[serde(default)]
-    pub outcomes: std::collections::BTreeMap<String, u64>,
+    pub outcomes: BTreeMap<String, u64>,
     /// How many were accepted. Those that have not ended are under way.
     #[serde(default)]
     pub accepted: u64,
 }
 
 /// How many pools can serve.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PoolTotals {
     /// Those that can take any traffic.
     pub up: usize,
@@ -193,7 +211,7 @@ pub struct PoolTotals {
 }
 
 /// `GET /api/v1/pools/{name}`, and one entry of `/api/v1/pools`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PoolEntry {
     /// Its name.
     pub name: String,
@@ -224,7 +242,7 @@ pub struct PoolEntry {
 }
 
 /// An endpoint.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct EndpointEntry {
     /// Its address.
     pub address: String,
@@ -264,16 +282,33 @@ fn whole() -> f64 {
 }
 
 /// One entry of `/api/v1/services`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceEntry {
     /// Its name.
     pub name: String,
+    /// The members of the split that weights can be given to; none if there is no such split.
+    #[serde(default)]
+    pub members: Vec<MemberEntry>,
+    /// Which operator has given other weights to its members, why and until when.
+    #[serde(default)]
+    pub r#override: Option<OverrideEntry>,
     /// Its shares, for every class of clients that it tells apart.
     pub classes: Vec<ClassEntry>,
 }
 
+/// A member of a service's split.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MemberEntry {
+    /// The pool or the service.
+    pub to: String,
+    /// Its weight in the configuration.
+    pub configured: u32,
+    /// Its weight now.
+    pub weight: u32,
+}
+
 /// Shares of one class of clients.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ClassEntry {
     /// By which health they were given.
     pub basis: String,
@@ -284,7 +319,7 @@ pub struct ClassEntry {
 }
 
 /// A pool's share.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ShareEntry {
     /// The pool.
     pub pool: String,
@@ -297,7 +332,7 @@ pub struct ShareEntry {
 }
 
 /// One entry of `/api/v1/routes`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RouteEntry {
     /// Its name.
     pub name: String,
@@ -306,7 +341,7 @@ pub struct RouteEntry {
     /// Its shares, for every class of clients that it tells apart.
     pub classes: Vec<ClassEntry>,
     /// Requests so far, by the first digit of the status.
-    pub requests: std::collections::BTreeMap<String, u64>,
+    pub requests: BTreeMap<String, u64>,
 }
 
 impl ReloadEntry {
@@ -367,7 +402,7 @@ impl RequestTotals {
     }
 }
 
-fn by_class(counts: [u64; 6]) -> std::collections::BTreeMap<String, u64> {
+fn by_class(counts: [u64; 6]) -> BTreeMap<String, u64> {
     ByClass::NAMES
         .into_iter()
         .map(str::to_owned)
@@ -416,7 +451,7 @@ impl PoolTotals {
 impl PoolEntry {
     /// A pool at `now`.
     pub fn new(pool: &PoolView, now: crate::clock::Tick) -> Self {
-        let milliseconds = |took: std::time::Duration| took.as_secs_f64() * 1000.0;
+        let milliseconds = |took: Duration| took.as_secs_f64() * 1000.0;
         Self {
             name: pool.plan.name.to_string(),
             cloud: pool.plan.cloud.as_deref().map(str::to_owned),
@@ -455,7 +490,8 @@ impl PoolEntry {
     /// Says who has drained it and its endpoints.
     #[must_use]
     pub fn with_overrides(mut self, overrides: &[OverrideEntry]) -> Self {
-        for entry in overrides.iter().filter(|entry| entry.pool == self.name) {
+        let of_this = |entry: &&OverrideEntry| entry.pool.as_ref() == Some(&self.name);
+        for entry in overrides.iter().filter(of_this).collect::<Vec<_>>() {
             let slot = match &entry.endpoint {
                 None => Some(&mut self.drain),
                 Some(address) => self
@@ -537,15 +573,31 @@ pub fn classes(snapshot: &Snapshot, target: portolan_config::plan::TargetId) -> 
     told.into_iter().map(|(_, entry)| entry).collect()
 }
 
-/// Every service of a snapshot.
-pub fn services(snapshot: &Snapshot) -> Vec<ServiceEntry> {
-    snapshot
-        .plan
-        .services
+/// Every service of a snapshot, and how it is overridden.
+pub fn services(snapshot: &Snapshot, overrides: &[OverrideEntry]) -> Vec<ServiceEntry> {
+    let plan = &snapshot.plan;
+    plan.services
         .iter()
-        .map(|service| ServiceEntry {
-            name: service.name.to_string(),
-            classes: classes(snapshot, service.target),
+        .enumerate()
+        .map(|(at, service)| {
+            let members = weights::members(plan, service).unwrap_or_default();
+            let now = snapshot.weights.of(ServiceId::new(at));
+            let entry =
+                |entry: &&OverrideEntry| entry.service.as_deref() == Some(service.name.as_str());
+            ServiceEntry {
+                name: service.name.to_string(),
+                members: members
+                    .into_iter()
+                    .enumerate()
+                    .map(|(at, (name, configured))| MemberEntry {
+                        to: name.to_string(),
+                        configured,
+                        weight: now.map_or(configured, |weights| weights[at]),
+                    })
+                    .collect(),
+                r#override: overrides.iter().find(entry).cloned(),
+                classes: classes(snapshot, service.target),
+            }
         })
         .collect()
 }

@@ -57,7 +57,7 @@ fn path(subject: &str) -> String {
 }
 
 /// A segment of a path, whatever somebody typed.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' => {

@@ -161,13 +161,16 @@ fn pools_words(pools: &[PoolEntry]) -> String {
         ];
         if let Some(drain) = &pool.drain {
             cells.resize(header.len() - 1, String::new());
-            cells.push(lease_words(drain));
+            cells.push(format!("drained {}", lease_words(drain)));
         }
         rows.push(cells);
         for endpoint in &pool.endpoints {
             let backup = if endpoint.backup { " (backup)" } else { "" };
             let (health, why) = match &endpoint.drain {
-                Some(drain) => ("drained".to_owned(), lease_words(drain)),
+                Some(drain) => (
+                    "drained".to_owned(),
+                    format!("drained {}", lease_words(drain)),
+                ),
                 None => (endpoint.health.clone(), endpoint.because.clone()),
             };
             rows.push(vec![
@@ -188,22 +191,34 @@ fn pools_words(pools: &[PoolEntry]) -> String {
 
 /// An override in a line.
 pub(super) fn override_words(entry: &OverrideEntry) -> String {
-    let what = match &entry.endpoint {
-        None => format!("pool {}", entry.pool),
-        Some(address) => format!("endpoint {}/{address}", entry.pool),
+    let name = |name: &Option<String>| name.clone().unwrap_or_default();
+    let idle = match &entry.because {
+        Some(because) => format!("; not applied, because {because}"),
+        None if entry.idle => "; not applied: there is none now".to_owned(),
+        None => String::new(),
     };
-    let idle = if entry.idle {
-        ", idle: there is none now"
-    } else {
-        ""
-    };
-    format!("{what} is {}{idle}", lease_words(entry))
+    let lease = lease_words(entry);
+    match (&entry.weights, &entry.endpoint) {
+        (Some(weights), _) => {
+            let weights: Vec<String> = weights
+                .iter()
+                .map(|(member, weight)| format!("{member}={weight}"))
+                .collect();
+            let (service, weights) = (name(&entry.service), weights.join(" "));
+            format!("service {service} has the weights {weights} {lease}{idle}")
+        }
+        (None, None) => format!("pool {} is drained {lease}{idle}", name(&entry.pool)),
+        (None, Some(address)) => {
+            let pool = name(&entry.pool);
+            format!("endpoint {pool}/{address} is drained {lease}{idle}")
+        }
+    }
 }
 
 /// Who, why, and for how long.
 fn lease_words(entry: &OverrideEntry) -> String {
     format!(
-        "drained until {} ({}) by {}: {}",
+        "until {} ({}) by {}: {}",
         time(entry.until),
         span(entry.remaining_seconds.ceil() as u64),
         entry.by,
@@ -217,6 +232,14 @@ fn time(seconds: u64) -> String {
         .ok()
         .and_then(|s| jiff::Timestamp::from_second(s).ok());
     moment.map_or_else(|| "?".to_owned(), |moment| moment.to_string())
+}
+
+/// A moment to the millisecond, by the calendar.
+pub(super) fn moment(milliseconds: u64) -> String {
+    let moment = i64::try_from(milliseconds)
+        .ok()
+        .and_then(|it| jiff::Timestamp::from_millisecond(it).ok());
+    moment.map_or_else(|| "?".to_owned(), |moment| format!("{moment:.3}"))
 }
 
 /// A day, by the calendar.

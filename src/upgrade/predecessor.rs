@@ -10,7 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use portolan_control::admin::AdminServer;
-use portolan_control::engine::Published;
+use portolan_control::clock::Clock;
+use portolan_control::engine::Engine;
+use portolan_control::journal::Journal;
+use portolan_control::notice::{Notice, Upgrade};
+use portolan_control::overrides::keeper::{OverrideKeeper, Pause};
 use portolan_control::reload::Reloader;
 use portolan_proxy::HandedSocket;
 use tokio::process::{Child, Command};
@@ -18,12 +22,15 @@ use tokio::sync::Mutex;
 
 use super::TAKE_OVER;
 use super::elders::Elders;
-use super::wire::{Channel, Offer, Offered, PROTOCOL, ToPredecessor, ToSuccessor};
+use super::wire::{Channel, LONGEST, Offer, Offered, PROTOCOL, ToPredecessor, ToSuccessor};
 use crate::machine::Program;
 use crate::systemd::{self, Notifier};
 
 /// How long a process that was told to take over may take to accept: it has done everything else.
 const SERVING: Duration = Duration::from_secs(5);
+
+/// What is known of endpoints goes into one frame with the rest.
+const MOST_KNOWN: usize = LONGEST / 2;
 
 /// How long to wait for the last words of a process that has ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -36,7 +43,10 @@ pub(crate) struct Upgrader {
     pub(crate) admin: Arc<AdminServer>,
     pub(crate) elders: Elders,
     pub(crate) reloader: Arc<Reloader>,
-    pub(crate) published: Published,
+    pub(crate) overrides: Arc<OverrideKeeper>,
+    pub(crate) engine: Engine,
+    pub(crate) clock: Clock,
+    pub(crate) journal: Arc<Journal>,
     pub(crate) notifier: Notifier,
     /// One upgrade at a time. Whether there was one: then there is nothing left to hand over.
     pub(crate) turn: Mutex<bool>,
@@ -80,7 +90,8 @@ impl Upgrader {
             );
         }
         let binary = binary.unwrap_or(&self.program.path);
-        tracing::info!("upgrade: starting {}", binary.display());
+        let name = binary.display().to_string();
+        self.tell(Upgrade::Started { binary: name });
         self.notifier.send(&["STATUS=Upgrading."]);
         let outcome = self.attempt(binary, patience).await;
         match &outcome {
@@ -88,20 +99,37 @@ impl Upgrader {
                 *done = true;
                 // Whoever asks operators' questions from now on gets the new one's answers.
                 self.admin.leave();
-                tracing::info!(
-                    "upgrade: process {} (portolan {}) serves now",
-                    successor.pid,
-                    successor.version
-                );
+                self.tell(Upgrade::Done {
+                    pid: successor.pid,
+                    version: successor.version.clone(),
+                });
             }
             Err(error) => {
                 self.reloader.totals().upgrades_failed.one();
                 self.notifier
                     .send(&["STATUS=Serving; the last upgrade failed."]);
-                tracing::error!("upgrade failed, this process goes on: {error:#}");
+                let error = format!("{error:#}");
+                self.tell(Upgrade::Failed { error });
             }
         }
         outcome
+    }
+
+    fn tell(&self, upgrade: Upgrade) {
+        self.journal.tell(&Notice::Upgrade(upgrade));
+    }
+
+    /// What is known of endpoints. More than can be sent is not: the new process finds out itself.
+    async fn known(&self) -> serde_json::Value {
+        let known = match self.engine.hand_over().await {
+            Ok(known) => known.to_json(),
+            Err(_) => serde_json::Value::Null,
+        };
+        if known.to_string().len() > MOST_KNOWN {
+            tracing::warn!("the new process has to judge the endpoints itself: they are too many");
+            return serde_json::Value::Null;
+        }
+        known
     }
 
     async fn attempt(&self, binary: &Path, patience: Duration) -> anyhow::Result<Successor> {
@@ -113,9 +141,12 @@ impl Upgrader {
             protocol: PROTOCOL,
             pid: std::process::id(),
             patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
-            judged: self.published.load().judged(),
+            judged: self.engine.published().load().judged(),
             done: totals.upgrades_done.get(),
             failed: totals.upgrades_failed.get(),
+            since_start_ns: self.clock.now().since_start().as_nanos() as u64,
+            wall_ms: self.clock.wall().as_millis() as u64,
+            known: self.known().await,
             sockets: offered,
         };
         let (ours, theirs) = UnixStream::pair().context("cannot hand over")?;
@@ -123,7 +154,8 @@ impl Upgrader {
         let mut candidate = Candidate::start(&self.program, binary, theirs)?;
         let name = binary.display();
         let child = candidate.child();
-        let talking = hand_over(channel, &offer, &sockets, &name, patience);
+        let overrides = &self.overrides;
+        let talking = hand_over(channel, &offer, &sockets, &name, patience, overrides);
         tokio::pin!(talking);
         let spoken = tokio::select! {
             biased;
@@ -134,8 +166,8 @@ impl Upgrader {
                 Err(_) => Err(anyhow::anyhow!("{name} says nothing")),
             },
         };
-        let mut successor = match spoken {
-            Ok(successor) => successor,
+        let (mut successor, overrides) = match spoken {
+            Ok(served) => served,
             Err(error) if error.is::<Refused>() => return Err(error),
             // How it ended says more than what was noticed first.
             Err(error) => match tokio::time::timeout(LAST_WORDS, child.wait()).await {
@@ -146,6 +178,7 @@ impl Upgrader {
         // From here on it is the one that serves, whatever becomes of this process.
         candidate.let_go();
         pause.retire();
+        overrides.retire();
         self.notifier.send(&[&format!("MAINPID={}", successor.pid)]);
         // Not told, it goes on by itself soon enough.
         let _ = successor.channel.send(&ToSuccessor::Done).await;
@@ -173,14 +206,16 @@ struct Refused {
     error: String,
 }
 
-/// Speaks with a new process until it serves.
+/// Speaks with a new process until it serves. From the moment when it takes over, nothing is
+/// overridden here.
 async fn hand_over(
     mut channel: Channel,
     offer: &Offer,
     sockets: &[OwnedFd],
     binary: &impl ToString,
     patience: Duration,
-) -> anyhow::Result<Successor> {
+    overrides: &OverrideKeeper,
+) -> anyhow::Result<(Successor, Pause)> {
     let binary = binary.to_string();
     let gone = || gone(&binary);
     let preparing = async {
@@ -196,6 +231,8 @@ async fn hand_over(
         Ok(ready) => ready?,
         Err(_) => bail!("{binary} was not ready within {} s", patience.as_secs_f64()),
     };
+    // From here on the new process goes by what is overridden now. Nobody has to wait for long.
+    let pause = overrides.pause().await;
     let taking = async {
         channel
             .send(&ToSuccessor::TakeOver)
@@ -210,11 +247,12 @@ async fn hand_over(
         Ok(served) => served?,
         Err(_) => bail!("{binary} was ready, and then did not accept"),
     }
-    Ok(Successor {
+    let successor = Successor {
         channel,
         pid,
         version,
-    })
+    };
+    Ok((successor, pause))
 }
 
 fn unexpected(binary: &str, said: Option<ToPredecessor>) -> anyhow::Error {

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use portolan_control::handover::Handover;
 use portolan_proxy::HandedSocket;
 
 use super::TAKE_OVER;
@@ -39,6 +40,11 @@ pub(crate) struct Predecessor {
     pub(crate) patience: Duration,
     /// Whether every pool has a verdict there.
     pub(crate) judged: bool,
+    /// How long it, and those before it, had run, and when, in time since 1970.
+    since_start: Duration,
+    wall: Duration,
+    /// What it knows of endpoints.
+    known: Handover,
     /// Processes before it that still let clients finish.
     elders: Vec<OwnedFd>,
     /// Upgrades that were done, with this one, and that failed.
@@ -76,6 +82,9 @@ impl Inherited {
             pid: offer.pid,
             patience: Duration::from_millis(offer.patience_ms),
             judged: offer.judged,
+            since_start: Duration::from_nanos(offer.since_start_ns),
+            wall: Duration::from_millis(offer.wall_ms),
+            known: Handover::from_json(offer.known),
             elders: Vec::new(),
             done: offer.done + 1,
             failed: offer.failed,
@@ -106,6 +115,17 @@ impl Inherited {
 }
 
 impl Predecessor {
+    /// How long it, and those before it, have run at this time, since 1970.
+    pub(crate) fn since_start(&self, wall: Duration) -> Duration {
+        // The calendar may be set just now: what cannot be is not believed.
+        self.since_start + wall.saturating_sub(self.wall).min(HANDING)
+    }
+
+    /// What it knows of endpoints; once.
+    pub(crate) fn handed(&mut self) -> Handover {
+        std::mem::take(&mut self.known)
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.pid

@@ -22,7 +22,7 @@ pub(super) const PROTOCOL: u32 = 1;
 const AT_ONCE: usize = 64;
 
 /// No frame is longer, whatever its length says.
-const LONGEST: usize = 16 << 20;
+pub(super) const LONGEST: usize = 16 << 20;
 
 /// What is handed over. As many sockets follow.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +37,15 @@ pub(super) struct Offer {
     /// Upgrades before this one that were done, and that failed.
     pub(super) done: u64,
     pub(super) failed: u64,
+    /// How long ago the first of the processes that took over from each other began, in nanoseconds,
+    /// and when that was true, in milliseconds since 1970.
+    #[serde(default)]
+    pub(super) since_start_ns: u64,
+    #[serde(default)]
+    pub(super) wall_ms: u64,
+    /// What is known of endpoints, as far as the new process understands it.
+    #[serde(default)]
+    pub(super) known: serde_json::Value,
     pub(super) sockets: Vec<Offered>,
 }
 
@@ -230,6 +239,9 @@ mod tests {
             judged: true,
             done: 0,
             failed: 0,
+            since_start_ns: 0,
+            wall_ms: 0,
+            known: serde_json::Value::Null,
             sockets: addresses
                 .iter()
                 .map(|configured| Offered::Listener {
@@ -267,6 +279,15 @@ mod tests {
             Some(ToPredecessor::Serving)
         );
         assert_eq!(theirs.receive::<ToPredecessor>().await.unwrap(), None);
+    }
+
+    #[test]
+    fn offers_of_other_versions_are_understood() {
+        let old = r#"{"protocol":1,"pid":7,"patience_ms":1,"judged":true,"done":0,"failed":0,"sockets":[]}"#;
+        let offer: Offer = serde_json::from_str(old).unwrap();
+        assert_eq!((offer.pid, offer.known), (7, serde_json::Value::Null));
+        let new = r#"{"protocol":1,"pid":7,"patience_ms":1,"judged":true,"done":0,"failed":0,"sockets":[],"known":{"endpoints":[{"mood":"fine"}]},"later":1}"#;
+        assert!(serde_json::from_str::<Offer>(new).is_ok());
     }
 
     #[test]

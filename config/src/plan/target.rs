@@ -19,9 +19,12 @@ pub struct TargetGraph {
 pub struct TargetNode {
     /// What it is.
     pub kind: TargetKindPlan,
-    /// Every pool it can lead to, ascending.
+    /// Every pool it can lead to, ascending; also by a member of weight 0, to which an operator may
+    /// give another weight.
     pub pools: Vec<PoolId>,
-    /// Where its pools are (those that have a place): a target is as near as its nearest pool.
+    /// Those of them that it leads to by the weights of the configuration.
+    pub weighted: Vec<PoolId>,
+    /// Where those are (if they have a place): a target is as near as its nearest pool.
     pub places: Vec<Coordinates>,
     /// Whether it leads through `fastest` or `least_loaded`, whose shares move with measurements.
     pub measured: bool,
@@ -34,7 +37,7 @@ pub enum TargetKindPlan {
     Pool(PoolId),
     /// A service: the same as what it stands for, but with a name to explain it by.
     Service(ServiceId, TargetId),
-    /// Shares by weight. Members of weight 0 are left out.
+    /// Shares by weight. At least one is above 0.
     Split(Vec<SplitMemberPlan>),
     /// The first that can carry the load.
     Tiers(Vec<TargetId>),
@@ -53,7 +56,7 @@ pub enum TargetKindPlan {
 pub struct SplitMemberPlan {
     /// Where this share goes.
     pub to: TargetId,
-    /// How large it is; never 0.
+    /// How large it is; 0 is nothing.
     pub weight: u32,
     /// What happens to it when the member cannot carry it.
     pub if_down: IfDown,
@@ -99,8 +102,20 @@ impl TargetGraph {
             .iter()
             .flat_map(|child| self.node(*child).pools.iter().copied())
             .collect();
+        let leading: Vec<TargetId> = match &kind {
+            TargetKindPlan::Split(members) => {
+                let weighted = members.iter().filter(|member| member.weight > 0);
+                weighted.map(|member| member.to).collect()
+            }
+            _ => children.clone(),
+        };
+        let mut weighted: BTreeSet<PoolId> = leading
+            .into_iter()
+            .flat_map(|child| self.node(child).weighted.iter().copied())
+            .collect();
         if let TargetKindPlan::Pool(pool) = kind {
             pools.insert(pool);
+            weighted.insert(pool);
         }
         let measured = matches!(
             kind,
@@ -108,11 +123,12 @@ impl TargetGraph {
         ) || children.iter().any(|child| self.node(*child).measured);
         let id = TargetId::new(self.nodes.len());
         self.nodes.push(TargetNode {
-            places: pools
+            places: weighted
                 .iter()
                 .filter_map(|pool| place_of_pool(*pool))
                 .collect(),
             pools: pools.into_iter().collect(),
+            weighted: weighted.into_iter().collect(),
             measured,
             kind: kind.clone(),
         });

@@ -12,6 +12,7 @@ pub(super) struct Problem {
     title: &'static str,
     detail: String,
     more: Vec<(&'static str, serde_json::Value)>,
+    again_after: Option<u32>,
 }
 
 impl Problem {
@@ -21,12 +22,19 @@ impl Problem {
             title,
             detail: detail.into(),
             more: Vec::new(),
+            again_after: None,
         }
     }
 
     /// Adds a member of its own.
     pub(super) fn with(mut self, name: &'static str, value: serde_json::Value) -> Self {
         self.more.push((name, value));
+        self
+    }
+
+    /// Says after how many seconds it may be different.
+    pub(super) fn again_after(mut self, seconds: u32) -> Self {
+        self.again_after = Some(seconds);
         self
     }
 
@@ -53,6 +61,10 @@ impl IntoResponse for Problem {
         let mut response = (self.status, Json(body)).into_response();
         let json = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, json);
+        if let Some(seconds) = self.again_after {
+            let seconds = HeaderValue::from(seconds);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             let bearer = HeaderValue::from_static("Bearer realm=\"portolan\"");
             response

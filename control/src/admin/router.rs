@@ -13,7 +13,7 @@ use portolan_config::diagnostic::Colours;
 use serde_json::json;
 
 use super::reply::Problem;
-use super::{AdminState, drains, guard};
+use super::{AdminState, drains, events, guard, openapi, overrides, weights};
 use crate::metrics::Page;
 use crate::rehearse::{self, Asked, Explanation};
 use crate::reload::{Reloaded, Trigger};
@@ -30,8 +30,10 @@ pub fn router(state: AdminState) -> Router {
         .route("/pools/{pool}", get(pool))
         .route("/services", get(services))
         .route("/routes", get(routes))
-        .route("/overrides", get(drains::overrides))
-        .route("/audit", get(drains::audit))
+        .route("/overrides", get(overrides::overrides))
+        .route("/audit", get(overrides::audit))
+        .route("/events", get(events::events))
+        .route("/openapi.json", get(openapi::openapi))
         // It changes nothing, though its question is too long for a URL.
         .route("/explain", post(explain))
         .fallback(not_found)
@@ -46,6 +48,10 @@ pub fn router(state: AdminState) -> Router {
         .route(
             "/pools/{pool}/endpoints/{address}/drain",
             put(drains::drain_endpoint).delete(drains::undrain_endpoint),
+        )
+        .route(
+            "/services/{service}/weights",
+            put(weights::put).delete(weights::delete),
         )
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(state.clone(), guard::change));
@@ -129,7 +135,7 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
             .upgrade_socket
             .get()
             .map(|path| path.display().to_string()),
-        uptime_seconds: state.clock.now().since_start().as_secs(),
+        uptime_seconds: state.clock.uptime().as_secs(),
         config: ConfigStatus::new(&running, &snapshot),
         listeners: state
             .listeners
@@ -144,14 +150,14 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
         warnings,
         requests: RequestTotals::new(state.reloader.totals()),
         pools: PoolTotals::new(&snapshot),
-        overrides: drains::entries(&state, &snapshot),
+        overrides: overrides::entries(&state, &snapshot),
     })
 }
 
 async fn pools(State(state): State<AdminState>) -> Json<Vec<PoolEntry>> {
     let snapshot = state.published.load();
     let now = state.clock.now();
-    let overrides = drains::entries(&state, &snapshot);
+    let overrides = overrides::entries(&state, &snapshot);
     Json(
         snapshot
             .pools
@@ -172,7 +178,7 @@ async fn pool(
         .find(|pool| pool.plan.name.as_str() == name);
     match found {
         Some(pool) => {
-            let overrides = drains::entries(&state, &snapshot);
+            let overrides = overrides::entries(&state, &snapshot);
             let entry = PoolEntry::new(pool, state.clock.now());
             Ok(Json(entry.with_overrides(&overrides)))
         }
@@ -181,7 +187,9 @@ async fn pool(
 }
 
 async fn services(State(state): State<AdminState>) -> Json<Vec<ServiceEntry>> {
-    Json(status::services(&state.published.load()))
+    let snapshot = state.published.load();
+    let overrides = overrides::entries(&state, &snapshot);
+    Json(status::services(&snapshot, &overrides))
 }
 
 async fn routes(State(state): State<AdminState>) -> Json<Vec<RouteEntry>> {
@@ -189,9 +197,9 @@ async fn routes(State(state): State<AdminState>) -> Json<Vec<RouteEntry>> {
 }
 
 /// What `portolan explain` asks.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct ExplainRequest {
+pub(super) struct ExplainRequest {
     client_ip: Option<IpAddr>,
     #[serde(default)]
     method: Option<String>,

@@ -20,10 +20,12 @@ use crate::clock::Tick;
 use crate::dial::{Dial, Dialer, ProbeOutcome};
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::geo::Locator;
+use crate::handover::{Handover, Known};
 use crate::health::{Event as HealthEvent, Health, HealthPolicy, Verdict};
 use crate::notice::Notice;
 use crate::outlier::{Alarm, Record, Tally};
 use crate::overrides::Drains;
+use crate::overrides::weights::{Fitted, Misfit, WeightsOf};
 use crate::pool::{EndpointView, PoolView};
 use crate::resolve::Answer;
 use crate::slow_start;
@@ -57,8 +59,8 @@ pub enum Event {
     },
     /// A geo database was replaced.
     LocatorChanged(Arc<Locator>),
-    /// Operators drain other pools or endpoints than before.
-    DrainsChanged(Drains),
+    /// Operators drain other pools or endpoints than before, or give services other weights.
+    OverridesChanged(Drains, WeightsOf),
     /// A probe is over.
     ProbeFinished {
         /// Whose.
@@ -144,7 +146,7 @@ pub(super) struct EndpointState {
     /// When it came back, for its slow start.
     pub(super) came_back: Option<Tick>,
     /// Its pool served already when it was added.
-    added_later: bool,
+    pub(super) added_later: bool,
     /// When its last probe began.
     pub(super) probed: Option<Tick>,
     /// When the next one is due; none while one is under way, or without probes.
@@ -174,6 +176,12 @@ pub struct Core {
     dialer: Arc<dyn Dialer>,
     /// What operators have drained, beside the configuration.
     drains: Drains,
+    /// The weights that they gave to services.
+    weights: WeightsOf,
+    /// Those under the running configuration.
+    fitted: Arc<Fitted>,
+    /// What the process before this one knew of endpoints that were not met yet.
+    handed: Handover,
     pub(super) endpoints: HashMap<EndpointKey, EndpointState>,
     names: HashMap<Arc<str>, NameState>,
     turns: HashMap<Name, Arc<Sequence>>,
@@ -217,6 +225,10 @@ impl World for Core {
         &self.views[id.index()]
     }
 
+    fn weights(&self) -> &Fitted {
+        &self.fitted
+    }
+
     fn now(&self) -> Tick {
         self.now
     }
@@ -231,12 +243,27 @@ impl Core {
         dialer: Arc<dyn Dialer>,
         now: Tick,
     ) -> Self {
+        Self::going_on(plan, material, locator, dialer, now, Handover::default())
+    }
+
+    /// A core that goes on with what a process before this one knew.
+    pub fn going_on(
+        plan: Arc<Plan>,
+        material: Arc<Material>,
+        locator: Arc<Locator>,
+        dialer: Arc<dyn Dialer>,
+        now: Tick,
+        handed: Handover,
+    ) -> Self {
         let mut core = Self {
             plan: plan.clone(),
             material: material.clone(),
             locator: locator.clone(),
             dialer,
             drains: Drains::default(),
+            weights: WeightsOf::default(),
+            fitted: Arc::default(),
+            handed,
             endpoints: HashMap::new(),
             names: HashMap::new(),
             turns: HashMap::new(),
@@ -256,7 +283,11 @@ impl Core {
             serial: 0,
             now,
         };
-        core.accept(plan, material, locator);
+        core.passive.came_back = std::mem::take(&mut core.handed.came_back);
+        // Nothing is overridden yet, so there is nothing to tell.
+        core.accept(plan, material, locator, &mut Vec::new());
+        // Who is not there now begins like everybody else.
+        core.handed = Handover::default();
         core
     }
 
@@ -269,12 +300,14 @@ impl Core {
                 plan,
                 material,
                 locator,
-            } => self.accept(plan, material, locator),
+            } => self.accept(plan, material, locator, &mut effects),
             Event::LocatorChanged(locator) => {
                 self.locator = locator;
                 self.dirty = true;
             }
-            Event::DrainsChanged(drains) => self.set_drains(drains),
+            Event::OverridesChanged(drains, weights) => {
+                self.set_overrides(drains, weights, &mut effects);
+            }
             Event::ProbeFinished {
                 key,
                 serial,
@@ -289,7 +322,10 @@ impl Core {
             Event::HeardAgain { key } => {
                 effects.push(Effect::Notice(Notice::HeardAgain { key }));
             }
-            Event::Alarmed => self.look(&mut effects),
+            Event::Alarmed => {
+                self.look(&mut effects);
+                self.keep_looking();
+            }
             Event::Woken => {}
         }
         self.run_due(&mut effects);
@@ -324,6 +360,7 @@ impl Core {
             generation: self.generation,
             made: now,
             suspicion: self.passive.suspicion.since(),
+            weights: self.fitted.clone(),
             plan: self.plan.clone(),
             locator: self.locator.clone(),
             pools: self.views.clone(),
@@ -340,7 +377,13 @@ impl Core {
 
     // === A new configuration ===
 
-    fn accept(&mut self, plan: Arc<Plan>, material: Arc<Material>, locator: Arc<Locator>) {
+    fn accept(
+        &mut self,
+        plan: Arc<Plan>,
+        material: Arc<Material>,
+        locator: Arc<Locator>,
+        effects: &mut Vec<Effect>,
+    ) {
         self.plan = plan;
         self.material = material;
         self.locator = locator;
@@ -356,7 +399,32 @@ impl Core {
         self.keep_passive();
         self.keep_endpoints();
         self.keep_pools_and_routes();
+        self.fit_weights(effects);
         self.index_targets();
+    }
+
+    /// Fits the weights that operators gave to services to the running configuration, and says
+    /// which fit no longer, or again.
+    fn fit_weights(&mut self, effects: &mut Vec<Effect>) {
+        let fitted = Fitted::new(&self.plan, &self.weights);
+        let before = std::mem::replace(&mut self.fitted, Arc::new(fitted));
+        let told = |misfits: &BTreeMap<Name, Misfit>, (name, misfit): (&Name, &Misfit)| {
+            misfits.get(name) == Some(misfit)
+        };
+        let misfits = self.fitted.misfits();
+        for (service, misfit) in misfits.iter().filter(|it| !told(before.misfits(), *it)) {
+            effects.push(Effect::Notice(Notice::WeightsIdle {
+                service: service.clone(),
+                misfit: misfit.clone(),
+            }));
+        }
+        for service in before.misfits().keys() {
+            if !misfits.contains_key(service) && self.weights.of(service).is_some() {
+                effects.push(Effect::Notice(Notice::WeightsFit {
+                    service: service.clone(),
+                }));
+            }
+        }
     }
 
     /// Begins with new names, forgets those that nobody mentions any more.
@@ -378,7 +446,11 @@ impl Core {
         });
         for host in wanted {
             if !self.names.contains_key(&host) {
+                // What another process was answered is good enough until we are.
+                let handed = self.handed.names.remove(&host);
                 let state = NameState {
+                    answered: handed.is_some(),
+                    addresses: handed.unwrap_or_default(),
                     next: Some(self.now),
                     ..NameState::default()
                 };
@@ -418,6 +490,7 @@ impl Core {
         let now = self.now;
         let serving = self.serves(&pool.name);
         let alarm = self.passive.alarm.clone();
+        let handed = self.handed.endpoints.remove(&key);
         let state = self
             .endpoints
             .entry(key.clone())
@@ -433,6 +506,9 @@ impl Core {
                 next: None,
                 probing: None,
             });
+        if let Some(known) = handed {
+            state.go_on(known, pool);
+        }
         state.dial = dial;
         state.keep_watch(pool, now);
         let next = match &pool.probe {
@@ -626,17 +702,77 @@ impl Core {
         true
     }
 
-    /// Every pool goes by what is drained now. Whoever drained it is told elsewhere.
-    fn set_drains(&mut self, drains: Drains) {
-        self.drains = drains;
+    /// Pools go by what is drained now, and services by their weights; only what changed is worked
+    /// out again. Whoever changed it is told elsewhere.
+    fn set_overrides(&mut self, drains: Drains, weights: WeightsOf, effects: &mut Vec<Effect>) {
         let plan = self.plan.clone();
+        let before = std::mem::replace(&mut self.drains, drains);
         for pool in &plan.pools {
+            if !before.differs_in(&self.drains, &pool.name) {
+                continue;
+            }
             let view = self.view(pool);
             self.views[pool.id.index()] = Arc::new(view);
             self.dirty_targets
                 .extend(&self.targets_of_pool[pool.id.index()]);
         }
+        if self.weights != weights {
+            self.weights = weights;
+            let before = self.fitted.clone();
+            self.fit_weights(effects);
+            self.reweigh(&before);
+        }
         self.dirty = true;
+    }
+
+    /// Every target that leads through a service with other weights than before has other shares.
+    fn reweigh(&mut self, before: &Fitted) {
+        let plan = self.plan.clone();
+        let changed: HashSet<TargetId> = (0..plan.targets.len())
+            .map(TargetId::new)
+            .filter(|target| match &plan.targets.node(*target).kind {
+                TargetKindPlan::Service(service, _) => {
+                    before.of(*service) != self.fitted.of(*service)
+                }
+                _ => false,
+            })
+            .collect();
+        if changed.is_empty() {
+            return;
+        }
+        for (at, classes) in plan.classes.iter().enumerate() {
+            let target = TargetId::new(at);
+            let leads = || {
+                let below = plan.targets.reachable(target);
+                below.iter().any(|id| changed.contains(id))
+            };
+            if classes.is_some() && leads() {
+                self.dirty_targets.insert(target);
+            }
+        }
+    }
+
+    // === A process that takes over ===
+
+    /// What is known of endpoints, for a process that takes over.
+    pub fn hand_over(&self) -> Handover {
+        let endpoints = self.endpoints.iter().map(|(key, state)| {
+            let known = Known {
+                health: state.health.clone(),
+                record: (&state.record).into(),
+                came_back: state.came_back,
+                measured: state.live.measured(),
+            };
+            (key.clone(), known)
+        });
+        let answered = self.names.iter().filter(|(_, name)| name.answered);
+        Handover {
+            endpoints: endpoints.collect(),
+            names: answered
+                .map(|(host, name)| (host.clone(), name.addresses.clone()))
+                .collect(),
+            came_back: self.passive.came_back.clone(),
+        }
     }
 
     // === Probes and names ===
@@ -726,9 +862,16 @@ impl Core {
     }
 
     /// Has the engine look at what requests tell, some time from now.
-    pub(super) fn look_after(&mut self, span: Duration) {
-        self.due.retain(|(_, due)| *due != Due::Look);
+    fn look_after(&mut self, span: Duration) {
+        self.passive.alarm.wake();
         self.due.insert((self.now + span, Due::Look));
+    }
+
+    /// Has the engine look at what requests tell from time to time, until nothing asks for it.
+    pub(super) fn keep_looking(&mut self) {
+        if !self.due.iter().any(|(_, due)| *due == Due::Look) {
+            self.look_after(LOOK);
+        }
     }
 
     /// Makes a pool's view anew and says whether it came up or went down.
@@ -843,8 +986,11 @@ impl Core {
                 Due::Resolve(host) => self.begin_resolve(&host, effects),
                 Due::Measure => self.measure(),
                 Due::Look => {
-                    self.look(effects);
-                    self.look_after(LOOK);
+                    if self.look(effects) {
+                        self.passive.alarm.sleep();
+                    } else {
+                        self.look_after(LOOK);
+                    }
                 }
             }
         }
@@ -919,6 +1065,12 @@ impl Core {
                 *due.entry(key).or_default() += 1;
             }
         }
+        let looks = self.due.iter().filter(|(_, due)| *due == Due::Look).count();
+        debug_assert!(looks <= 1, "two looks are due");
+        debug_assert!(
+            looks == 1 || self.is_calm(),
+            "something needs a look, and nobody will"
+        );
         for (key, state) in &self.endpoints {
             let planned = due.get(key).copied().unwrap_or(0);
             let probed = self.pool_of(key).is_some_and(|pool| pool.probe.is_some());

@@ -13,9 +13,10 @@ use portolan_config::plan::{OutlierPlan, PoolPlan, ProbePlan};
 use super::core::{Core, Effect, EndpointState};
 use crate::clock::Tick;
 use crate::endpoint::EndpointKey;
+use crate::handover::Known;
 use crate::health::Verdict;
 use crate::notice::Notice;
-use crate::outlier::{Alarm, Change, Event, Standing, Tally, Window, stands_out};
+use crate::outlier::{Alarm, Change, Event, Record, Standing, Tally, Window, stands_out};
 use crate::pool::PoolView;
 use crate::slow_start;
 use crate::suspicion::{self, Pace, Suspicion};
@@ -51,6 +52,8 @@ pub(super) struct Passive {
     held: HashMap<Name, Before>,
     /// When endpoints were last compared.
     compared: Tick,
+    /// Requests ended since then.
+    news: bool,
     /// Something about a pool changed since the suspicion was last asked.
     changed: bool,
     /// A probe passed since then.
@@ -91,6 +94,19 @@ impl Passive {
 }
 
 impl EndpointState {
+    /// Goes on with what the process before this one knew.
+    pub(super) fn go_on(&mut self, known: Known, pool: &PoolPlan) {
+        self.health = known.health;
+        self.came_back = known.came_back;
+        self.added_later = false;
+        self.live.go_on(&known.measured);
+        if let Some(policy) = &pool.outlier {
+            self.record = Record::handed_over(&known.record, policy);
+            let on_trial = matches!(self.record.standing, Standing::OnTrial { .. });
+            self.live.witness.turn(on_trial);
+        }
+    }
+
     /// Takes over what a configuration says about outliers.
     pub(super) fn keep_watch(&mut self, pool: &PoolPlan, now: Tick) {
         match &pool.outlier {
@@ -118,10 +134,14 @@ impl EndpointState {
         change
     }
 
-    /// What requests have told since the last time.
-    fn hear(&mut self, policy: &OutlierPlan, now: Tick) -> Option<Change> {
+    /// The tries that ended since the last time.
+    fn news(&mut self) -> Tally {
         let tally = self.live.tally();
-        let news = tally.since(std::mem::replace(&mut self.counted, tally));
+        tally.since(std::mem::replace(&mut self.counted, tally))
+    }
+
+    /// What requests have told since the last time.
+    fn hear(&mut self, policy: &OutlierPlan, news: Tally, now: Tick) -> Option<Change> {
         if news != Tally::default() {
             self.judge(policy, Event::Counted(news), now);
         }
@@ -155,7 +175,7 @@ impl Core {
             .filter_map(|pool| pool.probe.as_ref());
         self.passive.pace = Pace::of(probes);
         self.passive.changed = true;
-        self.look_after(LOOK);
+        self.keep_looking();
     }
 
     /// An endpoint begins with a small part of its share, if its pool says so.
@@ -166,6 +186,7 @@ impl Core {
         }
         if let Some(state) = self.endpoints.get_mut(key) {
             state.came_back = Some(self.now);
+            self.keep_looking();
         }
     }
 
@@ -175,6 +196,7 @@ impl Core {
             return false;
         }
         self.passive.came_back.insert(plan.name.clone(), self.now);
+        self.keep_looking();
         true
     }
 
@@ -247,10 +269,32 @@ impl Core {
         true
     }
 
-    /// Looks at what requests tell, and at what time alone changes.
-    pub(super) fn look(&mut self, effects: &mut Vec<Effect>) {
+    /// Whether time alone changes nothing: nobody is ejected or on trial, nobody starts slowly, and
+    /// the instance does not suspect itself.
+    pub(super) fn is_calm(&self) -> bool {
+        let passive = &self.passive;
+        let slow = |view: &PoolView| {
+            let since = passive.came_back.get(&view.plan.name).copied();
+            slow_start::share(view.plan.slow_start, since, self.now) < 1.0
+        };
+        passive.suspicion.since().is_none()
+            && !self.views.iter().any(|view| {
+                slow(view)
+                    || view.ramp < 1.0
+                    || view
+                        .endpoints
+                        .iter()
+                        .any(|endpoint| endpoint.standing != Standing::Free || endpoint.ramp < 1.0)
+            })
+    }
+
+    /// Looks at what requests tell, and at what time alone changes. Whether it need not look again
+    /// before a request ends: nothing is to be expected, and nothing has ended since endpoints were
+    /// compared.
+    pub(super) fn look(&mut self, effects: &mut Vec<Effect>) -> bool {
         let now = self.now;
         let compare = now.since(self.passive.compared) >= COMPARE;
+        let mut some = false;
         if compare {
             self.passive.compared = now;
         }
@@ -259,29 +303,33 @@ impl Core {
         for at in 0..self.views.len() {
             let view = self.views[at].clone();
             let mut changed = false;
-            if let Some(policy) = &view.plan.outlier {
-                for endpoint in &view.endpoints {
-                    let key = &endpoint.live.key;
-                    let Some(state) = self.endpoints.get_mut(key) else {
-                        continue;
-                    };
-                    let change = if holding {
-                        state.counted = state.live.tally();
-                        None
-                    } else {
-                        state.hear(policy, now)
-                    };
-                    changed |= self.tell(key, change, effects);
-                }
-                if compare && !holding {
-                    changed |= self.compare(&view, policy, effects);
-                }
+            for endpoint in &view.endpoints {
+                let key = &endpoint.live.key;
+                let Some(state) = self.endpoints.get_mut(key) else {
+                    continue;
+                };
+                let told = state.news();
+                some |= told != Tally::default();
+                let change = match &view.plan.outlier {
+                    Some(policy) if !holding => state.hear(policy, told, now),
+                    _ => None,
+                };
+                changed |= self.tell(key, change, effects);
+            }
+            if let Some(policy) = &view.plan.outlier
+                && compare
+                && !holding
+            {
+                changed |= self.compare(&view, policy, effects);
             }
             let ramps = self.ramps(&view);
             if changed || ramps {
                 self.change_pool(view.plan.id, effects);
             }
         }
+        // What ended until now was compared now, or will be.
+        self.passive.news = (self.passive.news || some) && !compare;
+        !some && !self.passive.news && self.is_calm()
     }
 
     /// Whether the next step of a slow start is due in this pool.
@@ -426,5 +474,6 @@ impl Core {
             self.change_pool(self.plan.pools[at].id, effects);
         }
         self.passive.changed = false;
+        self.keep_looking();
     }
 }

@@ -10,24 +10,54 @@
 //! current one count in a row.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::Fault;
 use crate::stats::Counter;
 
 /// Wakes the engine. Ringing never waits, and ringing twice before it wakes is ringing once.
 #[derive(Debug, Default)]
-pub struct Alarm(tokio::sync::Notify);
+pub struct Alarm {
+    bell: tokio::sync::Notify,
+    /// The engine has nothing to look at until a try ends.
+    asleep: AtomicBool,
+}
 
 impl Alarm {
     /// Wakes it.
     pub fn ring(&self) {
-        self.0.notify_one();
+        self.bell.notify_one();
     }
 
     /// Waits until somebody rings.
     pub async fn rung(&self) {
-        self.0.notified().await;
+        self.bell.notified().await;
+    }
+
+    /// The engine does not look any more by itself: the next try that ends is to wake it.
+    ///
+    /// A try that ends at this very moment may still find it awake. Nothing is lost by that: what
+    /// could change the engine's mind by itself rings anyway, and whatever else that try counts for
+    /// is counted with the next one.
+    pub fn sleep(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
+    }
+
+    /// The engine looks by itself again.
+    pub fn wake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the next try that ends is to wake it.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
+    }
+
+    /// A try has ended: wakes the engine if it sleeps. Nothing but a load otherwise.
+    fn rouse(&self) {
+        if self.is_asleep() && self.asleep.swap(false, Ordering::Relaxed) {
+            self.ring();
+        }
     }
 }
 
@@ -75,6 +105,11 @@ impl Witness {
             alarm,
             ..Self::default()
         }
+    }
+
+    /// A try has ended: wakes the engine if it sleeps.
+    pub(crate) fn rouse(&self) {
+        self.alarm.rouse();
     }
 
     /// The epoch of tries that begin now.

@@ -1,6 +1,7 @@
 //! The audit log: who overrode what, why, and what was before and after. JSON lines in `state_dir`,
 //! appended to and never rewritten.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::SocketAddr;
@@ -9,26 +10,30 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Lease, Subject};
+use super::{Change, Override, Subject};
 
 /// As much of the log's end as is read at once, in bytes.
 const MOST_READ: u64 = 1 << 20;
 
 /// A line of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
     /// When, in milliseconds since 1970.
     pub at: u64,
     /// Whose token it was, `local` where no tokens are needed, or `portolan` when a lease was over.
     pub by: Arc<str>,
-    /// `drain`, `undrain` or `lease_ended`.
+    /// `drain`, `undrain`, `weights`, `weights_cleared` or `lease_ended`.
     pub action: String,
-    /// The pool.
-    pub pool: String,
-    /// The endpoint; none for the pool as a whole.
+    /// The pool, if it is about one.
+    pub pool: Option<String>,
+    /// The endpoint, if it is about one.
     pub endpoint: Option<SocketAddr>,
+    /// The service, if it is about one.
+    #[serde(default)]
+    pub service: Option<String>,
     /// Why, if they said.
     pub reason: Option<String>,
     /// What held before.
@@ -37,23 +42,27 @@ pub struct AuditEntry {
     pub after: Option<AuditLease>,
 }
 
-/// A drain as it was or is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// An override as it was or is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditLease {
-    /// Who drained.
+    /// Who made it.
     pub by: Arc<str>,
     /// Why.
     pub reason: String,
     /// Until when, in milliseconds since 1970.
     pub until: u64,
+    /// The weights, if it is about them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<BTreeMap<String, u32>>,
 }
 
-impl From<&Lease> for AuditLease {
-    fn from(lease: &Lease) -> Self {
+impl From<&Override> for AuditLease {
+    fn from(it: &Override) -> Self {
         Self {
-            by: lease.by.clone(),
-            reason: lease.reason.as_str().to_owned(),
-            until: lease.until.as_millis() as u64,
+            by: it.lease.by.clone(),
+            reason: it.lease.reason.as_str().to_owned(),
+            until: it.lease.until.as_millis() as u64,
+            weights: it.decision.weights().map(|weights| weights.to_map()),
         }
     }
 }
@@ -61,41 +70,31 @@ impl From<&Lease> for AuditLease {
 impl AuditEntry {
     /// What changed at `now`, since 1970.
     pub fn new(change: &Change, now: Duration) -> Self {
-        let entry = |action: &str, subject: &Subject, by: &Arc<str>| Self {
+        let subject: &Subject = change.subject();
+        let entry = |by: &Arc<str>| Self {
             at: now.as_millis() as u64,
             by: by.clone(),
-            action: action.to_owned(),
-            pool: subject.pool.to_string(),
-            endpoint: subject.endpoint,
-            reason: None,
+            action: change.kind().to_owned(),
+            pool: subject.pool().map(ToString::to_string),
+            endpoint: subject.endpoint(),
+            service: subject.service().map(ToString::to_string),
+            reason: change.reason().map(str::to_owned),
             before: None,
             after: None,
         };
         match change {
-            Change::Drained {
-                subject,
-                lease,
-                before,
-            } => Self {
-                reason: Some(lease.reason.as_str().to_owned()),
+            Change::Set { now, before, .. } => Self {
                 before: before.as_ref().map(AuditLease::from),
-                after: Some(lease.into()),
-                ..entry("drain", subject, &lease.by)
+                after: Some(now.into()),
+                ..entry(&now.lease.by)
             },
-            Change::Undrained {
-                subject,
-                before,
-                by,
-                reason,
-            } => Self {
-                reason: reason.as_ref().map(|reason| reason.as_str().to_owned()),
+            Change::Ended { before, by, .. } => Self {
                 before: Some(before.into()),
-                ..entry("undrain", subject, by)
+                ..entry(by)
             },
-            Change::LeaseEnded { subject, before } => Self {
-                reason: Some("the lease is over".to_owned()),
+            Change::LeaseEnded { before, .. } => Self {
                 before: Some(before.into()),
-                ..entry("lease_ended", subject, &"portolan".into())
+                ..entry(&"portolan".into())
             },
         }
     }
@@ -154,8 +153,9 @@ mod tests {
             at,
             by: "oncall".into(),
             action: "drain".to_owned(),
-            pool: "aws".to_owned(),
+            pool: Some("aws".to_owned()),
             endpoint: Some("10.0.0.1:80".parse().unwrap()),
+            service: None,
             reason: Some("x".repeat(100)),
             before: None,
             after: None,

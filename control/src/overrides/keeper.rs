@@ -1,4 +1,8 @@
 //! Keeps the overrides: in a file that outlives the process, and on time.
+//!
+//! The file has one owner. During an upgrade there are two processes: the old one owns it until the
+//! moment of the hand-over, for which it pauses; the new one goes by what it read at its start, and
+//! reads again when it takes over. So no change is lost, and none is made twice.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,12 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 use super::audit::{self, AuditEntry};
-use super::{Change, Event, Overrides};
+use super::{Change, Decision, Event, Overrides};
 use crate::clock::Clock;
 use crate::engine::{Engine, Stopped};
+use crate::journal::Journal;
 use crate::notice::Notice;
 use crate::state_file;
 
@@ -35,6 +40,31 @@ pub enum NotChanged {
     /// The process is stopping.
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    /// Another process serves, or is about to.
+    #[error("another process takes over from this one: ask again")]
+    HandedOver,
+}
+
+/// Whose the file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// This process.
+    Us,
+    /// The process before this one.
+    Predecessor,
+    /// The process after this one.
+    Successor,
+}
+
+/// As long as there is one, nothing is overridden and no lease ends.
+#[derive(Debug)]
+pub struct Pause(OwnedMutexGuard<Owner>);
+
+impl Pause {
+    /// Nothing changes any more: the file belongs to another process.
+    pub fn retire(mut self) {
+        *self.0 = Owner::Successor;
+    }
 }
 
 /// The overrides of a process.
@@ -44,8 +74,9 @@ pub struct OverrideKeeper {
     audit: PathBuf,
     engine: Engine,
     clock: Clock,
-    /// One change at a time.
-    turn: Mutex<()>,
+    journal: Arc<Journal>,
+    /// One change at a time, by the owner.
+    turn: Arc<Mutex<Owner>>,
     current: ArcSwap<Overrides>,
     /// The next lease may end sooner than thought.
     changed: Notify,
@@ -60,36 +91,77 @@ impl OverrideKeeper {
         state_dir: &Path,
         engine: Engine,
         clock: Clock,
+        journal: Arc<Journal>,
     ) -> Result<Arc<Self>, Stopped> {
-        let path = state_dir.join(FILE);
-        let kept = load(&path);
+        let keeper = Self::watch(state_dir, engine, clock, journal).await?;
+        keeper.take_over().await?;
+        Ok(keeper)
+    }
+
+    /// Goes by what was kept in this folder, which still belongs to another process.
+    ///
+    /// # Errors
+    /// When the engine has stopped.
+    pub async fn watch(
+        state_dir: &Path,
+        engine: Engine,
+        clock: Clock,
+        journal: Arc<Journal>,
+    ) -> Result<Arc<Self>, Stopped> {
         let keeper = Arc::new(Self {
-            path,
+            path: state_dir.join(FILE),
             audit: state_dir.join(AUDIT),
             engine,
             clock,
-            turn: Mutex::new(()),
+            journal,
+            turn: Arc::new(Mutex::new(Owner::Predecessor)),
             current: ArcSwap::default(),
             changed: Notify::new(),
         });
-        let (overrides, changes) = Overrides::default().step(Event::Restored(kept), clock.wall());
-        if !changes.is_empty() {
-            keeper.keep_or_warn(&overrides).await;
+        if let Ok(Some(kept)) = read(&keeper.path) {
+            let (overrides, _) = Overrides::default().step(Event::Restored(kept), clock.wall());
+            keeper.engine.override_by(&overrides).await?;
+            keeper.current.store(Arc::new(overrides));
         }
-        if overrides != Overrides::default() {
-            keeper.engine.drain(overrides.drained()).await?;
-            for (subject, lease) in overrides.drains() {
-                tracing::info!(
-                    "{subject} is still drained by {}: {}",
-                    lease.by,
-                    lease.reason.as_str()
-                );
-            }
-        }
-        keeper.tell(changes).await;
-        keeper.current.store(Arc::new(overrides));
-        tokio::spawn(keeper.clone().end_leases());
         Ok(keeper)
+    }
+
+    /// Becomes the owner of the file, and goes by what is in it now.
+    ///
+    /// # Errors
+    /// When the engine has stopped.
+    pub async fn take_over(self: &Arc<Self>) -> Result<(), Stopped> {
+        let mut owner = self.turn.lock().await;
+        let kept = load(&self.path);
+        let (overrides, changes) =
+            Overrides::default().step(Event::Restored(kept), self.clock.wall());
+        if !changes.is_empty() {
+            self.keep_or_warn(&overrides).await;
+        }
+        if overrides != *self.current.load_full() {
+            self.engine.override_by(&overrides).await?;
+        }
+        for (subject, it) in overrides.iter() {
+            let still = match it.decision {
+                Decision::Drain => "is still drained",
+                Decision::Weights(_) => "still has other weights",
+            };
+            tracing::info!(
+                "{subject} {still} by {}: {}",
+                it.lease.by,
+                it.lease.reason.as_str()
+            );
+        }
+        self.tell(changes).await;
+        self.current.store(Arc::new(overrides));
+        *owner = Owner::Us;
+        tokio::spawn(self.clone().end_leases());
+        Ok(())
+    }
+
+    /// Waits for a change under way, and lets others wait.
+    pub async fn pause(&self) -> Pause {
+        Pause(self.turn.clone().lock_owned().await)
     }
 
     /// What is overridden now.
@@ -107,7 +179,10 @@ impl OverrideKeeper {
     /// # Errors
     /// When it was not made.
     pub async fn change(&self, event: Event) -> Result<Vec<Change>, NotChanged> {
-        let _turn = self.turn.lock().await;
+        let owner = self.turn.lock().await;
+        if *owner != Owner::Us {
+            return Err(NotChanged::HandedOver);
+        }
         let before = self.current.load_full();
         let (overrides, changes) = Overrides::clone(&before).step(event, self.clock.wall());
         if changes.is_empty() {
@@ -137,11 +212,19 @@ impl OverrideKeeper {
                 () = tokio::time::sleep(wait) => {}
                 () = self.changed.notified() => continue,
             }
-            let _turn = self.turn.lock().await;
+            let owner = self.turn.lock().await;
             let before = self.current.load_full();
             let (overrides, changes) =
                 Overrides::clone(&before).step(Event::Woken, self.clock.wall());
             if changes.is_empty() {
+                continue;
+            }
+            if *owner != Owner::Us {
+                // What is still under way here goes by it; to keep and to tell is another's.
+                if self.engine.override_by(&overrides).await.is_err() {
+                    return;
+                }
+                self.current.store(Arc::new(overrides));
                 continue;
             }
             // A lease that is over is over, even if the file still has it: so it would be after the
@@ -158,7 +241,7 @@ impl OverrideKeeper {
         overrides: Overrides,
         changes: Vec<Change>,
     ) -> Result<(), Stopped> {
-        self.engine.drain(overrides.drained()).await?;
+        self.engine.override_by(&overrides).await?;
         self.current.store(Arc::new(overrides));
         self.tell(changes).await;
         self.changed.notify_one();
@@ -176,7 +259,7 @@ impl OverrideKeeper {
             .map(|change| AuditEntry::new(change, now))
             .collect();
         for change in changes {
-            Notice::Overridden(change).emit();
+            self.journal.tell(&Notice::Overridden(change));
         }
         let path = self.audit.clone();
         let appended = tokio::task::spawn_blocking(move || audit::append(&path, &entries)).await;
@@ -214,27 +297,47 @@ impl OverrideKeeper {
     }
 }
 
+/// What was kept, if anything was.
+///
+/// # Errors
+/// Why it cannot be read, or understood.
+fn read(path: &Path) -> Result<Option<Overrides>, Unreadable> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Overrides::from_json(&text)
+            .map(Some)
+            .map_err(Unreadable::Content),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Unreadable::File(error)),
+    }
+}
+
+/// Why what was kept cannot be used.
+#[derive(Debug)]
+enum Unreadable {
+    File(io::Error),
+    Content(String),
+}
+
 /// What was kept. A file that cannot be understood is set aside, and said: a process that serves
 /// without an override is better than none that serves.
 fn load(path: &Path) -> Overrides {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Overrides::default(),
-        Err(error) => {
+    match read(path) {
+        Ok(kept) => kept.unwrap_or_default(),
+        Err(Unreadable::File(error)) => {
             tracing::error!("cannot read the overrides in {}: {error}", path.display());
-            return Overrides::default();
+            Overrides::default()
         }
-    };
-    Overrides::from_json(&text).unwrap_or_else(|wrong| {
-        let aside = path.with_extension("json.unreadable");
-        let moved = match std::fs::rename(path, &aside) {
-            Ok(()) => format!("set aside as {}", aside.display()),
-            Err(error) => format!("and cannot be set aside: {error}"),
-        };
-        tracing::error!(
-            "the overrides in {} cannot be understood ({wrong}); {moved}. Nothing is overridden",
-            path.display()
-        );
-        Overrides::default()
-    })
+        Err(Unreadable::Content(wrong)) => {
+            let aside = path.with_extension("json.unreadable");
+            let moved = match std::fs::rename(path, &aside) {
+                Ok(()) => format!("set aside as {}", aside.display()),
+                Err(error) => format!("and cannot be set aside: {error}"),
+            };
+            tracing::error!(
+                "the overrides in {} cannot be understood ({wrong}); {moved}. Nothing is overridden",
+                path.display()
+            );
+            Overrides::default()
+        }
+    }
 }

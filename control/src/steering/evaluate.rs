@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use portolan_config::document::IfDown;
 use portolan_config::plan::{
-    Class, GeoRulePlan, PoolId, SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan,
+    Class, GeoRulePlan, PoolId, ServiceId, SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan,
 };
 use smallvec::SmallVec;
 
@@ -41,6 +41,12 @@ pub trait Conditions {
 
     /// A service's name, for explanations.
     fn service_name(&self, target: TargetId) -> &str;
+
+    /// The weights that an operator gave to the members of a service's split, in their order,
+    /// instead of those of the configuration.
+    fn weights(&self, _service: ServiceId) -> Option<&[u32]> {
+        None
+    }
 }
 
 /// Measured latency. The two kinds are not comparable: a probe asks for something cheap.
@@ -163,25 +169,54 @@ impl Evaluation<'_> {
     fn target(&self, id: TargetId) -> Load {
         match &self.graph.node(id).kind {
             TargetKindPlan::Pool(pool) => self.pool(*pool),
-            TargetKindPlan::Service(_, to) => {
-                let mut load = self.target(*to);
+            TargetKindPlan::Service(service, to) => {
+                let weights = self.conditions.weights(*service);
+                let mut load = match weights {
+                    Some(weights) => self.reweighted(*to, weights),
+                    None => self.target(*to),
+                };
                 load.step(self.explain, &|| {
-                    format!("service {}", self.conditions.service_name(id))
+                    let overridden = if weights.is_some() {
+                        " (weights overridden)"
+                    } else {
+                        ""
+                    };
+                    let name = self.conditions.service_name(id);
+                    format!("service {name}{overridden}")
                 });
                 load
             }
-            TargetKindPlan::Split(members) => self.split(members),
-            TargetKindPlan::Tiers(members) => {
-                let count = members.len();
-                self.tiers(members.iter().copied(), &|at| {
-                    format!("tier {} of {count}", at + 1)
-                })
-            }
+            TargetKindPlan::Split(members) => self.split(members, |at| members[at].weight),
+            TargetKindPlan::Tiers(members) => self.ordered_tiers(members, None),
             TargetKindPlan::Nearest(members) => self.nearest(id, members),
             TargetKindPlan::Fastest(members) => self.fastest(members),
             TargetKindPlan::LeastLoaded(members) => self.least_loaded(members),
             TargetKindPlan::Geo(rules) => self.geo(id, rules),
         }
+    }
+
+    /// A service's target with other weights in its split: it is the split, or begins with it.
+    fn reweighted(&self, id: TargetId, weights: &[u32]) -> Load {
+        match &self.graph.node(id).kind {
+            TargetKindPlan::Split(members) if members.len() == weights.len() => {
+                self.split(members, |at| weights[at])
+            }
+            TargetKindPlan::Tiers(members) => self.ordered_tiers(members, Some(weights)),
+            _ => self.target(id),
+        }
+    }
+
+    /// Tiers as written; the weights are for the split that the first one begins with.
+    fn ordered_tiers(&self, members: &[TargetId], weights: Option<&[u32]>) -> Load {
+        let count = members.len();
+        let loads = members
+            .iter()
+            .enumerate()
+            .map(|(at, member)| match weights {
+                Some(weights) if at == 0 => self.reweighted(*member, weights),
+                _ => self.target(*member),
+            });
+        self.tier_loads(loads, &|at| format!("tier {} of {count}", at + 1))
     }
 
     fn pool(&self, pool: PoolId) -> Load {
@@ -261,15 +296,22 @@ impl Evaluation<'_> {
         total
     }
 
-    fn split(&self, members: &[SplitMemberPlan]) -> Load {
-        let weights: f64 = members.iter().map(|member| f64::from(member.weight)).sum();
+    /// A split whose members have these weights. Who has none counts for nothing.
+    fn split(&self, members: &[SplitMemberPlan], weight: impl Fn(usize) -> u32) -> Load {
+        let members: SmallVec<[(&SplitMemberPlan, u32); 8]> = members
+            .iter()
+            .enumerate()
+            .map(|(at, member)| (member, weight(at)))
+            .filter(|(_, weight)| *weight > 0)
+            .collect();
+        let weights: f64 = members.iter().map(|(_, weight)| f64::from(*weight)).sum();
         let loads: SmallVec<[Load; 8]> = members
             .iter()
-            .map(|member| self.target(member.to))
+            .map(|(member, _)| self.target(member.to))
             .collect();
         let parts: SmallVec<[f64; 8]> = members
             .iter()
-            .map(|member| f64::from(member.weight) / weights)
+            .map(|(_, weight)| f64::from(*weight) / weights)
             .collect();
         let best = loads.iter().map(|load| load.taken).fold(0.0, f64::max);
 
@@ -283,7 +325,7 @@ impl Evaluation<'_> {
             .iter()
             .zip(&parts)
             .zip(&loads)
-            .filter(|((member, _), _)| member.if_down == IfDown::Peers)
+            .filter(|(((member, _), _), _)| member.if_down == IfDown::Peers)
             .map(|((_, part), load)| part * (best - load.taken))
             .sum();
         let lift = if own > NOTHING {
@@ -293,7 +335,7 @@ impl Evaluation<'_> {
         };
 
         let mut total = Load::default();
-        for ((member, part), mut load) in members.iter().zip(&parts).zip(loads) {
+        for (((member, weight), part), mut load) in members.iter().zip(&parts).zip(loads) {
             if member.if_down == IfDown::Shed {
                 let shed = part * (1.0 - load.taken);
                 total.taken += shed;
@@ -301,7 +343,7 @@ impl Evaluation<'_> {
             }
             load.scale(part * lift);
             load.step(self.explain, &|| {
-                format!("split {} of {}", member.weight, weights as u64)
+                format!("split {weight} of {}", weights as u64)
             });
             total.join(load);
         }
@@ -362,7 +404,7 @@ impl Evaluation<'_> {
         let free: Vec<f64> = members
             .iter()
             .map(|member| {
-                let pools = &self.graph.node(*member).pools;
+                let pools = &self.graph.node(*member).weighted;
                 pools
                     .iter()
                     .map(|pool| self.conditions.free_capacity(*pool).max(0.0))
@@ -393,7 +435,7 @@ impl Evaluation<'_> {
     fn latency(&self, target: TargetId) -> Latency {
         self.graph
             .node(target)
-            .pools
+            .weighted
             .iter()
             .filter(|pool| self.conditions.availability(**pool) > NOTHING)
             .map(|pool| self.conditions.latency(*pool))

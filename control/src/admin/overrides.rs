@@ -1,0 +1,149 @@
+//! Overrides: what operators decide beside the configuration. What all kinds have in common.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use portolan_config::leaf::Leaf as _;
+use portolan_config::units::TimeSpan;
+use serde::de::DeserializeOwned;
+
+use super::AdminState;
+use super::guard::Caller;
+use super::reply::Problem;
+use crate::overrides::audit::AuditEntry;
+use crate::overrides::keeper::NotChanged;
+use crate::overrides::{
+    Change, Decision, Event, LONGEST_LEASE, Lease, Override, Reason, Subject, USUAL_LEASE,
+};
+use crate::snapshot::Snapshot;
+use crate::status::OverrideEntry;
+
+/// How soon a process that takes over answers, in seconds.
+const SOON: u32 = 1;
+
+/// What `DELETE` may say.
+#[derive(Debug, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndRequest {
+    /// Why, for the log.
+    reason: Option<String>,
+}
+
+/// Everything that is overridden now.
+pub(super) fn entries(state: &AdminState, snapshot: &Snapshot) -> Vec<OverrideEntry> {
+    OverrideEntry::all(&state.overrides.current(), snapshot, state.overrides.now())
+}
+
+pub(super) async fn overrides(State(state): State<AdminState>) -> Json<Vec<OverrideEntry>> {
+    Json(entries(&state, &state.published.load()))
+}
+
+pub(super) async fn audit(
+    State(state): State<AdminState>,
+) -> Result<Json<Vec<AuditEntry>>, Problem> {
+    state.overrides.audit().await.map(Json).map_err(|error| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The audit log cannot be read",
+            error.to_string(),
+        )
+    })
+}
+
+/// Overrides something from now on.
+pub(super) async fn set(
+    state: &AdminState,
+    caller: &Caller,
+    subject: Subject,
+    decision: Decision,
+    asked_lease: Option<&str>,
+    reason: Option<&str>,
+) -> Result<Json<OverrideEntry>, Problem> {
+    let since = whole(state.overrides.now());
+    let lease = Lease {
+        by: caller.0.clone(),
+        reason: Reason::new(reason.unwrap_or_default()).map_err(bad)?,
+        since,
+        until: since + lease(asked_lease)?,
+    };
+    let new = Override { decision, lease };
+    state
+        .overrides
+        .change(Event::Set(subject.clone(), new.clone()))
+        .await
+        .map_err(not_changed)?;
+    let snapshot = state.published.load();
+    let now = state.overrides.now();
+    Ok(Json(OverrideEntry::new(&subject, &new, &snapshot, now)))
+}
+
+/// Ends an override before its time. Whether there was one.
+pub(super) async fn end(
+    state: &AdminState,
+    caller: &Caller,
+    subject: &Subject,
+    body: &[u8],
+) -> Result<bool, Problem> {
+    let asked: EndRequest = if body.is_empty() {
+        EndRequest::default()
+    } else {
+        parse(body)?
+    };
+    let reason = asked.reason.as_deref().map(Reason::new).transpose();
+    let event = Event::Ended {
+        subject: subject.clone(),
+        by: caller.0.clone(),
+        reason: reason.map_err(bad)?,
+    };
+    let changes = state.overrides.change(event).await.map_err(not_changed)?;
+    Ok(changes
+        .iter()
+        .any(|change| matches!(change, Change::Ended { subject: ended, .. } if ended == subject)))
+}
+
+fn lease(text: Option<&str>) -> Result<Duration, Problem> {
+    let Some(text) = text else {
+        return Ok(USUAL_LEASE);
+    };
+    let lease = TimeSpan::parse(text)
+        .map_err(|wrong| bad(format!("`for`: `{text}` {}", wrong.message)))?
+        .duration();
+    if lease.is_zero() || lease > LONGEST_LEASE {
+        return Err(bad(format!(
+            "`for`: a lease is longer than nothing and at most {} days",
+            LONGEST_LEASE.as_secs() / 86_400
+        )));
+    }
+    Ok(lease)
+}
+
+/// Whole milliseconds, as they are kept.
+fn whole(time: Duration) -> Duration {
+    Duration::from_millis(time.as_millis() as u64)
+}
+
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body)
+        .map_err(|error| bad(format!("the body is not what it should be: {error}")))
+}
+
+pub(super) fn bad(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "Bad request", detail)
+}
+
+fn not_changed(error: NotChanged) -> Problem {
+    let said = error.to_string();
+    match error {
+        NotChanged::NotKept { .. } => Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Nothing was changed",
+            said,
+        ),
+        NotChanged::Stopped(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Stopping", said),
+        NotChanged::HandedOver => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Handing over", said).again_after(SOON)
+        }
+    }
+}
