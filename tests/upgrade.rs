@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use http::Method;
 use http_body_util::BodyExt as _;
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::client::{Connection, Connection2, get};
+use crate::harness::client::{Connection, Connection2};
 use crate::harness::config::{PROBES, pool, pools};
 use crate::harness::portolan::{stderr, stdout};
-use crate::harness::{Ask, Load, Origin, Portolan, eventually, fetch, soon, websocket};
+use crate::harness::{Ask, Load, Origin, Portolan, eventually, fetch, get, soon, websocket};
 
 const LISTENER: &str = "listeners: [ { bind: '127.0.0.1:0' } ]\n";
 
@@ -341,5 +343,188 @@ async fn whoever_has_no_socket_cannot_be_upgraded() {
     assert!(said.contains("state_dir"), "{said}");
     let answer = get(portolan.admin(), "/readyz").await.unwrap();
     assert_eq!(answer.status, 200);
+    portolan.stop().await;
+}
+
+/// Starts what is in a folder with another name, as a binary that takes its time does: it waits for a
+/// file, then is Portolan.
+fn slow_binary(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
+    let (begun, go) = (folder.join("begun"), folder.join("go"));
+    let text = format!(
+        "echo $$ > {}; while [ ! -e {} ]; do sleep 0.05; done; exec {} \"$@\"",
+        begun.display(),
+        go.display(),
+        env!("CARGO_BIN_EXE_portolan"),
+    );
+    (script(folder, "slow", &text), begun, go)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_new_process_knows_what_the_old_one_knew_of_endpoints() {
+    let (good, bad) = (Origin::start("good").await, Origin::start("bad").await);
+    let config = [
+        LISTENER,
+        // A process that has to find out itself would not be ready before this test gives up.
+        "defaults: { health: { http: /health, every: 100ms, timeout: 60s, down_after: 2, up_after: 2 } }\n",
+        &pools(&[("a", &[&good, &bad], ""), ("b", &[&good], "")]),
+        "routes: [ { path: /b, to: b }, { to: a } ]\n",
+    ]
+    .concat();
+    let mut portolan = Portolan::start(&config).await;
+    let address = portolan.address().await;
+    bad.set_health(500);
+    portolan
+        .wait_for_health("a", bad.address, "unhealthy")
+        .await;
+    let why = portolan.endpoint("a", bad.address).await["because"].clone();
+    let load = Load::plain(address, 2);
+    load.more(50).await;
+    // From now on no probe is answered: what is known, is known from the old process.
+    good.hold_probes(true);
+    bad.hold_probes(true);
+    let before = bad.hits();
+    let pid = portolan.upgrade().await;
+    eventually("the new one answers operators", async || {
+        (portolan.api("/status").await["pid"] == pid).then_some(())
+    })
+    .await;
+    load.more(100).await;
+    let entry = portolan.endpoint("a", bad.address).await;
+    assert_eq!(
+        (&entry["health"], &entry["because"]),
+        (&"unhealthy".into(), &why)
+    );
+    assert!(entry["probe_ms"].is_number(), "{entry}");
+    let entry = portolan.endpoint("a", good.address).await;
+    assert_eq!(entry["health"], "healthy");
+    assert_eq!(portolan.api("/pools/b").await["up"], true);
+    let tally = load.stop().await;
+    tally.assert_flawless();
+    assert_eq!(bad.hits(), before, "it was kept out all the time");
+    // And it judges by itself from there.
+    good.hold_probes(false);
+    bad.hold_probes(false);
+    bad.set_health(200);
+    portolan.wait_for_health("a", bad.address, "healthy").await;
+    let uptime = portolan.api("/status").await["uptime_seconds"].as_u64();
+    assert!(uptime.is_some());
+    portolan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_overridden_during_an_upgrade_is_not_lost() {
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    let config = [
+        LISTENER,
+        PROBES,
+        &pools(&[("a", &[&a], ""), ("b", &[&b], "")]),
+        "services: { api: { split: { a: 50, b: 50 } } }\nroutes: [ { to: api } ]\n",
+    ]
+    .concat();
+    let mut portolan = Portolan::start(&config).await;
+    let change = async |portolan: &Portolan, method: Method, path: &str, body: Value| {
+        let ask = Ask::new(method, &format!("/api/v1{path}")).body(body.to_string());
+        let answer = ask.to(portolan.admin()).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    };
+    let reason = json!({ "reason": "x" });
+    change(&portolan, Method::PUT, "/pools/a/drain", reason.clone()).await;
+    let (slow, begun, go) = slow_binary(portolan.folder());
+    let (admin, name) = (
+        format!("http://{}", portolan.admin()),
+        slow.display().to_string(),
+    );
+    let asking = tokio::spawn(async move {
+        let args = ["upgrade", "--admin", &admin, "--binary", &name, "--json"];
+        crate::harness::portolan::command(&args).await
+    });
+    eventually("it has begun", async || begun.exists().then_some(())).await;
+    // The old process still answers operators, and does what they say.
+    change(&portolan, Method::DELETE, "/pools/a/drain", Value::Null).await;
+    let weights = json!({ "weights": { "a": 1, "b": 0 }, "reason": "x" });
+    change(&portolan, Method::PUT, "/services/api/weights", weights).await;
+    let short = json!({ "reason": "short", "for": "200ms" });
+    change(&portolan, Method::PUT, "/pools/b/drain", short).await;
+    std::fs::write(&go, "").unwrap();
+    let pid = portolan.upgraded(&asking.await.unwrap());
+    eventually("the new one answers operators", async || {
+        (portolan.api("/status").await["pid"] == pid).then_some(())
+    })
+    .await;
+    eventually("the short drain is over", async || {
+        (portolan.api("/overrides").await.as_array()?.len() == 1).then_some(())
+    })
+    .await;
+    let overrides = portolan.api("/overrides").await;
+    assert_eq!(
+        (&overrides[0]["service"], &overrides[0]["idle"]),
+        (&"api".into(), &false.into())
+    );
+    let address = portolan.address().await;
+    for _ in 0..20 {
+        assert_eq!(fetch(address, "/").await.origin(), "a");
+    }
+    // Every change was written down, each once.
+    let audit = portolan.api("/audit").await;
+    let actions: Vec<&str> = audit
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        actions,
+        ["drain", "undrain", "weights", "drain", "lease_ended"]
+    );
+    portolan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drains_set_again_and_again_through_upgrades_all_arrive() {
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    let config = [
+        LISTENER,
+        PROBES,
+        &pools(&[("a", &[&a], ""), ("b", &[&b], "")]),
+        "routes: [ { to: { split: { a: 50, b: 50 } } } ]\n",
+    ]
+    .concat();
+    let mut portolan = Portolan::start(&config).await;
+    let admin = format!("http://{}", portolan.admin());
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let operator = tokio::spawn(async move {
+        let mut count = 0u32;
+        while !stopped.load(Ordering::Relaxed) {
+            count += 1;
+            let reason = format!("number {count}");
+            let args = ["drain", "a", "--reason", &reason, "--admin", &admin];
+            let output = crate::harness::portolan::command(&args).await;
+            assert!(output.status.success(), "{}", stderr(&output));
+        }
+        count
+    });
+    for _ in 0..3 {
+        let pid = portolan.upgrade().await;
+        eventually("the new one answers operators", async || {
+            (portolan.api("/status").await["pid"] == pid).then_some(())
+        })
+        .await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let count = operator.await.unwrap();
+    let told = portolan.api("/overrides").await[0]["reason"].clone();
+    assert_eq!(told, format!("number {count}"));
+    let audit = portolan.api("/audit").await;
+    let reasons: Vec<&str> = audit
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["reason"].as_str().unwrap())
+        .collect();
+    let expected: Vec<String> = (1..=count)
+        .map(|number| format!("number {number}"))
+        .collect();
+    assert_eq!(reasons, expected);
     portolan.stop().await;
 }

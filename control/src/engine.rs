@@ -5,6 +5,8 @@
 //! published snapshot. The data plane reads the snapshot and never waits for this loop.
 
 pub mod core;
+#[cfg(test)]
+mod idle;
 mod passive;
 #[cfg(test)]
 mod simulation;

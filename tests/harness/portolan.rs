@@ -253,11 +253,17 @@ impl Portolan {
     pub(crate) async fn upgrade(&mut self) -> u32 {
         // Processes that were started by one that has ended are ours to wait for.
         nix::sys::prctl::set_child_subreaper(true).unwrap();
-        let before = self.main_pid();
         let output = self.ask_for_upgrade(&["--json"]).await;
-        let said = stderr(&output);
+        self.upgraded(&output)
+    }
+
+    /// What an upgrade that was asked for as JSON said: the new process.
+    pub(crate) fn upgraded(&mut self, output: &Output) -> u32 {
+        nix::sys::prctl::set_child_subreaper(true).unwrap();
+        let before = self.main_pid();
+        let said = stderr(output);
         assert!(output.status.success(), "{said}\n{}", self.log());
-        let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let answer: Value = serde_json::from_str(&stdout(output)).unwrap();
         assert_eq!(answer["before"], before);
         let pid = answer["pid"].as_u64().unwrap() as u32;
         assert_ne!(pid, before);
