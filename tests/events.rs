@@ -7,7 +7,9 @@ use http::Method;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::TcpStream;
 
 use crate::harness::client::Connection;
 use crate::harness::config::{LISTENER, PROBES, pools};
@@ -43,7 +45,11 @@ struct Stream {
 
 impl Stream {
     async fn open(portolan: &Portolan, last: Option<u64>) -> Self {
-        let mut connection = Connection::open(portolan.admin()).await.unwrap();
+        let connection = Connection::open(portolan.admin()).await.unwrap();
+        Self::over(connection, last).await
+    }
+
+    async fn over(mut connection: Connection, last: Option<u64>) -> Self {
         let mut ask = Ask::get("/api/v1/events?follow=true");
         if let Some(last) = last {
             ask = ask.header("last-event-id", &last.to_string());
@@ -217,53 +223,58 @@ async fn every_change_is_an_event_in_the_order_in_which_it_happened() {
     portolan.stop().await;
 }
 
+/// A connection on which little waits to be read.
+async fn narrow(portolan: &Portolan) -> Connection {
+    let admin = portolan.admin();
+    let socket = Socket::new(Domain::for_address(admin), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    socket.connect(&admin.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let stream = TcpStream::from_std(socket.into()).unwrap();
+    Connection::over(stream, &admin.to_string()).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_holds_up_nobody_and_hears_what_they_missed() {
+    const CHANGES: u64 = 3_000;
     let (a, b) = (Origin::start("a").await, Origin::start("b").await);
     let portolan = Portolan::start(&config(&a, &b)).await;
-    let mut slow = Stream::open(&portolan, None).await;
-    slow.until("ready").await;
-    // More than every buffer on the way takes: nobody reads, and everything goes on.
-    let reason = "x".repeat(500);
-    let mut admin = Connection::open(portolan.admin()).await.unwrap();
+    let mut slow = Stream::over(narrow(&portolan).await, None).await;
     let mut quick = Stream::open(&portolan, None).await;
-    for number in 0..12_000 {
-        let body = json!({ "reason": format!("{number} {reason}").get(..500) });
-        let method = if number % 2 == 0 {
-            Method::PUT
-        } else {
-            Method::DELETE
-        };
-        let ask = Ask::new(method, "/api/v1/pools/a/drain").body(body.to_string());
+    // More than is kept, and than all buffers on the way take: nobody reads, and everything goes on.
+    let reason = "x".repeat(490);
+    let mut admin = Connection::open(portolan.admin()).await.unwrap();
+    for number in 0..CHANGES {
+        let body = json!({ "reason": format!("{number} {reason}") });
+        let ask = Ask::new(Method::PUT, "/api/v1/pools/a/drain").body(body.to_string());
         let answer = soon("an answer", admin.ask(ask)).await.unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
-        if number % 100 == 0 {
-            quick.until("drain").await;
-        }
+        let told = quick.until("drain").await;
+        let expected = format!("{number} ");
+        assert!(
+            told["reason"].as_str().unwrap().starts_with(&expected),
+            "{told}"
+        );
     }
-    // Whoever reads sees the end; how far it got, for the one who does not.
     let list = portolan.api("/events").await;
     let list = list.as_array().unwrap();
     assert_eq!(list.len(), 1_000, "as many as are kept");
-    let (mut seen, mut missed) = (0, 0);
+    // What it sees and what it is told that it missed is everything, in order.
     let last = list.last().unwrap()["id"].as_u64().unwrap();
-    while seen < last {
+    let (mut seen, mut missed) = (None, 0);
+    while seen < Some(last) {
         let (event, data) = slow.next().await.unwrap();
-        match event.as_str() {
-            "missed" => missed += data["missed"].as_u64().unwrap(),
-            _ => {
-                let id = data["id"].as_u64().unwrap();
-                assert!(
-                    seen == 0 || id == seen + 1 + missed || id == seen + 1,
-                    "{seen} {id}"
-                );
-                if seen > 0 && id != seen + 1 {
-                    missed = 0;
-                }
-                seen = id;
-            }
+        if event == "missed" {
+            let count = data["missed"].as_u64().unwrap();
+            missed += count;
+            seen = seen.map(|id| id + count);
+        } else {
+            let id = data["id"].as_u64().unwrap();
+            assert!(seen.is_none_or(|before| id == before + 1), "{seen:?} {id}");
+            seen = Some(id);
         }
     }
+    assert!(missed > 0 && missed < CHANGES, "{missed}");
     portolan.stop().await;
 }
 

@@ -861,16 +861,12 @@ impl Core {
         }
     }
 
-    /// Has the engine look at what requests tell, some time from now.
-    fn look_after(&mut self, span: Duration) {
-        self.passive.alarm.wake();
-        self.due.insert((self.now + span, Due::Look));
-    }
-
     /// Has the engine look at what requests tell from time to time, until nothing asks for it.
     pub(super) fn keep_looking(&mut self) {
-        if !self.due.iter().any(|(_, due)| *due == Due::Look) {
-            self.look_after(LOOK);
+        if !self.passive.looks {
+            self.passive.looks = true;
+            self.passive.alarm.wake();
+            self.due.insert((self.now + LOOK, Due::Look));
         }
     }
 
@@ -986,10 +982,11 @@ impl Core {
                 Due::Resolve(host) => self.begin_resolve(&host, effects),
                 Due::Measure => self.measure(),
                 Due::Look => {
-                    if self.look(effects) {
+                    self.passive.looks = false;
+                    if self.look(effects) && !self.passive.looks {
                         self.passive.alarm.sleep();
                     } else {
-                        self.look_after(LOOK);
+                        self.keep_looking();
                     }
                 }
             }
@@ -1066,7 +1063,7 @@ impl Core {
             }
         }
         let looks = self.due.iter().filter(|(_, due)| *due == Due::Look).count();
-        debug_assert!(looks <= 1, "two looks are due");
+        debug_assert_eq!(looks, usize::from(self.passive.looks), "looks that are due");
         debug_assert!(
             looks == 1 || self.is_calm(),
             "something needs a look, and nobody will"

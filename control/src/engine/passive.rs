@@ -54,6 +54,8 @@ pub(super) struct Passive {
     compared: Tick,
     /// Requests ended since then.
     news: bool,
+    /// The next look is due.
+    pub(super) looks: bool,
     /// Something about a pool changed since the suspicion was last asked.
     changed: bool,
     /// A probe passed since then.
