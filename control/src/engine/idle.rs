@@ -159,7 +159,7 @@ fn a_slow_start_keeps_it_awake_until_it_is_over() {
     let pools = "{ a: { endpoints: [ '10.0.0.1:80' ], slow_start: 3s, \
                   health: { every: 1h, fast_every: 1h, timeout: 1s, up_after: 1, down_after: 1 } } }";
     let mut engine = Engine::new(pools);
-    let mut probe = |engine: &mut Engine, good: bool| {
+    let probe = |engine: &mut Engine, good: bool| {
         let key = engine.endpoint().key.clone();
         engine.core.probe_now(&key);
         let effects = engine.core.step(Event::Woken, engine.now);
