@@ -173,7 +173,12 @@ async fn status_says_what_runs() {
     portolan
         .change(&config.replace("name: all", "name: everything"))
         .await;
-    let status = portolan.api("/status").await;
+    // What became of it is told a moment after it is in effect.
+    let status = eventually("the reload is told", async || {
+        let status = portolan.api("/status").await;
+        (!status["config"]["last_reload"].is_null()).then_some(status)
+    })
+    .await;
     assert!(status["config"]["generation"].as_u64().unwrap() > before);
     assert_ne!(status["config"]["hash"], hash);
     let reload = &status["config"]["last_reload"];

@@ -236,7 +236,7 @@ async fn narrow(portolan: &Portolan) -> Connection {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_holds_up_nobody_and_hears_what_they_missed() {
-    const CHANGES: u64 = 2_500;
+    const CHANGES: u64 = 6_000;
     let (a, b) = (Origin::start("a").await, Origin::start("b").await);
     let portolan = Portolan::start(&config(&a, &b)).await;
     let mut slow = Stream::over(narrow(&portolan).await, None).await;

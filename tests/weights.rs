@@ -312,7 +312,8 @@ async fn what_makes_no_sense_is_refused_with_the_nearest_name() {
     let services = "services:
   api: { split: { a: 70, b: 30, c: 0 } }
   plain: a
-  far: { tiers: [ api, c ] }
+  far: { tiers: [ near, c ] }
+  near: { split: { a: 1, b: 1 } }
   odd: { split: [ { to: { tiers: [ a, b ] }, weight: 1 }, { to: c, weight: 1 } ] }
 ";
     let portolan = Portolan::start(&config(&origins, services)).await;
