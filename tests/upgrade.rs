@@ -224,7 +224,7 @@ async fn an_upgrade_that_fails_leaves_everything_as_it_is() {
         .await;
     let output = portolan.ask_for_upgrade(&["--json"]).await;
     assert_eq!(output.status.code(), Some(1));
-    let answer: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(answer["outcome"], "failed");
     let error = answer["error"].as_str().unwrap();
     assert!(
