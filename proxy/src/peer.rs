@@ -30,9 +30,9 @@ const PING: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
     /// For requests.
-    pub(crate) requests: HttpPeer,
+    requests: HttpPeer,
     /// For requests that want to upgrade their connection: HTTP/1.1 alone, and more patience.
-    pub(crate) upgrades: HttpPeer,
+    upgrades: HttpPeer,
     /// For probes: the same, perhaps on another port.
     pub(crate) probes: HttpPeer,
     /// What probes ask for as Host.
@@ -40,6 +40,18 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
+    /// For requests, over connections of this cohort ([`Endpoint::cohort`]).
+    ///
+    /// [`Endpoint::cohort`]: portolan_control::endpoint::Endpoint::cohort
+    pub(crate) fn requests(&self, cohort: u64) -> HttpPeer {
+        of_cohort(&self.requests, cohort)
+    }
+
+    /// For requests that want to upgrade their connection, over connections of this cohort.
+    pub(crate) fn upgrades(&self, cohort: u64) -> HttpPeer {
+        of_cohort(&self.upgrades, cohort)
+    }
+
     /// Prepares connections to an endpoint.
     pub(crate) fn new(
         pool: &PoolPlan,
@@ -136,6 +148,15 @@ fn peer(
         }
     }
     peer.group_key = group_key(pool, identity);
+    peer
+}
+
+/// Connections are shared only within a cohort.
+fn of_cohort(peer: &HttpPeer, cohort: u64) -> HttpPeer {
+    // Odd, so that no two cohorts have one key.
+    const APART: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut peer = peer.clone();
+    peer.group_key ^= cohort.wrapping_mul(APART);
     peer
 }
 

@@ -1,5 +1,7 @@
 //! Probes: asks an endpoint whether it serves, over the same connector and the same TLS as requests.
 
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -101,15 +103,21 @@ impl Prober {
     ) -> Result<Answer, ProbeFailure> {
         for attempt in 1.. {
             let connected = self.http.get_http_session(peer).await;
-            let (mut session, reused) =
+            let (session, reused) =
                 connected.map_err(|error| connect_failure(&error, plan.timeout))?;
+            let mut lease = Lease {
+                http: &self.http,
+                peer,
+                session: Some(session),
+            };
+            let Some(session) = &mut lease.session else {
+                return Err(ProbeFailure::Broken("no connection".to_owned()));
+            };
             session.set_read_timeout(Some(plan.timeout));
             session.set_write_timeout(Some(plan.timeout));
-            match one_exchange(&mut session, request()?, body.clone()).await {
+            match one_exchange(session, request()?, body.clone()).await {
                 Ok(answer) => {
-                    self.http
-                        .release_http_session(session, peer, peer.options.idle_timeout)
-                        .await;
+                    lease.keep().await;
                     return Ok(answer);
                 }
                 Err(failure) => {
@@ -122,6 +130,37 @@ impl Prober {
             }
         }
         unreachable!("the last attempt returns")
+    }
+}
+
+/// A connection while a probe uses it. Unless it is kept, it is closed: the next probe is to have
+/// another one, for this one may be what is dead.
+struct Lease<'a> {
+    http: &'a Connector,
+    peer: &'a HttpPeer,
+    session: Option<HttpSession>,
+}
+
+impl Lease<'_> {
+    async fn keep(mut self) {
+        if let Some(session) = self.session.take() {
+            let idle = self.peer.options.idle_timeout;
+            self.http
+                .release_http_session(session, self.peer, idle)
+                .await;
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        // HTTP/1.1 is closed by dropping it. Of HTTP/2 only the stream would be.
+        if let Some(session @ HttpSession::H2(_)) = self.session.take() {
+            let at_once = Some(Duration::ZERO);
+            let release = pin!(self.http.release_http_session(session, self.peer, at_once));
+            // Nothing in it waits.
+            let _ = release.poll(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }
 
