@@ -6,6 +6,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pingora::protocols::TcpKeepalive;
@@ -35,6 +36,8 @@ pub(crate) struct Peers {
     upgrades: HttpPeer,
     /// For probes: the same, perhaps on another port.
     pub(crate) probes: HttpPeer,
+    /// Probes that failed: what the next one is sent over was opened after the last of them.
+    failed_probes: Arc<AtomicU64>,
     /// What probes ask for as Host.
     pub(crate) probe_host: String,
 }
@@ -45,6 +48,16 @@ impl Peers {
     /// [`Endpoint::cohort`]: portolan_control::endpoint::Endpoint::cohort
     pub(crate) fn requests(&self, cohort: u64) -> HttpPeer {
         of_cohort(&self.requests, cohort)
+    }
+
+    /// For a probe that begins now; `peer` is `probes`, or made of it.
+    pub(crate) fn for_probe(&self, peer: &HttpPeer) -> HttpPeer {
+        of_cohort(peer, self.failed_probes.load(Ordering::Relaxed))
+    }
+
+    /// A probe has failed, and perhaps because its connection was dead.
+    pub(crate) fn probe_failed(&self) {
+        self.failed_probes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// For requests that want to upgrade their connection, over connections of this cohort.
@@ -88,6 +101,7 @@ impl Peers {
             requests,
             upgrades,
             probes,
+            failed_probes: Arc::default(),
             probe_host,
         }
     }

@@ -78,7 +78,9 @@ impl Prober {
             },
             ProbeKind::Http { path, expect } => {
                 let request = || http_request(path, &peers.probe_host);
-                let answer = self.exchange(&peers.probes, plan, &request, None).await?;
+                let answer = self
+                    .exchange(peers, &peers.probes, plan, &request, None)
+                    .await?;
                 judge(&answer, expect)
             }
             ProbeKind::Grpc { service } => {
@@ -86,7 +88,9 @@ impl Prober {
                 peer.options.set_http_version(2, 2);
                 let request = || grpc_request(&peers.probe_host);
                 let body = grpc_check(service);
-                let answer = self.exchange(&peer, plan, &request, Some(body)).await?;
+                let answer = self
+                    .exchange(peers, &peer, plan, &request, Some(body))
+                    .await?;
                 judge_grpc(&answer)
             }
         }
@@ -96,17 +100,20 @@ impl Prober {
     /// is replaced: it says nothing about the endpoint.
     async fn exchange(
         &self,
+        peers: &Peers,
         peer: &HttpPeer,
         plan: &ProbePlan,
         request: &(dyn Fn() -> Result<RequestHeader, ProbeFailure> + Send + Sync),
         body: Option<Bytes>,
     ) -> Result<Answer, ProbeFailure> {
         for attempt in 1.. {
+            let peer = &peers.for_probe(peer);
             let connected = self.http.get_http_session(peer).await;
             let (session, reused) =
                 connected.map_err(|error| connect_failure(&error, plan.timeout))?;
             let mut lease = Lease {
                 http: &self.http,
+                peers,
                 peer,
                 session: Some(session),
             };
@@ -133,10 +140,11 @@ impl Prober {
     }
 }
 
-/// A connection while a probe uses it. Unless it is kept, it is closed: the next probe is to have
-/// another one, for this one may be what is dead.
+/// A connection while a probe uses it. Unless it is kept, the next probe has another one, for this one
+/// may be what is dead.
 struct Lease<'a> {
     http: &'a Connector,
+    peers: &'a Peers,
     peer: &'a HttpPeer,
     session: Option<HttpSession>,
 }
@@ -154,8 +162,12 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        self.peers.probe_failed();
         // HTTP/1.1 is closed by dropping it. Of HTTP/2 only the stream would be.
-        if let Some(session @ HttpSession::H2(_)) = self.session.take() {
+        if let HttpSession::H2(_) = session {
             let at_once = Some(Duration::ZERO);
             let release = pin!(self.http.release_http_session(session, self.peer, at_once));
             // Nothing in it waits.

@@ -48,7 +48,7 @@ async fn a_name_server_that_answers_nothing_costs_no_request() {
         let asked = names.questions();
         eventually(
             &format!("{nothing:?}: it is asked again and again"),
-            async || (names.questions() >= asked + 6).then_some(()),
+            async || (names.questions() >= asked + 4).then_some(()),
         )
         .await;
         load.more(50).await;
