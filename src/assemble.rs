@@ -27,7 +27,7 @@ use portolan_control::overrides::keeper::OverrideKeeper;
 use portolan_control::reload::{self, Parts, Reloader, Running, Trigger};
 use portolan_control::resolve::NameServers;
 use portolan_control::stats::Totals;
-use portolan_control::watch::FileWatch;
+use portolan_control::watch::{FileWatch, keep_up};
 use portolan_proxy::{DataPlane, EngineDialer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -655,32 +655,16 @@ impl Signals {
 
 /// Reloads when a watched file changes.
 async fn watch_files(reloader: Arc<Reloader>) {
-    let mut watched = reloader.watched();
-    let mut watch = match FileWatch::new() {
+    let watched = reloader.watched();
+    let watch = match FileWatch::new() {
         Ok(watch) => watch,
         Err(error) => {
             tracing::warn!("cannot watch files ({error}): changes are only seen on reload");
             return;
         }
     };
-    set(&mut watch, &watched.borrow_and_update());
-    // A change between reading the file and watching it.
-    reloader.reload(Trigger::FileChanged).await;
-    loop {
-        tokio::select! {
-            () = watch.changed() => {
-                reloader.reload(Trigger::FileChanged).await;
-            }
-            changed = watched.changed() => if changed.is_err() {
-                return;
-            },
-        }
-        let now = watched.borrow_and_update().clone();
-        set(&mut watch, &now);
-    }
-}
-
-fn set(watch: &mut FileWatch, watched: &Watch) {
-    let files = watched.files.iter().chain(&watched.folders);
-    watch.set(files.map(PathBuf::as_path));
+    let reload = || async {
+        reloader.reload(Trigger::FileChanged).await;
+    };
+    keep_up(watch, watched, reload).await;
 }

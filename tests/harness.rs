@@ -10,11 +10,15 @@ pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod portolan;
 pub(crate) mod python;
+pub(crate) mod relay;
 pub(crate) mod rogue;
+pub(crate) mod saboteur;
 pub(crate) mod websocket;
+pub(crate) mod wire;
 
 pub(crate) use client::{Ask, Load, fetch, get};
 pub(crate) use deadline::{PATIENCE, eventually, soon};
 pub(crate) use origin::Origin;
 pub(crate) use portolan::Portolan;
 pub(crate) use rogue::{Rogue, RogueEndpoint};
+pub(crate) use wire::Wire;

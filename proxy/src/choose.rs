@@ -190,15 +190,26 @@ fn cross_over(ctx: &mut RequestContext, from: PoolId) -> Option<PoolId> {
 }
 
 /// How to connect to an endpoint.
-pub(crate) fn peer(ctx: &RequestContext, (pool, endpoint): Place) -> Result<HttpPeer> {
+pub(crate) fn peer(ctx: &RequestContext, place: Place) -> Result<HttpPeer> {
+    let (pool, endpoint) = place;
+    let view = &ctx.snapshot().pools[pool.index()];
+    peer_of_cohort(ctx, place, view.endpoints[endpoint].live.cohort())
+}
+
+/// How to connect to an endpoint over connections of one cohort.
+pub(crate) fn peer_of_cohort(
+    ctx: &RequestContext,
+    (pool, endpoint): Place,
+    cohort: u64,
+) -> Result<HttpPeer> {
     let view = &ctx.snapshot().pools[pool.index()];
     let Some(peers) = view.endpoints[endpoint].dial.get::<Peers>() else {
         return Error::e_explain(ErrorType::InternalError, "an endpoint that nobody prepared");
     };
     Ok(if ctx.wants_upgrade {
-        peers.upgrades.clone()
+        peers.upgrades(cohort)
     } else {
-        peers.requests.clone()
+        peers.requests(cohort)
     })
 }
 

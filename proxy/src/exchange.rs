@@ -9,6 +9,7 @@
 
 mod attempt;
 mod body;
+mod cohort;
 mod relay;
 mod request;
 
@@ -260,6 +261,10 @@ fn begin(
     let head = request::for_endpoint(session.req_header(), ctx, route, pool, body.len())?;
     let peer = choose::peer(ctx, place)?;
     let mut this = choose::begin(ctx, place, now, again);
+    for old in this.live.endpoint().old_cohorts() {
+        edge.upstream
+            .close(choose::peer_of_cohort(ctx, place, old)?);
+    }
     this.live.wait(now);
     let timeouts = ctx.snapshot().plan.pools[pool.index()].timeouts;
     let sent = Arc::new(AtomicBool::new(false));

@@ -6,6 +6,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pingora::protocols::TcpKeepalive;
@@ -30,16 +31,40 @@ const PING: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
     /// For requests.
-    pub(crate) requests: HttpPeer,
+    requests: HttpPeer,
     /// For requests that want to upgrade their connection: HTTP/1.1 alone, and more patience.
-    pub(crate) upgrades: HttpPeer,
+    upgrades: HttpPeer,
     /// For probes: the same, perhaps on another port.
     pub(crate) probes: HttpPeer,
+    /// Probes that failed: what the next one is sent over was opened after the last of them.
+    failed_probes: Arc<AtomicU64>,
     /// What probes ask for as Host.
     pub(crate) probe_host: String,
 }
 
 impl Peers {
+    /// For requests, over connections of this cohort ([`Endpoint::cohort`]).
+    ///
+    /// [`Endpoint::cohort`]: portolan_control::endpoint::Endpoint::cohort
+    pub(crate) fn requests(&self, cohort: u64) -> HttpPeer {
+        of_cohort(&self.requests, cohort)
+    }
+
+    /// For a probe that begins now; `peer` is `probes`, or made of it.
+    pub(crate) fn for_probe(&self, peer: &HttpPeer) -> HttpPeer {
+        of_cohort(peer, self.failed_probes.load(Ordering::Relaxed))
+    }
+
+    /// A probe has failed, and perhaps because its connection was dead.
+    pub(crate) fn probe_failed(&self) {
+        self.failed_probes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// For requests that want to upgrade their connection, over connections of this cohort.
+    pub(crate) fn upgrades(&self, cohort: u64) -> HttpPeer {
+        of_cohort(&self.upgrades, cohort)
+    }
+
     /// Prepares connections to an endpoint.
     pub(crate) fn new(
         pool: &PoolPlan,
@@ -76,6 +101,7 @@ impl Peers {
             requests,
             upgrades,
             probes,
+            failed_probes: Arc::default(),
             probe_host,
         }
     }
@@ -136,6 +162,15 @@ fn peer(
         }
     }
     peer.group_key = group_key(pool, identity);
+    peer
+}
+
+/// Connections are shared only within a cohort.
+fn of_cohort(peer: &HttpPeer, cohort: u64) -> HttpPeer {
+    // Odd, so that no two cohorts have one key.
+    const APART: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut peer = peer.clone();
+    peer.group_key ^= cohort.wrapping_mul(APART);
     peer
 }
 

@@ -1,5 +1,7 @@
 //! Probes: asks an endpoint whether it serves, over the same connector and the same TLS as requests.
 
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -76,7 +78,9 @@ impl Prober {
             },
             ProbeKind::Http { path, expect } => {
                 let request = || http_request(path, &peers.probe_host);
-                let answer = self.exchange(&peers.probes, plan, &request, None).await?;
+                let answer = self
+                    .exchange(peers, &peers.probes, plan, &request, None)
+                    .await?;
                 judge(&answer, expect)
             }
             ProbeKind::Grpc { service } => {
@@ -84,7 +88,9 @@ impl Prober {
                 peer.options.set_http_version(2, 2);
                 let request = || grpc_request(&peers.probe_host);
                 let body = grpc_check(service);
-                let answer = self.exchange(&peer, plan, &request, Some(body)).await?;
+                let answer = self
+                    .exchange(peers, &peer, plan, &request, Some(body))
+                    .await?;
                 judge_grpc(&answer)
             }
         }
@@ -94,22 +100,31 @@ impl Prober {
     /// is replaced: it says nothing about the endpoint.
     async fn exchange(
         &self,
+        peers: &Peers,
         peer: &HttpPeer,
         plan: &ProbePlan,
         request: &(dyn Fn() -> Result<RequestHeader, ProbeFailure> + Send + Sync),
         body: Option<Bytes>,
     ) -> Result<Answer, ProbeFailure> {
         for attempt in 1.. {
+            let peer = &peers.for_probe(peer);
             let connected = self.http.get_http_session(peer).await;
-            let (mut session, reused) =
+            let (session, reused) =
                 connected.map_err(|error| connect_failure(&error, plan.timeout))?;
+            let mut lease = Lease {
+                http: &self.http,
+                peers,
+                peer,
+                session: Some(session),
+            };
+            let Some(session) = &mut lease.session else {
+                return Err(ProbeFailure::Broken("no connection".to_owned()));
+            };
             session.set_read_timeout(Some(plan.timeout));
             session.set_write_timeout(Some(plan.timeout));
-            match one_exchange(&mut session, request()?, body.clone()).await {
+            match one_exchange(session, request()?, body.clone()).await {
                 Ok(answer) => {
-                    self.http
-                        .release_http_session(session, peer, peer.options.idle_timeout)
-                        .await;
+                    lease.keep().await;
                     return Ok(answer);
                 }
                 Err(failure) => {
@@ -122,6 +137,42 @@ impl Prober {
             }
         }
         unreachable!("the last attempt returns")
+    }
+}
+
+/// A connection while a probe uses it. Unless it is kept, the next probe has another one, for this one
+/// may be what is dead.
+struct Lease<'a> {
+    http: &'a Connector,
+    peers: &'a Peers,
+    peer: &'a HttpPeer,
+    session: Option<HttpSession>,
+}
+
+impl Lease<'_> {
+    async fn keep(mut self) {
+        if let Some(session) = self.session.take() {
+            let idle = self.peer.options.idle_timeout;
+            self.http
+                .release_http_session(session, self.peer, idle)
+                .await;
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        self.peers.probe_failed();
+        // HTTP/1.1 is closed by dropping it. Of HTTP/2 only the stream would be.
+        if let HttpSession::H2(_) = session {
+            let at_once = Some(Duration::ZERO);
+            let release = pin!(self.http.release_http_session(session, self.peer, at_once));
+            // Nothing in it waits.
+            let _ = release.poll(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }
 

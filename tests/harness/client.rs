@@ -208,6 +208,16 @@ impl Connection2 {
         }
     }
 
+    /// Sends a request and leaves the body of the answer to the caller.
+    pub(crate) async fn begin(&mut self, ask: Ask) -> http::Response<Incoming> {
+        let mut request = ask.build("portolan.example");
+        let host = request.headers_mut().remove("host").unwrap();
+        let whole = format!("http://{}{}", host.to_str().unwrap(), request.uri());
+        *request.uri_mut() = whole.parse().unwrap();
+        self.sender.ready().await.unwrap();
+        self.sender.send_request(request).await.unwrap()
+    }
+
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
         self.sender.ready().await?;
         collect(self.sender.send_request(request).await?).await

@@ -254,6 +254,10 @@ impl State {
             return self.health(&request);
         }
         self.hits.fetch_add(1, Ordering::Relaxed);
+        // Who answers without reading the body ends the connection, sooner or later.
+        let (parts, incoming) = request.into_parts();
+        let length = drain(incoming).await;
+        let request = http::Request::from_parts(parts, ());
         let status = self.status.load(Ordering::Relaxed);
         let builder = Response::builder()
             .status(status)
@@ -268,9 +272,7 @@ impl State {
         };
         match path.as_str() {
             "/echo" => {
-                let seen = seen(&self.name, &request);
-                let length = drain(request.into_body()).await;
-                let mut seen = seen;
+                let mut seen = seen(&self.name, &request);
                 seen["body_bytes"] = json!(length);
                 builder
                     .header("content-type", "application/json")
@@ -309,7 +311,7 @@ impl State {
         .unwrap()
     }
 
-    fn health(&self, request: &http::Request<Incoming>) -> Response<Body> {
+    fn health<B>(&self, request: &http::Request<B>) -> Response<Body> {
         let scripted = self.script.lock().unwrap().pop_front();
         let status = scripted.unwrap_or_else(|| self.health.load(Ordering::Relaxed));
         let healthy = (200..300).contains(&status);
@@ -329,7 +331,7 @@ impl State {
     }
 }
 
-fn host(request: &http::Request<Incoming>) -> String {
+fn host<B>(request: &http::Request<B>) -> String {
     let header = request
         .headers()
         .get("host")
@@ -342,7 +344,7 @@ fn host(request: &http::Request<Incoming>) -> String {
 }
 
 /// A request, as the endpoint saw it.
-fn seen(name: &str, request: &http::Request<Incoming>) -> serde_json::Value {
+fn seen<B>(name: &str, request: &http::Request<B>) -> serde_json::Value {
     json!({
         "origin": name,
         "method": request.method().as_str(),

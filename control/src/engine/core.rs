@@ -818,6 +818,9 @@ impl Core {
         state.next = Some(next);
         self.due.insert((next, Due::Probe(key.clone())));
 
+        if before != after && after == Verdict::Unhealthy {
+            state.live.begin_cohort();
+        }
         if before != after {
             effects.push(Effect::Notice(Notice::EndpointJudged {
                 key: key.clone(),

@@ -131,6 +131,7 @@ impl EndpointState {
             self.live.witness.turn(on_trial);
             if let Change::Ejected(reason, _) = change {
                 self.live.ejections[reason.kind()].one();
+                self.live.begin_cohort();
             }
         }
         change
