@@ -183,7 +183,7 @@ async fn refusing_streams() -> SocketAddr {
 async fn a_refused_stream_was_not_processed_whatever_the_method() {
     let good = Origin::start("good").await;
     let refusing = refusing_streams().await;
-    // By the direct exchange, and (nothing is kept) by the engine's loop.
+    // With bodies that are there as a whole, and with bodies that flow.
     for rest in ["", ", retry: { max_body: 1B }"] {
         let portolan = behind(refusing, &good, ", protocol: h2c", rest).await;
         let fates = fates(portolan.address().await).await;
