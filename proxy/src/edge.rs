@@ -304,7 +304,11 @@ impl ProxyHttp for Edge {
                 if let Some(code) = grpc::code(refusal.status())
                     && grpc::is_call(session.req_header())
                 {
-                    let trailers = grpc::trailers(code, refusal.detail());
+                    let mut trailers = grpc::trailers(code, refusal.detail());
+                    // As with a whole answer: so that whoever complains can say what about.
+                    if let Ok(id) = http::HeaderValue::from_str(&ctx.id) {
+                        trailers.insert(forward::X_REQUEST_ID, id);
+                    }
                     let end = HttpTask::Trailer(Some(Box::new(trailers)));
                     // If the client is gone, nobody misses it.
                     let _ = session.write_response_tasks(vec![end]).await;

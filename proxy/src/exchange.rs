@@ -122,12 +122,18 @@ enum Happened {
     Went(usize, Progress),
     /// A try is over.
     Failed(usize, Failed),
-    /// More of the request's body came, or its end.
-    Body(Result<Option<Bytes>>),
-    /// The client is gone.
-    ClientGone(Box<Error>),
+    /// The client.
+    Client(Heard),
     /// It is time to look.
     Time,
+}
+
+/// What was heard of the client.
+enum Heard {
+    /// More of the request's body, or its end.
+    Body(Result<Option<Bytes>>),
+    /// It is gone.
+    Gone(Box<Error>),
 }
 
 /// What is expected of the client.
@@ -205,8 +211,8 @@ impl Exchange<'_> {
             }
             let wake = self.next_wake(&tries, look, hedged, client);
             match self.happens(&mut tries, upload, client, wake).await {
-                Happened::ClientGone(error) => return Err(self.gone(tries, error)),
-                Happened::Body(part) => {
+                Happened::Client(Heard::Gone(error)) => return Err(self.gone(tries, error)),
+                Happened::Client(Heard::Body(part)) => {
                     let now = self.clock.now();
                     match part.and_then(|part| self.take(part, upload, now)) {
                         Ok(()) => {}
@@ -501,8 +507,8 @@ impl Exchange<'_> {
                     Poll::Pending => {}
                 }
             }
-            if let Poll::Ready(happened) = heard.as_mut().poll(cx) {
-                return Poll::Ready(happened);
+            if let Poll::Ready(heard) = heard.as_mut().poll(cx) {
+                return Poll::Ready(Happened::Client(heard));
             }
             // The endpoint may have taken what there was, and could take more.
             if client != Client::Body && !upload.is_complete() && wants_more(tries, upload) {
@@ -549,10 +555,10 @@ fn wants_more(tries: &[Running], upload: &Upload) -> bool {
 }
 
 /// Waits for what is expected of the client.
-async fn hear(session: &mut Session, client: Client) -> Happened {
+async fn hear(session: &mut Session, client: Client) -> Heard {
     match client {
-        Client::Body => Happened::Body(session.as_downstream_mut().read_request_body().await),
-        Client::Presence => Happened::ClientGone(client_gone(session).await),
+        Client::Body => Heard::Body(session.as_downstream_mut().read_request_body().await),
+        Client::Presence => Heard::Gone(client_gone(session).await),
         Client::Nothing => std::future::pending().await,
     }
 }

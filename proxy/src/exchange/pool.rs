@@ -27,7 +27,7 @@ impl std::fmt::Debug for Upstream {
 /// A connection, or a stream of one, for a request.
 pub(super) enum Connected {
     One(Stream),
-    Two(Http2Session),
+    Two(Box<Http2Session>),
 }
 
 impl Upstream {
@@ -46,7 +46,7 @@ impl Upstream {
             return Ok((Connected::One(stream), kept));
         }
         if let Some(session) = self.two.reused_http_session(peer).await? {
-            return Ok((Connected::Two(session), true));
+            return Ok((Connected::Two(Box::new(session)), true));
         }
         // Whoever may speak both may have chosen HTTP/1.1 before.
         if peer.options.alpn.get_min_http_version() == 1
@@ -56,7 +56,7 @@ impl Upstream {
         }
         match self.two.new_http_session::<_, ()>(peer).await? {
             HttpSession::H1(session) => Ok((Connected::One(session.into_inner()), false)),
-            HttpSession::H2(session) => Ok((Connected::Two(session), false)),
+            HttpSession::H2(session) => Ok((Connected::Two(Box::new(session)), false)),
             HttpSession::Custom(()) => {
                 Error::e_explain(ErrorType::InternalError, "no such protocol")
             }

@@ -18,7 +18,7 @@ use super::attempt::Answer;
 use super::body;
 use super::upload::Upload;
 use super::wire::{Next, Part, Wire};
-use super::{Client, Happened, hear};
+use super::{Client, Heard, hear};
 use crate::context::RequestContext;
 use crate::edge::Edge;
 use crate::fault;
@@ -116,7 +116,7 @@ struct Both<'a> {
 /// What happened first.
 enum Event {
     Part(Result<Part>),
-    Client(Happened),
+    Client(Heard),
     Time,
 }
 
@@ -150,7 +150,7 @@ impl Both<'_> {
                         return Ok(());
                     }
                 }
-                Event::Client(Happened::Body(part)) => {
+                Event::Client(Heard::Body(part)) => {
                     self.happened();
                     match part.map_err(Error::into_down)? {
                         Some(part) => {
@@ -167,8 +167,7 @@ impl Both<'_> {
                         None => self.upload.end(),
                     }
                 }
-                Event::Client(Happened::ClientGone(error)) => return Err(error.into_down()),
-                Event::Client(_) => {}
+                Event::Client(Heard::Gone(error)) => return Err(error.into_down()),
                 Event::Time => {
                     let now = clock.now();
                     if now >= self.limit() {
@@ -248,8 +247,8 @@ impl Both<'_> {
             if let Poll::Ready(part) = wire.poll_part(cx) {
                 return Poll::Ready(Event::Part(part));
             }
-            if let Poll::Ready(happened) = heard.as_mut().poll(cx) {
-                return Poll::Ready(Event::Client(happened));
+            if let Poll::Ready(heard) = heard.as_mut().poll(cx) {
+                return Poll::Ready(Event::Client(heard));
             }
             // Room may have come up that the client could fill.
             if client != Client::Body

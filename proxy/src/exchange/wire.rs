@@ -87,7 +87,7 @@ impl Wire {
             Connected::Two(session) => {
                 let mut head = request.head.clone();
                 request::for_http2(&mut head, peer.is_tls())?;
-                let two = Http2::begin(session, head, length)?;
+                let two = Http2::begin(*session, head, length)?;
                 Ok(Self::Two(Box::new(two)))
             }
         }
