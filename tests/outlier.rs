@@ -185,7 +185,8 @@ async fn a_cloud_of_one_endpoint_is_left_when_another_can_serve() {
         .assert_flawless();
     aws.set_status(503);
     let tally = send_exactly(address, 100, 1, |_| Ask::get("/")).await;
-    assert!((3..=6).contains(&tally.statuses[&503]), "{tally:?}");
+    // Three in a row are enough; a few more are on their way until everybody knows.
+    assert!((3..=12).contains(&tally.statuses[&503]), "{tally:?}");
     portolan.wait_for_pool("aws", false).await;
     assert_eq!(
         shares(&portolan).await,

@@ -11,7 +11,7 @@ use portolan_control::affinity::cookie;
 use portolan_control::balance::Wish;
 use portolan_control::clock::Tick;
 use portolan_control::decide::{Fate, decide_again};
-use portolan_control::retry::{Fault, Sent};
+use portolan_control::retry::Fault;
 use portolan_control::stats::RetryReason;
 use portolan_control::steering::Draw;
 use smallvec::SmallVec;
@@ -19,39 +19,9 @@ use smallvec::SmallVec;
 use crate::context::{InFlight, RequestContext, Retrying, Try};
 use crate::edge::fastrand_scope;
 use crate::peer::Peers;
-use crate::refusal::Refusal;
-
-/// Pooled connections that may be found closed before that counts as the endpoint's failure.
-const MOST_REPLACEMENTS: u32 = 3;
 
 /// A pool's endpoint.
 pub(crate) type Place = (PoolId, usize);
-
-/// Prepares the next try of the engine's loop.
-///
-/// # Errors
-/// When nobody can take the request.
-pub(crate) fn next_try(
-    ctx: &mut RequestContext,
-    request: &RequestHeader,
-    now: Tick,
-) -> Result<Box<HttpPeer>> {
-    let place = if let Some((place, reason)) = ctx.next.take() {
-        // What the try before held is given back as this one begins.
-        ctx.current = Some(begin(ctx, place, now, Some(reason)));
-        place
-    } else if let Some(again) = &ctx.current {
-        // The same endpoint, over another connection: not another try.
-        (again.pool, again.endpoint)
-    } else if let Some(place) = first(ctx, request, now) {
-        ctx.current = Some(begin(ctx, place, now, None));
-        place
-    } else {
-        ctx.refusal = Some(Refusal::NobodyCanServe);
-        return Error::e_explain(ErrorType::HTTPStatus(503), "nobody can take the request");
-    };
-    peer(ctx, place).map(Box::new)
-}
 
 /// Begins a try there; `again` says why, if it is not the first.
 pub(crate) fn begin(
@@ -213,29 +183,6 @@ pub(crate) fn peer_of_cohort(
     })
 }
 
-/// The try under way in the engine's loop has failed. Whether there will be another.
-pub(crate) fn failed(
-    ctx: &mut RequestContext,
-    request: &RequestHeader,
-    (fault, sent): (Fault, Sent),
-    now: Tick,
-) -> bool {
-    let (Some(current), Some(id)) = (&ctx.current, ctx.route) else {
-        return false;
-    };
-    let place = (current.pool, current.endpoint);
-    let plan = ctx.snapshot().plan.clone();
-    if !ctx.may_retry(&plan.routes[id.index()], fault, sent, now) {
-        ctx.failed.push(place);
-        return false;
-    }
-    ctx.next = after(ctx, request, place, now).map(|next| (next, reason(fault)));
-    if ctx.next.is_some() {
-        ctx.replacements = 0;
-    }
-    ctx.next.is_some()
-}
-
 /// What a retry after this fault is counted as.
 pub(crate) fn reason(fault: Fault) -> RetryReason {
     match fault {
@@ -244,12 +191,6 @@ pub(crate) fn reason(fault: Fault) -> RetryReason {
         Fault::Timeout => RetryReason::Timeout,
         Fault::Status(_) => RetryReason::Status,
     }
-}
-
-/// A pooled connection was found closed. Whether it may be replaced.
-pub(crate) fn replace_connection(ctx: &mut RequestContext) -> bool {
-    ctx.replacements += 1;
-    ctx.replacements <= MOST_REPLACEMENTS
 }
 
 /// A hash of the property that a pool's balancer looks at, if it looks at one and it is there.

@@ -88,10 +88,10 @@ pub(crate) struct RequestContext {
     pub(crate) tries: u32,
     /// Endpoints that failed it.
     pub(crate) failed: SmallVec<[(PoolId, usize); 2]>,
-    /// Where the next try goes, once the one under way has failed.
-    pub(crate) next: Option<((PoolId, usize), RetryReason)>,
-    /// Pooled connections of the try under way that were found closed and replaced.
-    pub(crate) replacements: u32,
+    /// When all of it was there: its time counts from then.
+    pub(crate) given: Option<Tick>,
+    /// When the client last sent some of it.
+    pub(crate) client_heard: Tick,
     /// Whether it may be sent again.
     pub(crate) chances: Repeatable,
     /// Why Portolan answers itself, if it does.
@@ -170,7 +170,9 @@ impl InFlight {
 
     /// All of the request goes to the endpoint now: from here on its silence means something.
     pub(crate) fn wait(&mut self, now: Tick) {
-        self.waiting = Some(self.endpoint.silence.sent(now));
+        if self.waiting.is_none() {
+            self.waiting = Some(self.endpoint.silence.sent(now));
+        }
     }
 
     /// Response headers came, after this time.
@@ -186,6 +188,14 @@ impl InFlight {
         if self.endpoint.silence.answered(took, now) {
             messenger.heard(&self.endpoint.key);
         }
+        self.ended(TryOutcome::of_status(status));
+    }
+
+    /// Response headers came before all of the request was sent: how long the endpoint takes to
+    /// answer is not known.
+    pub(crate) fn answered_early(&mut self, status: u16, now: Tick, messenger: &Messenger) {
+        self.over();
+        self.heard(now, messenger);
         self.ended(TryOutcome::of_status(status));
     }
 
@@ -285,8 +295,8 @@ impl RequestContext {
             current: None,
             tries: 0,
             failed: SmallVec::new(),
-            next: None,
-            replacements: 0,
+            given: None,
+            client_heard: began,
             chances: Repeatable {
                 idempotent: false,
                 body_kept: false,
@@ -321,7 +331,7 @@ impl RequestContext {
         });
         let chances = Chances {
             tries: self.tries,
-            in_time: now < self.began + route.timeout,
+            in_time: self.given.is_none_or(|given| now < given + route.timeout),
             in_budget,
             answer_begun: self.answered.is_some(),
         };

@@ -1,47 +1,40 @@
 //! The engine's hooks: each phase of a request in a few lines that hand on to the room that does it.
 //!
-//! `early_request_filter` → `request_filter` (guard, route, decide) → per try: `upstream_peer`
-//! (endpoint), `upstream_request_filter` (headers) → `upstream_response_filter`, `response_filter`
-//! → `logging` (record). `fail_to_connect` and `error_while_proxy` say whether there is another
-//! try; `fail_to_proxy` answers when there is none.
+//! `early_request_filter` → `request_filter` (guard, route, decide, then the
+//! [`exchange`](crate::exchange) with an endpoint) → `logging` (record). `fail_to_proxy` answers
+//! when no endpoint did. The engine's own loop over endpoints is not used.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use http::{HeaderMap, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::http::HttpTask;
-use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
+use pingora::{Error, ErrorSource, ErrorType, Result};
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
 use portolan_control::affinity::SecretKeeper;
 use portolan_control::decide::{Fate, decide};
 use portolan_control::engine::{Messenger, Published};
-use portolan_control::retry::{self, Fault, Sent};
-use portolan_control::stats::{Gauge, TryOutcome};
+use portolan_control::retry;
+use portolan_control::stats::Gauge;
 
 use crate::affinity;
-use crate::choose;
 use crate::client_address::client_address;
 use crate::context::{ConnectionContext, RequestContext, UnderWay};
 use crate::exchange::{self, Upstream};
 use crate::expose;
 use crate::fault;
-use crate::forward::{self, Origin};
+use crate::forward;
 use crate::grpc;
 use crate::guard;
 use crate::ledger;
 use crate::record::Recorder;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
-
-/// How often the engine may come back for another try: our own count, and the pooled connections
-/// that are found closed beside it.
-pub(crate) const MOST_ENGINE_TRIES: usize = 16;
 
 /// How long a client may take to take its answer, byte by byte.
 const CLIENT_WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -51,7 +44,7 @@ const CLIENT_WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs
 pub(crate) struct Edge {
     pub(crate) published: Published,
     pub(crate) messenger: Messenger,
-    /// Connections to endpoints for direct exchanges.
+    /// Connections to endpoints.
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) recorder: Arc<Recorder>,
     /// What affinity cookies are made with.
@@ -180,14 +173,6 @@ impl Edge {
         Ok(())
     }
 
-    /// The try under way has ended.
-    fn ended(&self, ctx: &mut RequestContext, outcome: TryOutcome) {
-        if let Some(current) = &mut ctx.current {
-            current.live.ended(outcome);
-            current.retrying = None;
-        }
-    }
-
     /// The route of a request that has one.
     fn route(ctx: &RequestContext) -> Option<&RoutePlan> {
         Some(&ctx.snapshot().plan.routes[ctx.route?.index()])
@@ -246,7 +231,7 @@ impl ProxyHttp for Edge {
         ctx.id = fastrand_scope(|random| {
             forward::request_id(&session.req_header().headers, ctx.peer_trusted, random)
         });
-        ctx.wants_upgrade = session.is_upgrade_req();
+        ctx.wants_upgrade = exchange::wants_upgrade(session.req_header());
         let request = session.req_header();
         ctx.chances.idempotent = retry::is_idempotent(&request.method, &request.headers);
         ctx.connection = connection;
@@ -262,14 +247,8 @@ impl ProxyHttp for Edge {
     ) -> Result<bool> {
         match self.steer(session, ctx) {
             Ok(()) => {
-                let plan = ctx.snapshot().plan.clone();
-                let direct = ctx
-                    .route
-                    .is_some_and(|id| exchange::is_direct(session, ctx, &plan.routes[id.index()]));
-                if direct {
-                    exchange::exchange(self, session, ctx).await?;
-                }
-                Ok(direct)
+                exchange::exchange(self, session, ctx).await?;
+                Ok(true)
             }
             Err(Stop::Redirect) => {
                 let to = guard::https_location(session.req_header());
@@ -288,169 +267,13 @@ impl ProxyHttp for Edge {
         }
     }
 
+    /// Nobody comes here: every request is answered by the [`exchange`](exchange::exchange).
     async fn upstream_peer(
         &self,
-        session: &mut Session,
-        ctx: &mut RequestContext,
+        _: &mut Session,
+        _: &mut RequestContext,
     ) -> Result<Box<HttpPeer>> {
-        choose::next_try(ctx, session.req_header(), self.recorder.clock.now())
-    }
-
-    fn fail_to_connect(
-        &self,
-        session: &mut Session,
-        _: &HttpPeer,
-        ctx: &mut RequestContext,
-        mut error: Box<Error>,
-    ) -> Box<Error> {
-        // Nothing of the request was sent: whatever its method, another endpoint may have it.
-        self.ended(ctx, fault::outcome(&error));
-        let now = self.recorder.clock.now();
-        let again = choose::failed(
-            ctx,
-            session.req_header(),
-            (Fault::Connect, Sent::Nothing),
-            now,
-        );
-        error.set_retry(again);
-        error
-    }
-
-    fn error_while_proxy(
-        &self,
-        _: &HttpPeer,
-        session: &mut Session,
-        mut error: Box<Error>,
-        ctx: &mut RequestContext,
-        reused: bool,
-    ) -> Box<Error> {
-        if ctx.next.is_some() {
-            // Decided already: an answer that is tried again.
-            error.set_retry(true);
-            return error;
-        }
-        let begun = session
-            .response_written()
-            .is_some_and(|response| !response.status.is_informational());
-        if begun || *error.esource() == ErrorSource::Downstream {
-            self.ended(ctx, fault::outcome(&error));
-            error.set_retry(false);
-            return error;
-        }
-        let (fault, sent) = exchange::classify(&error);
-        ctx.chances.body_kept = !session.as_ref().retry_buffer_truncated();
-        // A pooled connection that the endpoint had closed says nothing about the endpoint: the
-        // request gets a fresh one, if it may be sent twice.
-        let stale = reused && matches!(error.retry, RetryType::ReusedOnly);
-        let harmless = stale && ctx.chances.idempotent && ctx.chances.body_kept;
-        if harmless && choose::replace_connection(ctx) {
-            error.set_retry(true);
-            return error;
-        }
-        // Nor does a body that the client never finished.
-        if (stale || !session.as_mut().is_body_done())
-            && let Some(current) = &mut ctx.current
-        {
-            current.live.excused(fault::outcome(&error));
-        }
-        self.ended(ctx, fault::outcome(&error));
-        let now = self.recorder.clock.now();
-        let again = choose::failed(ctx, session.req_header(), (fault, sent), now)
-            // Nobody else has it, but who refused it because it restarts may have it after all.
-            || (sent == Sent::Nothing
-                && ctx.chances.body_kept
-                && choose::replace_connection(ctx));
-        error.set_retry(again);
-        error
-    }
-
-    async fn upstream_request_filter(
-        &self,
-        session: &mut Session,
-        request: &mut RequestHeader,
-        ctx: &mut RequestContext,
-    ) -> Result<()> {
-        let (Some(connection), Some(route), Some(current)) =
-            (&ctx.connection, Self::route(ctx), &ctx.current)
-        else {
-            return Error::e_explain(ErrorType::InternalError, "a try without a route");
-        };
-        let downstream = session.req_header();
-        let origin = Origin {
-            peer: connection.peer.ip(),
-            trusted: ctx.peer_trusted,
-            tls: connection.tls.is_some(),
-            host: host(downstream).unwrap_or_default(),
-            id: &ctx.id,
-            version: downstream.version,
-        };
-        let pool = &ctx.snapshot().plan.pools[current.pool.index()];
-        fastrand_scope(|random| forward::to_endpoint(request, &origin, route, pool, random))
-    }
-
-    async fn request_body_filter(
-        &self,
-        _: &mut Session,
-        body: &mut Option<Bytes>,
-        _: bool,
-        ctx: &mut RequestContext,
-    ) -> Result<()> {
-        ctx.bytes_in += body.as_ref().map_or(0, |part| part.len() as u64);
-        let limit = ctx
-            .connection
-            .as_ref()
-            .and_then(|c| c.listener.limits().body_bytes);
-        if limit.is_some_and(|limit| ctx.bytes_in > limit) {
-            return Err(Error::explain(ErrorType::HTTPStatus(413), "body too large").into_down());
-        }
-        Ok(())
-    }
-
-    async fn upstream_response_filter(
-        &self,
-        session: &mut Session,
-        response: &mut ResponseHeader,
-        ctx: &mut RequestContext,
-    ) -> Result<()> {
-        if response.status.is_informational() && response.status != 101 {
-            return Ok(());
-        }
-        let now = self.recorder.clock.now();
-        let status = response.status.as_u16();
-        if let Some(current) = &mut ctx.current {
-            let took = now.since(current.began);
-            current.live.answered(status, took, now, &self.messenger);
-            current.retrying = None;
-        }
-        let retried = Self::route(ctx).is_some_and(|r| r.retry.on_statuses.contains(&status));
-        ctx.chances.body_kept = !session.as_ref().retry_buffer_truncated();
-        let fault = (Fault::Status(status), Sent::Perhaps);
-        if retried && choose::failed(ctx, session.req_header(), fault, now) {
-            let error = Error::explain(ErrorType::HTTPStatus(status), "tried again elsewhere");
-            return Err(error.into_up());
-        }
-        ctx.answered = Some(now);
-        Ok(())
-    }
-
-    async fn response_filter(
-        &self,
-        session: &mut Session,
-        response: &mut ResponseHeader,
-        ctx: &mut RequestContext,
-    ) -> Result<()> {
-        self.to_client(session, response, ctx)
-    }
-
-    fn response_body_filter(
-        &self,
-        _: &mut Session,
-        body: &mut Option<Bytes>,
-        _: bool,
-        ctx: &mut RequestContext,
-    ) -> Result<Option<std::time::Duration>> {
-        ctx.bytes_out += body.as_ref().map_or(0, |part| part.len() as u64);
-        Ok(None)
+        Error::e_explain(ErrorType::InternalError, "a request that nobody answered")
     }
 
     async fn fail_to_proxy(
@@ -481,7 +304,11 @@ impl ProxyHttp for Edge {
                 if let Some(code) = grpc::code(refusal.status())
                     && grpc::is_call(session.req_header())
                 {
-                    let trailers = grpc::trailers(code, refusal.detail());
+                    let mut trailers = grpc::trailers(code, refusal.detail());
+                    // As with a whole answer: so that whoever complains can say what about.
+                    if let Ok(id) = http::HeaderValue::from_str(&ctx.id) {
+                        trailers.insert(forward::X_REQUEST_ID, id);
+                    }
                     let end = HttpTask::Trailer(Some(Box::new(trailers)));
                     // If the client is gone, nobody misses it.
                     let _ = session.write_response_tasks(vec![end]).await;
@@ -515,17 +342,6 @@ impl ProxyHttp for Edge {
             tries = ctx.tries,
             "request failed: {error}"
         );
-        true
-    }
-
-    fn suppress_proxy_warn_log(
-        &self,
-        _: &Session,
-        ctx: &RequestContext,
-        error: &Error,
-        _: ProxyWarnLogContext,
-    ) -> bool {
-        tracing::debug!(id = ctx.id, tries = ctx.tries, "try failed: {error}");
         true
     }
 }

@@ -1,63 +1,53 @@
-//! The direct exchange: request and answer without the engine's own loop.
+//! The exchange: a request, and an endpoint's answer to it.
 //!
-//! The engine's loop tries one endpoint after another, and nothing can interrupt a try that waits.
-//! Most requests are small, and for those Portolan holds the tries in its own hands: each is an
-//! [`attempt`] of its own, so that it can have deadlines, be given up, or be overtaken by a second
-//! one. Whichever is answered first is passed on by [`relay`]. Upgrades (WebSocket) and bodies that
-//! are not kept for another try go through the engine's loop, by the same decider
-//! ([`portolan_control::retry`]) and the same hooks.
+//! Portolan holds the tries in its own hands: each is an [`attempt`] of its own, so that it can
+//! have deadlines, be given up, or be overtaken by a second one. Whichever is answered first is
+//! passed on by [`relay`]. What is spoken with the endpoint stands in [`wire`]: HTTP/1.1 by a codec
+//! of our own ([`http1`]), HTTP/2 by the engine's sessions ([`http2`]).
+//!
+//! The body of a request flows on while the answer flows back. As far as it is kept ([`upload`]) it
+//! can be sent again; a try's time begins when the request was sent as a whole, for before that
+//! nobody knows whether the endpoint or the client is waited for.
 
 mod attempt;
 mod body;
 mod cohort;
+mod http1;
+mod http2;
+mod pool;
 mod relay;
 mod request;
+mod upload;
+mod wire;
 
 use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora::connectors::ConnectorOptions;
-use pingora::connectors::http::Connector;
+use http::Version;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{HedgeAfterPlan, RoutePlan};
-use portolan_control::clock::Tick;
+use portolan_control::clock::{Clock, Tick};
 use portolan_control::retry::{Fault, Sent};
 use portolan_control::silence::Judgement;
 use portolan_control::stats::{RetryReason, TryOutcome};
 use smallvec::SmallVec;
 
-pub(crate) use self::attempt::{Answer, Failed, classify};
+use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
+pub(crate) use self::pool::Upstream;
+pub(crate) use self::request::wants_upgrade;
+use self::upload::Upload;
+use self::wire::Length;
 use crate::choose::{self, Place};
 use crate::context::{RequestContext, Try};
 use crate::edge::Edge;
 use crate::fault;
 use crate::refusal::Refusal;
-
-/// Connections to endpoints.
-pub(crate) struct Upstream {
-    connector: Connector,
-}
-
-impl std::fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Upstream")
-    }
-}
-
-impl Upstream {
-    /// Keeps so many idle connections, in all.
-    pub(crate) fn new(kept: usize) -> Self {
-        Self {
-            connector: Connector::new(Some(ConnectorOptions::new(kept))),
-        }
-    }
-}
 
 /// When a try that waits is first looked at: most answers have come by then.
 const FIRST_LOOK: Duration = Duration::from_millis(40);
@@ -68,34 +58,58 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 /// A try under way.
 struct Running {
     this: Try,
-    /// Something of the request may have reached the endpoint.
-    sent: Arc<AtomicBool>,
-    deadline: Tick,
-    attempt: Pin<Box<dyn Future<Output = Result<Answer, Failed>> + Send>>,
+    attempt: Attempt,
 }
 
 impl Running {
+    /// When its time is over. Its own time counts from when the body was there, or it began.
+    fn limit(&self, ctx: &RequestContext, route: &RoutePlan) -> Option<Tick> {
+        let per_try = ctx.given.zip(route.retry.per_try);
+        let per_try = per_try.map(|(given, limit)| self.this.began.max(given) + limit);
+        let own = self.attempt.limit();
+        match (per_try, own) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
     /// Another try was answered first. If the endpoint of this one is suspect, its word is waited
     /// for all the same, without the client: it may only have been slow, and nobody else would hear
     /// of it.
-    fn listen_on(mut self, edge: &Edge) {
-        if !self.this.live.endpoint().silence.is_suspect() {
+    fn listen_on(mut self, edge: &Edge, upload: &Upload, patience: Duration) {
+        if !self.this.live.endpoint().silence.is_suspect() || !upload.is_complete() {
             return;
         }
         self.this.retrying = None;
         let (clock, messenger) = (edge.recorder.clock, edge.messenger.clone());
+        let mut upload = upload.clone();
         tokio::spawn(async move {
-            match self.attempt.await {
-                Ok(answer) => {
+            let ending = end_of(&mut self.attempt, &mut upload, &clock);
+            match tokio::time::timeout(patience, ending).await {
+                Ok(Ok(answer)) => {
                     let now = clock.now();
                     let status = answer.head.status.as_u16();
                     let took = now.since(self.this.began);
                     self.this.live.answered(status, took, now, &messenger);
-                    answer.discard().await;
                 }
-                Err(failed) => self.this.live.ended(fault::outcome(&failed.error)),
+                Ok(Err(failed)) => self.this.live.ended(fault::outcome(&failed.error)),
+                Err(_) => self.this.live.ended(TryOutcome::TimedOut),
             }
         });
+    }
+}
+
+/// Waits for the end of a try.
+async fn end_of(
+    attempt: &mut Attempt,
+    upload: &mut Upload,
+    clock: &Clock,
+) -> Result<Answer, Failed> {
+    loop {
+        match std::future::poll_fn(|cx| attempt.poll(cx, upload, clock)).await? {
+            Progress::Answered(answer) => return Ok(answer),
+            Progress::Sent | Progress::Interim(_) => {}
+        }
     }
 }
 
@@ -105,20 +119,33 @@ impl Running {
     reason = "it is taken apart where it is made"
 )]
 enum Happened {
+    /// A try has come further.
+    Went(usize, Progress),
     /// A try is over.
-    Ended(usize, Result<Answer, Failed>),
-    /// The client is gone.
-    ClientGone(Box<Error>),
+    Failed(usize, Failed),
+    /// The client.
+    Client(Heard),
     /// It is time to look.
     Time,
 }
 
-/// Whether a request can take this way.
-pub(crate) fn is_direct(session: &mut Session, ctx: &RequestContext, route: &RoutePlan) -> bool {
-    !ctx.wants_upgrade
-        && (session.is_body_empty()
-            || body::length(session.req_header())
-                .is_some_and(|length| length <= route.retry.max_body))
+/// What was heard of the client.
+enum Heard {
+    /// More of the request's body, or its end.
+    Body(Result<Option<Bytes>>),
+    /// It is gone.
+    Gone(Box<Error>),
+}
+
+/// What is expected of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    /// More of its body.
+    Body,
+    /// Nothing but that it stays.
+    Presence,
+    /// Nothing: it may send, and is not read.
+    Nothing,
 }
 
 /// Passes a request on, and its answer back.
@@ -130,183 +157,414 @@ pub(crate) async fn exchange(
     session: &mut Session,
     ctx: &mut RequestContext,
 ) -> Result<()> {
-    let body = body::read(session, ctx).await?;
-    let answer = answer(edge, session, ctx, body).await?;
-    relay::relay(edge, session, ctx, answer).await
-}
-
-/// Has an endpoint answer.
-async fn answer(
-    edge: &Edge,
-    session: &mut Session,
-    ctx: &mut RequestContext,
-    body: Bytes,
-) -> Result<Answer> {
     let plan = ctx.snapshot().plan.clone();
     let Some(route) = ctx.route.map(|id| &plan.routes[id.index()]) else {
         return Error::e_explain(ErrorType::InternalError, "an exchange without a route");
     };
-    let clock = edge.recorder.clock;
-    let deadline = ctx.began + route.timeout;
-    ctx.chances.body_kept = true;
-    let now = clock.now();
-    let Some(first) = choose::first(ctx, session.req_header(), now) else {
-        ctx.refusal = Some(Refusal::NobodyCanServe);
-        return Error::e_explain(ErrorType::HTTPStatus(503), "nobody can take the request");
+    let length = body::length(session);
+    let clock = &edge.recorder.clock;
+    let mut upload = body::first(session, ctx, route, length, clock).await?;
+    let mut exchange = Exchange {
+        edge,
+        session,
+        ctx,
+        route,
+        length,
+        clock,
     };
-    let mut tries: SmallVec<[Running; 2]> = SmallVec::new();
-    tries.push(begin(edge, session, ctx, route, (first, None), &body, now)?);
-    let mut hedged = false;
-    let mut look = now + FIRST_LOOK;
-    loop {
-        let wake = next_wake(&tries, deadline, look, hedge_at(ctx, route, &tries, hedged));
-        match happens(&mut tries, session, clock.instant(wake)).await {
-            Happened::ClientGone(error) => return Err(error.into_down()),
-            Happened::Ended(at, Ok(answer)) => {
-                let mut ended = tries.remove(at);
-                let now = clock.now();
-                let status = answer.head.status.as_u16();
-                let took = now.since(ended.this.began);
-                ended.this.live.answered(status, took, now, &edge.messenger);
-                // Another try may still be answered better.
-                let better = route.retry.on_statuses.contains(&status)
-                    && (!tries.is_empty()
-                        || ctx.may_retry(route, Fault::Status(status), Sent::Perhaps, now));
-                if !better {
-                    ctx.settle(ended.this, now);
-                    for overtaken in tries {
-                        overtaken.listen_on(edge);
-                    }
-                    return Ok(answer);
-                }
-                let failed = (ended.this.pool, ended.this.endpoint);
-                if !tries.is_empty() {
-                    ctx.failed.push(failed);
-                } else if let Some(next) = choose::after(ctx, session.req_header(), failed, now) {
-                    answer.discard().await;
-                    let next = (next, Some(RetryReason::Status));
-                    tries.push(begin(edge, session, ctx, route, next, &body, now)?);
-                    look = now + FIRST_LOOK;
-                } else {
-                    ctx.settle(ended.this, now);
-                    return Ok(answer);
-                }
+    let answer = exchange.answer(&mut upload).await?;
+    relay::relay(edge, session, ctx, answer, upload).await
+}
+
+/// Everything a request's tries need.
+struct Exchange<'a> {
+    edge: &'a Edge,
+    session: &'a mut Session,
+    ctx: &'a mut RequestContext,
+    route: &'a RoutePlan,
+    length: Length,
+    clock: &'a Clock,
+}
+
+type Tries = SmallVec<[Running; 2]>;
+
+impl Exchange<'_> {
+    /// Has an endpoint answer.
+    async fn answer(&mut self, upload: &mut Upload) -> Result<Answer> {
+        let now = self.clock.now();
+        self.know(upload, now);
+        let Some(first) = choose::first(self.ctx, self.session.req_header(), now) else {
+            self.ctx.refusal = Some(Refusal::NobodyCanServe);
+            return Error::e_explain(ErrorType::HTTPStatus(503), "nobody can take the request");
+        };
+        // Whether the client still waits to be told that its body is wanted.
+        let mut expects = !upload.is_complete() && body::is_expected(self.session.req_header());
+        let mut tries = Tries::new();
+        tries.push(self.begin((first, None), upload, expects, now)?);
+        let mut hedged = false;
+        let mut look = now + FIRST_LOOK;
+        loop {
+            let client = self.client(&tries, upload, expects);
+            if client == Client::Body && expects {
+                let told = self.session.write_continue_response().await;
+                told.map_err(Error::into_down)?;
+                expects = false;
             }
-            Happened::Ended(at, Err(failed)) => {
-                let ended = tries.remove(at);
-                let now = clock.now();
-                let next = after_failure(session, ctx, route, &tries, ended, &failed, now);
-                match next {
-                    Some(next) => {
-                        tries.push(begin(edge, session, ctx, route, next, &body, now)?);
+            let wake = self.next_wake(&tries, look, hedged, client);
+            match self.happens(&mut tries, upload, client, wake).await {
+                Happened::Client(Heard::Gone(error)) => return Err(self.gone(tries, error)),
+                Happened::Client(Heard::Body(part)) => {
+                    let now = self.clock.now();
+                    match part.and_then(|part| self.take(part, upload, now)) {
+                        Ok(()) => {}
+                        Err(error) => return Err(self.gone(tries, error)),
+                    }
+                    self.know(upload, now);
+                }
+                Happened::Went(at, Progress::Sent) => {
+                    // From here on its silence means something.
+                    tries[at].this.live.wait(self.clock.now());
+                }
+                Happened::Went(_, Progress::Interim(head)) => {
+                    self.interim(head, tries.len() == 1).await?;
+                }
+                Happened::Went(at, Progress::Answered(answer)) => {
+                    let mut ended = tries.remove(at);
+                    let now = self.clock.now();
+                    let status = answer.head.status.as_u16();
+                    self.answered(&mut ended, status, now);
+                    self.know(upload, now);
+                    // Another try may still be answered better.
+                    let better = self.route.retry.on_statuses.contains(&status)
+                        && (!tries.is_empty()
+                            || self.may_retry(Fault::Status(status), Sent::Perhaps, upload, now));
+                    if !better {
+                        return Ok(self.settle(ended, tries, answer, upload, now));
+                    }
+                    let failed = (ended.this.pool, ended.this.endpoint);
+                    if !tries.is_empty() {
+                        self.ctx.failed.push(failed);
+                    } else if let Some(next) =
+                        choose::after(self.ctx, self.session.req_header(), failed, now)
+                    {
+                        answer.discard(self.edge);
+                        let next = (next, Some(RetryReason::Status));
+                        tries.push(self.begin(next, upload, expects, now)?);
                         look = now + FIRST_LOOK;
+                    } else {
+                        return Ok(self.settle(ended, tries, answer, upload, now));
                     }
-                    None if tries.is_empty() => return Err(failed.error),
-                    None => {}
                 }
-            }
-            Happened::Time => {
-                let now = clock.now();
-                if now >= deadline {
-                    return Err(too_late(ctx, tries));
-                }
-                while let Some(at) = tries.iter().position(|running| now >= running.deadline) {
+                Happened::Failed(at, failed) => {
                     let ended = tries.remove(at);
-                    let failed = timed_out(&ended);
-                    let next = after_failure(session, ctx, route, &tries, ended, &failed, now);
-                    match next {
+                    let now = self.clock.now();
+                    match self.after_failure(&tries, ended, &failed, upload, now) {
                         Some(next) => {
-                            tries.push(begin(edge, session, ctx, route, next, &body, now)?);
+                            tries.push(self.begin(next, upload, expects, now)?);
+                            look = now + FIRST_LOOK;
                         }
                         None if tries.is_empty() => return Err(failed.error),
                         None => {}
                     }
                 }
-                let due = hedge_at(ctx, route, &tries, hedged).is_some_and(|at| now >= at);
-                if now >= look {
-                    let late = now.since(look);
-                    look_at(edge, &tries, now, late);
-                    look = now + pause(&tries, now);
-                }
-                // Who waits for an endpoint that has gone silent asks another one as well, and
-                // whoever answers first is believed.
-                let silent = tries.len() == 1 && tries[0].this.live.endpoint().silence.is_suspect();
-                if (silent || due)
-                    && ctx.may_retry(route, Fault::Timeout, Sent::Perhaps, now)
-                    && (silent || ctx.hedge_allowed(route))
-                {
-                    hedged |= due;
-                    let waiting = (tries[0].this.pool, tries[0].this.endpoint);
-                    if let Some(next) = choose::after(ctx, session.req_header(), waiting, now) {
-                        let next = (next, Some(RetryReason::Beside));
-                        tries.push(begin(edge, session, ctx, route, next, &body, now)?);
+                Happened::Time => {
+                    let now = self.clock.now();
+                    if self.deadline().is_some_and(|deadline| now >= deadline) {
+                        return Err(too_late(self.ctx, tries));
+                    }
+                    if client == Client::Body
+                        && self.silent_until().is_some_and(|until| now >= until)
+                    {
+                        return Err(self.gone(tries, body::too_slow()));
+                    }
+                    while let Some(at) = self.late(&tries, now) {
+                        let ended = tries.remove(at);
+                        let failed = ended.attempt.timed_out();
+                        match self.after_failure(&tries, ended, &failed, upload, now) {
+                            Some(next) => tries.push(self.begin(next, upload, expects, now)?),
+                            None if tries.is_empty() => return Err(failed.error),
+                            None => {}
+                        }
+                    }
+                    let due = hedge_at(self.ctx, self.route, &tries, hedged);
+                    let due = due.is_some_and(|at| now >= at);
+                    if now >= look {
+                        let late = now.since(look);
+                        look_at(self.edge, &tries, now, late);
+                        look = now + pause(&tries, now);
+                    }
+                    // Who waits for an endpoint that has gone silent asks another one as well, and
+                    // whoever answers first is believed.
+                    let silent =
+                        tries.len() == 1 && tries[0].this.live.endpoint().silence.is_suspect();
+                    if (silent || due)
+                        && upload.is_complete()
+                        && self.may_retry(Fault::Timeout, Sent::Perhaps, upload, now)
+                        && (silent || self.ctx.hedge_allowed(self.route))
+                    {
+                        hedged |= due;
+                        let waiting = (tries[0].this.pool, tries[0].this.endpoint);
+                        let next = choose::after(self.ctx, self.session.req_header(), waiting, now);
+                        if let Some(next) = next {
+                            let next = (next, Some(RetryReason::Beside));
+                            tries.push(self.begin(next, upload, expects, now)?);
+                        }
                     }
                 }
             }
         }
     }
-}
 
-/// Begins a try.
-fn begin(
-    edge: &Edge,
-    session: &mut Session,
-    ctx: &mut RequestContext,
-    route: &RoutePlan,
-    (place, again): (Place, Option<RetryReason>),
-    body: &Bytes,
-    now: Tick,
-) -> Result<Running> {
-    let (pool, _) = place;
-    let head = request::for_endpoint(session.req_header(), ctx, route, pool, body.len())?;
-    let peer = choose::peer(ctx, place)?;
-    let mut this = choose::begin(ctx, place, now, again);
-    for old in this.live.endpoint().old_cohorts() {
-        edge.upstream
-            .close(choose::peer_of_cohort(ctx, place, old)?);
-    }
-    this.live.wait(now);
-    let timeouts = ctx.snapshot().plan.pools[pool.index()].timeouts;
-    let sent = Arc::new(AtomicBool::new(false));
-    let attempt = attempt::attempt(
-        edge.upstream.clone(),
-        peer,
-        head,
-        body.clone(),
-        timeouts.first_byte,
-        ctx.chances.idempotent,
-        sent.clone(),
-    );
-    Ok(Running {
-        this,
-        sent,
-        deadline: route
-            .retry
-            .per_try
-            .map_or(ctx.began + route.timeout, |limit| now + limit),
-        attempt: Box::pin(attempt),
-    })
-}
-
-/// Waits for whatever happens first.
-async fn happens(
-    tries: &mut SmallVec<[Running; 2]>,
-    session: &mut Session,
-    wake: std::time::Instant,
-) -> Happened {
-    let ended = std::future::poll_fn(|cx| {
-        for (at, running) in tries.iter_mut().enumerate() {
-            if let Poll::Ready(result) = running.attempt.as_mut().poll(cx) {
-                return Poll::Ready((at, result));
-            }
+    /// More of the body came, or its end.
+    fn take(&mut self, part: Option<Bytes>, upload: &mut Upload, now: Tick) -> Result<()> {
+        let Some(part) = part else {
+            upload.end();
+            return Ok(());
+        };
+        body::taken(self.ctx, &part, now)?;
+        upload.add(part);
+        if self.session.as_downstream_mut().is_body_done() {
+            upload.end();
         }
-        Poll::Pending
-    });
-    tokio::select! {
-        biased;
-        (at, result) = ended => Happened::Ended(at, result),
-        gone = client_gone(session) => Happened::ClientGone(gone),
-        () = tokio::time::sleep_until(wake.into()) => Happened::Time,
+        Ok(())
+    }
+
+    /// The client has spoiled it. Whoever was asked is kept, so that the log can say so.
+    fn gone(&mut self, mut tries: Tries, error: Box<Error>) -> Box<Error> {
+        if let Some(running) = tries.pop() {
+            self.ctx.current = Some(running.this);
+        }
+        error.into_down()
+    }
+
+    /// What the decider has to know about the body.
+    fn know(&mut self, upload: &Upload, now: Tick) {
+        self.ctx.chances.body_kept = upload.is_kept(self.route.retry.max_body);
+        if upload.is_complete() {
+            self.ctx.given.get_or_insert(now);
+        }
+    }
+
+    /// Whether a try that failed like this is followed by another one. What was sent and forgotten
+    /// cannot be sent again, whatever became of it.
+    fn may_retry(&self, fault: Fault, sent: Sent, upload: &Upload, now: Tick) -> bool {
+        upload.is_whole() && self.ctx.may_retry(self.route, fault, sent, now)
+    }
+
+    /// Begins a try.
+    fn begin(
+        &mut self,
+        (place, again): (Place, Option<RetryReason>),
+        upload: &Upload,
+        expects: bool,
+        now: Tick,
+    ) -> Result<Running> {
+        let (pool, _) = place;
+        let downstream = self.session.req_header();
+        let request = Request {
+            head: request::for_endpoint(downstream, self.ctx, self.route, pool, self.length)?,
+            length: self.length,
+            idempotent: self.ctx.chances.idempotent,
+            expects,
+            upgrade: self.ctx.wants_upgrade,
+            flows: !upload.is_complete(),
+        };
+        let peer = choose::peer(self.ctx, place)?;
+        let mut this = choose::begin(self.ctx, place, now, again);
+        for old in this.live.endpoint().old_cohorts() {
+            let old = choose::peer_of_cohort(self.ctx, place, old)?;
+            self.edge.upstream.close(old);
+        }
+        if upload.is_complete() {
+            this.live.wait(now);
+        }
+        let timeouts = self.ctx.snapshot().plan.pools[pool.index()].timeouts;
+        let patience = Patience {
+            first_byte: timeouts.first_byte,
+            idle: timeouts.idle,
+        };
+        let upstream = self.edge.upstream.clone();
+        let attempt = Attempt::new(upstream, peer, request, patience, now);
+        Ok(Running { this, attempt })
+    }
+
+    /// A try was answered.
+    fn answered(&self, ended: &mut Running, status: u16, now: Tick) {
+        // How long it took: from when it could begin with all of the request.
+        let from = match (self.length, ended.attempt.asked()) {
+            (Length::Unknown, asked) => asked,
+            (_, Some(asked)) if self.ctx.given > Some(ended.this.began) => Some(asked),
+            (_, Some(_)) => Some(ended.this.began),
+            (_, None) => None,
+        };
+        let messenger = &self.edge.messenger;
+        match from {
+            Some(from) => {
+                ended
+                    .this
+                    .live
+                    .answered(status, now.since(from), now, messenger);
+            }
+            None => ended.this.live.answered_early(status, now, messenger),
+        }
+    }
+
+    /// This answer is the one that counts.
+    fn settle(
+        &mut self,
+        ended: Running,
+        overtaken: Tries,
+        answer: Answer,
+        upload: &Upload,
+        now: Tick,
+    ) -> Answer {
+        self.ctx.settle(ended.this, now);
+        for overtaken in overtaken {
+            let pool = &self.ctx.snapshot().plan.pools[overtaken.this.pool.index()];
+            overtaken.listen_on(self.edge, upload, pool.timeouts.first_byte);
+        }
+        answer
+    }
+
+    /// Passes an interim answer on.
+    async fn interim(&mut self, mut head: Box<ResponseHeader>, alone: bool) -> Result<()> {
+        // Of two tries nobody knows yet whose word counts; and who speaks HTTP/1.0 knows no such
+        // answers.
+        if alone && self.session.req_header().version != Version::HTTP_10 {
+            relay::strip(&mut head);
+            let tasks = vec![HttpTask::Header(head, false)];
+            self.session
+                .as_downstream_mut()
+                .response_duplex_vec(tasks)
+                .await
+                .map_err(Error::into_down)?;
+        }
+        Ok(())
+    }
+
+    /// What is expected of the client now.
+    fn client(&mut self, tries: &[Running], upload: &Upload, expects: bool) -> Client {
+        if upload.is_complete() {
+            return Client::Presence;
+        }
+        if wants_more(tries, upload) || (upload.may_read_ahead() && !expects) {
+            return Client::Body;
+        }
+        // Over HTTP/1.1 only reading would tell whether it is still there.
+        match self.session.as_downstream_mut().is_http2() {
+            true => Client::Presence,
+            false => Client::Nothing,
+        }
+    }
+
+    /// When the request's time is over.
+    fn deadline(&self) -> Option<Tick> {
+        self.ctx.given.map(|given| given + self.route.timeout)
+    }
+
+    /// Until when the client may be silent.
+    fn silent_until(&self) -> Option<Tick> {
+        body::patience(self.ctx).map(|patience| self.ctx.client_heard + patience)
+    }
+
+    /// A try whose time is over.
+    fn late(&self, tries: &[Running], now: Tick) -> Option<usize> {
+        tries.iter().position(|running| {
+            let limit = running.limit(self.ctx, self.route);
+            limit.is_some_and(|limit| now >= limit)
+        })
+    }
+
+    /// When to look again if nothing happens.
+    fn next_wake(&self, tries: &[Running], look: Tick, hedged: bool, client: Client) -> Tick {
+        let limits = tries
+            .iter()
+            .filter_map(|running| running.limit(self.ctx, self.route));
+        let held = tries
+            .iter()
+            .filter_map(|running| running.attempt.held_until());
+        let silent = self.silent_until().filter(|_| client == Client::Body);
+        let hedge = hedge_at(self.ctx, self.route, tries, hedged);
+        limits
+            .chain(held)
+            .chain(self.deadline())
+            .chain(silent)
+            .chain(hedge)
+            .fold(look, Tick::min)
+    }
+
+    /// Waits for whatever happens first.
+    async fn happens(
+        &mut self,
+        tries: &mut Tries,
+        upload: &mut Upload,
+        client: Client,
+        wake: Tick,
+    ) -> Happened {
+        let clock = self.clock;
+        let mut heard = pin!(hear(self.session, client));
+        let mut sleep = pin!(tokio::time::sleep_until(clock.instant(wake).into()));
+        std::future::poll_fn(|cx| {
+            for (at, running) in tries.iter_mut().enumerate() {
+                match running.attempt.poll(cx, upload, clock) {
+                    Poll::Ready(Ok(progress)) => return Poll::Ready(Happened::Went(at, progress)),
+                    Poll::Ready(Err(failed)) => return Poll::Ready(Happened::Failed(at, failed)),
+                    Poll::Pending => {}
+                }
+            }
+            if let Poll::Ready(heard) = heard.as_mut().poll(cx) {
+                return Poll::Ready(Happened::Client(heard));
+            }
+            // The endpoint may have taken what there was, and could take more.
+            if client != Client::Body && !upload.is_complete() && wants_more(tries, upload) {
+                return Poll::Ready(Happened::Time);
+            }
+            sleep.as_mut().poll(cx).map(|()| Happened::Time)
+        })
+        .await
+    }
+
+    /// A try has failed: where the next one goes, if there is one.
+    fn after_failure(
+        &mut self,
+        others: &[Running],
+        mut ended: Running,
+        failed: &Failed,
+        upload: &Upload,
+        now: Tick,
+    ) -> Option<(Place, Option<RetryReason>)> {
+        let outcome = fault::outcome(&failed.error);
+        if failed.excused {
+            ended.this.live.excused(outcome);
+        } else {
+            ended.this.live.ended(outcome);
+        }
+        let which = (ended.this.pool, ended.this.endpoint);
+        // Kept, so that the log can say who failed last.
+        self.ctx.current = Some(ended.this);
+        if !others.is_empty() {
+            self.ctx.failed.push(which);
+            return None;
+        }
+        if !self.may_retry(failed.fault, failed.sent, upload, now) {
+            return None;
+        }
+        let next = choose::after(self.ctx, self.session.req_header(), which, now)?;
+        Some((next, Some(choose::reason(failed.fault))))
+    }
+}
+
+/// Whether more of the body would be sent at once. While it still comes, there is one try at a time.
+fn wants_more(tries: &[Running], upload: &Upload) -> bool {
+    matches!(tries, [running] if running.attempt.wants_more(upload))
+}
+
+/// Waits for what is expected of the client.
+async fn hear(session: &mut Session, client: Client) -> Heard {
+    match client {
+        Client::Body => Heard::Body(session.as_downstream_mut().read_request_body().await),
+        Client::Presence => Heard::Gone(client_gone(session).await),
+        Client::Nothing => std::future::pending().await,
     }
 }
 
@@ -317,12 +575,6 @@ async fn client_gone(session: &mut Session) -> Box<Error> {
         // More than the body was to be: none of this request's business.
         Ok(_) => std::future::pending().await,
     }
-}
-
-fn next_wake(tries: &[Running], deadline: Tick, look: Tick, hedge: Option<Tick>) -> Tick {
-    let tries = tries.iter().map(|running| running.deadline);
-    let first = tries.min().map_or(deadline, |at| at.min(deadline));
-    hedge.map_or(first, |at| at.min(first)).min(look)
 }
 
 /// When the second try of a route that hedges begins.
@@ -346,7 +598,8 @@ fn hedge_at(
             silence.quantile(f64::from(percentile) / 100.0)?
         }
     };
-    Some(running.this.began + after)
+    // While the body still comes, nobody is slow but its client.
+    Some(running.this.began.max(ctx.given?) + after)
 }
 
 /// How long a try that waits is left alone.
@@ -367,52 +620,8 @@ fn look_at(edge: &Edge, tries: &[Running], now: Tick, late: Duration) {
     }
 }
 
-/// A try has failed: where the next one goes, if there is one.
-fn after_failure(
-    session: &Session,
-    ctx: &mut RequestContext,
-    route: &RoutePlan,
-    others: &[Running],
-    mut ended: Running,
-    failed: &Failed,
-    now: Tick,
-) -> Option<(Place, Option<RetryReason>)> {
-    let outcome = fault::outcome(&failed.error);
-    if failed.excused {
-        ended.this.live.excused(outcome);
-    } else {
-        ended.this.live.ended(outcome);
-    }
-    let which = (ended.this.pool, ended.this.endpoint);
-    // Kept, so that the log can say who failed last.
-    ctx.current = Some(ended.this);
-    if !others.is_empty() {
-        ctx.failed.push(which);
-        return None;
-    }
-    if !ctx.may_retry(route, failed.fault, failed.sent, now) {
-        return None;
-    }
-    let next = choose::after(ctx, session.req_header(), which, now)?;
-    Some((next, Some(choose::reason(failed.fault))))
-}
-
-fn timed_out(running: &Running) -> Failed {
-    let (etype, fault, sent) = if running.sent.load(Ordering::Relaxed) {
-        (ErrorType::ReadTimedout, Fault::Timeout, Sent::Perhaps)
-    } else {
-        (ErrorType::ConnectTimedout, Fault::Connect, Sent::Nothing)
-    };
-    Failed {
-        error: Error::explain(etype, "the try took too long").into_up(),
-        fault,
-        sent,
-        excused: false,
-    }
-}
-
 /// The request's time is over.
-fn too_late(ctx: &mut RequestContext, tries: SmallVec<[Running; 2]>) -> Box<Error> {
+fn too_late(ctx: &mut RequestContext, tries: Tries) -> Box<Error> {
     for mut running in tries {
         running.this.live.ended(TryOutcome::TimedOut);
         ctx.current = Some(running.this);
@@ -422,7 +631,7 @@ fn too_late(ctx: &mut RequestContext, tries: SmallVec<[Running; 2]>) -> Box<Erro
 
 impl Answer {
     /// Gives the answer up: nobody wants it.
-    async fn discard(mut self) {
-        self.session.shutdown().await;
+    fn discard(self, edge: &Edge) {
+        self.wire.give_back(&edge.upstream, &self.peer);
     }
 }

@@ -24,6 +24,11 @@ const KEEP_IDLE: Duration = Duration::from_secs(50);
 /// Requests at the same time on one HTTP/2 connection.
 const MOST_STREAMS: usize = 100;
 
+/// What an endpoint may send on an HTTP/2 stream and connection before the client has taken it. The
+/// defaults of HTTP/2 throttle downloads over long distances.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
 /// How often a silent HTTP/2 connection is asked whether it still lives.
 const PING: Duration = Duration::from_secs(15);
 
@@ -131,6 +136,8 @@ fn peer(
     options.write_timeout = Some(pool.timeouts.idle);
     options.idle_timeout = Some(KEEP_IDLE);
     options.max_h2_streams = MOST_STREAMS;
+    options.h2_stream_window_size = Some(STREAM_WINDOW);
+    options.h2_connection_window_size = Some(CONNECTION_WINDOW);
     options.h2_ping_interval = Some(PING);
     options.tcp_keepalive = Some(TcpKeepalive {
         idle: Duration::from_secs(30),

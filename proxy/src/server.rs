@@ -15,7 +15,7 @@ use portolan_control::stats::{Gauge, Totals};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
 
-use crate::edge::{Edge, MOST_ENGINE_TRIES};
+use crate::edge::Edge;
 use crate::exchange::Upstream;
 use crate::listener::{HandedSocket, ListenerSet};
 use crate::record::Recorder;
@@ -158,8 +158,9 @@ impl Drop for DataPlane {
 fn engine(workers: usize, edge: Edge) -> HttpProxy<Edge> {
     let conf = ServerConf {
         threads: workers,
-        max_retries: MOST_ENGINE_TRIES,
-        upstream_keepalive_pool_size: KEPT_CONNECTIONS.div_ceil(workers.max(1)),
+        // The engine asks no endpoint itself: see `exchange`.
+        max_retries: 1,
+        upstream_keepalive_pool_size: 1,
         ..ServerConf::default()
     };
     let mut proxy = http_proxy(&Arc::new(conf), edge);

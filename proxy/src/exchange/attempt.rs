@@ -1,32 +1,82 @@
 //! One try: connect to an endpoint, send the request, and wait for the head of the answer.
+//!
+//! A try only goes on when it is polled, with the body as far as the client has sent it. It keeps
+//! no time itself: whoever polls it knows when its time is over.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::HttpTask;
-use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result, RetryType};
+use pingora::{Error, ErrorType, Result};
+use portolan_control::clock::{Clock, Tick};
 use portolan_control::retry::{Fault, Sent};
 use portolan_control::stats::TryOutcome;
 
-use super::{Upstream, request};
+use super::pool::{Connected, Upstream};
+use super::upload::Upload;
+use super::wire::{Length, Next, Wire};
 use crate::fault;
 
 /// Pooled connections that may be found closed before that counts as the endpoint's failure.
 const MOST_REPLACEMENTS: u32 = 3;
 
+/// How long an endpoint is asked whether it wants a body, if its client waits to be told. Those
+/// that know nothing of such a question do not answer it (RFC 9110, section 10.1.1).
+const ASKED: Duration = Duration::from_secs(1);
+
+/// What is to be sent.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) head: RequestHeader,
+    pub(super) length: Length,
+    /// It may be sent twice.
+    pub(super) idempotent: bool,
+    /// The client waits to be told that its body is wanted.
+    pub(super) expects: bool,
+    /// It asks for its connection to be upgraded.
+    pub(super) upgrade: bool,
+    /// Its body still comes: when all of it was sent has to be told.
+    pub(super) flows: bool,
+}
+
+/// How long an endpoint may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For the head of its answer, once it has all of the request.
+    pub(super) first_byte: Duration,
+    /// To take more of the request.
+    pub(super) idle: Duration,
+}
+
 /// The head of an answer, and where the rest of it comes from.
 pub(crate) struct Answer {
-    pub(super) session: HttpSession,
+    pub(super) wire: Wire,
     pub(super) peer: HttpPeer,
     pub(super) head: Box<ResponseHeader>,
-    /// There is no body.
-    pub(super) end: bool,
+    pub(super) next: Next,
+    /// How much of the request's body was sent.
+    pub(super) at: usize,
+    /// All of it.
+    pub(super) finished: bool,
+}
+
+/// What became of a try for now.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it is made"
+)]
+pub(super) enum Progress {
+    /// All of the request was sent.
+    Sent,
+    /// An interim answer.
+    Interim(Box<ResponseHeader>),
+    /// The answer has begun.
+    Answered(Answer),
 }
 
 /// A try that failed.
@@ -42,107 +92,285 @@ pub(crate) struct Failed {
     pub(crate) excused: bool,
 }
 
-/// Makes the try. A pooled connection that turns out to be closed is replaced, if the request may
-/// be repeated or certainly was not seen: that says nothing about the endpoint.
-pub(super) async fn attempt(
+type Connecting = Pin<Box<dyn Future<Output = Result<(Connected, bool)>> + Send>>;
+
+enum State {
+    Connecting(Connecting),
+    Asking(Wire),
+    Over,
+}
+
+/// A try under way.
+pub(super) struct Attempt {
     upstream: Arc<Upstream>,
     peer: HttpPeer,
-    head: RequestHeader,
-    body: Bytes,
-    first_byte: Duration,
-    idempotent: bool,
-    sent: Arc<AtomicBool>,
-) -> Result<Answer, Failed> {
-    let mut replacements = 0;
-    loop {
-        let connected = upstream.connector.get_http_session(&peer).await;
-        let (mut session, reused) = connected.map_err(|error| Failed {
+    request: Request,
+    patience: Patience,
+    state: State,
+    /// The connection was kept from an earlier request.
+    kept: bool,
+    replacements: u32,
+    /// How much of the body was given to the connection.
+    at: usize,
+    finished: bool,
+    /// Something of the request may have reached the endpoint.
+    sent: bool,
+    /// When the endpoint last took some of it.
+    took: Tick,
+    /// When it had all of it.
+    asked: Option<Tick>,
+    /// Until when it may say whether it wants the body.
+    holding: Option<Tick>,
+}
+
+impl Attempt {
+    pub(super) fn new(
+        upstream: Arc<Upstream>,
+        peer: HttpPeer,
+        request: Request,
+        patience: Patience,
+        now: Tick,
+    ) -> Self {
+        let state = State::Connecting(connect(&upstream, &peer));
+        Self {
+            upstream,
+            peer,
+            request,
+            patience,
+            state,
+            kept: false,
+            replacements: 0,
+            at: 0,
+            finished: false,
+            sent: false,
+            took: now,
+            asked: None,
+            holding: None,
+        }
+    }
+
+    /// When the endpoint had all of the request.
+    pub(super) fn asked(&self) -> Option<Tick> {
+        self.asked
+    }
+
+    /// When it has taken too long.
+    pub(super) fn limit(&self) -> Option<Tick> {
+        match (&self.state, self.asked) {
+            (_, Some(asked)) => Some(asked + self.patience.first_byte),
+            // It does not take what it is sent.
+            (State::Asking(wire), None) if !wire.is_sent() => Some(self.took + self.patience.idle),
+            _ => None,
+        }
+    }
+
+    /// When it need not be asked any longer whether it wants the body.
+    pub(super) fn held_until(&self) -> Option<Tick> {
+        self.holding
+    }
+
+    /// Whether it would take more of the body if it were there.
+    pub(super) fn wants_more(&self, upload: &Upload) -> bool {
+        match &self.state {
+            State::Asking(wire) => {
+                self.holding.is_none() && upload.is_used_up(self.at) && wire.has_room()
+            }
+            _ => false,
+        }
+    }
+
+    /// Goes on, as far as it can.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Upload,
+        clock: &Clock,
+    ) -> Poll<Result<Progress, Failed>> {
+        loop {
+            match &mut self.state {
+                State::Connecting(connecting) => {
+                    let (connected, kept) = match ready!(connecting.as_mut().poll(cx)) {
+                        Ok(connected) => connected,
+                        Err(error) => return Poll::Ready(Err(self.unsent(error))),
+                    };
+                    self.kept = kept;
+                    if let Err(error) = self.begin(connected, clock) {
+                        let (fault, sent) = classify(&error);
+                        if let Err(failed) = self.again(error, fault, sent, kept, upload) {
+                            return Poll::Ready(Err(failed));
+                        }
+                    }
+                }
+                State::Asking(_) => {
+                    if let Some(progress) = self.send(cx, upload, clock) {
+                        return Poll::Ready(Ok(progress));
+                    }
+                    let State::Asking(wire) = &mut self.state else {
+                        return Poll::Pending;
+                    };
+                    match ready!(wire.poll_head(cx)) {
+                        Ok((head, Next::Interim)) => {
+                            if head.status != StatusCode::CONTINUE {
+                                return Poll::Ready(Ok(Progress::Interim(head)));
+                            }
+                            // The client is told when its body is read.
+                            self.holding = None;
+                        }
+                        Ok((head, next)) => {
+                            let State::Asking(wire) =
+                                std::mem::replace(&mut self.state, State::Over)
+                            else {
+                                return Poll::Pending;
+                            };
+                            return Poll::Ready(Ok(Progress::Answered(Answer {
+                                wire,
+                                peer: self.peer.clone(),
+                                head,
+                                next,
+                                at: self.at,
+                                finished: self.finished,
+                            })));
+                        }
+                        Err(error) => {
+                            let (fault, sent) = classify(&error);
+                            let stale = self.kept && wire.may_be_stale(&error);
+                            if let Err(failed) = self.again(error, fault, sent, stale, upload) {
+                                return Poll::Ready(Err(failed));
+                            }
+                        }
+                    }
+                }
+                State::Over => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Begins the request on a connection.
+    fn begin(&mut self, connected: Connected, clock: &Clock) -> Result<()> {
+        let now = clock.now();
+        (self.at, self.finished, self.asked) = (0, false, None);
+        self.took = now;
+        self.holding =
+            (self.request.expects && matches!(connected, Connected::One(_))).then_some(now + ASKED);
+        self.sent = true;
+        let wire = Wire::begin(connected, &self.peer, &mut self.request)?;
+        self.state = State::Asking(wire);
+        Ok(())
+    }
+
+    /// Sends what is there of the request. When all of it was sent, that is told once.
+    fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Upload,
+        clock: &Clock,
+    ) -> Option<Progress> {
+        let State::Asking(wire) = &mut self.state else {
+            return None;
+        };
+        if self.asked.is_some() {
+            return None;
+        }
+        if self.holding.is_some_and(|until| clock.now() >= until) {
+            self.holding = None;
+        }
+        loop {
+            while self.holding.is_none() && !self.finished && wire.has_room() {
+                if let Some(part) = upload.part(self.at) {
+                    wire.send(part.clone());
+                    self.at += 1;
+                } else if upload.is_complete() {
+                    wire.finish();
+                    self.finished = true;
+                } else {
+                    break;
+                }
+            }
+            let sent = wire.send_on(cx);
+            if wire.is_sent() {
+                upload.sent(self.at);
+            }
+            if wire.is_cut() {
+                // Whatever it says now is its answer to what it has.
+                self.asked = Some(clock.now());
+                return None;
+            }
+            if self.finished && wire.is_sent() {
+                self.asked = Some(clock.now());
+                // Of what was there from the beginning nobody needs to be told.
+                return self.request.flows.then_some(Progress::Sent);
+            }
+            let more = self.holding.is_none()
+                && !self.finished
+                && (!upload.is_used_up(self.at) || upload.is_complete());
+            if sent {
+                self.took = clock.now();
+            } else if !wire.is_sent() || !more {
+                return None;
+            }
+        }
+    }
+
+    /// The connection is no good. Another one, if the request certainly was not seen or may be
+    /// repeated: that says nothing about the endpoint.
+    fn again(
+        &mut self,
+        error: Box<Error>,
+        fault: Fault,
+        sent: Sent,
+        stale: bool,
+        upload: &Upload,
+    ) -> Result<(), Failed> {
+        let harmless = sent == Sent::Nothing || (stale && self.request.idempotent);
+        if harmless
+            && fault == Fault::Reset
+            && upload.is_whole()
+            && self.replacements < MOST_REPLACEMENTS
+        {
+            self.replacements += 1;
+            self.holding = None;
+            self.state = State::Connecting(connect(&self.upstream, &self.peer));
+            return Ok(());
+        }
+        self.state = State::Over;
+        Err(Failed {
+            error: error.into_up(),
+            fault,
+            sent,
+            excused: stale,
+        })
+    }
+
+    /// There was no connection.
+    fn unsent(&mut self, error: Box<Error>) -> Failed {
+        self.state = State::Over;
+        Failed {
             fault: classify(&error).0,
             error: error.into_up(),
             sent: Sent::Nothing,
             excused: false,
-        })?;
-        sent.store(true, Ordering::Relaxed);
-        match ask(&mut session, &peer, head.clone(), &body, first_byte).await {
-            Ok((head, end)) => {
-                return Ok(Answer {
-                    session,
-                    peer,
-                    head,
-                    end,
-                });
-            }
-            Err(error) => {
-                session.shutdown().await;
-                let (fault, what) = classify(&error);
-                let stale = reused && matches!(error.retry, RetryType::ReusedOnly);
-                let harmless = what == Sent::Nothing || (stale && idempotent);
-                if harmless && fault == Fault::Reset && replacements < MOST_REPLACEMENTS {
-                    replacements += 1;
-                    continue;
-                }
-                return Err(Failed {
-                    error: error.into_up(),
-                    fault,
-                    sent: what,
-                    excused: stale,
-                });
-            }
+        }
+    }
+
+    /// It has taken too long.
+    pub(super) fn timed_out(&self) -> Failed {
+        let (etype, fault, sent) = if self.sent {
+            (ErrorType::ReadTimedout, Fault::Timeout, Sent::Perhaps)
+        } else {
+            (ErrorType::ConnectTimedout, Fault::Connect, Sent::Nothing)
+        };
+        Failed {
+            error: Error::explain(etype, "the try took too long").into_up(),
+            fault,
+            sent,
+            excused: false,
         }
     }
 }
 
-/// Sends the request and reads the head of the answer.
-async fn ask(
-    session: &mut HttpSession,
-    peer: &HttpPeer,
-    mut head: RequestHeader,
-    body: &Bytes,
-    first_byte: Duration,
-) -> Result<(Box<ResponseHeader>, bool)> {
-    session.set_write_timeout(peer.options.write_timeout);
-    session.set_read_timeout(Some(first_byte));
-    let answer = match session {
-        HttpSession::H1(h1) => {
-            request::for_http1(&mut head)?;
-            h1.write_request_header(Box::new(head)).await?;
-            if !body.is_empty() {
-                h1.write_body(body).await?;
-            }
-            h1.finish_body().await?;
-            loop {
-                let HttpTask::Header(head, end) = h1.read_response_task().await? else {
-                    return Error::e_explain(ErrorType::InvalidHTTPHeader, "no head");
-                };
-                // The body is there already: nobody waits for the word to send it.
-                if head.status != StatusCode::CONTINUE {
-                    break (head, end);
-                }
-            }
-        }
-        HttpSession::H2(h2) => {
-            request::for_http2(&mut head, peer.is_tls())?;
-            h2.write_request_header(Box::new(head), body.is_empty())?;
-            if !body.is_empty() {
-                h2.write_request_body(body.clone(), true).await?;
-            }
-            h2.read_response_header().await?;
-            let Some(head) = h2.response_header() else {
-                return Error::e_explain(ErrorType::InvalidHTTPHeader, "no head");
-            };
-            let head = Box::new(head.clone());
-            (head, h2.check_response_end_or_error()?)
-        }
-        HttpSession::Custom(()) => {
-            return Error::e_explain(ErrorType::InternalError, "no such protocol");
-        }
-    };
-    if answer.0.status == StatusCode::SWITCHING_PROTOCOLS {
-        // Nobody asked for it (RFC 9110, section 15.2.2).
-        return Error::e_explain(ErrorType::InvalidHTTPHeader, "an upgrade nobody asked for");
-    }
-    session.set_read_timeout(peer.options.read_timeout);
-    Ok(answer)
+fn connect(upstream: &Arc<Upstream>, peer: &HttpPeer) -> Connecting {
+    let (upstream, peer) = (upstream.clone(), peer.clone());
+    Box::pin(async move { upstream.connect(&peer).await })
 }
 
 /// The engine's error, in the decider's words.

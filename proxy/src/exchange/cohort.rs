@@ -8,18 +8,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use pingora::connectors::l4::Connect;
-use pingora::protocols::http::client::HttpSession;
-use pingora::protocols::l4::socket::SocketAddr;
-use pingora::protocols::l4::stream::Stream;
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result};
 
 use super::Upstream;
 
 /// Connections that are looked at in one go.
 const AT_ONCE: usize = 64;
+
+/// Nothing was found so often in a row: nothing is there. Once is not enough, for the engine also finds
+/// nothing when whoever watched a connection has not let go of it yet (it is closed then, too).
+const MISSES: u32 = 4;
 
 /// How long to wait for a stream on a connection that may be dead.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -27,21 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long until streams that are under way are looked at again.
 const AGAIN: Duration = Duration::from_secs(50);
 
-/// Connects to nobody: only what is there already is found.
-#[derive(Debug)]
-struct Nobody;
-
-#[async_trait]
-impl Connect for Nobody {
-    async fn connect(&self, _: &SocketAddr) -> Result<Stream> {
-        Error::e_explain(ErrorType::ConnectNoRoute, "only what is there already")
-    }
-}
-
 impl Upstream {
     /// Closes the connections of this peer, each as soon as nothing is under way on it.
-    pub(super) fn close(self: &Arc<Self>, mut peer: HttpPeer) {
-        peer.options.custom_l4 = Some(Arc::new(Nobody));
+    pub(super) fn close(self: &Arc<Self>, peer: HttpPeer) {
         let upstream = self.clone();
         tokio::spawn(async move {
             while upstream.close_idle(&peer).await {
@@ -53,23 +39,21 @@ impl Upstream {
     /// Closes what is idle. Whether there may be more.
     async fn close_idle(&self, peer: &HttpPeer) -> bool {
         let mut more = false;
+        let mut misses = 0;
         for _ in 0..AT_ONCE {
-            let taking = self.connector.get_http_session(peer);
-            match tokio::time::timeout(PATIENCE, taking).await {
-                Ok(Ok((session @ HttpSession::H2(_), _))) => {
-                    more = true;
-                    // With nothing else under way on it, it is closed at once.
-                    self.connector
-                        .release_http_session(session, peer, Some(Duration::ZERO))
-                        .await;
-                    tokio::task::yield_now().await;
+            let taking = self.take_idle(peer);
+            // Who does not give a stream in time is not idle, or broken and out of the way.
+            let found = tokio::time::timeout(PATIENCE, taking).await.unwrap_or(true);
+            if found {
+                more = true;
+                misses = 0;
+            } else {
+                misses += 1;
+                if misses == MISSES {
+                    break;
                 }
-                // Dropped, it is closed.
-                Ok(Ok(_)) => more = true,
-                Ok(Err(error)) if *error.etype() == ErrorType::ConnectNoRoute => return more,
-                // One that was broken is out of the way.
-                Ok(Err(_)) | Err(_) => more = true,
             }
+            tokio::task::yield_now().await;
         }
         more
     }

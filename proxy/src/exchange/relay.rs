@@ -1,16 +1,32 @@
-//! The answer, from the endpoint to the client, as it comes.
+//! The answer, from the endpoint to the client as it comes, while the rest of the request goes the
+//! other way.
 
-use http::{Method, Version, header};
+use std::future::Future as _;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::HttpTask;
-use pingora::protocols::http::client::HttpSession;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use portolan_control::clock::Tick;
+use tokio::time::Sleep;
 
-use super::{Answer, client_gone};
+use super::attempt::Answer;
+use super::body;
+use super::upload::Upload;
+use super::wire::{Next, Part, Wire};
+use super::{Client, Heard, hear};
 use crate::context::RequestContext;
 use crate::edge::Edge;
 use crate::fault;
+use crate::guard;
+
+/// How long a client that has its answer may go on sending its body, so that it gets to read the
+/// answer: a connection that is closed while something comes in is reset.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Passes an answer on.
 pub(super) async fn relay(
@@ -18,32 +34,55 @@ pub(super) async fn relay(
     session: &mut Session,
     ctx: &mut RequestContext,
     answer: Answer,
+    upload: Upload,
 ) -> Result<()> {
     let Answer {
-        session: mut upstream,
+        wire,
         peer,
         head,
-        end,
+        next,
+        at,
+        finished,
     } = answer;
-    match pass(
+    let upgraded = next == Next::Upgraded;
+    let idle = ctx.current.as_ref().map_or(LINGER, |current| {
+        let timeouts = ctx.snapshot().plan.pools[current.pool.index()].timeouts;
+        if upgraded {
+            timeouts.upgrade_idle
+        } else {
+            timeouts.idle
+        }
+    });
+    // An upgraded connection begins anew, and what the client says has no end of its own.
+    let (upload, at, finished) = if upgraded {
+        (Upload::new(), 0, false)
+    } else {
+        (upload, at, finished)
+    };
+    let mut both = Both {
         edge,
         session,
         ctx,
-        &mut upstream,
-        HttpTask::Header(head, end),
-    )
-    .await
-    {
+        wire,
+        upload,
+        at,
+        finished,
+        upgraded,
+        half_closed: false,
+        idle,
+        active: edge.recorder.clock.now(),
+    };
+    let passed = both.pass(head, next).await;
+    let Both { wire, upload, .. } = both;
+    wire.give_back(&edge.upstream, &peer);
+    match passed {
         Ok(()) => {
-            let idle = peer.options.idle_timeout;
-            edge.upstream
-                .connector
-                .release_http_session(upstream, &peer, idle)
-                .await;
+            if !upload.is_complete() && !upgraded {
+                linger(session, ctx).await;
+            }
             Ok(())
         }
         Err(error) => {
-            upstream.shutdown().await;
             if *error.esource() == ErrorSource::Upstream
                 && let Some(current) = &mut ctx.current
             {
@@ -54,86 +93,298 @@ pub(super) async fn relay(
     }
 }
 
-async fn pass(
-    edge: &Edge,
-    session: &mut Session,
-    ctx: &mut RequestContext,
-    upstream: &mut HttpSession,
-    first: HttpTask,
-) -> Result<()> {
-    let mut next = first;
-    loop {
-        let last = match &mut next {
-            HttpTask::Header(head, end) => {
-                if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
-                    let error =
-                        Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade nobody asked for");
-                    return Err(error.into_up());
-                }
-                if !head.status.is_informational() {
-                    frame(session, head, *end)?;
-                }
-                edge.to_client(session, head, ctx)?;
-                *end && !head.status.is_informational()
+/// The answer and the rest of the request, each on its way.
+struct Both<'a> {
+    edge: &'a Edge,
+    session: &'a mut Session,
+    ctx: &'a mut RequestContext,
+    wire: Wire,
+    upload: Upload,
+    /// How much of the request's body was given to the endpoint's connection, and whether that is
+    /// all.
+    at: usize,
+    finished: bool,
+    upgraded: bool,
+    /// The endpoint was told that the client says no more on an upgraded connection.
+    half_closed: bool,
+    /// How long nothing may happen.
+    idle: Duration,
+    /// When something last did.
+    active: Tick,
+}
+
+/// What happened first.
+enum Event {
+    Part(Result<Part>),
+    Client(Heard),
+    Time,
+}
+
+impl Both<'_> {
+    async fn pass(&mut self, mut head: Box<ResponseHeader>, next: Next) -> Result<()> {
+        let nothing = next == Next::Nothing;
+        if !self.upgraded {
+            frame(self.session, &mut head, nothing)?;
+            let waits = self.upload.is_untouched() && body::is_expected(self.session.req_header());
+            if !self.upload.is_complete() && waits {
+                // A client that was never told to send its body may send it or not: nobody knows
+                // what would come next.
+                self.session.set_keepalive(None);
             }
-            HttpTask::Body(part, end) => {
-                ctx.bytes_out += part.as_ref().map_or(0, |part| part.len() as u64);
-                *end
-            }
-            HttpTask::Trailer(_) | HttpTask::Done => true,
-            HttpTask::UpgradedBody(..) | HttpTask::Failed(_) => {
-                return Error::e_explain(ErrorType::InternalError, "what an answer never has");
-            }
-        };
-        let done = session.write_response_tasks(vec![next]).await?;
-        if last || done {
+        }
+        self.edge.to_client(self.session, &mut head, self.ctx)?;
+        if self.write(HttpTask::Header(head, nothing)).await? || nothing {
             return Ok(());
         }
-        next = tokio::select! {
-            biased;
-            part = more(upstream) => part.map_err(Error::into_up)?,
-            gone = client_gone(session) => return Err(gone.into_down()),
+        let clock = self.edge.recorder.clock;
+        let mut sleep = pin!(tokio::time::sleep_until(clock.instant(self.limit()).into()));
+        loop {
+            match self.event(sleep.as_mut()).await {
+                Event::Part(part) => {
+                    let part = part.map_err(Error::into_up)?;
+                    self.happened();
+                    if let Some(current) = &self.ctx.current {
+                        current.live.heard(self.active, &self.edge.messenger);
+                    }
+                    if self.pass_part(part).await? {
+                        return Ok(());
+                    }
+                }
+                Event::Client(Heard::Body(part)) => {
+                    self.happened();
+                    match part.map_err(Error::into_down)? {
+                        Some(part) => {
+                            if self.upgraded {
+                                self.ctx.bytes_in += part.len() as u64;
+                            } else {
+                                body::taken(self.ctx, &part, self.active)?;
+                            }
+                            self.upload.add(part);
+                            if self.session.as_downstream_mut().is_body_done() {
+                                self.upload.end();
+                            }
+                        }
+                        None => self.upload.end(),
+                    }
+                }
+                Event::Client(Heard::Gone(error)) => return Err(error.into_down()),
+                Event::Time => {
+                    let now = clock.now();
+                    if now >= self.limit() {
+                        return Err(self.too_idle(now));
+                    }
+                    sleep.as_mut().reset(clock.instant(self.limit()).into());
+                }
+            }
+        }
+    }
+
+    /// Passes a part of the answer on. Whether it was the last.
+    async fn pass_part(&mut self, part: Part) -> Result<bool> {
+        let (task, last) = match part {
+            Part::Body(part, end) => {
+                self.ctx.bytes_out += part.len() as u64;
+                let task = if self.upgraded {
+                    HttpTask::UpgradedBody(Some(part), end)
+                } else {
+                    HttpTask::Body(Some(part), end)
+                };
+                (task, end)
+            }
+            Part::Trailers(trailers) => (HttpTask::Trailer(Some(Box::new(trailers))), true),
+            Part::End => (HttpTask::Done, true),
         };
-        if let Some(current) = &mut ctx.current {
-            let now = edge.recorder.clock.now();
-            current.live.heard(now, &edge.messenger);
+        Ok(self.write(task).await? || last)
+    }
+
+    /// Writes to the client, while the rest of the request goes on. Whether nothing more follows.
+    async fn write(&mut self, task: HttpTask) -> Result<bool> {
+        let Self {
+            session,
+            wire,
+            upload,
+            at,
+            finished,
+            ..
+        } = self;
+        let written = {
+            let mut writing = pin!(session.as_downstream_mut().response_duplex_vec(vec![task]));
+            std::future::poll_fn(|cx| {
+                send_on(cx, wire, upload, at, finished);
+                writing.as_mut().poll(cx)
+            })
+            .await
+            .map_err(Error::into_down)
+        };
+        // To wait for a client is not to wait for an endpoint.
+        self.happened();
+        written
+    }
+
+    /// Waits for whatever happens first.
+    async fn event(&mut self, mut sleep: Pin<&mut Sleep>) -> Event {
+        let client = self.client();
+        let Self {
+            session,
+            wire,
+            upload,
+            at,
+            finished,
+            half_closed,
+            active,
+            edge,
+            upgraded,
+            ..
+        } = self;
+        let mut heard = pin!(hear(session, client));
+        std::future::poll_fn(|cx| {
+            if send_on(cx, wire, upload, at, finished) {
+                *active = edge.recorder.clock.now();
+            }
+            if *upgraded && *finished && wire.is_sent() && !*half_closed {
+                *half_closed = wire.poll_half_close(cx).is_ready();
+            }
+            if let Poll::Ready(part) = wire.poll_part(cx) {
+                return Poll::Ready(Event::Part(part));
+            }
+            if let Poll::Ready(heard) = heard.as_mut().poll(cx) {
+                return Poll::Ready(Event::Client(heard));
+            }
+            // Room may have come up that the client could fill.
+            if client != Client::Body
+                && !upload.is_complete()
+                && upload.is_used_up(*at)
+                && wire.has_room()
+            {
+                return Poll::Ready(Event::Time);
+            }
+            sleep.as_mut().poll(cx).map(|()| Event::Time)
+        })
+        .await
+    }
+
+    /// What is expected of the client now.
+    fn client(&mut self) -> Client {
+        if self.upload.is_complete() {
+            // An upgraded connection that the client has half closed says nothing of itself.
+            return if self.upgraded {
+                Client::Nothing
+            } else {
+                Client::Presence
+            };
+        }
+        if !self.wire.is_cut() && self.upload.is_used_up(self.at) && self.wire.has_room() {
+            return Client::Body;
+        }
+        match self.session.as_downstream_mut().is_http2() {
+            true => Client::Presence,
+            false => Client::Nothing,
+        }
+    }
+
+    fn happened(&mut self) {
+        self.active = self.edge.recorder.clock.now();
+    }
+
+    /// Until when something has to happen, on either side.
+    fn limit(&self) -> Tick {
+        let endpoint = self.active + self.idle;
+        self.client_limit()
+            .map_or(endpoint, |client| client.min(endpoint))
+    }
+
+    /// Until when the client has to send more, if it is waited for.
+    fn client_limit(&self) -> Option<Tick> {
+        let waits = !self.upload.is_complete() && !self.upgraded && self.upload.is_used_up(self.at);
+        let patience = body::patience(self.ctx).filter(|_| waits)?;
+        Some(self.active + patience)
+    }
+
+    fn too_idle(&self, now: Tick) -> Box<Error> {
+        if self.client_limit().is_some_and(|limit| now >= limit) {
+            return body::too_slow();
+        }
+        Error::explain(ErrorType::ReadTimedout, "nothing more came").into_up()
+    }
+}
+
+/// Goes on with the request. Whether anything was sent.
+fn send_on(
+    cx: &mut Context<'_>,
+    wire: &mut Wire,
+    upload: &mut Upload,
+    at: &mut usize,
+    finished: &mut bool,
+) -> bool {
+    let mut sent = false;
+    loop {
+        while !*finished && wire.has_room() {
+            if let Some(part) = upload.part(*at) {
+                wire.send(part.clone());
+                *at += 1;
+            } else if upload.is_complete() {
+                wire.finish();
+                *finished = true;
+            } else {
+                break;
+            }
+        }
+        let more = wire.send_on(cx);
+        sent |= more;
+        if wire.is_sent() {
+            // The answer has begun: nothing is sent again.
+            upload.sent_for_good(*at);
+        }
+        if !more || wire.is_cut() {
+            return sent;
         }
     }
 }
 
-/// What comes next of an answer.
-async fn more(upstream: &mut HttpSession) -> Result<HttpTask> {
-    match upstream {
-        HttpSession::H1(h1) => h1.read_response_task().await,
-        HttpSession::H2(h2) => {
-            while let Some(part) = h2.read_response_body().await? {
-                let end = h2.check_response_end_or_error()?;
-                // Nothing in HTTP/2 is the end in HTTP/1.1.
-                if !part.is_empty() || end {
-                    return Ok(HttpTask::Body(Some(part), end));
-                }
-            }
-            Ok(match h2.read_trailers().await? {
-                Some(trailers) => HttpTask::Trailer(Some(Box::new(trailers))),
-                None => HttpTask::Done,
-            })
+/// Lets a client that has its answer finish its body, for a while: nobody wants it.
+async fn linger(session: &mut Session, ctx: &mut RequestContext) {
+    // Over HTTP/2 the stream is ended, and nothing else. A client that was not told to send
+    // anything sends nothing.
+    let untold = ctx.bytes_in == 0 && body::is_expected(session.req_header());
+    if session.as_downstream_mut().is_http2() || untold {
+        return;
+    }
+    let draining = async {
+        while let Ok(Some(part)) = session.as_downstream_mut().read_request_body().await {
+            ctx.bytes_in += part.len() as u64;
         }
-        HttpSession::Custom(()) => Ok(HttpTask::Done),
+    };
+    if tokio::time::timeout(LINGER, draining).await.is_err() {
+        session.set_keepalive(None);
     }
 }
 
 /// An answer that does not say how long it is goes to the client in chunks, so that its connection
 /// can be kept.
-fn frame(session: &Session, head: &mut ResponseHeader, end: bool) -> Result<()> {
+fn frame(session: &mut Session, head: &mut ResponseHeader, nothing: bool) -> Result<()> {
     head.set_version(Version::HTTP_11);
     let bodiless = session.req_header().method == Method::HEAD
-        || matches!(head.status.as_u16(), 204 | 304)
-        || end;
-    if !bodiless
-        && !head.headers.contains_key(header::CONTENT_LENGTH)
-        && !head.headers.contains_key(header::TRANSFER_ENCODING)
-    {
-        head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        || matches!(
+            head.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    let two = session.as_downstream_mut().is_http2();
+    if bodiless || two || head.headers.contains_key(header::CONTENT_LENGTH) {
+        return Ok(());
     }
-    Ok(())
+    if nothing {
+        return head.insert_header(header::CONTENT_LENGTH, 0);
+    }
+    if session.req_header().version == Version::HTTP_10 {
+        // Chunks are unknown there: the end of the connection is the end.
+        session.set_keepalive(None);
+        return Ok(());
+    }
+    head.insert_header(header::TRANSFER_ENCODING, "chunked")
+}
+
+/// Takes off an interim answer what is not for the client.
+pub(super) fn strip(head: &mut ResponseHeader) {
+    head.set_version(Version::HTTP_11);
+    guard::strip_hop_by_hop(head);
 }

@@ -1,17 +1,18 @@
 //! The request as an endpoint gets it.
 
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Version};
+use http::{HeaderValue, Method, Version};
 use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{PoolId, RoutePlan};
 
+use super::wire::Length;
 use crate::context::RequestContext;
 use crate::edge::{fastrand_scope, host};
 use crate::forward::{self, Origin};
 
-/// Headers that end here (RFC 9110, section 7.6.1), and those by which a body is framed: of a body
-/// that is kept as a whole only its length is told.
+/// Headers that end here (RFC 9110, section 7.6.1), and those by which a body is framed: only its
+/// length is told, if there is one.
 const ENDS_HERE: [HeaderName; 11] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -40,7 +41,7 @@ pub(super) fn for_endpoint(
     ctx: &RequestContext,
     route: &RoutePlan,
     pool: PoolId,
-    body: usize,
+    length: Length,
 ) -> Result<RequestHeader> {
     let Some(connection) = &ctx.connection else {
         return Error::e_explain(ErrorType::InternalError, "a request without a connection");
@@ -56,8 +57,22 @@ pub(super) fn for_endpoint(
         // gRPC servers insist on it.
         request.insert_header(header::TE, "trailers")?;
     }
-    if body > 0 {
-        request.insert_header(header::CONTENT_LENGTH, body)?;
+    match length {
+        Length::None => {
+            // Who expects a body is told that there is none (RFC 9110, section 8.6).
+            let expected = [Method::POST, Method::PUT, Method::PATCH].contains(&request.method);
+            if expected && !request.headers.contains_key(header::CONTENT_LENGTH) {
+                request.insert_header(header::CONTENT_LENGTH, 0)?;
+            }
+        }
+        Length::Known(length) => request.insert_header(header::CONTENT_LENGTH, length)?,
+        Length::Unknown => {
+            request.remove_header(&header::CONTENT_LENGTH);
+        }
+    }
+    if ctx.wants_upgrade {
+        request.insert_header(header::CONNECTION, "Upgrade")?;
+        request.insert_header(header::UPGRADE, "websocket")?;
     }
     let origin = Origin {
         peer: connection.peer.ip(),
@@ -98,10 +113,34 @@ fn strip_hop_by_hop(request: &mut RequestHeader) -> Result<()> {
     Ok(())
 }
 
+/// Whether a request asks for its connection to be upgraded, in a way that is passed on: to
+/// WebSocket, and without a body.
+pub(crate) fn wants_upgrade(request: &RequestHeader) -> bool {
+    let headers = &request.headers;
+    let names = |name: HeaderName, wanted: &[u8]| {
+        let lines = headers.get_all(name).iter();
+        lines
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+            .any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted))
+    };
+    request.version == Version::HTTP_11
+        && headers
+            .get(header::UPGRADE)
+            .is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && names(header::CONNECTION, b"upgrade")
+        && !headers.contains_key(header::TRANSFER_ENCODING)
+        && headers
+            .get(header::CONTENT_LENGTH)
+            .is_none_or(|length| length.as_bytes() == b"0")
+}
+
 /// In HTTP/1.1 the host stands in Host (RFC 9112, section 3.2).
-pub(super) fn for_http1(request: &mut RequestHeader) -> Result<()> {
+pub(super) fn for_http1(request: &mut RequestHeader, length: Length) -> Result<()> {
     request.set_version(Version::HTTP_11);
     request.remove_header(&header::TE);
+    if length == Length::Unknown {
+        request.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    }
     let authority = request
         .uri
         .authority()
@@ -184,9 +223,10 @@ mod tests {
     fn the_host_stands_where_the_version_has_it() {
         let mut one = request(&[]);
         one.set_uri("https://x.example:8443/a?b=c".parse().unwrap());
-        for_http1(&mut one).unwrap();
+        for_http1(&mut one, Length::Unknown).unwrap();
         assert_eq!(one.headers["host"], "x.example:8443");
         assert_eq!(one.raw_path(), b"/a?b=c");
+        assert_eq!(one.headers["transfer-encoding"], "chunked");
         let mut two = request(&[("host", "x.example")]);
         for_http2(&mut two, true).unwrap();
         assert_eq!(two.uri, "https://x.example/a?b=c");

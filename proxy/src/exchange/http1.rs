@@ -1,0 +1,391 @@
+//! HTTP/1.1 with an endpoint: one request, one answer, over a connection that may be kept.
+//!
+//! Written and read at the same time, and never for longer than there is something to write or to
+//! read: whoever polls decides. What is read is believed only as far as it can be read in one way
+//! ([`head`], [`body`]); the connection is kept only when both messages ended as they should and
+//! nothing stands behind the answer.
+
+mod body;
+mod head;
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::Method;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Stream;
+use pingora::protocols::http::v1::client::http_req_header_to_wire;
+use pingora::{Error, ErrorType, Result};
+use tokio::io::AsyncWrite as _;
+use tokio_util::io::poll_read_buf;
+
+use self::body::{Body, Step};
+use self::head::Asked;
+use super::wire::{Length, Next, Part};
+
+/// What is sent in pieces up to this size is put together.
+const SMALL: usize = 16 << 10;
+
+/// How much is read at a time: a head with a small body, and more of a body that is larger.
+const READ: usize = 8 << 10;
+const READ_MORE: usize = 64 << 10;
+
+const LINE_END: &[u8] = b"\r\n";
+
+/// Interim answers to one request: more than this is an attack.
+const MOST_INTERIM: u32 = 16;
+
+/// Why an answer is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Bad {
+    /// Something about its head.
+    #[error("the answer's head: {0}")]
+    Head(&'static str),
+    /// Something about its body.
+    #[error("the answer's body: {0}")]
+    Body(&'static str),
+    /// The connection ended before the answer did.
+    #[error("the answer ended too early")]
+    CutShort,
+}
+
+/// How the body of the request is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    /// So many bytes are still to be written.
+    Length(u64),
+    Chunks,
+    /// As it is: the connection was upgraded.
+    Everything,
+    Done,
+}
+
+/// A request and its answer.
+pub(crate) struct Http1 {
+    stream: Stream,
+    asked: Asked,
+    sending: Sending,
+    /// Small things to be written.
+    small: BytesMut,
+    /// A large one, behind them, and the end of its chunk.
+    large: Bytes,
+    line_end: &'static [u8],
+    /// Written, and perhaps not sent.
+    unflushed: bool,
+    /// Nothing more can be written, and why.
+    cut: Option<io::Error>,
+    /// Read, and not yet taken.
+    read: BytesMut,
+    /// Bytes of a head that were looked at.
+    seen: usize,
+    /// The endpoint has said something.
+    heard: bool,
+    /// It will say nothing more.
+    closed: bool,
+    interim: u32,
+    /// What follows the head, once it is known.
+    body: Option<Body>,
+    keep: bool,
+}
+
+impl std::fmt::Debug for Http1 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Http1").finish_non_exhaustive()
+    }
+}
+
+impl Http1 {
+    /// Begins a request. Its head is written with whatever is sent first of its body.
+    ///
+    /// # Errors
+    /// When it cannot be written as HTTP/1.1.
+    pub(super) fn begin(
+        stream: Stream,
+        head: &RequestHeader,
+        length: Length,
+        upgrade: bool,
+    ) -> Result<Self> {
+        let Some(small) = http_req_header_to_wire(head) else {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a request line that is none");
+        };
+        Ok(Self {
+            stream,
+            asked: Asked {
+                head: head.method == Method::HEAD,
+                upgrade,
+            },
+            sending: match length {
+                Length::None | Length::Known(0) => Sending::Done,
+                Length::Known(length) => Sending::Length(length),
+                Length::Unknown => Sending::Chunks,
+            },
+            small,
+            large: Bytes::new(),
+            line_end: &[],
+            unflushed: false,
+            cut: None,
+            read: BytesMut::new(),
+            seen: 0,
+            heard: false,
+            closed: false,
+            interim: 0,
+            body: None,
+            keep: false,
+        })
+    }
+
+    /// Whether it takes more to be sent.
+    pub(super) fn has_room(&self) -> bool {
+        self.cut.is_none()
+            && self.large.is_empty()
+            && self.line_end.is_empty()
+            && self.small.len() < SMALL
+    }
+
+    /// Whether nothing more can be sent.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    /// Whether the endpoint has not said anything yet.
+    pub(super) fn is_unheard(&self) -> bool {
+        !self.heard
+    }
+
+    /// Takes some of the request's body. Only when there is room.
+    pub(super) fn send(&mut self, part: Bytes) {
+        if part.is_empty() || self.cut.is_some() {
+            return;
+        }
+        match &mut self.sending {
+            Sending::Length(rest) if *rest >= part.len() as u64 => {
+                *rest -= part.len() as u64;
+                self.put(part);
+            }
+            Sending::Everything => self.put(part),
+            Sending::Chunks => {
+                let size = format!("{:x}\r\n", part.len());
+                self.small.extend_from_slice(size.as_bytes());
+                self.put(part);
+                if self.large.is_empty() {
+                    self.small.extend_from_slice(LINE_END);
+                } else {
+                    self.line_end = LINE_END;
+                }
+            }
+            Sending::Length(_) | Sending::Done => {
+                self.cut(io::Error::other("a body that is longer than it was to be"));
+            }
+        }
+    }
+
+    /// Puts some of the body behind what is to be written.
+    fn put(&mut self, part: Bytes) {
+        if part.len() < SMALL {
+            self.small.extend_from_slice(&part);
+        } else {
+            self.large = part;
+        }
+    }
+
+    /// The request's body is over.
+    pub(super) fn finish(&mut self) {
+        match self.sending {
+            Sending::Chunks => {
+                self.small.extend_from_slice(b"0\r\n\r\n");
+                self.sending = Sending::Done;
+            }
+            Sending::Length(0) => self.sending = Sending::Done,
+            Sending::Length(_) => {
+                self.cut(io::Error::other("a body that is shorter than it was to be"));
+            }
+            Sending::Everything | Sending::Done => {}
+        }
+    }
+
+    fn cut(&mut self, error: io::Error) {
+        self.small.clear();
+        self.large.clear();
+        self.line_end = &[];
+        self.keep = false;
+        self.cut.get_or_insert(error);
+    }
+
+    /// Whether all that it took was sent.
+    pub(super) fn is_sent(&self) -> bool {
+        self.small.is_empty()
+            && self.large.is_empty()
+            && self.line_end.is_empty()
+            && !self.unflushed
+    }
+
+    /// Sends what it took, as far as the endpoint takes it. What cannot be sent is given up: an
+    /// answer may be there all the same. Whether anything was sent.
+    pub(super) fn send_on(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut sent = false;
+        while !(self.small.is_empty() && self.large.is_empty() && self.line_end.is_empty()) {
+            let stream = Pin::new(&mut self.stream);
+            let written = if self.large.is_empty() && self.line_end.is_empty() {
+                stream.poll_write(cx, &self.small)
+            } else {
+                let slices = [
+                    IoSlice::new(&self.small),
+                    IoSlice::new(&self.large),
+                    IoSlice::new(self.line_end),
+                ];
+                stream.poll_write_vectored(cx, &slices)
+            };
+            match written {
+                Poll::Pending => return sent,
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    sent = true;
+                    self.unflushed = true;
+                    let small = count.min(self.small.len());
+                    let large = (count - small).min(self.large.len());
+                    self.small.advance(small);
+                    self.large.advance(large);
+                    self.line_end = &self.line_end[count - small - large..];
+                }
+                Poll::Ready(Ok(_)) => self.cut(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Err(error)) => self.cut(error),
+            }
+        }
+        if self.unflushed && self.cut.is_none() {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(error)) => self.cut(error),
+            }
+        }
+        sent
+    }
+
+    /// Reads more: so much at most. Ready with whether there was any.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Result<bool>> {
+        self.read.reserve(room);
+        match ready!(poll_read_buf(
+            Pin::new(&mut self.stream),
+            cx,
+            &mut self.read
+        )) {
+            Ok(count) => {
+                self.heard |= count > 0;
+                self.closed |= count == 0;
+                Poll::Ready(Ok(count > 0))
+            }
+            Err(error) => {
+                self.closed = true;
+                Poll::Ready(Error::e_because(
+                    ErrorType::ReadError,
+                    "when reading an answer",
+                    error,
+                ))
+            }
+        }
+    }
+
+    /// The next head: an interim one, or the answer's own, with whether nothing follows it.
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Box<ResponseHeader>, Next)>> {
+        loop {
+            if !self.read.is_empty()
+                && let Some(head) =
+                    head::take(&mut self.read, &mut self.seen, self.asked).map_err(refused)?
+            {
+                let interim = head.response.status.is_informational()
+                    && head.response.status != http::StatusCode::SWITCHING_PROTOCOLS;
+                if interim {
+                    self.interim += 1;
+                    if self.interim > MOST_INTERIM {
+                        let bad = Bad::Head("interim answers without end");
+                        return Poll::Ready(Err(refused(bad)));
+                    }
+                    return Poll::Ready(Ok((head.response, Next::Interim)));
+                }
+                let next = match head.body {
+                    Body::Everything => {
+                        self.sending = Sending::Everything;
+                        Next::Upgraded
+                    }
+                    ref body if body.is_done() => Next::Nothing,
+                    _ => Next::Body,
+                };
+                self.keep = head.keep && self.cut.is_none();
+                self.body = Some(head.body);
+                return Poll::Ready(Ok((head.response, next)));
+            }
+            if self.closed || !ready!(self.poll_fill(cx, READ))? {
+                let error = match self.cut.take() {
+                    Some(error) => {
+                        Error::because(ErrorType::WriteError, "when sending a request", error)
+                    }
+                    None if self.heard => refused(Bad::CutShort),
+                    None => Error::explain(ErrorType::ConnectionClosed, "closed without a word"),
+                };
+                return Poll::Ready(Err(error));
+            }
+        }
+    }
+
+    /// What comes next of the answer.
+    pub(super) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part>> {
+        let mut body = self.body.take().unwrap_or(Body::Done);
+        let result = self.poll_body(cx, &mut body);
+        self.body = Some(body);
+        result
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>, body: &mut Body) -> Poll<Result<Part>> {
+        loop {
+            match body.take(&mut self.read, self.closed).map_err(refused)? {
+                Step::Data(data) => {
+                    // Whether it is the last of it is known at once, if what ends it is there.
+                    let end = body.is_done() || self.is_over(body);
+                    return Poll::Ready(Ok(Part::Body(data, end)));
+                }
+                Step::End(Some(trailers)) => return Poll::Ready(Ok(Part::Trailers(trailers))),
+                Step::End(None) => return Poll::Ready(Ok(Part::End)),
+                Step::More => {
+                    let room = match body {
+                        Body::Length(rest) => usize::try_from(*rest).unwrap_or(READ_MORE),
+                        _ => 2 * READ,
+                    };
+                    ready!(self.poll_fill(cx, room.clamp(READ, READ_MORE)))?;
+                }
+            }
+        }
+    }
+
+    /// Whether nothing but the end of a chunked body stands in the buffer; then it is taken.
+    fn is_over(&mut self, body: &mut Body) -> bool {
+        if matches!(body, Body::Chunked(_)) && self.read.starts_with(b"\r\n0\r\n\r\n") {
+            return matches!(body.take(&mut self.read, false), Ok(Step::End(None)));
+        }
+        false
+    }
+
+    /// No more is said to the endpoint; it may still say something.
+    pub(super) fn poll_half_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.stream).poll_shutdown(cx).map(|_| ())
+    }
+
+    /// The connection, if the next request may use it: both messages are over, and nothing stands
+    /// behind the answer.
+    pub(super) fn into_kept(self) -> Option<Stream> {
+        let sent = self.sending == Sending::Done && self.is_sent();
+        let over = self.body.as_ref().is_some_and(Body::is_done) && self.read.is_empty();
+        (self.keep && sent && over && !self.closed && self.cut.is_none()).then_some(self.stream)
+    }
+}
+
+fn refused(bad: Bad) -> Box<Error> {
+    Error::because(
+        ErrorType::InvalidHTTPHeader,
+        "an answer that is refused",
+        bad,
+    )
+}

@@ -1,0 +1,443 @@
+//! The head of an answer: is it there as a whole, and can it be read in one way only?
+//!
+//! An endpoint is not trusted more than a client. What the engine's parser would repair (bare line
+//! feeds, folded lines, spaces before colons) or choose between (two lengths, a length and chunks)
+//! is refused here, so that nobody behind us can be made to read it otherwise (RFC 9112, sections
+//! 2.2, 5 and 6).
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, Version};
+use memchr::memmem;
+use pingora::http::ResponseHeader;
+
+use super::Bad;
+use super::body::Body;
+
+/// The longest head.
+pub(super) const MOST_BYTES: usize = 64 << 10;
+
+/// The most headers.
+pub(super) const MOST_HEADERS: usize = 128;
+
+/// What every head begins with.
+const BEGINNING: &[u8] = b"HTTP/1.";
+
+/// What the request says about its answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asked {
+    /// By HEAD: there is no body, whatever the head says.
+    pub(super) head: bool,
+    /// For the connection to be upgraded.
+    pub(super) upgrade: bool,
+}
+
+/// A head.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) response: Box<ResponseHeader>,
+    /// What follows it.
+    pub(super) body: Body,
+    /// The endpoint takes another request on this connection.
+    pub(super) keep: bool,
+}
+
+/// Takes the head off the buffer once all of it is there. `seen` bytes were looked at before; they
+/// are counted up.
+///
+/// # Errors
+/// When it must not pass, as soon as that can be told.
+pub(super) fn take(
+    buffer: &mut BytesMut,
+    seen: &mut usize,
+    asked: Asked,
+) -> Result<Option<Head>, Bad> {
+    let begun = buffer.len().min(BEGINNING.len());
+    if buffer[..begun] != BEGINNING[..begun] {
+        return Err(Bad::Head("no HTTP/1"));
+    }
+    let from = seen.saturating_sub(3);
+    let end = memmem::find(&buffer[from..], b"\r\n\r\n").map(|at| from + at + 4);
+    let length = end.unwrap_or(buffer.len());
+    if has_bare_line_end(&buffer[from..length], from == 0) {
+        return Err(Bad::Head("a bare line end"));
+    }
+    if length > MOST_BYTES {
+        return Err(Bad::Head("too long"));
+    }
+    let Some(end) = end else {
+        *seen = length;
+        return Ok(None);
+    };
+    *seen = 0;
+    parse(buffer.split_to(end).freeze(), asked).map(Some)
+}
+
+/// Whether any line ends in a bare LF, or a CR stands anywhere but before one. A CR at the end may
+/// still be followed by one; an LF at the beginning was looked at before, unless this is the `start`.
+pub(super) fn has_bare_line_end(bytes: &[u8], start: bool) -> bool {
+    memchr::memchr2_iter(b'\r', b'\n', bytes).any(|at| match bytes[at] {
+        b'\r' => bytes.get(at + 1).is_some_and(|next| *next != b'\n'),
+        _ if at == 0 => start,
+        _ => bytes[at - 1] != b'\r',
+    })
+}
+
+fn parse(bytes: Bytes, asked: Asked) -> Result<Head, Bad> {
+    let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut parsed, &bytes, &mut headers) {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Bad::Head("too many headers")),
+        Ok(_) | Err(_) => return Err(Bad::Head("not a head")),
+    }
+    let status = parsed.code.unwrap_or_default();
+    if !(100..600).contains(&status) {
+        return Err(Bad::Head("a status that is none"));
+    }
+    let version = match parsed.version {
+        Some(1) => Version::HTTP_11,
+        _ => Version::HTTP_10,
+    };
+    let count = parsed.headers.len();
+    let mut response = ResponseHeader::build_no_case(status, Some(count))
+        .map_err(|_| Bad::Head("a status that is none"))?;
+    response.set_version(version);
+    if let Some(reason) = parsed.reason
+        && response.status.canonical_reason() != Some(reason)
+    {
+        // What is not text is not worth keeping.
+        let _ = response.set_reason_phrase(Some(reason));
+    }
+    for header in parsed.headers.iter() {
+        let (name, value) = pair(&bytes, header)?;
+        response
+            .append_header(name, value)
+            .map_err(|_| Bad::Head("too many headers"))?;
+    }
+    let framing = framing(version, &response.headers)?;
+    let options = connection_options(&response.headers);
+    let keep = match version {
+        Version::HTTP_11 => !options.close,
+        _ => options.keep_alive && !options.close,
+    };
+    let body = match (status, framing) {
+        (101, Framing::Nothing) => {
+            if !asked.upgrade || version != Version::HTTP_11 || !is_websocket(&response.headers) {
+                return Err(Bad::Head("an upgrade nobody asked for"));
+            }
+            Body::Everything
+        }
+        // RFC 9112, section 6.3: nothing follows these, and they must not say that something does.
+        (100..200 | 204, Framing::Nothing | Framing::Length(0)) => {
+            response.remove_header(&header::CONTENT_LENGTH);
+            Body::Done
+        }
+        (100..200 | 204, _) => return Err(Bad::Head("a body where there is none")),
+        (304, _) => Body::Done,
+        _ if asked.head => Body::Done,
+        (_, Framing::Length(length)) => Body::Length(length),
+        (_, Framing::Chunked) => Body::chunked(),
+        (_, Framing::Nothing) => Body::UntilClose,
+    };
+    // How it was framed ends here; what is written to the client is framed anew.
+    response.remove_header(&header::TRANSFER_ENCODING);
+    let keep = keep && !matches!(body, Body::UntilClose | Body::Everything);
+    Ok(Head {
+        response: Box::new(response),
+        body,
+        keep,
+    })
+}
+
+/// A header's name and value, without copying.
+fn pair(bytes: &Bytes, header: &httparse::Header<'_>) -> Result<(HeaderName, HeaderValue), Bad> {
+    let name = HeaderName::from_bytes(header.name.as_bytes());
+    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(header.value));
+    match (name, value) {
+        (Ok(name), Ok(value)) => Ok((name, value)),
+        _ => Err(Bad::Head("a header that is none")),
+    }
+}
+
+/// What the headers say about the framing.
+#[derive(Debug, PartialEq, Eq)]
+enum Framing {
+    Nothing,
+    Length(u64),
+    Chunked,
+}
+
+fn framing(version: Version, headers: &HeaderMap) -> Result<Framing, Bad> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = match (lengths.next(), lengths.next()) {
+        (None, _) => None,
+        (Some(length), None) => Some(number(length.as_bytes()).ok_or(Bad::Head("a length"))?),
+        // A second one that says the same is as wrong as one that does not: somebody behind us may
+        // take the other.
+        (Some(_), Some(_)) => return Err(Bad::Head("two lengths")),
+    };
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next(), length) {
+        (None, _, None) => Ok(Framing::Nothing),
+        (None, _, Some(length)) => Ok(Framing::Length(length)),
+        (Some(_), _, Some(_)) => Err(Bad::Head("a length and a transfer coding")),
+        (Some(coding), None, None)
+            if version == Version::HTTP_11
+                && coding
+                    .as_bytes()
+                    .trim_ascii()
+                    .eq_ignore_ascii_case(b"chunked") =>
+        {
+            Ok(Framing::Chunked)
+        }
+        (Some(_), _, None) => Err(Bad::Head("a transfer coding")),
+    }
+}
+
+/// Digits alone, and no more than a number holds.
+fn number(text: &[u8]) -> Option<u64> {
+    let text = text.trim_ascii();
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text)
+        .ok()
+        .filter(|_| digits)?
+        .parse()
+        .ok()
+}
+
+#[derive(Default)]
+struct Options {
+    close: bool,
+    keep_alive: bool,
+}
+
+fn connection_options(headers: &HeaderMap) -> Options {
+    let mut options = Options::default();
+    for line in headers.get_all(header::CONNECTION) {
+        for option in line.as_bytes().split(|byte| *byte == b',') {
+            let option = option.trim_ascii();
+            options.close |= option.eq_ignore_ascii_case(b"close");
+            options.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+    options
+}
+
+fn is_websocket(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::UPGRADE)
+        .is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads the text as a whole, and in two pieces for every place where it could break.
+    fn read(text: &[u8], asked: Asked) -> Result<Option<(u16, Body, bool, usize)>, Bad> {
+        let outcome = |mut buffer: BytesMut, seen: &mut usize| {
+            take(&mut buffer, seen, asked).map(|head| {
+                head.map(|head| {
+                    let status = head.response.status.as_u16();
+                    (status, head.body, head.keep, buffer.len())
+                })
+            })
+        };
+        let whole = outcome(BytesMut::from(text), &mut 0);
+        for at in 0..text.len() {
+            let mut seen = 0;
+            match outcome(BytesMut::from(&text[..at]), &mut seen) {
+                Ok(None) => {
+                    let rest = outcome(BytesMut::from(text), &mut seen);
+                    assert_eq!(
+                        rest,
+                        whole,
+                        "{:?} broken at {at}",
+                        text.escape_ascii().to_string()
+                    );
+                }
+                Ok(Some(_)) => assert!(whole.is_ok()),
+                // What is wrong is told as soon as it is seen.
+                Err(_) => assert!(whole.is_err(), "{:?}", text.escape_ascii().to_string()),
+            }
+        }
+        whole
+    }
+
+    fn plain(text: &str) -> Result<Option<(u16, Body, bool, usize)>, Bad> {
+        read(text.as_bytes(), Asked::default())
+    }
+
+    #[test]
+    fn heads_say_what_follows_and_whether_the_connection_stays() {
+        for (text, status, body, keep) in [
+            (
+                "200 OK\r\nContent-Length: 5\r\n",
+                200,
+                Body::Length(5),
+                true,
+            ),
+            ("200\r\ncontent-length:0\r\n", 200, Body::Length(0), true),
+            (
+                "200 OK\r\nTransfer-Encoding: Chunked\r\n",
+                200,
+                Body::chunked(),
+                true,
+            ),
+            ("200 OK\r\n", 200, Body::UntilClose, false),
+            ("204 No Content\r\n", 204, Body::Done, true),
+            (
+                "204 No Content\r\nContent-Length: 0\r\n",
+                204,
+                Body::Done,
+                true,
+            ),
+            (
+                "304 Not Modified\r\nContent-Length: 7\r\n",
+                304,
+                Body::Done,
+                true,
+            ),
+            ("103 Early Hints\r\nLink: </a>\r\n", 103, Body::Done, true),
+            (
+                "200 OK\r\nConnection: x, Close\r\nContent-Length: 1\r\n",
+                200,
+                Body::Length(1),
+                false,
+            ),
+        ] {
+            // What stands behind a head is not judged by it.
+            let text = format!("HTTP/1.1 {text}\r\na\nb\r");
+            assert_eq!(plain(&text), Ok(Some((status, body, keep, 4))), "{text:?}");
+        }
+        let old = |rest: &str| {
+            plain(&format!(
+                "HTTP/1.0 200 OK\r\nContent-Length: 1\r\n{rest}\r\n"
+            ))
+        };
+        assert_eq!(old(""), Ok(Some((200, Body::Length(1), false, 0))));
+        assert_eq!(
+            old("Connection: keep-alive\r\n"),
+            Ok(Some((200, Body::Length(1), true, 0)))
+        );
+        let asked = Asked {
+            head: true,
+            upgrade: false,
+        };
+        assert_eq!(
+            read(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", asked),
+            Ok(Some((200, Body::Done, true, 0)))
+        );
+        assert_eq!(plain("HTTP/1.1 200 OK\r\nX: 1\r\n"), Ok(None));
+        assert_eq!(plain(""), Ok(None));
+    }
+
+    #[test]
+    fn upgrades_are_taken_by_whoever_asked() {
+        let text = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\nraw";
+        let asked = Asked {
+            head: false,
+            upgrade: true,
+        };
+        assert_eq!(
+            read(text, asked),
+            Ok(Some((101, Body::Everything, false, 3)))
+        );
+        assert!(read(text, Asked::default()).is_err());
+        let other =
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+        assert!(read(other, asked).is_err());
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for bad in [
+            "SSH-2.0-x\r\n",
+            "<html>",
+            "HTTP/2.0 200 OK\r\n\r\n",
+            "HTTP/1.2 200 OK\r\n\r\n",
+            "HTTP/1.1200 OK\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/1.1 600 OK\r\n\r\n",
+            "HTTP/1.1 2000 OK\r\n\r\n",
+            "\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\n\n",
+            "HTTP/1.1 200 OK\r\nX: 1\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\rb\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\x08b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n X: a\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX : a\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n: a\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX(: a\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0x5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+        ] {
+            assert!(plain(bad).is_err(), "{bad:?}: {:?}", plain(bad));
+        }
+    }
+
+    #[test]
+    fn heads_are_bounded() {
+        let many = "X: 1\r\n".repeat(MOST_HEADERS + 1);
+        let many = format!("HTTP/1.1 200 OK\r\n{many}\r\n");
+        let take = |text: &str| take(&mut BytesMut::from(text), &mut 0, Asked::default());
+        assert!(take(&many).is_err());
+        let long = format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(MOST_BYTES));
+        assert!(take(&long).is_err(), "without its end");
+        assert!(take(&format!("{long}\r\n\r\n")).is_err());
+    }
+
+    #[test]
+    fn noise_never_panics_and_breaks_nowhere() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let pieces: [&[u8]; 16] = [
+            b"HTTP/1.1 200 OK",
+            b"\r\n",
+            b"\r\n\r\n",
+            b"\n",
+            b"\r",
+            b"Content-Length: 5",
+            b": ",
+            b" ",
+            b"\t",
+            b"Transfer-Encoding: chunked",
+            b"Connection: close",
+            b"\0",
+            b"\xff",
+            b"HTTP/1.0 404 X",
+            b"X-A: b",
+            b"101",
+        ];
+        for _ in 0..3_000 {
+            let mut text = b"HTTP/1.1 200 OK\r\n".to_vec();
+            for _ in 0..random.usize(..8) {
+                text.extend_from_slice(pieces[random.usize(..pieces.len())]);
+            }
+            let _ = read(&text, Asked::default());
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A request and its answer on their way to and from an endpoint, whatever it speaks.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use pingora::http::ResponseHeader;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, Result};
+
+use super::attempt::Request;
+use super::http1::Http1;
+use super::http2::Http2;
+use super::pool::{Connected, Upstream};
+use super::request;
+
+/// How long a request's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// There is none.
+    None,
+    /// The client said.
+    Known(u64),
+    /// Nobody knows until it ends.
+    Unknown,
+}
+
+/// What follows a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Another head: this was an interim one.
+    Interim,
+    /// Nothing.
+    Nothing,
+    /// The answer's body.
+    Body,
+    /// Whatever both sides have to say: the connection was upgraded.
+    Upgraded,
+}
+
+/// A part of an answer's body.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// Some of it, and whether it is known to be the last.
+    Body(Bytes, bool),
+    /// What comes behind it; nothing comes behind that.
+    Trailers(HeaderMap),
+    /// It is over.
+    End,
+}
+
+/// A request and its answer.
+#[derive(Debug)]
+pub(crate) enum Wire {
+    One(Box<Http1>),
+    Two(Box<Http2>),
+}
+
+impl Wire {
+    /// Begins a request on this connection.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the connection takes no more requests.
+    pub(super) fn begin(
+        connected: Connected,
+        peer: &HttpPeer,
+        request: &mut Request,
+    ) -> Result<Self> {
+        let length = request.length;
+        match connected {
+            Connected::One(stream) => {
+                // Who can only be spoken to like this gets the head as it is; otherwise the next
+                // connection may need it as it was.
+                let mut kept = None;
+                let head = if peer.options.alpn.get_max_http_version() == 1 {
+                    &mut request.head
+                } else {
+                    kept.insert(request.head.clone())
+                };
+                request::for_http1(head, length)?;
+                if request.expects {
+                    head.insert_header(header::EXPECT, "100-continue")?;
+                }
+                let one = Http1::begin(stream, head, length, request.upgrade)?;
+                Ok(Self::One(Box::new(one)))
+            }
+            Connected::Two(session) => {
+                let mut head = request.head.clone();
+                request::for_http2(&mut head, peer.is_tls())?;
+                let two = Http2::begin(*session, head, length)?;
+                Ok(Self::Two(Box::new(two)))
+            }
+        }
+    }
+
+    /// Whether it takes more of the request's body.
+    pub(super) fn has_room(&self) -> bool {
+        match self {
+            Self::One(one) => one.has_room(),
+            Self::Two(two) => two.has_room(),
+        }
+    }
+
+    /// Takes some of the request's body. Only when there is room.
+    pub(super) fn send(&mut self, part: Bytes) {
+        match self {
+            Self::One(one) => one.send(part),
+            Self::Two(two) => two.send(part),
+        }
+    }
+
+    /// The request's body is over.
+    pub(super) fn finish(&mut self) {
+        match self {
+            Self::One(one) => one.finish(),
+            Self::Two(two) => two.finish(),
+        }
+    }
+
+    /// Sends what it took, as far as the endpoint takes it. Whether anything was sent.
+    pub(super) fn send_on(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::One(one) => one.send_on(cx),
+            Self::Two(two) => two.send_on(cx),
+        }
+    }
+
+    /// Whether all that it took was sent.
+    pub(super) fn is_sent(&self) -> bool {
+        match self {
+            Self::One(one) => one.is_sent(),
+            Self::Two(two) => two.is_sent(),
+        }
+    }
+
+    /// Whether the endpoint takes no more of the request. It may answer all the same.
+    pub(super) fn is_cut(&self) -> bool {
+        match self {
+            Self::One(one) => one.is_cut(),
+            Self::Two(two) => two.is_cut(),
+        }
+    }
+
+    /// Whether this error may come from a kept connection that the endpoint had closed meanwhile.
+    pub(super) fn may_be_stale(&self, error: &Error) -> bool {
+        match self {
+            Self::One(one) => one.is_unheard(),
+            Self::Two(_) => super::http2::is_broken(error),
+        }
+    }
+
+    /// The next head.
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Box<ResponseHeader>, Next)>> {
+        match self {
+            Self::One(one) => one.poll_head(cx),
+            Self::Two(two) => two.poll_head(cx),
+        }
+    }
+
+    /// What comes next of the answer.
+    pub(super) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part>> {
+        match self {
+            Self::One(one) => one.poll_part(cx),
+            Self::Two(two) => two.poll_part(cx),
+        }
+    }
+
+    /// No more is said on an upgraded connection; the endpoint may still say something.
+    pub(super) fn poll_half_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::One(one) => one.poll_half_close(cx),
+            Self::Two(_) => Poll::Ready(()),
+        }
+    }
+
+    /// Gives the connection back, if it may be used again. Otherwise it is cut: over HTTP/1.1 the
+    /// connection ends, over HTTP/2 the stream (`CANCEL`).
+    pub(super) fn give_back(self, upstream: &Upstream, peer: &HttpPeer) {
+        match self {
+            Self::One(one) => {
+                if let Some(stream) = one.into_kept() {
+                    upstream.keep_one(stream, peer);
+                }
+            }
+            Self::Two(two) => upstream.keep_two(two.into_session(), peer),
+        }
+    }
+}
