@@ -1,9 +1,12 @@
 //! Processes, the cores they run on, and what they use.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 /// The unit of times in `/proc`: a hundredth of a second wherever Linux runs.
@@ -39,9 +42,9 @@ impl Cores {
     }
 }
 
-/// A process that ends when it is dropped.
+/// A process that ends when it is dropped, and those that it began with it.
 pub(crate) struct Process {
-    child: Child,
+    pub(crate) child: Child,
     said: BufReader<ChildStdout>,
 }
 
@@ -73,37 +76,84 @@ impl Process {
         line.trim_end().to_owned()
     }
 
-    /// Seconds of processor time that all its threads have used.
+    /// It and all that it began, and that these began: masters have workers.
+    pub(crate) fn family(&self) -> Vec<u32> {
+        family(self.child.id())
+    }
+
+    /// Seconds of processor time that all their threads have used, with those that have ended.
     pub(crate) fn cpu(&self) -> f64 {
-        let stat = self.proc("stat");
-        // The name may hold anything; what follows its parenthesis is numbers.
-        let (_, numbers) = stat.rsplit_once(')').expect("a name");
-        let ticks = numbers.split_whitespace().skip(11).take(2);
-        ticks.map(number).sum::<f64>() * TICK
+        let family = self.family().into_iter().filter_map(numbers);
+        let ticks = family.map(|numbers| numbers[11..15].iter().sum::<f64>());
+        ticks.sum::<f64>() * TICK
     }
 
-    /// MiB of memory that it has.
+    /// MiB of memory that they have; what several share is counted for each.
     pub(crate) fn memory(&self) -> f64 {
-        let status = self.proc("status");
-        let kib = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next())
-            .map(number);
-        kib.expect("a number of KiB") / 1024.0
-    }
-
-    fn proc(&self, file: &str) -> String {
-        let path = format!("/proc/{}/{file}", self.child.id());
-        std::fs::read_to_string(path).expect("the process runs")
+        let family = self.family().into_iter();
+        let kib = family.filter_map(|pid| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let mut lines = status.lines();
+            // One that has just ended has none.
+            lines.find_map(|line| {
+                line.strip_prefix("VmRSS:")?
+                    .split_whitespace()
+                    .next()
+                    .map(number)
+            })
+        });
+        kib.sum::<f64>() / 1024.0
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
+        let signal = |pid: u32, signal| {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+        };
+        // Who is stopped begins nobody new while the others are looked for.
+        signal(self.child.id(), Signal::SIGSTOP);
+        let family = self.family();
+        for pid in &family {
+            signal(*pid, Signal::SIGKILL);
+        }
         let _ = self.child.wait();
+        for orphan in &family[1..] {
+            // Ours to wait for only if this process takes in orphans.
+            let _ = waitpid(Pid::from_raw(orphan.cast_signed()), None);
+        }
     }
+}
+
+/// A process, those that it began, and those that these began.
+pub(crate) fn family(oldest: u32) -> Vec<u32> {
+    let mut parents = HashMap::new();
+    for entry in std::fs::read_dir("/proc").expect("this is Linux").flatten() {
+        let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
+        if let Some(pid) = pid
+            && let Some(parent) = numbers(pid).and_then(|numbers| numbers.get(1).copied())
+        {
+            parents.insert(pid, parent as u32);
+        }
+    }
+    let mut family = vec![oldest];
+    let mut at = 0;
+    while let Some(pid) = family.get(at).copied() {
+        let children = parents.iter().filter(|(_, parent)| **parent == pid);
+        family.extend(children.map(|(child, _)| *child));
+        at += 1;
+    }
+    family
+}
+
+/// The numbers in a process's `stat` that follow its name, the first of them 0 for its state.
+fn numbers(pid: u32) -> Option<Vec<f64>> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything; what follows its parenthesis is a letter, and numbers.
+    let (_, numbers) = stat.rsplit_once(')')?;
+    let numbers = numbers.split_whitespace();
+    Some(numbers.map(|text| text.parse().unwrap_or(0.0)).collect())
 }
 
 /// Seconds of processor time that the whole machine has used.
