@@ -7,12 +7,8 @@ use crate::geography::Geography;
 use crate::source::{At, Origin};
 use crate::units::TimeSpan;
 
-/// The slowest and the fastest default of `fast_every`.
+/// The slowest default of `fast_every`.
 const SLOWEST_FAST_EVERY: TimeSpan = TimeSpan::from_millis(1000);
-const FASTEST_FAST_EVERY: TimeSpan = TimeSpan::from_millis(10);
-
-/// While a verdict may be about to change, probes come so many times as often.
-const FASTER: u64 = 4;
 
 /// Fills them in.
 pub(crate) fn complete(document: &mut Document) {
@@ -22,22 +18,12 @@ pub(crate) fn complete(document: &mut Document) {
     name_routes(&mut document.routes);
 }
 
-/// A quarter of `every`, within bounds: who is back would otherwise wait for as many whole
-/// intervals as probes are asked for.
-fn fast_every(every: TimeSpan) -> TimeSpan {
-    let quarter = u64::try_from(every.duration().as_millis()).unwrap_or(u64::MAX) / FASTER;
-    let quarter = TimeSpan::from_millis(quarter);
-    quarter
-        .clamp(FASTEST_FAST_EVERY, SLOWEST_FAST_EVERY)
-        .min(every)
-}
-
 fn complete_pool(pool: &mut Pool) {
     if let crate::decode::Switch::On(health) = &mut pool.health {
         let every = health.every.value;
         health
             .fast_every
-            .get_or_insert_with(|| At::default_value(fast_every(every)));
+            .get_or_insert(At::default_value(every.min(SLOWEST_FAST_EVERY)));
         if let (None, None, None) = (&health.http, &health.tcp, &health.grpc) {
             health.tcp = Some(At::default_value(true));
         }

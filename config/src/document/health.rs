@@ -24,8 +24,8 @@ document! {
         pub host: Option<At<String>>,
         /// The time between two probes of an endpoint, less up to a tenth, so that probes spread.
         pub every: At<TimeSpan> = "5s",
-        /// The time between two probes while the verdict is changing. By default a quarter of
-        /// `every`, and at most `1s`.
+        /// The time between two probes while the verdict is changing. By default the smaller of
+        /// `every` and `1s`.
         pub fast_every: Option<At<TimeSpan>>,
         /// How long a probe may take, to the last byte of its answer.
         pub timeout: At<TimeSpan> = "2s",
