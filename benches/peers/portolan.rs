@@ -67,7 +67,7 @@ pub(crate) fn head(task: &Task, folder: &Path, admin: SocketAddr) -> String {
          log: {{ level: warn }}\n\
          access_log: off\n\
          defaults:\n  \
-           health: {{ http: /health, every: {every}ms, timeout: {timeout}ms, down_after: 2, up_after: 2 }}\n\
+           health: {{ http: /health, every: {every}ms, fast_every: 250ms, timeout: {timeout}ms, down_after: 2, up_after: 2 }}\n\
          pools:\n{}{}\
          services:\n  all: {{ split: {{ {}: {}, {}: {} }} }}\n\
          routes:\n",
