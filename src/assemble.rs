@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use portolan_certs::server::Tickets;
+use portolan_certs::Keyring;
 use portolan_config::diagnostic::{Report, Severity};
 use portolan_config::plan::Plan;
 use portolan_config::{Machine, Watch};
@@ -68,10 +68,10 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
     let clock = Clock::start();
     let mut inherited = Inherited::take()?;
     let machine = machine::machine();
-    let tickets = Tickets::new();
+    let keyring = Keyring::new();
     // An upgrade that finds a broken file has somebody who can be told, and somebody who serves.
     let last_known_good = start.last_known_good && inherited.predecessor.is_none();
-    let chosen = match choose_configuration(start.config, last_known_good, &machine, &tickets) {
+    let chosen = match choose_configuration(start.config, last_known_good, &machine, &keyring) {
         Ok(chosen) => chosen,
         Err(why) => {
             if let Some(predecessor) = &mut inherited.predecessor {
@@ -91,7 +91,7 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
     let world = World {
         clock,
         machine,
-        tickets,
+        keyring,
         telemetry,
         notifier: Notifier::from_environment(),
         program: start.program,
@@ -113,7 +113,7 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
 struct World {
     clock: Clock,
     machine: Machine,
-    tickets: Tickets,
+    keyring: Keyring,
     telemetry: Telemetry,
     notifier: Notifier,
     program: Option<Program>,
@@ -137,7 +137,7 @@ fn choose_configuration(
     config: PathBuf,
     last_known_good: bool,
     machine: &Machine,
-    tickets: &Tickets,
+    keyring: &Keyring,
 ) -> Result<Chosen, String> {
     let source = Source::File(config);
     let Outcome {
@@ -146,7 +146,7 @@ fn choose_configuration(
         watch,
         saved,
         state_dir,
-    } = configuration::read(&source, machine, tickets);
+    } = configuration::read(&source, machine, keyring);
     if let Some(ready) = ready {
         return Ok(Chosen {
             source,
@@ -180,7 +180,7 @@ fn choose_configuration(
         }
     };
     let kept_source = Source::Saved(kept.sources);
-    let outcome = configuration::read(&kept_source, machine, tickets);
+    let outcome = configuration::read(&kept_source, machine, keyring);
     let Some(ready) = outcome.ready else {
         output::report(&outcome.report);
         output::note("portolan: the last known good configuration cannot be used either");
@@ -226,7 +226,7 @@ async fn run(
     let World {
         clock,
         machine,
-        tickets,
+        keyring,
         telemetry,
         notifier,
         program,
@@ -307,10 +307,11 @@ async fn run(
             totals: totals.clone(),
             clock,
             machine,
-            tickets,
+            keyring,
         },
         Running {
             plan: plan.clone(),
+            material: material.clone(),
             applied: wall.as_secs(),
             last_known_good: chosen.last_known_good,
             warnings: Arc::new(chosen.report),
@@ -343,6 +344,7 @@ async fn run(
         plan.hash,
     );
     tokio::spawn(watch_files(reloader.clone()));
+    tokio::spawn(watch_certificates(reloader.clone()));
 
     notifier.send(&["STATUS=Waiting for the first verdicts about endpoints."]);
     let grace = plan.process.startup_grace;
@@ -647,6 +649,39 @@ async fn watch_files(reloader: Arc<Reloader>) {
         }
         let now = watched.borrow_and_update().clone();
         set(&mut watch, &now);
+    }
+}
+
+/// Reads certificates again when one of their files changes, and now and then in any case: time
+/// passes for certificates, and not every file system tells of changes.
+async fn watch_certificates(reloader: Arc<Reloader>) {
+    const IN_ANY_CASE: Duration = Duration::from_secs(600);
+    let mut plans = reloader.plans();
+    let mut watch = match FileWatch::new() {
+        Ok(watch) => watch,
+        Err(error) => {
+            tracing::warn!("cannot watch certificates ({error}): they are read every ten minutes");
+            loop {
+                reloader.refresh_certificates().await;
+                tokio::time::sleep(IN_ANY_CASE).await;
+            }
+        }
+    };
+    loop {
+        plans.mark_unchanged();
+        let files = reloader.certificate_files();
+        watch.set(files.iter().map(PathBuf::as_path));
+        // After the watch is set: a change between reading a file and watching it.
+        reloader.refresh_certificates().await;
+        let files = reloader.certificate_files();
+        watch.set(files.iter().map(PathBuf::as_path));
+        tokio::select! {
+            () = watch.changed() => {}
+            () = tokio::time::sleep(IN_ANY_CASE) => {}
+            changed = plans.changed() => if changed.is_err() {
+                return;
+            },
+        }
     }
 }
 

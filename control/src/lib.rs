@@ -59,6 +59,7 @@ pub mod dial;
 pub mod endpoint;
 pub mod engine;
 pub mod geo;
+pub mod handshakes;
 pub mod health;
 pub mod last_known_good;
 pub mod ledger;

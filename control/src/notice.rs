@@ -71,6 +71,34 @@ pub enum Notice {
         /// Why.
         error: String,
     },
+    /// A certificate that clients get was replaced by what its file holds now.
+    CertificateReplaced {
+        /// Whose: `listener 0.0.0.0:443`.
+        of: String,
+        /// The file.
+        file: String,
+    },
+    /// What a pool is verified with, or what it is shown, was replaced.
+    IdentityReplaced {
+        /// Which.
+        pool: Name,
+    },
+    /// A file of a certificate changed, and cannot be used; what was good before it stays.
+    CertificateRefused {
+        /// Whose: `listener 0.0.0.0:443`, `pool aws`.
+        of: String,
+        /// Why.
+        error: String,
+    },
+    /// A certificate ends before long, or has ended.
+    CertificateEnds {
+        /// Whose: `listener 0.0.0.0:443`, `pool aws`.
+        of: String,
+        /// Its file.
+        name: String,
+        /// Whole days that are left; below 0 when it is over.
+        days: i64,
+    },
     /// An operator overrides the configuration, or does so no longer.
     Overridden(overrides::Change),
 }
@@ -93,6 +121,8 @@ impl Notice {
             }
             | Self::PoolChanged { up: false, .. }
             | Self::WentSilent { .. }
+            | Self::CertificateRefused { .. }
+            | Self::CertificateEnds { .. }
             | Self::NameFailed { .. } => tracing::warn!("{self}"),
             _ => tracing::info!("{self}"),
         }
@@ -152,6 +182,22 @@ impl fmt::Display for Notice {
             }
             Self::NameFailed { host, error } => {
                 write!(f, "cannot resolve {host}: {error}; the last answer stays")
+            }
+            Self::CertificateReplaced { of, file } => {
+                write!(f, "{of}: the certificate in `{file}` is new, and in use")
+            }
+            Self::IdentityReplaced { pool } => write!(
+                f,
+                "pool {pool}: the files of its `tls` are new, and new connections use them"
+            ),
+            Self::CertificateRefused { of, error } => {
+                write!(f, "{of}: {error}; what was good before stays in use")
+            }
+            Self::CertificateEnds { of, name, days } if *days < 0 => {
+                write!(f, "{of}: `{name}` is out of date")
+            }
+            Self::CertificateEnds { of, name, days } => {
+                write!(f, "{of}: `{name}` ends in {days} days")
             }
             Self::Overridden(change) => change.fmt(f),
         }

@@ -1,9 +1,12 @@
 //! What runs now, as data: what the admin API answers, and what the commands print.
 
+mod certificates;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::certificates::{CertificateEntry, CertificateTotals, CertificatesEntry, FaultEntry};
 use crate::health::Verdict;
 use crate::ledger::Outcome;
 use crate::listeners::ListenerStatus;
@@ -31,6 +34,9 @@ pub struct Status {
     pub config: ConfigStatus,
     /// The listeners.
     pub listeners: Vec<ListenerEntry>,
+    /// The certificates that clients get.
+    #[serde(default)]
+    pub certificates: CertificateTotals,
     /// The geo databases in use.
     pub geo: Vec<GeoEntry>,
     /// For how long this instance has suspected its own network, in seconds, if it does.
@@ -345,7 +351,7 @@ impl From<&ListenerStatus> for ListenerEntry {
         Self {
             configured: listener.configured.to_string(),
             address: listener.bound.to_string(),
-            tls: listener.tls,
+            tls: listener.tls.is_some(),
             connections: listener.connections.get(),
         }
     }

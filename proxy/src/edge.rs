@@ -380,6 +380,7 @@ impl ProxyHttp for Edge {
             peer: connection.peer.ip(),
             trusted: ctx.peer_trusted,
             tls: connection.tls.is_some(),
+            agreed: connection.tls.as_ref(),
             host: host(downstream).unwrap_or_default(),
             id: &ctx.id,
             version: downstream.version,
