@@ -32,4 +32,5 @@ mod requests;
 mod steering;
 mod stopping;
 mod systemd;
+mod tls;
 mod upgrade;
