@@ -669,12 +669,17 @@ async fn watch_certificates(reloader: Arc<Reloader>) {
     };
     loop {
         plans.mark_unchanged();
-        let files = reloader.certificate_files();
-        watch.set(files.iter().map(PathBuf::as_path));
-        // After the watch is set: a change between reading a file and watching it.
-        reloader.refresh_certificates().await;
-        let files = reloader.certificate_files();
-        watch.set(files.iter().map(PathBuf::as_path));
+        let mut files = reloader.certificate_files();
+        loop {
+            watch.set(files.iter().map(PathBuf::as_path));
+            // After the watch is set: a change between reading a file and watching it.
+            reloader.refresh_certificates().await;
+            let now = reloader.certificate_files();
+            if now == files {
+                break;
+            }
+            files = now;
+        }
         tokio::select! {
             () = watch.changed() => {}
             () = tokio::time::sleep(IN_ANY_CASE) => {}

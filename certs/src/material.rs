@@ -118,6 +118,8 @@ impl Material {
                 watched.extend([cert.value.clone(), key.value.clone()]);
             }
         }
+        watched.sort();
+        watched.dedup();
         watched
     }
 }

@@ -236,34 +236,32 @@ impl ServerTls {
         self.files().client.clone()
     }
 
-    /// The files and folders that it is made of.
+    /// The files and folders that it is made of, or would be if they were good.
     pub fn watched(&self) -> Vec<PathBuf> {
         let mut watched = Vec::new();
+        let mut pairs: Vec<PairFiles> = Vec::new();
         for source in &self.plan.certificates {
-            if let CertificateSource::Directory { path, .. } = source {
-                // Until it is there, its appearance is what is waited for.
-                let mut known = Some(path.value.as_path());
-                while let Some(folder) = known.filter(|folder| !folder.is_dir()) {
-                    known = folder.parent();
-                }
-                watched.extend(known.map(PathBuf::from));
-                watched.extend(folder::watched(&path.value));
-            }
-        }
-        let mut pair = |pair: &PairFiles| {
-            watched.extend([pair.cert.clone(), pair.key.clone(), pair.staple()]);
-        };
-        for (files, _) in &self.files().bundles {
-            pair(files);
-        }
-        for source in &self.plan.certificates {
-            if let CertificateSource::Pair(files) = source {
-                pair(&PairFiles {
+            match source {
+                CertificateSource::Pair(files) => pairs.push(PairFiles {
                     cert: files.cert.value.clone(),
                     key: files.key.value.clone(),
                     ocsp: files.ocsp.as_ref().map(|ocsp| ocsp.value.clone()),
-                });
+                }),
+                CertificateSource::Directory { path, .. } => {
+                    // Until it is there, its appearance is what is waited for.
+                    let mut known = Some(path.value.as_path());
+                    while let Some(folder) = known.filter(|folder| !folder.is_dir()) {
+                        known = folder.parent();
+                    }
+                    watched.extend(known.map(PathBuf::from));
+                    watched.extend(folder::watched(&path.value));
+                    pairs.extend(folder::pairs(&path.value).unwrap_or_default());
+                }
             }
+        }
+        for pair in pairs {
+            let staple = pair.staple();
+            watched.extend([pair.cert, pair.key, staple]);
         }
         if let Some(client) = &self.plan.client {
             watched.push(client.ca.value.clone());

@@ -126,3 +126,33 @@ fn single(content: &[u8]) -> Option<Single> {
         next_update,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_holds_from_its_day_to_the_next() {
+        let staple = |next_update| Staple {
+            der: Vec::new(),
+            this_update: 100,
+            next_update,
+        };
+        let fresh = [99, 100, 199, 200].map(|now| staple(Some(200)).is_fresh(now));
+        assert_eq!(fresh, [false, true, true, false]);
+        assert!(staple(None).is_fresh(i64::MAX));
+    }
+
+    #[test]
+    fn what_is_no_response_is_none() {
+        let said = |der: &[u8]| {
+            let parsed = Staple::parse(der.to_vec(), Path::new("a.ocsp"), "01");
+            parsed.unwrap_err().to_string()
+        };
+        assert!(said(b"").contains("malformed"));
+        assert!(said(b"-----BEGIN OCSP RESPONSE-----").contains("malformed"));
+        // SEQUENCE { ENUMERATED 3 }: try later.
+        assert!(said(&[0x30, 3, 0x0a, 1, 3]).contains("could not answer"));
+        assert!(said(&[0x30, 3, 0x0a, 1, 0]).contains("malformed"));
+    }
+}
