@@ -1,6 +1,6 @@
 //! Mutual TLS: who may come, and what endpoints are told about them.
 
-use rcgen::{DnType, KeyPair, date_time_ymd};
+use rcgen::{DistinguishedName, DnType, KeyPair, date_time_ymd};
 
 use super::{NAME, beside, fingerprint, prepare, with_one};
 use crate::harness::certificates::Authority;
@@ -30,6 +30,7 @@ async fn only_known_clients_come_in_and_endpoints_are_told_who_they_are() {
         authority.sign_with(&[], &KeyPair::generate().unwrap(), |params| {
             params.serial_number = Some(serial.into());
             params.not_after = date_time_ymd(until, 1, 1);
+            params.distinguished_name = DistinguishedName::new();
             params
                 .distinguished_name
                 .push(DnType::OrganizationName, "Acme, CN=admin");
