@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use portolan_certs::server::Tickets;
+use portolan_certs::Keyring;
 use portolan_config::diagnostic::{Report, Severity};
 use portolan_config::plan::Plan;
 use portolan_config::{Machine, Watch};
@@ -74,10 +74,10 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
         clock = clock.going_on(predecessor.since_start(clock.wall()));
     }
     let machine = machine::machine();
-    let tickets = Tickets::new();
+    let keyring = Keyring::new();
     // An upgrade that finds a broken file has somebody who can be told, and somebody who serves.
     let last_known_good = start.last_known_good && inherited.predecessor.is_none();
-    let chosen = match choose_configuration(start.config, last_known_good, &machine, &tickets) {
+    let chosen = match choose_configuration(start.config, last_known_good, &machine, &keyring) {
         Ok(chosen) => chosen,
         Err(why) => {
             if let Some(predecessor) = &mut inherited.predecessor {
@@ -97,7 +97,7 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
     let world = World {
         clock,
         machine,
-        tickets,
+        keyring,
         telemetry,
         notifier: Notifier::from_environment(),
         program: start.program,
@@ -119,7 +119,7 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
 struct World {
     clock: Clock,
     machine: Machine,
-    tickets: Tickets,
+    keyring: Keyring,
     telemetry: Telemetry,
     notifier: Notifier,
     program: Option<Program>,
@@ -143,7 +143,7 @@ fn choose_configuration(
     config: PathBuf,
     last_known_good: bool,
     machine: &Machine,
-    tickets: &Tickets,
+    keyring: &Keyring,
 ) -> Result<Chosen, String> {
     let source = Source::File(config);
     let Outcome {
@@ -152,7 +152,7 @@ fn choose_configuration(
         watch,
         saved,
         state_dir,
-    } = configuration::read(&source, machine, tickets);
+    } = configuration::read(&source, machine, keyring);
     if let Some(ready) = ready {
         return Ok(Chosen {
             source,
@@ -186,7 +186,7 @@ fn choose_configuration(
         }
     };
     let kept_source = Source::Saved(kept.sources);
-    let outcome = configuration::read(&kept_source, machine, tickets);
+    let outcome = configuration::read(&kept_source, machine, keyring);
     let Some(ready) = outcome.ready else {
         output::report(&outcome.report);
         output::note("portolan: the last known good configuration cannot be used either");
@@ -232,7 +232,7 @@ async fn run(
     let World {
         clock,
         machine,
-        tickets,
+        keyring,
         telemetry,
         notifier,
         program,
@@ -318,10 +318,11 @@ async fn run(
             clock,
             journal: journal.clone(),
             machine,
-            tickets,
+            keyring,
         },
         Running {
             plan: plan.clone(),
+            material: material.clone(),
             applied: wall.as_secs(),
             last_known_good: chosen.last_known_good,
             warnings: Arc::new(chosen.report),
@@ -361,6 +362,7 @@ async fn run(
         plan.hash,
     );
     tokio::spawn(watch_files(reloader.clone()));
+    tokio::spawn(watch_certificates(reloader.clone()));
 
     notifier.send(&["STATUS=Waiting for the first verdicts about endpoints."]);
     let grace = plan.process.startup_grace;
@@ -667,4 +669,42 @@ async fn watch_files(reloader: Arc<Reloader>) {
         reloader.reload(Trigger::FileChanged).await;
     };
     keep_up(watch, watched, reload).await;
+}
+
+/// Reads certificates again when one of their files changes, and now and then in any case: time
+/// passes for certificates, and not every file system tells of changes.
+async fn watch_certificates(reloader: Arc<Reloader>) {
+    const IN_ANY_CASE: Duration = Duration::from_secs(600);
+    let mut plans = reloader.plans();
+    let mut watch = match FileWatch::new() {
+        Ok(watch) => watch,
+        Err(error) => {
+            tracing::warn!("cannot watch certificates ({error}): they are read every ten minutes");
+            loop {
+                reloader.refresh_certificates().await;
+                tokio::time::sleep(IN_ANY_CASE).await;
+            }
+        }
+    };
+    loop {
+        plans.mark_unchanged();
+        let mut files = reloader.certificate_files();
+        loop {
+            watch.set(files.iter().map(PathBuf::as_path));
+            // After the watch is set: a change between reading a file and watching it.
+            reloader.refresh_certificates().await;
+            let now = reloader.certificate_files();
+            if now == files {
+                break;
+            }
+            files = now;
+        }
+        tokio::select! {
+            () = watch.changed() => {}
+            () = tokio::time::sleep(IN_ANY_CASE) => {}
+            changed = plans.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
 }

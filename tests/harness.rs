@@ -7,6 +7,7 @@ mod deadline;
 pub(crate) mod geo;
 pub(crate) mod grpc;
 pub(crate) mod names;
+pub(crate) mod openssl;
 pub(crate) mod origin;
 pub(crate) mod portolan;
 pub(crate) mod python;

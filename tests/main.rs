@@ -35,5 +35,6 @@ mod steering;
 mod stopping;
 mod streaming;
 mod systemd;
+mod tls;
 mod upgrade;
 mod weights;

@@ -1,27 +1,120 @@
 //! One certificate chain with its key, and what it is good for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::SignatureScheme;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::client::distinguished_name;
+use crate::sha256;
+use crate::staple::Staple;
+
 /// A chain with its key, ready to be shown to clients.
 #[derive(Clone, Debug)]
 pub struct Bundle {
-    /// The chain and the key as rustls uses them.
+    /// The chain and the key as rustls uses them, without a staple.
     pub certified: Arc<CertifiedKey>,
+    /// The same with the CA's word that it is not revoked.
+    stapled: Option<(Staple, Arc<CertifiedKey>)>,
+    /// Why the staple that is there cannot be used.
+    pub staple_fault: Option<BundleError>,
+    /// The kind of its key.
+    pub kind: KeyKind,
     /// The names it is good for, in lower case; `*.example.com` is a wildcard.
     pub names: Vec<String>,
+    /// Whose it is (RFC 4514).
+    pub subject: String,
+    /// Who issued it (RFC 4514).
+    pub issuer: String,
+    /// Its serial number, in hexadecimal.
+    pub serial: String,
+    /// The SHA-256 of its DER, in hexadecimal.
+    pub fingerprint: String,
+    /// When it begins to be valid, in seconds since 1970.
+    pub not_before: i64,
     /// When it stops being valid, in seconds since 1970.
     pub not_after: i64,
 }
 
+/// The kinds of keys, in the order in which clients get them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyKind {
+    /// ECDSA over P-256.
+    EcdsaP256,
+    /// ECDSA over P-384.
+    EcdsaP384,
+    /// Ed25519.
+    Ed25519,
+    /// RSA.
+    Rsa,
+}
+
+impl KeyKind {
+    /// What it is called.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EcdsaP256 => "ECDSA P-256",
+            Self::EcdsaP384 => "ECDSA P-384",
+            Self::Ed25519 => "Ed25519",
+            Self::Rsa => "RSA",
+        }
+    }
+
+    /// The kind of key that signs with this scheme.
+    pub(crate) fn of(scheme: SignatureScheme) -> Option<Self> {
+        Some(match scheme {
+            SignatureScheme::ECDSA_NISTP256_SHA256 => Self::EcdsaP256,
+            SignatureScheme::ECDSA_NISTP384_SHA384 => Self::EcdsaP384,
+            SignatureScheme::ED25519 => Self::Ed25519,
+            SignatureScheme::RSA_PKCS1_SHA256
+            | SignatureScheme::RSA_PKCS1_SHA384
+            | SignatureScheme::RSA_PKCS1_SHA512
+            | SignatureScheme::RSA_PSS_SHA256
+            | SignatureScheme::RSA_PSS_SHA384
+            | SignatureScheme::RSA_PSS_SHA512 => Self::Rsa,
+            _ => return None,
+        })
+    }
+}
+
+/// The files of a pair.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PairFiles {
+    /// The chain.
+    pub cert: PathBuf,
+    /// The key; perhaps the same file.
+    pub key: PathBuf,
+    /// The OCSP response, if one was named.
+    pub ocsp: Option<PathBuf>,
+}
+
+impl PairFiles {
+    /// Where the OCSP response may be: as named, else beside the chain.
+    pub fn staple(&self) -> PathBuf {
+        self.ocsp
+            .clone()
+            .unwrap_or_else(|| self.cert.with_extension("ocsp"))
+    }
+}
+
+/// Whether a certificate is valid at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// It is.
+    Valid,
+    /// It is not valid yet.
+    NotYet,
+    /// It is no longer valid.
+    Expired,
+}
+
 /// Why a chain or a key cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
     /// The file cannot be read.
     #[error("cannot read `{path}`: {error}")]
@@ -65,19 +158,93 @@ pub enum BundleError {
         /// The key's file.
         key: String,
     },
+    /// It would replace one that is valid, and is not.
+    #[error("the certificate in `{path}` {why}, and the one before it is still valid")]
+    Worse {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// What is in it cannot be used for what it is for.
+    #[error("`{path}` cannot be used as {what}: {error}")]
+    Unusable {
+        /// The file.
+        path: String,
+        /// What it should have been.
+        what: &'static str,
+        /// Why.
+        error: String,
+    },
+}
+
+impl BundleError {
+    /// The kind of error, as `portolan_certificate_reload_failures_total` tells them apart.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "unreadable",
+            Self::Missing { .. } => "incomplete",
+            Self::Malformed { .. } => "malformed",
+            Self::Key { .. } => "key",
+            Self::Mismatch { .. } => "mismatch",
+            Self::Worse { .. } => "not_valid",
+            Self::Unusable { .. } => "unusable",
+        }
+    }
+
+    /// Every reason.
+    pub const REASONS: [&'static str; 7] = [
+        "unreadable",
+        "incomplete",
+        "malformed",
+        "key",
+        "mismatch",
+        "not_valid",
+        "unusable",
+    ];
 }
 
 impl Bundle {
+    /// Loads a chain and its key, and what is stapled to it.
+    ///
+    /// # Errors
+    /// When either cannot be read, or they do not belong together.
+    pub fn load(files: &PairFiles) -> Result<Self, BundleError> {
+        let mut bundle = Self::load_pair(&files.cert, &files.key)?;
+        let path = files.staple();
+        // A staple that cannot be used costs the staple: after a renewal the old one lies there for
+        // a while.
+        let staple = match std::fs::read(&path) {
+            Ok(der) => Staple::parse(der, &path, &bundle.serial),
+            // The one beside the chain need not be there.
+            Err(_) if files.ocsp.is_none() => return Ok(bundle),
+            Err(error) => Err(unreadable(&path, &error)),
+        };
+        match staple {
+            Ok(staple) => bundle.staple(staple),
+            Err(fault) => bundle.staple_fault = Some(fault),
+        }
+        Ok(bundle)
+    }
+
     /// Loads a chain and its key.
     ///
     /// # Errors
     /// When either cannot be read, or they do not belong together.
-    pub fn load(cert: &Path, key: &Path) -> Result<Self, BundleError> {
+    pub fn load_pair(cert: &Path, key: &Path) -> Result<Self, BundleError> {
         let chain = read_chain(cert)?;
         let key_der = read_key(key)?;
         let leaf = parse(&chain[0], cert, 1)?;
         let names = names_of(&leaf);
-        let not_after = leaf.validity().not_after.timestamp();
+        let subject = distinguished_name(leaf.subject());
+        let issuer = distinguished_name(leaf.issuer());
+        let serial = hexadecimal(leaf.raw_serial());
+        let validity = leaf.validity();
+        let (not_before, not_after) = (
+            validity.not_before.timestamp(),
+            validity.not_after.timestamp(),
+        );
+        let fingerprint = sha256(&chain[0]);
         let provider = rustls::crypto::ring::default_provider();
         let certified =
             CertifiedKey::from_der(chain, key_der, &provider).map_err(|error| match error {
@@ -90,11 +257,116 @@ impl Bundle {
                     error: other.to_string(),
                 },
             })?;
+        let Some(kind) = kind_of(&certified) else {
+            return Err(BundleError::Key {
+                path: key.display().to_string(),
+                error: "a key of this kind cannot sign for any client".to_owned(),
+            });
+        };
         Ok(Self {
             certified: Arc::new(certified),
+            stapled: None,
+            staple_fault: None,
+            kind,
             names,
+            subject,
+            issuer,
+            serial,
+            fingerprint,
+            not_before,
             not_after,
         })
+    }
+
+    fn staple(&mut self, staple: Staple) {
+        let mut stapled = CertifiedKey::clone(&self.certified);
+        stapled.ocsp = Some(staple.der.clone());
+        self.stapled = Some((staple, Arc::new(stapled)));
+    }
+
+    /// What a client gets now: with a staple as long as that is fresh.
+    pub fn shown(&self, now: i64) -> Arc<CertifiedKey> {
+        match &self.stapled {
+            Some((staple, stapled)) if staple.is_fresh(now) => stapled.clone(),
+            _ => self.certified.clone(),
+        }
+    }
+
+    /// The CA's word that it is not revoked, if there is one.
+    pub fn stapled(&self) -> Option<&Staple> {
+        self.stapled.as_ref().map(|(staple, _)| staple)
+    }
+
+    /// Whether it is valid.
+    pub fn validity(&self, now: i64) -> Validity {
+        if now < self.not_before {
+            Validity::NotYet
+        } else if now > self.not_after {
+            Validity::Expired
+        } else {
+            Validity::Valid
+        }
+    }
+
+    /// Whether this one may take the place of another: one that is not valid never replaces one
+    /// that is.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn may_replace(
+        &self,
+        before: &Self,
+        path: &Path,
+        now: i64,
+    ) -> Result<(), BundleError> {
+        let why = match self.validity(now) {
+            Validity::Valid => return Ok(()),
+            Validity::NotYet => "is not valid yet",
+            Validity::Expired => "has expired",
+        };
+        if before.validity(now) != Validity::Valid {
+            return Ok(());
+        }
+        Err(BundleError::Worse {
+            path: path.display().to_string(),
+            why,
+        })
+    }
+
+    /// Whether clients could not tell this one from another.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.certified.cert == other.certified.cert
+            && self.stapled().map(|staple| &staple.der) == other.stapled().map(|staple| &staple.der)
+    }
+}
+
+fn kind_of(certified: &CertifiedKey) -> Option<KeyKind> {
+    use SignatureScheme as Scheme;
+    [
+        Scheme::ECDSA_NISTP256_SHA256,
+        Scheme::ECDSA_NISTP384_SHA384,
+        Scheme::ED25519,
+        Scheme::RSA_PSS_SHA256,
+    ]
+    .into_iter()
+    .find(|scheme| certified.key.choose_scheme(&[*scheme]).is_some())
+    .and_then(KeyKind::of)
+}
+
+/// Bytes as text.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> BundleError {
+    BundleError::Unreadable {
+        path: path.display().to_string(),
+        error: error.to_string(),
     }
 }
 
@@ -126,7 +398,7 @@ pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, BundleErro
     PrivateKeyDer::from_pem_file(path).map_err(|error| pem_error(path, "private key", &error))
 }
 
-fn pem_error(path: &Path, what: &'static str, error: &pem::Error) -> BundleError {
+pub(crate) fn pem_error(path: &Path, what: &'static str, error: &pem::Error) -> BundleError {
     let path = path.display().to_string();
     match error {
         pem::Error::NoItemsFound => BundleError::Missing { path, what },
@@ -141,7 +413,7 @@ fn pem_error(path: &Path, what: &'static str, error: &pem::Error) -> BundleError
     }
 }
 
-fn parse<'a>(
+pub(crate) fn parse<'a>(
     certificate: &'a CertificateDer<'_>,
     path: &Path,
     number: usize,
@@ -187,18 +459,44 @@ pub(crate) mod tests {
     use super::*;
 
     /// Writes a self-signed certificate for these names; gives the paths of chain and key.
-    pub(crate) fn self_signed(
+    pub(crate) fn self_signed(folder: &Path, file: &str, names: &[&str]) -> (PathBuf, PathBuf) {
+        made(folder, file, names, &rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    /// The same with a key of this kind.
+    pub(crate) fn made(
         folder: &Path,
         file: &str,
         names: &[&str],
-    ) -> (std::path::PathBuf, std::path::PathBuf) {
+        kind: &'static rcgen::SignatureAlgorithm,
+    ) -> (PathBuf, PathBuf) {
+        write(folder, file, names, kind, |_| {})
+    }
+
+    /// The same, changed before it is signed.
+    pub(crate) fn write(
+        folder: &Path,
+        file: &str,
+        names: &[&str],
+        kind: &'static rcgen::SignatureAlgorithm,
+        change: impl FnOnce(&mut rcgen::CertificateParams),
+    ) -> (PathBuf, PathBuf) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        let mut parameters = rcgen::CertificateParams::new(names).unwrap();
+        change(&mut parameters);
+        let key = if kind == &rcgen::PKCS_RSA_SHA256 {
+            // ring cannot make RSA keys; this one is nobody's.
+            let pem = include_str!("../tests/rsa.key");
+            rcgen::KeyPair::from_pem_and_sign_algo(pem, kind).unwrap()
+        } else {
+            rcgen::KeyPair::generate_for(kind).unwrap()
+        };
+        let made = parameters.self_signed(&key).unwrap();
         let cert = folder.join(format!("{file}.pem"));
-        let key = folder.join(format!("{file}.key"));
-        std::fs::write(&cert, made.cert.pem()).unwrap();
-        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-        (cert, key)
+        let path = folder.join(format!("{file}.key"));
+        std::fs::write(&cert, made.pem()).unwrap();
+        std::fs::write(&path, key.serialize_pem()).unwrap();
+        (cert, path)
     }
 
     #[test]
@@ -209,7 +507,7 @@ pub(crate) mod tests {
             "a",
             &["API.example.com", "*.example.org", "192.0.2.1"],
         );
-        let bundle = Bundle::load(&cert, &key).unwrap();
+        let bundle = Bundle::load_pair(&cert, &key).unwrap();
         assert_eq!(
             bundle.names,
             ["api.example.com", "*.example.org", "192.0.2.1"]
@@ -222,7 +520,7 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (cert, key) = self_signed(folder.path(), "a", &["a.example"]);
         let (_, other_key) = self_signed(folder.path(), "b", &["b.example"]);
-        let said = |cert: &Path, key: &Path| Bundle::load(cert, key).unwrap_err().to_string();
+        let said = |cert: &Path, key: &Path| Bundle::load_pair(cert, key).unwrap_err().to_string();
         assert!(said(&cert, &other_key).contains("does not belong"));
         assert!(said(&key, &key).contains("holds no certificate"));
         assert!(said(&cert, &cert).contains("holds no private key"));

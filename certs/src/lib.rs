@@ -1,20 +1,48 @@
-//! Certificates: read from PEM files, checked before they are used, chosen by name.
+//! Certificates: read from PEM files, checked before they are used, chosen by name, and replaced
+//! while they are in use.
 //!
-//! - [`bundle`]: one chain with its key, and what it is good for;
+//! - [`bundle`]: one chain with its key, and what it is good for; [`staple`]: the CA's word about it;
+//! - [`folder`]: the pairs in a folder;
+//! - [`keyring`]: what outlives configurations: the last good pairs, keys of session tickets;
+//! - [`challenge`]: answers to CAs' questions;
 //! - [`store`]: which chain a client gets, by the name it asks for;
+//! - [`client`]: mutual TLS;
 //! - [`server`]: the TLS settings of a listener made of them;
 //! - [`upstream`]: what endpoints are verified with, and what Portolan shows them;
 //! - [`material`]: all that a plan needs, loaded at once, with a diagnostic for every file that
-//!   cannot be used.
+//!   cannot be used, and read again when files change.
 
 pub mod bundle;
+pub mod challenge;
+pub mod client;
+pub mod folder;
+pub mod keyring;
 pub mod material;
 pub mod server;
+pub mod staple;
 pub mod store;
 pub mod upstream;
 
 pub use bundle::{Bundle, BundleError};
+pub use challenge::Challenges;
+pub use client::{ClientAuth, ClientIdentity};
+pub use keyring::{Fault, Keyring};
 pub use material::Material;
 pub use server::{ServerTls, install_provider};
 pub use store::CertificateStore;
 pub use upstream::UpstreamIdentity;
+
+/// The time by which certificates are judged, in seconds since 1970: the same that rustls takes.
+pub fn now() -> i64 {
+    i64::try_from(rustls_pki_types::UnixTime::now().as_secs()).unwrap_or(i64::MAX)
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
+    digest
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    bundle::hexadecimal(&digest(bytes))
+}

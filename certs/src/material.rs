@@ -2,24 +2,28 @@
 //! or nothing is.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use portolan_config::diagnostic::{Code, Diagnostic};
-use portolan_config::plan::{ListenerTlsPlan, Plan, PoolId};
+use portolan_config::plan::{Plan, PoolId, UpstreamTlsPlan};
 use portolan_config::source::Origin;
 
-use crate::bundle::{Bundle, BundleError};
-use crate::server::{ServerTls, Tickets};
-use crate::store::CertificateStore;
+use crate::bundle::{BundleError, Validity};
+use crate::keyring::{Fault, Keyring, worry};
+use crate::now;
+use crate::server::{Refreshed, ServerTls};
 use crate::upstream::UpstreamIdentity;
 
 /// What was loaded for a plan.
 #[derive(Clone, Debug, Default)]
 pub struct Material {
     /// TLS of every listener that has it, by the listener's index.
-    pub listeners: HashMap<usize, ServerTls>,
+    pub listeners: HashMap<usize, Arc<ServerTls>>,
     /// Identities towards endpoints, by pool.
     pub pools: HashMap<PoolId, Arc<UpstreamIdentity>>,
+    /// What is suspicious about it, though it can be used.
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl Material {
@@ -27,15 +31,27 @@ impl Material {
     ///
     /// # Errors
     /// One diagnostic for every file that cannot be used.
-    pub fn load(plan: &Plan, tickets: &Tickets) -> Result<Self, Vec<Diagnostic>> {
+    pub fn load(plan: &Plan, keyring: &Keyring) -> Result<Self, Vec<Diagnostic>> {
+        let now = now();
         let mut material = Self::default();
         let mut found = Vec::new();
         for (at, listener) in plan.listeners.iter().enumerate() {
             let Some(tls) = &listener.tls else {
                 continue;
             };
-            if let Some(server) = listener_tls(tls, tickets, &mut found) {
-                material.listeners.insert(at, server);
+            match ServerTls::load(tls, keyring, now) {
+                Ok(server) => {
+                    material
+                        .warnings
+                        .extend(suspicious(&server, listener.origin, now));
+                    material.listeners.insert(at, Arc::new(server));
+                }
+                Err(faults) => found.extend(
+                    faults
+                        .iter()
+                        .filter(|fault| !fault.bearable)
+                        .map(|fault| unusable(fault.place, &fault.error)),
+                ),
             }
         }
         for pool in &plan.pools {
@@ -44,6 +60,7 @@ impl Material {
             };
             match UpstreamIdentity::load(tls) {
                 Ok(identity) => {
+                    material.warnings.extend(old(&identity, tls, now));
                     material.pools.insert(pool.id, Arc::new(identity));
                 }
                 Err((place, error)) => found.push(unusable(place.origin, &error)),
@@ -55,29 +72,136 @@ impl Material {
             Err(found)
         }
     }
-}
 
-fn listener_tls(
-    tls: &ListenerTlsPlan,
-    tickets: &Tickets,
-    found: &mut Vec<Diagnostic>,
-) -> Option<ServerTls> {
-    let before = found.len();
-    let mut bundles = Vec::with_capacity(tls.certificates.len());
-    for files in &tls.certificates {
-        match Bundle::load(&files.cert.value, &files.key.value) {
-            Ok(bundle) => bundles.push(bundle),
-            Err(error) => {
-                let place = match error {
-                    BundleError::Key { .. } => files.key.origin,
-                    _ => files.cert.origin,
-                };
-                found.push(unusable(place, &error));
+    /// Reads all files again. What is new and good in those of listeners is served from now on;
+    /// what is new towards endpoints is given back, for whoever opens connections.
+    pub fn refresh(&self, plan: &Plan) -> Fresh {
+        let now = now();
+        let mut fresh = Fresh::default();
+        for (at, server) in &self.listeners {
+            fresh.listeners.insert(*at, server.refresh(now));
+        }
+        let mut pools = self.pools.clone();
+        let mut changed = false;
+        for pool in &plan.pools {
+            let (Some(tls), Some(before)) = (&pool.tls, self.pools.get(&pool.id)) else {
+                continue;
+            };
+            match reload(tls, before, now) {
+                Ok(Some(identity)) => {
+                    pools.insert(pool.id, Arc::new(identity));
+                    changed = true;
+                    fresh.replaced.push(pool.id);
+                }
+                Ok(None) => {}
+                Err(fault) => fresh.faults.push((pool.id, fault)),
             }
         }
+        fresh.material = changed.then(|| Self {
+            listeners: self.listeners.clone(),
+            pools,
+            warnings: self.warnings.clone(),
+        });
+        fresh
     }
-    (found.len() == before)
-        .then(|| ServerTls::new(CertificateStore::new(bundles), tls.min_version, tickets))
+
+    /// The files and folders that it is made of.
+    pub fn watched(&self, plan: &Plan) -> Vec<PathBuf> {
+        let mut watched: Vec<PathBuf> = self
+            .listeners
+            .values()
+            .flat_map(|server| server.watched())
+            .collect();
+        for tls in plan.pools.iter().filter_map(|pool| pool.tls.as_ref()) {
+            watched.extend(tls.ca.iter().map(|ca| ca.value.clone()));
+            if let Some((cert, key)) = &tls.client {
+                watched.extend([cert.value.clone(), key.value.clone()]);
+            }
+        }
+        watched.sort();
+        watched.dedup();
+        watched
+    }
+}
+
+/// What reading all files again came to.
+#[derive(Debug, Default)]
+pub struct Fresh {
+    /// Of every listener.
+    pub listeners: HashMap<usize, Refreshed>,
+    /// The whole with new identities towards endpoints, if there are any.
+    pub material: Option<Material>,
+    /// The pools with a new identity.
+    pub replaced: Vec<PoolId>,
+    /// Files for pools that cannot be used now.
+    pub faults: Vec<(PoolId, Fault)>,
+}
+
+/// A pool's identity, if it is another one now.
+fn reload(
+    tls: &UpstreamTlsPlan,
+    before: &UpstreamIdentity,
+    now: i64,
+) -> Result<Option<UpstreamIdentity>, Fault> {
+    let new = UpstreamIdentity::load(tls).map_err(|(place, error)| Fault {
+        place: place.origin,
+        error,
+        bearable: false,
+    })?;
+    if new == *before {
+        return Ok(None);
+    }
+    let why = match new.validity(now) {
+        Validity::Valid => return Ok(Some(new)),
+        Validity::NotYet => "is not valid yet",
+        Validity::Expired => "has expired",
+    };
+    match (&tls.client, before.validity(now)) {
+        (Some((cert, _)), Validity::Valid) => Err(Fault {
+            place: cert.origin,
+            error: BundleError::Worse {
+                path: cert.value.display().to_string(),
+                why,
+            },
+            bearable: true,
+        }),
+        _ => Ok(Some(new)),
+    }
+}
+
+/// What whoever checks a configuration should know about a listener's certificates.
+fn suspicious(server: &ServerTls, place: Origin, now: i64) -> Vec<Diagnostic> {
+    let mut found: Vec<Diagnostic> = server
+        .faults()
+        .iter()
+        .map(|fault| Diagnostic::warning(Code::Certificate, fault.place, fault.error.to_string()))
+        .collect();
+    for (files, bundle) in server.certificates() {
+        if let Some(worry) = worry(&files.cert, (bundle.not_before, bundle.not_after), now) {
+            found.push(Diagnostic::warning(Code::CertificateExpiry, place, worry));
+        }
+    }
+    if let Some(end) = server.client_auth().and_then(|client| client.lists_end)
+        && end < now
+    {
+        found.push(Diagnostic::warning(
+            Code::CertificateExpiry,
+            place,
+            "a list of revoked certificates is too old: the clients it is about are refused",
+        ));
+    }
+    found
+}
+
+/// The same about the certificate shown to a pool's endpoints.
+fn old(identity: &UpstreamIdentity, tls: &UpstreamTlsPlan, now: i64) -> Option<Diagnostic> {
+    let (cert, _) = tls.client.as_ref()?;
+    let worry = worry(&cert.value, identity.client_valid?, now)?;
+    Some(Diagnostic::warning(
+        Code::CertificateExpiry,
+        cert.origin,
+        worry,
+    ))
 }
 
 fn unusable(place: Origin, error: &BundleError) -> Diagnostic {
@@ -88,6 +212,7 @@ fn unusable(place: Origin, error: &BundleError) -> Diagnostic {
 mod tests {
     use super::*;
     use crate::bundle::tests::self_signed;
+    use crate::store::Able;
     use portolan_config::{Machine, check_text};
 
     #[test]
@@ -110,14 +235,15 @@ routes: [ {{ to: aws }} ]
             let plan = check_text("t.yaml", text, &Machine::default())
                 .plan
                 .unwrap();
-            Material::load(&plan, &Tickets::new())
+            Material::load(&plan, &Keyring::new())
         };
         let good = load(text(
             &cert.display().to_string(),
             &key.display().to_string(),
         ))
         .unwrap();
-        assert_eq!(good.listeners[&0].store.choose(Some("a.example")), 0);
+        let store = good.listeners[&0].serving().store.clone();
+        assert_eq!(store.choose(Some("a.example"), Able::ALL), Some(0));
         let identity = good.pools.values().next().unwrap();
         assert_eq!(identity.ca.len(), 1);
         assert_ne!(

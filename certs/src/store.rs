@@ -1,100 +1,222 @@
-//! Which chain a client gets: an exact name before a wildcard before the default.
+//! Which chain a client gets: an exact name before a wildcard before the default, and of several
+//! for one name the first that the client can verify.
+//!
+//! A store never changes: when files do, a new one takes its place (see [`ServerTls`]), and
+//! connections go on with the one they began with.
+//!
+//! [`ServerTls`]: crate::ServerTls
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, SignatureScheme, SupportedCipherSuite};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, KeyKind};
+use crate::now;
 
 /// The certificates of a listener, the default first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CertificateStore {
-    bundles: Vec<Bundle>,
-    exact: HashMap<String, usize>,
+    bundles: Vec<Arc<Bundle>>,
+    exact: HashMap<String, Choices>,
     /// By what follows the star: `.example.com`.
-    wildcard: HashMap<String, usize>,
+    wildcard: HashMap<String, Choices>,
+    default: Choices,
+}
+
+/// Certificates for one name, at most one of each kind of key, the preferred kind first.
+type Choices = Vec<usize>;
+
+/// The kinds of keys whose signatures a client can verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Able(u8);
+
+impl Able {
+    /// Every kind.
+    pub const ALL: Self = Self(u8::MAX);
+
+    /// What a client says it can do. With TLS 1.2 a cipher suite names the kind of key as well.
+    pub fn of(hello: &ClientHello<'_>, provider: &CryptoProvider) -> Self {
+        let suites = hello.cipher_suites();
+        let kinds = hello.signature_schemes().iter().filter(|scheme| {
+            provider
+                .cipher_suites
+                .iter()
+                .any(|suite| suites.contains(&suite.suite()) && signs(suite, **scheme))
+        });
+        Self(
+            kinds
+                .filter_map(|scheme| KeyKind::of(*scheme))
+                .fold(0, |able, kind| able | bit(kind)),
+        )
+    }
+
+    fn can(self, kind: KeyKind) -> bool {
+        self.0 & bit(kind) != 0
+    }
+}
+
+fn bit(kind: KeyKind) -> u8 {
+    1 << kind as u8
+}
+
+/// Whether a suite goes with signatures of this kind; those of TLS 1.3 go with all.
+fn signs(suite: &SupportedCipherSuite, scheme: SignatureScheme) -> bool {
+    match suite {
+        SupportedCipherSuite::Tls13(_) => true,
+        SupportedCipherSuite::Tls12(suite) => suite.sign.contains(&scheme),
+    }
 }
 
 impl CertificateStore {
-    /// A store of at least one certificate. Of two for one name the first counts.
-    pub fn new(bundles: Vec<Bundle>) -> Self {
-        let mut exact = HashMap::new();
-        let mut wildcard = HashMap::new();
+    /// A store of these certificates. Of two for one name with keys of one kind the first counts.
+    pub fn new(bundles: Vec<Arc<Bundle>>) -> Self {
+        let mut store = Self::default();
         for (at, bundle) in bundles.iter().enumerate() {
             for name in &bundle.names {
-                match name.strip_prefix('*') {
-                    Some(suffix) => wildcard.entry(suffix.to_owned()).or_insert(at),
-                    None => exact.entry(name.clone()).or_insert(at),
+                let choices = match name.strip_prefix('*') {
+                    Some(suffix) => store.wildcard.entry(suffix.to_owned()).or_default(),
+                    None => store.exact.entry(name.clone()).or_default(),
                 };
+                add(choices, at, &bundles);
+            }
+            // The default's siblings: the same names with keys of other kinds.
+            if bundle.names == bundles[0].names {
+                add(&mut store.default, at, &bundles);
             }
         }
-        Self {
-            bundles,
-            exact,
-            wildcard,
-        }
+        store.bundles = bundles;
+        store
     }
 
     /// The certificates, the default first.
-    pub fn bundles(&self) -> &[Bundle] {
+    pub fn bundles(&self) -> &[Arc<Bundle>] {
         &self.bundles
     }
 
-    /// The index of the certificate for a name (lower case, without port): the default's when no
-    /// certificate has the name, or when there is no name.
-    pub fn choose(&self, name: Option<&str>) -> usize {
-        let Some(name) = name else {
-            return 0;
-        };
-        if let Some(at) = self.exact.get(name) {
-            return *at;
-        }
-        // A wildcard stands for exactly one label (RFC 6125, 6.4.3).
-        name.find('.')
-            .and_then(|dot| self.wildcard.get(&name[dot..]))
+    /// The index of the certificate that a client who can do this gets for a name (lower case,
+    /// without port): one of the default's when no certificate has the name, or when there is no
+    /// name. `None`: there are no certificates.
+    pub fn choose(&self, name: Option<&str>, able: Able) -> Option<usize> {
+        let choices = name
+            .and_then(|name| self.named(name))
+            .unwrap_or(&self.default);
+        choices
+            .iter()
+            .find(|at| able.can(self.bundles[**at].kind))
+            // None that it can verify: it may find out for itself.
+            .or(choices.first())
             .copied()
-            .unwrap_or(0)
+    }
+
+    fn named(&self, name: &str) -> Option<&Choices> {
+        self.exact.get(name).or_else(|| {
+            // A wildcard stands for exactly one label (RFC 6125, 6.4.3).
+            name.find('.')
+                .and_then(|dot| self.wildcard.get(&name[dot..]))
+        })
+    }
+}
+
+fn add(choices: &mut Choices, at: usize, bundles: &[Arc<Bundle>]) {
+    let kind = bundles[at].kind;
+    match choices.binary_search_by_key(&kind, |other| bundles[*other].kind) {
+        Ok(_) => {}
+        Err(place) => choices.insert(place, at),
     }
 }
 
 /// Chooses for rustls.
 #[derive(Debug)]
-pub(crate) struct Resolver(pub(crate) Arc<CertificateStore>);
+pub(crate) struct Resolver {
+    pub(crate) store: Arc<CertificateStore>,
+    pub(crate) provider: Arc<CryptoProvider>,
+}
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let at = self.0.choose(hello.server_name());
-        self.0
-            .bundles
-            .get(at)
-            .map(|bundle| bundle.certified.clone())
+        let able = Able::of(&hello, &self.provider);
+        let at = self.store.choose(hello.server_name(), able)?;
+        Some(self.store.bundles[at].shown(now()))
     }
+}
+
+/// Whether a suite is one of those.
+pub(crate) fn is_one_of(suite: &SupportedCipherSuite, wanted: &[CipherSuite]) -> bool {
+    wanted.contains(&suite.suite())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::tests::self_signed;
+    use crate::bundle::tests::{made, self_signed};
 
     #[test]
     fn exact_before_wildcard_before_default() {
         let folder = tempfile::tempdir().unwrap();
         let load = |file, names: &[&str]| {
             let (cert, key) = self_signed(folder.path(), file, names);
-            Bundle::load(&cert, &key).unwrap()
+            Arc::new(Bundle::load_pair(&cert, &key).unwrap())
         };
         let store = CertificateStore::new(vec![
             load("a", &["default.example"]),
             load("b", &["*.example.com"]),
             load("c", &["api.example.com", "default.example"]),
         ]);
-        assert_eq!(store.choose(Some("api.example.com")), 2);
-        assert_eq!(store.choose(Some("www.example.com")), 1);
-        assert_eq!(store.choose(Some("a.b.example.com")), 0, "one label only");
-        assert_eq!(store.choose(Some("default.example")), 0, "the first of two");
-        assert_eq!(store.choose(Some("unknown.example")), 0);
-        assert_eq!(store.choose(None), 0);
+        let choose = |name| store.choose(name, Able::ALL).unwrap();
+        assert_eq!(choose(Some("api.example.com")), 2);
+        assert_eq!(choose(Some("www.example.com")), 1);
+        assert_eq!(choose(Some("a.b.example.com")), 0, "one label only");
+        assert_eq!(choose(Some("default.example")), 0, "the first of two");
+        assert_eq!(choose(Some("unknown.example")), 0);
+        assert_eq!(choose(None), 0);
+        let empty = CertificateStore::new(Vec::new());
+        assert_eq!(empty.choose(Some("a.example"), Able::ALL), None);
+    }
+
+    #[test]
+    fn of_several_for_one_name_the_first_that_the_client_can_verify() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |file, names: &[&str], kind| {
+            let (cert, key) = made(folder.path(), file, names, kind);
+            Arc::new(Bundle::load_pair(&cert, &key).unwrap())
+        };
+        let store = CertificateStore::new(vec![
+            load("rsa", &["a.example"], &rcgen::PKCS_RSA_SHA256),
+            load("ed", &["a.example"], &rcgen::PKCS_ED25519),
+            load(
+                "p256",
+                &["a.example", "b.example"],
+                &rcgen::PKCS_ECDSA_P256_SHA256,
+            ),
+            load("p384", &["a.example"], &rcgen::PKCS_ECDSA_P384_SHA384),
+            load("again", &["a.example"], &rcgen::PKCS_ECDSA_P256_SHA256),
+        ]);
+        let kinds = [
+            KeyKind::Rsa,
+            KeyKind::Ed25519,
+            KeyKind::EcdsaP256,
+            KeyKind::EcdsaP384,
+        ];
+        let able = |kinds: &[KeyKind]| Able(kinds.iter().fold(0, |able, kind| able | bit(*kind)));
+        let choose = |name, kinds: &[KeyKind]| store.choose(Some(name), able(kinds)).unwrap();
+        assert_eq!(choose("a.example", &kinds), 2);
+        assert_eq!(choose("a.example", &[KeyKind::Rsa]), 0);
+        assert_eq!(choose("a.example", &[KeyKind::Rsa, KeyKind::Ed25519]), 1);
+        assert_eq!(choose("a.example", &[KeyKind::EcdsaP384]), 3);
+        assert_eq!(choose("b.example", &[KeyKind::Rsa]), 2, "there is no other");
+        assert_eq!(
+            choose("unknown.example", &[KeyKind::Rsa]),
+            0,
+            "the default's"
+        );
+        assert_eq!(
+            choose("unknown.example", &kinds),
+            3,
+            "a sibling of the default"
+        );
     }
 }

@@ -1,11 +1,13 @@
 //! What endpoints are verified with, and what Portolan shows them.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::PathBuf;
 
 use portolan_config::plan::UpstreamTlsPlan;
 use portolan_config::source::At;
 
-use crate::bundle::{Bundle, BundleError, read_chain, read_key};
+use crate::bundle::{Bundle, BundleError, Validity, read_chain, read_key};
+use crate::client::roots;
 
 /// Certificates in DER, ready for whoever opens connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub struct UpstreamIdentity {
     pub ca: Vec<Vec<u8>>,
     /// A chain to show and its key.
     pub client: Option<(Vec<Vec<u8>>, Vec<u8>)>,
+    /// From when to when the certificate that is shown is valid, in seconds since 1970.
+    pub client_valid: Option<(i64, i64)>,
 }
 
 impl UpstreamIdentity {
@@ -21,10 +25,12 @@ impl UpstreamIdentity {
     ///
     /// # Errors
     /// The file's place in the configuration, and why it cannot be used.
-    pub fn load(plan: &UpstreamTlsPlan) -> Result<Self, (&At<std::path::PathBuf>, BundleError)> {
+    pub fn load(plan: &UpstreamTlsPlan) -> Result<Self, (&At<PathBuf>, BundleError)> {
         let mut identity = Self::default();
         if let Some(ca) = &plan.ca {
             let chain = read_chain(&ca.value).map_err(|error| (ca, error))?;
+            // What cannot be a CA would fail every handshake later.
+            roots(&chain, &ca.value).map_err(|error| (ca, error))?;
             identity.ca = chain
                 .iter()
                 .map(|certificate| certificate.to_vec())
@@ -32,18 +38,28 @@ impl UpstreamIdentity {
         }
         if let Some((cert, key)) = &plan.client {
             // Loaded as a pair first: a key of another certificate fails every handshake later.
-            Bundle::load(&cert.value, &key.value).map_err(|error| (cert, error))?;
-            let chain = read_chain(&cert.value).map_err(|error| (cert, error))?;
+            let pair = Bundle::load_pair(&cert.value, &key.value).map_err(|error| (cert, error))?;
             let key_der = read_key(&key.value).map_err(|error| (key, error))?;
             identity.client = Some((
-                chain
+                pair.certified
+                    .cert
                     .iter()
                     .map(|certificate| certificate.to_vec())
                     .collect(),
                 key_der.secret_der().to_vec(),
             ));
+            identity.client_valid = Some((pair.not_before, pair.not_after));
         }
         Ok(identity)
+    }
+
+    /// Whether the certificate that is shown is valid; without one, it is.
+    pub fn validity(&self, now: i64) -> Validity {
+        match self.client_valid {
+            Some((not_before, _)) if now < not_before => Validity::NotYet,
+            Some((_, not_after)) if now > not_after => Validity::Expired,
+            _ => Validity::Valid,
+        }
     }
 
     /// A number that differs between identities, so that connections made with one are never used

@@ -11,21 +11,22 @@ use crate::check::{Definition, Names};
 use crate::decode::Encode;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{
-    AccessLog, Affinity, Balance, BalanceWord, Document, Endpoint, EndpointPlace, Expect, GeoRule,
-    HashKey, HeaderEdits, Health, HedgeAfter, Listener, PathMatch, Pool, Retry, RetryOn, Route,
-    Target, TargetKind, Test, UpstreamTls, WhenAllDown,
+    AccessLog, Affinity, Balance, BalanceWord, Certificate, ClientAuth, Document, Endpoint,
+    EndpointPlace, Expect, GeoRule, HashKey, HeaderEdits, Health, HedgeAfter, Listener, PathMatch,
+    Pool, Retry, RetryOn, Route, Target, TargetKind, Test, UpstreamTls, WhenAllDown,
 };
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
 use crate::node::{Node, Value};
 use crate::plan::{
     AccessLogPlan, AdminPlan, AdminTokenPlan, AffinityPlan, BalancePlan, CertificateFiles,
-    ClientClasses, ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, EndpointPlan,
-    GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitsPlan,
-    ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, OutlierPlan, PathRule, Plan,
-    PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan, ResolverPlan, RetryPlan,
-    RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan, SplitMemberPlan, TargetGraph, TargetId,
-    TargetKindPlan, TestPlan, TimeoutsPlan, UpstreamTlsPlan, WhenAllDownPlan,
+    CertificateSource, ClientAuthPlan, ClientClasses, ClientFacts, ClientIpPlan, ClientSet,
+    Conditions, ConfigHash, EndpointPlan, GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan,
+    HedgeAfterPlan, HedgePlan, LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan,
+    LogSink, OutlierPlan, PathRule, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan,
+    ProcessPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan,
+    SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
+    UpstreamTlsPlan, WhenAllDownPlan,
 };
 use crate::source::{At, Sources};
 
@@ -244,12 +245,18 @@ fn listener(listener: &Listener, sources: &Sources) -> ListenerPlan {
             certificates: tls
                 .certificates
                 .iter()
-                .map(|certificate| CertificateFiles {
-                    cert: file(&certificate.cert, sources),
-                    key: file(&certificate.key, sources),
-                })
+                .filter_map(|certificate| certificate_source(certificate, sources))
                 .collect(),
+            profile: tls.profile.value,
             min_version: tls.min_version.value,
+            client: tls.client_ca.as_ref().map(|ca| ClientAuthPlan {
+                ca: file(ca, sources),
+                crl: tls.client_crl.as_ref().map(|crl| file(crl, sources)),
+                optional: tls
+                    .client_auth
+                    .as_ref()
+                    .is_some_and(|auth| auth.value == ClientAuth::Optional),
+            }),
         }),
         limits: LimitsPlan {
             header_bytes: limits.header_bytes.value.bytes() as usize,
@@ -260,6 +267,21 @@ fn listener(listener: &Listener, sources: &Sources) -> ListenerPlan {
             connections: limits.connections.value.get() as usize,
         },
     }
+}
+
+fn certificate_source(certificate: &Certificate, sources: &Sources) -> Option<CertificateSource> {
+    if let Some(directory) = &certificate.directory {
+        return Some(CertificateSource::Directory {
+            path: file(directory, sources),
+            awaited: false,
+        });
+    }
+    let cert = certificate.cert.as_ref()?;
+    Some(CertificateSource::Pair(CertificateFiles {
+        cert: file(cert, sources),
+        key: file(certificate.key.as_ref().unwrap_or(cert), sources),
+        ocsp: certificate.ocsp.as_ref().map(|ocsp| file(ocsp, sources)),
+    }))
 }
 
 fn access_log(log: &AccessLog, sources: &Sources) -> AccessLogPlan {

@@ -19,7 +19,9 @@ pub use clients::{
     AutonomousSystem, ClientIp, Clients, CloudflareRegion, Continent, CountryCode, Subdivision,
 };
 pub use health::{Expect, Health, JsonPointer, Outlier, StatusRange};
-pub use listener::{Certificate, Limits, Listener, ListenerTls, MinTlsVersion};
+pub use listener::{
+    Certificate, ClientAuth, Limits, Listener, ListenerTls, MinTlsVersion, TlsProfile,
+};
 pub use pool::{
     Balance, BalanceLong, BalanceWord, Capacity, Endpoint, EndpointLong, EndpointPlace, HashKey,
     HashKeyLong, HashOn, Pool, Protocol, Timeouts, UpstreamTls, UpstreamTlsFiles,

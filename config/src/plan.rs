@@ -34,7 +34,7 @@ use http::{HeaderMap, HeaderName, Method};
 use ipnet::IpNet;
 
 use crate::decode::Secret;
-use crate::document::{LogFormat, LogLevel, MinTlsVersion, Role};
+use crate::document::{LogFormat, LogLevel, MinTlsVersion, Role, TlsProfile};
 use crate::names::Name;
 use crate::source::{At, Origin};
 
@@ -181,10 +181,28 @@ pub struct ListenerPlan {
 /// TLS of a listener.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerTlsPlan {
-    /// PEM files, the default certificate first.
-    pub certificates: Vec<CertificateFiles>,
+    /// Where certificates come from, the default's source first.
+    pub certificates: Vec<CertificateSource>,
+    /// Versions, ciphers and curves.
+    pub profile: TlsProfile,
     /// The oldest version that is spoken.
     pub min_version: MinTlsVersion,
+    /// Whose certificates clients must show, if any.
+    pub client: Option<ClientAuthPlan>,
+}
+
+/// Where certificates of a listener come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CertificateSource {
+    /// One pair.
+    Pair(CertificateFiles),
+    /// All pairs in a folder.
+    Directory {
+        /// The folder.
+        path: At<PathBuf>,
+        /// It may be empty, or not be there yet: whoever fills it is still at work.
+        awaited: bool,
+    },
 }
 
 /// A certificate chain and its key, as files.
@@ -192,8 +210,21 @@ pub struct ListenerTlsPlan {
 pub struct CertificateFiles {
     /// The chain.
     pub cert: At<PathBuf>,
-    /// The key.
+    /// The key; it may be in the same file.
     pub key: At<PathBuf>,
+    /// The OCSP response; `None`: beside the chain, if there is one.
+    pub ocsp: Option<At<PathBuf>>,
+}
+
+/// Mutual TLS on a listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientAuthPlan {
+    /// The CAs of clients' certificates.
+    pub ca: At<PathBuf>,
+    /// Which of those are revoked.
+    pub crl: Option<At<PathBuf>>,
+    /// Whether a client may come without one.
+    pub optional: bool,
 }
 
 /// How much one client may ask of a listener.

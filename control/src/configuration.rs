@@ -4,8 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use portolan_certs::Material;
-use portolan_certs::server::Tickets;
+use portolan_certs::{Keyring, Material};
 use portolan_config::diagnostic::{Code, Diagnostic, Report};
 use portolan_config::plan::Plan;
 use portolan_config::source::Origin;
@@ -51,7 +50,7 @@ pub enum Source {
 }
 
 /// Reads a configuration, opens the files it names, and runs its tests.
-pub fn read(source: &Source, machine: &Machine, tickets: &Tickets) -> Outcome {
+pub fn read(source: &Source, machine: &Machine, keyring: &Keyring) -> Outcome {
     let checked = match source {
         Source::File(path) => check_file(path, machine),
         Source::Saved(saved) => check_saved(saved, machine),
@@ -66,12 +65,13 @@ pub fn read(source: &Source, machine: &Machine, tickets: &Tickets) -> Outcome {
     } = checked;
     let ready = plan.and_then(|plan| {
         watch_geo(&plan, &mut watch);
-        match make_ready(plan, tickets) {
-            Ok(ready) => Some(ready),
+        match make_ready(plan, keyring) {
+            Ok(ready) => {
+                add(&mut report, ready.material.warnings.clone());
+                Some(ready)
+            }
             Err(found) => {
-                let all = std::mem::take(&mut report.diagnostics);
-                let sources = std::mem::take(&mut report.sources);
-                report = Report::new(sources, all.into_iter().chain(found).collect());
+                add(&mut report, found);
                 None
             }
         }
@@ -85,14 +85,22 @@ pub fn read(source: &Source, machine: &Machine, tickets: &Tickets) -> Outcome {
     }
 }
 
+fn add(report: &mut Report, found: Vec<Diagnostic>) {
+    if !found.is_empty() {
+        let all = std::mem::take(&mut report.diagnostics);
+        let sources = std::mem::take(&mut report.sources);
+        *report = Report::new(sources, all.into_iter().chain(found).collect());
+    }
+}
+
 fn watch_geo(plan: &Plan, watch: &mut Watch) {
     let databases = plan.geoip.database.iter().chain(&plan.geoip.asn_database);
     watch.files.extend(databases.map(|file| file.value.clone()));
 }
 
-fn make_ready(plan: Arc<Plan>, tickets: &Tickets) -> Result<Ready, Vec<Diagnostic>> {
+fn make_ready(plan: Arc<Plan>, keyring: &Keyring) -> Result<Ready, Vec<Diagnostic>> {
     let mut found = Vec::new();
-    let material = Material::load(&plan, tickets).unwrap_or_else(|more| {
+    let material = Material::load(&plan, keyring).unwrap_or_else(|more| {
         found.extend(more);
         Material::default()
     });
@@ -125,5 +133,5 @@ fn make_ready(plan: Arc<Plan>, tickets: &Tickets) -> Result<Ready, Vec<Diagnosti
 /// Everything that `portolan check` says about a file: the same as [`read`], without opening what
 /// would be written.
 pub fn check(path: &Path, machine: &Machine) -> Outcome {
-    read(&Source::File(path.to_path_buf()), machine, &Tickets::new())
+    read(&Source::File(path.to_path_buf()), machine, &Keyring::new())
 }

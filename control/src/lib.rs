@@ -60,6 +60,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod geo;
 pub mod handover;
+pub mod handshakes;
 pub mod health;
 pub mod journal;
 pub mod last_known_good;

@@ -5,10 +5,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portolan_certs::Material;
+use portolan_certs::{Material, ServerTls};
 use portolan_config::diagnostic::Diagnostic;
 use portolan_config::plan::Plan;
 
+use crate::handshakes::Handshakes;
 use crate::stats::Gauge;
 
 /// A listener as it runs.
@@ -18,8 +19,10 @@ pub struct ListenerStatus {
     pub configured: SocketAddr,
     /// The address it really has: port 0 has become one.
     pub bound: SocketAddr,
-    /// Whether it terminates TLS.
-    pub tls: bool,
+    /// TLS, if it is terminated there.
+    pub tls: Option<Arc<ServerTls>>,
+    /// TLS handshakes.
+    pub handshakes: Arc<Handshakes>,
     /// Open connections.
     pub connections: Arc<Gauge>,
 }
@@ -39,9 +42,6 @@ pub trait Listeners: fmt::Debug + Send + Sync {
 
     /// The listeners as they run.
     fn status(&self) -> Vec<ListenerStatus>;
-
-    /// The names of the certificates in use, and when each stops being valid, in seconds since 1970.
-    fn certificates(&self) -> Vec<(String, i64)>;
 }
 
 /// Listeners ready to change.

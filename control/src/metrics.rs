@@ -7,6 +7,7 @@
 
 pub mod family;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus::TextEncoder;
@@ -29,8 +30,6 @@ pub struct Page<'a> {
     pub totals: &'a Totals,
     /// The listeners.
     pub listeners: &'a [ListenerStatus],
-    /// Certificates' names and when they stop being valid, in seconds since 1970.
-    pub certificates: &'a [(String, i64)],
     /// Portolan's version.
     pub version: &'a str,
 }
@@ -121,11 +120,50 @@ impl Page<'_> {
                 .databases()
                 .map(|database| ([database.name.as_str()], database.built.as_secs_f64())),
         );
+        self.tls(families);
+    }
+
+    fn tls(&self, families: &mut Families) {
+        // Of several certificates for a name, the one that ends first.
+        let mut ends: BTreeMap<String, i64> = BTreeMap::new();
+        let mut faults = 0;
+        let terminated = self
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.tls.as_ref());
+        for server in terminated {
+            faults += server.faults().len();
+            for (_, bundle) in server.certificates() {
+                for name in &bundle.names {
+                    let end = ends.entry(name.clone()).or_insert(bundle.not_after);
+                    *end = bundle.not_after.min(*end);
+                }
+            }
+        }
         families.gauges(
             &family::TLS_CERTIFICATE_EXPIRY,
-            self.certificates
-                .iter()
-                .map(|(name, not_after)| ([name.as_str()], *not_after as f64)),
+            ends.iter()
+                .map(|(name, end)| ([name.as_str()], *end as f64)),
+        );
+        families.gauges(&family::CERTIFICATE_FAULTS, [(NO_LABELS, faults as f64)]);
+        families.counters(
+            &family::CERTIFICATE_RELOAD_FAILURES,
+            self.totals
+                .certificate_faults
+                .get()
+                .into_iter()
+                .map(|(reason, n)| ([reason], n)),
+        );
+        families.counters(
+            &family::TLS_HANDSHAKES,
+            self.listeners.iter().flat_map(|listener| {
+                let address = listener.bound.to_string();
+                let counted = listener.handshakes.counted();
+                counted.map(move |([version, resumed, outcome], n)| {
+                    let labels = [address.as_str(), version, resumed, outcome];
+                    (labels.map(str::to_owned), n)
+                })
+            }),
         );
     }
 

@@ -80,6 +80,34 @@ pub enum Notice {
         /// Why.
         error: String,
     },
+    /// A certificate that clients get was replaced by what its file holds now.
+    CertificateReplaced {
+        /// Whose: `listener 0.0.0.0:443`.
+        of: String,
+        /// The file.
+        file: String,
+    },
+    /// What a pool is verified with, or what it is shown, was replaced.
+    IdentityReplaced {
+        /// Which.
+        pool: Name,
+    },
+    /// A file of a certificate changed, and cannot be used; what was good before it stays.
+    CertificateRefused {
+        /// Whose: `listener 0.0.0.0:443`, `pool aws`.
+        of: String,
+        /// Why.
+        error: String,
+    },
+    /// A certificate ends before long, or has ended.
+    CertificateEnds {
+        /// Whose: `listener 0.0.0.0:443`, `pool aws`.
+        of: String,
+        /// Its file.
+        name: String,
+        /// Whole days that are left; below 0 when it is over.
+        days: i64,
+    },
     /// An operator overrides the configuration, or does so no longer.
     Overridden(overrides::Change),
     /// The running configuration does not fit the weights that an operator gave to a service.
@@ -188,6 +216,10 @@ impl Notice {
             Self::HeardAgain { .. } => "endpoint_cleared",
             Self::NameChanged { .. } => "name_changed",
             Self::NameFailed { .. } => "name_failed",
+            Self::CertificateReplaced { .. } => "certificate_replaced",
+            Self::IdentityReplaced { .. } => "identity_replaced",
+            Self::CertificateRefused { .. } => "certificate_refused",
+            Self::CertificateEnds { .. } => "certificate_ends",
             Self::Overridden(change) => change.kind(),
             Self::WeightsIdle { .. } => "weights_idle",
             Self::WeightsFit { .. } => "weights_fit",
@@ -226,6 +258,10 @@ impl Notice {
             Self::NameChanged { host, .. } | Self::NameFailed { host, .. } => {
                 format!("name {host}")
             }
+            Self::CertificateReplaced { of, .. }
+            | Self::CertificateRefused { of, .. }
+            | Self::CertificateEnds { of, .. } => of.clone(),
+            Self::IdentityReplaced { pool } => format!("pool {pool}"),
             Self::Overridden(change) => change.subject().to_string(),
             Self::WeightsIdle { service, .. } | Self::WeightsFit { service } => {
                 format!("service {service}")
@@ -246,7 +282,9 @@ impl Notice {
                 change: Change::Ejected(reason, _),
                 ..
             } => Some(reason.to_string()),
-            Self::NameFailed { error, .. } => Some(error.clone()),
+            Self::NameFailed { error, .. } | Self::CertificateRefused { error, .. } => {
+                Some(error.clone())
+            }
             Self::Overridden(change) => change.reason().map(str::to_owned),
             Self::WeightsIdle { misfit, .. } => Some(misfit.to_string()),
             Self::Reloaded { trigger, outcome } => match outcome {
@@ -277,6 +315,8 @@ impl Notice {
             | Self::PoolChanged { up: false, .. }
             | Self::WentSilent { .. }
             | Self::NameFailed { .. }
+            | Self::CertificateRefused { .. }
+            | Self::CertificateEnds { .. }
             | Self::WeightsIdle { .. } => tracing::warn!("{self}"),
             Self::Reloaded {
                 outcome: Reloaded::Refused(report),
@@ -341,6 +381,22 @@ impl fmt::Display for Notice {
             }
             Self::NameFailed { host, error } => {
                 write!(f, "cannot resolve {host}: {error}; the last answer stays")
+            }
+            Self::CertificateReplaced { of, file } => {
+                write!(f, "{of}: the certificate in `{file}` is new, and in use")
+            }
+            Self::IdentityReplaced { pool } => write!(
+                f,
+                "pool {pool}: the files of its `tls` are new, and new connections use them"
+            ),
+            Self::CertificateRefused { of, error } => {
+                write!(f, "{of}: {error}; what was good before stays in use")
+            }
+            Self::CertificateEnds { of, name, days } if *days < 0 => {
+                write!(f, "{of}: `{name}` is out of date")
+            }
+            Self::CertificateEnds { of, name, days } => {
+                write!(f, "{of}: `{name}` ends in {days} days")
             }
             Self::Overridden(change) => change.fmt(f),
             Self::WeightsIdle { service, misfit } => write!(

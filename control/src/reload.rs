@@ -4,14 +4,16 @@
 //! Up to "publish" nothing has changed, and anything that goes wrong leaves the old configuration
 //! serving; after it, nothing can go wrong any more.
 
+mod certificates;
+
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex as PlainMutex};
 
 use arc_swap::ArcSwap;
-use portolan_certs::server::Tickets;
-use portolan_config::diagnostic::{Code, Diagnostic, Report};
+use portolan_certs::{Keyring, Material};
+use portolan_config::diagnostic::{Code, Colours, Diagnostic, Report};
 use portolan_config::plan::{LogPlan, Plan};
 use portolan_config::source::Origin;
 use portolan_config::{Machine, SavedSource, Watch};
@@ -81,6 +83,8 @@ pub struct LastAttempt {
 pub struct Running {
     /// The configuration.
     pub plan: Arc<Plan>,
+    /// Its certificates.
+    pub material: Arc<Material>,
     /// When it was applied, in seconds since 1970.
     pub applied: u64,
     /// Whether it is the last known good one, because the file could not be used at start.
@@ -109,8 +113,8 @@ pub struct Parts {
     pub journal: Arc<Journal>,
     /// The machine.
     pub machine: Machine,
-    /// Session tickets, which outlive configurations.
-    pub tickets: Tickets,
+    /// What about TLS outlives configurations.
+    pub keyring: Keyring,
 }
 
 impl fmt::Debug for Parts {
@@ -149,6 +153,8 @@ pub struct Reloader {
     watch: watch::Sender<Watch>,
     /// Changed whenever the running configuration does.
     plans: watch::Sender<Arc<Plan>>,
+    /// What is remembered about certificates in use.
+    certificates: PlainMutex<certificates::Known>,
 }
 
 impl Reloader {
@@ -162,6 +168,7 @@ impl Reloader {
             running: ArcSwap::new(Arc::new(running)),
             watch: watch::channel(watched).0,
             plans: watch::channel(plan).0,
+            certificates: PlainMutex::default(),
         }
     }
 
@@ -198,7 +205,7 @@ impl Reloader {
         }
         let this = self.clone();
         let read = tokio::task::spawn_blocking(move || {
-            configuration::read(&this.source, &this.parts.machine, &this.parts.tickets)
+            configuration::read(&this.source, &this.parts.machine, &this.parts.keyring)
         });
         let outcome = match read.await {
             Ok(outcome) => self.apply(outcome, trigger).await,
@@ -243,7 +250,7 @@ impl Reloader {
         let accepted = self
             .parts
             .engine
-            .accept(plan.clone(), material, locator)
+            .accept(plan.clone(), material.clone(), locator)
             .await;
         let Ok(generation) = accepted else {
             return refuse(vec![Diagnostic::error(
@@ -261,6 +268,7 @@ impl Reloader {
         let hash = plan.hash.to_string();
         self.running.store(Arc::new(Running {
             plan: plan.clone(),
+            material,
             applied: self.parts.clock.wall().as_secs(),
             last_known_good: false,
             warnings: Arc::new(outcome.report),

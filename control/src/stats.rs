@@ -269,6 +269,8 @@ pub struct Totals {
     pub reloads_unchanged: Counter,
     /// Reloads that were refused.
     pub reloads_refused: Counter,
+    /// Files of certificates that could not be used where something good was in use, by reason.
+    pub certificate_faults: Refused,
     /// Upgrades that led to this process, one after the other.
     pub upgrades_done: Counter,
     /// Upgrades that failed, and left the process before them serving.

@@ -1,5 +1,7 @@
 //! What runs now, as data: what the admin API answers, and what the commands print.
 
+mod certificates;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use portolan_config::plan::ServiceId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::certificates::{CertificateEntry, CertificateTotals, CertificatesEntry, FaultEntry};
 use crate::health::Verdict;
 use crate::ledger::Outcome;
 use crate::listeners::ListenerStatus;
@@ -35,6 +38,9 @@ pub struct Status {
     pub config: ConfigStatus,
     /// The listeners.
     pub listeners: Vec<ListenerEntry>,
+    /// The certificates that clients get.
+    #[serde(default)]
+    pub certificates: CertificateTotals,
     /// The geo databases in use.
     pub geo: Vec<GeoEntry>,
     /// For how long this instance has suspected its own network, in seconds, if it does.
@@ -380,7 +386,7 @@ impl From<&ListenerStatus> for ListenerEntry {
         Self {
             configured: listener.configured.to_string(),
             address: listener.bound.to_string(),
-            tls: listener.tls,
+            tls: listener.tls.is_some(),
             connections: listener.connections.get(),
         }
     }

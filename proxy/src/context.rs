@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use portolan_certs::CertificateStore;
+use portolan_certs::store::Able;
 use portolan_config::plan::{PoolId, RouteId, RoutePlan};
 use portolan_control::affinity::Tie;
 use portolan_control::clock::Tick;
@@ -20,6 +21,7 @@ use portolan_control::stats::{Gauge, PoolStats, RetryReason, TryOutcome};
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
 
+use crate::client_certificate::ClientCertificate;
 use crate::ledger::Entry;
 use crate::listener::Listener;
 use crate::record::Recorder;
@@ -50,7 +52,13 @@ pub(crate) struct TlsContext {
     /// The certificates the client could have got.
     pub(crate) store: Arc<CertificateStore>,
     /// The one it got, by index.
-    pub(crate) certificate: usize,
+    pub(crate) certificate: Option<usize>,
+    /// What it can verify.
+    pub(crate) able: Able,
+    /// It was asked for a certificate of its own.
+    pub(crate) asked: bool,
+    /// The one that it showed, verified.
+    pub(crate) client: Option<Arc<ClientCertificate>>,
 }
 
 /// A request, from its first byte to the last of its answer.

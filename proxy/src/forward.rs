@@ -9,6 +9,9 @@ use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 use portolan_config::plan::{HeaderEditsPlan, PoolPlan, RoutePlan};
 
+use crate::client_certificate;
+use crate::context::TlsContext;
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -28,6 +31,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) trusted: bool,
     /// Whether the connection is TLS.
     pub(crate) tls: bool,
+    /// What TLS agreed on.
+    pub(crate) agreed: Option<&'a TlsContext>,
     /// The host the client asked for, as written.
     pub(crate) host: &'a str,
     /// What the request is known by.
@@ -62,6 +67,7 @@ pub(crate) fn to_endpoint(
     request.insert_header(X_REQUEST_ID, origin.id)?;
     trace(request, random)?;
     via(request, origin.version)?;
+    client_certificate::tell(request, origin.agreed)?;
     if let Some(prefix) = &route.strip_prefix {
         strip_prefix(request, prefix)?;
     }
@@ -243,6 +249,7 @@ mod tests {
             peer: "192.0.2.1".parse().unwrap(),
             trusted,
             tls: true,
+            agreed: None,
             host: "api.example.com",
             id: "r-1",
             version: Version::HTTP_11,

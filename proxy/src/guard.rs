@@ -49,7 +49,7 @@ pub(crate) fn check(
     }
     if let Some(tls) = &connection.tls
         && let Some(host) = host
-        && tls.store.choose(Some(&normal_host(host))) != tls.certificate
+        && tls.store.choose(Some(&normal_host(host)), tls.able) != tls.certificate
     {
         return Err(Refusal::WrongCertificate);
     }

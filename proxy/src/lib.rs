@@ -21,6 +21,7 @@
 mod affinity;
 mod choose;
 mod client_address;
+mod client_certificate;
 mod connection;
 mod context;
 mod dialer;

@@ -5,6 +5,7 @@
 
 mod accept;
 mod bind;
+mod handshake;
 mod http2;
 mod set;
 
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use portolan_certs::ServerTls;
 use portolan_config::plan::{LimitsPlan, ListenerPlan};
+use portolan_control::handshakes::Handshakes;
 use portolan_control::stats::Gauge;
 use tokio::sync::{Semaphore, watch};
 
@@ -35,6 +37,8 @@ pub(crate) struct Listener {
     settings: ArcSwap<Settings>,
     /// Open connections.
     pub(crate) connections: Arc<Gauge>,
+    /// TLS handshakes.
+    pub(crate) handshakes: Arc<Handshakes>,
     /// Connections that may be opened beside those that are.
     room: Arc<Semaphore>,
     /// Told when its clients are to leave.
@@ -52,7 +56,7 @@ pub(crate) struct Settings {
     /// As configured.
     pub(crate) plan: ListenerPlan,
     /// TLS, if it is terminated here.
-    pub(crate) tls: Option<ServerTls>,
+    pub(crate) tls: Option<Arc<ServerTls>>,
 }
 
 impl Listener {
@@ -64,6 +68,7 @@ impl Listener {
             handed_over: AtomicBool::new(false),
             room: Arc::new(Semaphore::new(settings.plan.limits.connections)),
             connections: Arc::default(),
+            handshakes: Arc::default(),
             leaving: watch::channel(false).0,
             settings: ArcSwap::new(Arc::new(settings)),
         })

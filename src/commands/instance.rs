@@ -107,6 +107,20 @@ fn status_words(status: &Status) -> String {
             ),
         ));
     }
+    if let Some(ends) = status.certificates.first_ends {
+        let faults = match status.certificates.faults {
+            0 => String::new(),
+            faults => format!(", {faults} files cannot be used"),
+        };
+        rows.push(row(
+            "certificates",
+            format!(
+                "{}, the first ends on {}{faults}",
+                status.certificates.total,
+                date(u64::try_from(ends).unwrap_or_default())
+            ),
+        ));
+    }
     for geo in &status.geo {
         rows.push(row(
             "geo database",

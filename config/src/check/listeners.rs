@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::Document;
+use crate::document::{Document, ListenerTls};
 use crate::source::Origin;
 
 /// The engine's own bounds: beyond them it would refuse first, with another status.
@@ -48,6 +48,7 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
                     .help("write `certificates: [ { cert: FILE, key: FILE } ]`"),
                 );
             }
+            tls_keys(tls, found);
             if listener.redirect_to_https.value {
                 found.push(Diagnostic::error(
                     Code::BadValue,
@@ -83,6 +84,62 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
                     format!("with `{name}: 0s` no client could ever be served"),
                 ));
             }
+        }
+    }
+}
+
+/// Which keys of `tls` go together.
+fn tls_keys(tls: &ListenerTls, found: &mut Vec<Diagnostic>) {
+    for certificate in &tls.certificates {
+        match (&certificate.cert, &certificate.directory) {
+            (None, None) => found.push(Diagnostic::error(
+                Code::MissingKey,
+                certificate.origin,
+                "a certificate needs `cert` or `directory`",
+            )),
+            (Some(cert), Some(directory)) => found.push(
+                Diagnostic::error(
+                    Code::BadValue,
+                    directory.origin,
+                    "a certificate has `cert` or `directory`, not both",
+                )
+                .related(cert.origin, "here"),
+            ),
+            _ => {}
+        }
+        let beside = [("key", &certificate.key), ("ocsp", &certificate.ocsp)];
+        for (name, file) in beside {
+            if let Some(file) = file
+                && certificate.cert.is_none()
+            {
+                found.push(Diagnostic::error(
+                    Code::MissingKey,
+                    file.origin,
+                    format!("`{name}` belongs to a `cert`"),
+                ));
+            }
+        }
+    }
+    if tls.client_ca.is_some() {
+        return;
+    }
+    let orphans = [
+        (
+            "client_auth",
+            tls.client_auth.as_ref().map(|auth| auth.origin),
+        ),
+        ("client_crl", tls.client_crl.as_ref().map(|crl| crl.origin)),
+    ];
+    for (name, origin) in orphans {
+        if let Some(origin) = origin {
+            found.push(
+                Diagnostic::error(
+                    Code::MissingKey,
+                    origin,
+                    format!("`{name}` needs `client_ca`"),
+                )
+                .help("name the file with the CAs of clients' certificates"),
+            );
         }
     }
 }

@@ -77,6 +77,8 @@ codes! {
     AdminExposed = "admin-exposed",
     /// A certificate, key or CA file that cannot be used.
     Certificate = "certificate",
+    /// A certificate, or a list of revoked ones, that is out of date or soon will be.
+    CertificateExpiry = "certificate-expiry",
     /// A geo database that cannot be used.
     GeoDatabase = "geo-database",
     /// Something that a running process cannot change about itself.

@@ -27,23 +27,66 @@ document! {
 
 document! {
     /// TLS towards clients. Certificates are chosen by the name the client asks for (SNI); the
-    /// first is used for clients that ask for none, or for a name that no certificate has.
+    /// first is used for clients that ask for none, or for a name that no certificate has. All
+    /// files are watched: what changes in them is used at once, without a reload.
     pub struct ListenerTls as "`tls`" {
-        /// Certificates with their keys, at least one.
+        /// Certificates with their keys, at least one. Of several for one name (an ECDSA and an RSA
+        /// one, say) a client gets the first in the order ECDSA, Ed25519, RSA that it can verify.
         pub certificates: Vec<Certificate>,
-        /// The oldest version of TLS that is spoken.
+        /// Which versions, ciphers and curves are spoken, as Mozilla recommends them.
+        pub profile: At<TlsProfile> = "intermediate",
+        /// The oldest version of TLS that is spoken. With `profile: modern` it is 1.3 in any case.
         pub min_version: At<MinTlsVersion> = "1.2",
+        /// Mutual TLS: the CAs of clients' certificates, as a PEM file. Endpoints are told whose
+        /// certificate it was, in headers that clients cannot set themselves.
+        pub client_ca: Option<At<PathBuf>>,
+        /// Whether every client must show a certificate. By default `required`; needs `client_ca`.
+        pub client_auth: Option<At<ClientAuth>>,
+        /// Certificates of clients that were revoked before their time, as a PEM file with one list
+        /// (CRL) for every CA that issues them. A list that is too old counts as none: its clients
+        /// are refused. Needs `client_ca`.
+        pub client_crl: Option<At<PathBuf>>,
     }
-    not_yet { "client_ca", "client_auth", "acme", "policy", "crl" }
+    not_yet { "acme" }
 }
 
 document! {
-    /// A certificate chain and its key, as PEM files.
+    /// A certificate chain and its key as PEM files, or a directory of such pairs. Exactly one of
+    /// `cert` and `directory`.
     pub struct Certificate as "a certificate" {
         /// The chain: the certificate itself first, then intermediates.
-        pub cert: At<PathBuf>,
-        /// The private key: PKCS#8, PKCS#1 or SEC1.
-        pub key: At<PathBuf>,
+        pub cert: Option<At<PathBuf>>,
+        /// The private key: PKCS#8, PKCS#1 or SEC1. By default it stands in the same file as the
+        /// chain.
+        pub key: Option<At<PathBuf>>,
+        /// The CA's word that the certificate is not revoked (an OCSP response in DER), shown to
+        /// clients that ask for it as long as it is fresh. By default the file beside `cert` with
+        /// the ending `.ocsp`, if there is one.
+        pub ocsp: Option<At<PathBuf>>,
+        /// A directory: every `NAME.pem`, `NAME.crt` or `NAME.cert` in it with its key, which is
+        /// `NAME.key` or stands in the same file; and every folder in it that holds
+        /// `fullchain.pem` and `privkey.pem`, or `tls.crt` and `tls.key`.
+        pub directory: Option<At<PathBuf>>,
+    }
+}
+
+keywords! {
+    /// Which versions, ciphers and curves are spoken, as Mozilla recommends them.
+    pub enum TlsProfile {
+        /// TLS 1.3 alone: for clients of the last years.
+        Modern = "modern",
+        /// TLS 1.2 with forward secrecy, and TLS 1.3: for nearly everybody.
+        Intermediate = "intermediate",
+    }
+}
+
+keywords! {
+    /// Whether every client must show a certificate.
+    pub enum ClientAuth {
+        /// Who shows none, or one that cannot be verified, is refused.
+        Required = "required",
+        /// Who shows none is served; who shows one that cannot be verified is refused.
+        Optional = "optional",
     }
 }
 

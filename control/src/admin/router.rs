@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
-use portolan_config::diagnostic::Colours;
+use portolan_config::diagnostic::{Code, Colours};
 use serde_json::json;
 
 use super::reply::Problem;
@@ -18,8 +18,8 @@ use crate::metrics::Page;
 use crate::rehearse::{self, Asked, Explanation};
 use crate::reload::{Reloaded, Trigger};
 use crate::status::{
-    self, ConfigStatus, ListenerEntry, PoolEntry, PoolTotals, RequestTotals, RouteEntry,
-    ServiceEntry, Status,
+    self, CertificatesEntry, ConfigStatus, ListenerEntry, PoolEntry, PoolTotals, RequestTotals,
+    RouteEntry, ServiceEntry, Status,
 };
 
 /// The whole API.
@@ -34,6 +34,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/audit", get(overrides::audit))
         .route("/events", get(events::events))
         .route("/openapi.json", get(openapi::openapi))
+        .route("/certificates", get(certificates))
         // It changes nothing, though its question is too long for a URL.
         .route("/explain", post(explain))
         .fallback(not_found)
@@ -98,7 +99,6 @@ async fn metrics(State(state): State<AdminState>) -> Response {
         snapshot: &state.published.load(),
         totals: state.reloader.totals(),
         listeners: &state.listeners.status(),
-        certificates: &state.listeners.certificates(),
         version: state.version,
     }
     .render();
@@ -117,7 +117,14 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
     let running = state.reloader.running();
     let mut warnings = snapshot.locator.worries(state.clock.wall());
     warnings.extend(status::suspicion(&snapshot));
-    warnings.extend(running.warnings.diagnostics.iter().map(|diagnostic| {
+    let now = portolan_certs::now();
+    let certificates = CertificatesEntry::new(&state.listeners.status(), &state.reloader, now);
+    warnings.extend(certificates.worries(now));
+    // What was said of certificates when they were read first may be otherwise by now.
+    let lasting = running.warnings.diagnostics.iter().filter(|diagnostic| {
+        !matches!(diagnostic.code, Code::Certificate | Code::CertificateExpiry)
+    });
+    warnings.extend(lasting.map(|diagnostic| {
         let place = diagnostic
             .origin
             .span()
@@ -143,6 +150,7 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
             .iter()
             .map(ListenerEntry::from)
             .collect(),
+        certificates: certificates.totals(),
         geo: status::geo(&snapshot),
         self_suspicion_seconds: snapshot
             .suspicion
@@ -152,6 +160,14 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
         pools: PoolTotals::new(&snapshot),
         overrides: overrides::entries(&state, &snapshot),
     })
+}
+
+async fn certificates(State(state): State<AdminState>) -> Json<CertificatesEntry> {
+    Json(CertificatesEntry::new(
+        &state.listeners.status(),
+        &state.reloader,
+        portolan_certs::now(),
+    ))
 }
 
 async fn pools(State(state): State<AdminState>) -> Json<Vec<PoolEntry>> {

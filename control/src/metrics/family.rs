@@ -101,6 +101,19 @@ families! {
     CONNECTIONS = Gauge "portolan_connections" ["listener"];
     /// When certificates stop being valid, in seconds since 1970.
     TLS_CERTIFICATE_EXPIRY = Gauge "portolan_tls_certificate_expiry_timestamp_seconds" ["name"];
+    /// Files of certificates for clients that cannot be used now: what was good before them is used
+    /// in their place.
+    CERTIFICATE_FAULTS = Gauge "portolan_certificate_faults" [];
+    /// Changed files of certificates, for clients or endpoints, that could not be used, by reason:
+    /// `unreadable`, `incomplete`, `malformed`, `key` (of a kind that cannot be used), `mismatch`
+    /// (of key and certificate), `not_valid` (expired, or not valid yet, where the one before it
+    /// is) or `unusable`.
+    CERTIFICATE_RELOAD_FAILURES = Counter "portolan_certificate_reload_failures_total" ["reason"];
+    /// TLS handshakes with clients, by version, by whether they went on with an earlier session, and
+    /// by outcome: `done`, or why there was none: `timeout`, `closed`, `not_tls`, `malformed`,
+    /// `nothing_in_common`, `no_certificate`, `refused_by_client`, `client_certificate_missing`,
+    /// `client_certificate_expired`, `client_certificate_revoked` or `client_certificate_invalid`.
+    TLS_HANDSHAKES = Counter "portolan_tls_handshakes_total" ["listener", "version", "resumed", "outcome"];
     /// Whether every pool failed at the same time, so that this instance suspects its own network: 1
     /// or 0.
     SELF_SUSPICION = Gauge "portolan_self_suspicion" [];

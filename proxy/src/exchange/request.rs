@@ -78,6 +78,7 @@ pub(super) fn for_endpoint(
         peer: connection.peer.ip(),
         trusted: ctx.peer_trusted,
         tls: connection.tls.is_some(),
+        agreed: connection.tls.as_ref(),
         host: host(downstream).unwrap_or_default(),
         id: &ctx.id,
         version: downstream.version,

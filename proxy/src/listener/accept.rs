@@ -14,12 +14,12 @@ use portolan_control::ledger::{Gone, Outcome};
 use portolan_control::stats::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use super::handshake::shake_hands;
 use super::{Listener, http2};
 use crate::connection::{self, Connection, NoRequest, Speaks, Transport};
-use crate::context::{ConnectionContext, TlsContext};
+use crate::context::ConnectionContext;
 use crate::edge::Edge;
 use crate::ledger;
 use crate::record::Recorder;
@@ -147,27 +147,10 @@ async fn serve(listener: Arc<Listener>, stream: TcpStream, service: &Service) {
     let (transport, tls) = match &settings.tls {
         None => (Transport::Plain(stream), None),
         Some(server) => {
-            let acceptor = TlsAcceptor::from(server.config.clone());
-            let shaking = tokio::time::timeout(limits.header_timeout, acceptor.accept(stream));
-            let stream = match shaking.await {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => {
-                    tracing::debug!("TLS handshake with {peer} failed: {error}");
-                    return;
-                }
-                Err(_) => {
-                    tracing::debug!("TLS handshake with {peer} took too long");
-                    return;
-                }
-            };
-            let session = stream.get_ref().1;
-            let tls = TlsContext {
-                version: match session.protocol_version() {
-                    Some(tokio_rustls::rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
-                    _ => "TLSv1.3",
-                },
-                certificate: server.store.choose(session.server_name()),
-                store: server.store.clone(),
+            let limit = limits.header_timeout;
+            let shaken = shake_hands(stream, server, limit, &listener.handshakes).await;
+            let Some((stream, tls)) = shaken else {
+                return;
             };
             (Transport::Tls(Box::new(stream)), Some(tls))
         }

@@ -240,25 +240,10 @@ impl Listeners for ListenerSet {
             .map(|listener| ListenerStatus {
                 configured: listener.configured,
                 bound: listener.bound,
-                tls: listener.settings.load().tls.is_some(),
+                tls: listener.settings.load().tls.clone(),
+                handshakes: listener.handshakes.clone(),
                 connections: listener.connections.clone(),
             })
             .collect()
-    }
-
-    fn certificates(&self) -> Vec<(String, i64)> {
-        let state = self.inner.lock();
-        let mut certificates: Vec<(String, i64)> = Vec::new();
-        for listener in &state.listeners {
-            let settings = listener.settings.load();
-            for bundle in settings.tls.iter().flat_map(|tls| tls.store.bundles()) {
-                for name in &bundle.names {
-                    if !certificates.iter().any(|(known, _)| known == name) {
-                        certificates.push((name.clone(), bundle.not_after));
-                    }
-                }
-            }
-        }
-        certificates
     }
 }

@@ -1,0 +1,238 @@
+//! Mutual TLS: what clients are verified with, and what endpoints are told about them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use portolan_config::plan::ClientAuthPlan;
+use portolan_config::source::Origin;
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
+use x509_parser::x509::X509Name;
+
+use crate::bundle::{BundleError, pem_error, read_chain};
+use crate::sha256;
+
+/// What clients of a listener are verified with.
+#[derive(Clone, Debug)]
+pub struct ClientAuth {
+    /// Verifies their certificates.
+    pub(crate) verifier: Arc<dyn ClientCertVerifier>,
+    /// Differs between any two that would not verify alike.
+    pub(crate) scope: String,
+    /// When the first list of revoked certificates is too old, in seconds since 1970.
+    pub lists_end: Option<i64>,
+}
+
+impl ClientAuth {
+    /// Loads CAs and lists of revoked certificates.
+    ///
+    /// # Errors
+    /// Where the file stood in the configuration, and why it cannot be used.
+    pub(crate) fn load(plan: &ClientAuthPlan) -> Result<Self, (Origin, BundleError)> {
+        let chain = read_chain(&plan.ca.value).map_err(|error| (plan.ca.origin, error))?;
+        let mut scope = format!("optional: {}", plan.optional);
+        for certificate in &chain {
+            scope.push_str(&sha256(certificate));
+        }
+        let roots = roots(&chain, &plan.ca.value).map_err(|error| (plan.ca.origin, error))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let mut lists_end = None;
+        let mut place = plan.ca.origin;
+        if let Some(crl) = &plan.crl {
+            place = crl.origin;
+            let lists = read_lists(&crl.value).map_err(|error| (crl.origin, error))?;
+            scope.push_str(" without ");
+            for list in &lists {
+                scope.push_str(&sha256(list));
+            }
+            lists_end = lists.iter().filter_map(|list| end_of(list)).min();
+            builder = builder.with_crls(lists).enforce_revocation_expiration();
+        }
+        if plan.optional {
+            builder = builder.allow_unauthenticated();
+        }
+        let verifier = builder.build().map_err(|error| {
+            let path = plan.crl.as_ref().unwrap_or(&plan.ca);
+            let error = BundleError::Unusable {
+                path: path.value.display().to_string(),
+                what: "a list of revoked certificates",
+                error: error.to_string(),
+            };
+            (place, error)
+        })?;
+        Ok(Self {
+            verifier,
+            scope,
+            lists_end,
+        })
+    }
+}
+
+/// CAs to trust.
+///
+/// # Errors
+/// One of them cannot be one.
+pub(crate) fn roots(
+    chain: &[CertificateDer<'static>],
+    path: &Path,
+) -> Result<RootCertStore, BundleError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in chain {
+        roots
+            .add(certificate.clone())
+            .map_err(|error| BundleError::Unusable {
+                path: path.display().to_string(),
+                what: "a CA",
+                error: error.to_string(),
+            })?;
+    }
+    Ok(roots)
+}
+
+fn read_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, BundleError> {
+    const WHAT: &str = "list of revoked certificates";
+    let lists = CertificateRevocationListDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| pem_error(path, WHAT, &error))?;
+    if lists.is_empty() {
+        return Err(BundleError::Missing {
+            path: path.display().to_string(),
+            what: WHAT,
+        });
+    }
+    Ok(lists)
+}
+
+fn end_of(list: &CertificateRevocationListDer<'_>) -> Option<i64> {
+    let (_, list) = CertificateRevocationList::from_der(list.as_ref()).ok()?;
+    list.next_update().map(|time| time.timestamp())
+}
+
+/// Who a client is, as its certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// Whose certificate it is (RFC 4514, so that nothing in a name can pass for another part).
+    pub subject: String,
+    /// The SHA-256 of the certificate, in hexadecimal.
+    pub fingerprint: String,
+    /// Its serial number, in hexadecimal.
+    pub serial: String,
+    /// The certificate as a header says it (RFC 9440): `:MIIB…:`.
+    pub encoded: String,
+    /// When it stops being valid, in seconds since 1970.
+    pub not_after: i64,
+}
+
+impl ClientIdentity {
+    /// Reads a certificate that was verified. `None`: it cannot be read by us.
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate.as_ref()).ok()?;
+        Some(Self {
+            subject: distinguished_name(parsed.subject()),
+            fingerprint: sha256(certificate),
+            serial: crate::bundle::hexadecimal(parsed.raw_serial()),
+            encoded: format!(":{}:", BASE64_STANDARD.encode(certificate)),
+            not_after: parsed.validity().not_after.timestamp(),
+        })
+    }
+}
+
+/// A name as text: the most specific part first, and everything escaped that could pass for
+/// another part (RFC 4514) or has no place in a header.
+pub(crate) fn distinguished_name(name: &X509Name<'_>) -> String {
+    let parts: Vec<_> = name.iter_rdn().collect();
+    let mut text = String::new();
+    for (at, part) in parts.iter().rev().enumerate() {
+        if at > 0 {
+            text.push(',');
+        }
+        for (at, attribute) in part.iter().enumerate() {
+            if at > 0 {
+                text.push('+');
+            }
+            let kind = attribute.attr_type();
+            match short_name(&kind.to_id_string()) {
+                Some(short) => text.push_str(short),
+                None => text.push_str(&kind.to_id_string()),
+            }
+            text.push('=');
+            match attribute.as_str() {
+                Ok(value) => escape(value, &mut text),
+                Err(_) => {
+                    text.push('#');
+                    text.push_str(&crate::bundle::hexadecimal(attribute.attr_value().data));
+                }
+            }
+        }
+    }
+    text
+}
+
+/// The short names of RFC 4514, section 3, and the one of e-mail addresses.
+fn short_name(identifier: &str) -> Option<&'static str> {
+    Some(match identifier {
+        "2.5.4.3" => "CN",
+        "2.5.4.7" => "L",
+        "2.5.4.8" => "ST",
+        "2.5.4.10" => "O",
+        "2.5.4.11" => "OU",
+        "2.5.4.6" => "C",
+        "2.5.4.9" => "STREET",
+        "0.9.2342.19200300.100.1.25" => "DC",
+        "0.9.2342.19200300.100.1.1" => "UID",
+        "1.2.840.113549.1.9.1" => "emailAddress",
+        _ => return None,
+    })
+}
+
+fn escape(value: &str, text: &mut String) {
+    use std::fmt::Write as _;
+    let last = value.len().saturating_sub(1);
+    for (at, byte) in value.bytes().enumerate() {
+        match byte {
+            b'"' | b'+' | b',' | b';' | b'<' | b'>' | b'\\' | b'=' => {
+                text.push('\\');
+                text.push(char::from(byte));
+            }
+            b' ' if at == 0 || at == last => text.push_str("\\ "),
+            b'#' if at == 0 => text.push_str("\\#"),
+            0x20..=0x7e => text.push(char::from(byte)),
+            _ => {
+                let _ = write!(text, "\\{byte:02x}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_name_passes_for_another_part() {
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters
+            .distinguished_name
+            .push(rcgen::DnType::OrganizationName, "A, CN=admin");
+        parameters
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, " caf\u{e9}#\r\n");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = parameters.self_signed(&key).unwrap();
+        let identity = ClientIdentity::of(certificate.der()).unwrap();
+        assert_eq!(
+            identity.subject,
+            "CN=\\ caf\\c3\\a9#\\0d\\0a,O=A\\, CN\\=admin"
+        );
+        assert_eq!(identity.fingerprint.len(), 64);
+        assert!(identity.encoded.starts_with(":MII") && identity.encoded.ends_with(':'));
+    }
+}

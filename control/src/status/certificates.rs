@@ -1,0 +1,168 @@
+//! The certificates in use, as data.
+
+use portolan_certs::bundle::Validity;
+use portolan_certs::keyring::Fault;
+use portolan_config::plan::Plan;
+use serde::{Deserialize, Serialize};
+
+use crate::listeners::ListenerStatus;
+use crate::reload::Reloader;
+
+/// `GET /api/v1/certificates`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CertificatesEntry {
+    /// Those that clients get.
+    pub certificates: Vec<CertificateEntry>,
+    /// Files that cannot be used now. What was good before them is used in their place.
+    pub faults: Vec<FaultEntry>,
+}
+
+/// A certificate that clients get.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CertificateEntry {
+    /// The address of the listener.
+    pub listener: String,
+    /// The file it comes from.
+    pub file: String,
+    /// The names it is good for.
+    pub names: Vec<String>,
+    /// The kind of its key.
+    pub key: String,
+    /// Whose it is.
+    pub subject: String,
+    /// Who issued it.
+    pub issuer: String,
+    /// Its serial number, in hexadecimal.
+    pub serial: String,
+    /// Its SHA-256, in hexadecimal.
+    pub fingerprint: String,
+    /// From when on it is valid, in seconds since 1970.
+    pub not_before: i64,
+    /// Until when it is valid, in seconds since 1970.
+    pub not_after: i64,
+    /// `valid`, `not yet valid` or `expired`.
+    pub state: String,
+    /// Whether the CA's word that it is not revoked is shown with it now.
+    pub stapled: bool,
+}
+
+/// A file that cannot be used now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FaultEntry {
+    /// Whose it is: `listener 0.0.0.0:443` or `pool aws`.
+    pub of: String,
+    /// The kind of fault, as the metric tells them apart.
+    pub reason: String,
+    /// What is wrong.
+    pub error: String,
+}
+
+/// The certificates in a few numbers, for `/api/v1/status`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CertificateTotals {
+    /// How many clients get, over all listeners.
+    pub total: usize,
+    /// When the first of them ends, in seconds since 1970.
+    pub first_ends: Option<i64>,
+    /// Files that cannot be used now.
+    pub faults: usize,
+}
+
+impl CertificatesEntry {
+    /// What is in use now.
+    pub fn new(listeners: &[ListenerStatus], reloader: &Reloader, now: i64) -> Self {
+        let mut entry = Self::default();
+        for listener in listeners {
+            let Some(server) = &listener.tls else {
+                continue;
+            };
+            let address = listener.bound.to_string();
+            let certificates = server.certificates();
+            entry
+                .certificates
+                .extend(certificates.iter().map(|(files, bundle)| {
+                    CertificateEntry {
+                        listener: address.clone(),
+                        file: files.cert.display().to_string(),
+                        names: bundle.names.clone(),
+                        key: bundle.kind.as_str().to_owned(),
+                        subject: bundle.subject.clone(),
+                        issuer: bundle.issuer.clone(),
+                        serial: bundle.serial.clone(),
+                        fingerprint: bundle.fingerprint.clone(),
+                        not_before: bundle.not_before,
+                        not_after: bundle.not_after,
+                        state: match bundle.validity(now) {
+                            Validity::Valid => "valid",
+                            Validity::NotYet => "not yet valid",
+                            Validity::Expired => "expired",
+                        }
+                        .to_owned(),
+                        stapled: bundle.stapled().is_some_and(|staple| staple.is_fresh(now)),
+                    }
+                }));
+            let of = format!("listener {address}");
+            let faults = server.faults();
+            entry
+                .faults
+                .extend(faults.iter().map(|fault| FaultEntry::new(&of, fault)));
+        }
+        let plan: &Plan = &reloader.running().plan;
+        for (id, fault) in reloader.pool_faults() {
+            if let Some(pool) = plan.pools.get(id.index()) {
+                entry
+                    .faults
+                    .push(FaultEntry::new(&format!("pool {}", pool.name), &fault));
+            }
+        }
+        entry
+    }
+
+    /// The same in a few numbers.
+    pub fn totals(&self) -> CertificateTotals {
+        let ends = self
+            .certificates
+            .iter()
+            .map(|certificate| certificate.not_after);
+        CertificateTotals {
+            total: self.certificates.len(),
+            first_ends: ends.min(),
+            faults: self.faults.len(),
+        }
+    }
+
+    /// What should worry an operator.
+    pub fn worries(&self, now: i64) -> Vec<String> {
+        const SOON: i64 = 14 * 24 * 60 * 60;
+        let faults = self
+            .faults
+            .iter()
+            .map(|fault| format!("{}: {}", fault.of, fault.error));
+        let ends = self.certificates.iter().filter_map(|certificate| {
+            let of = format!(
+                "listener {}: the certificate in `{}`",
+                certificate.listener, certificate.file
+            );
+            match certificate.state.as_str() {
+                "valid" if certificate.not_after - now < SOON => {
+                    let days = (certificate.not_after - now) / (24 * 60 * 60);
+                    Some(format!("{of} expires in {days} days"))
+                }
+                "valid" => None,
+                "expired" => Some(format!("{of} has expired")),
+                _ => Some(format!("{of} is not valid yet")),
+            }
+        });
+        faults.chain(ends).collect()
+    }
+}
+
+impl FaultEntry {
+    fn new(of: &str, fault: &Fault) -> Self {
+        Self {
+            of: of.to_owned(),
+            reason: fault.error.reason().to_owned(),
+            error: fault.error.to_string(),
+        }
+    }
+}

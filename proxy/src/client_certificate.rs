@@ -1,0 +1,103 @@
+//! What endpoints are told about a client's certificate, in headers that only Portolan sets.
+
+use http::{HeaderName, HeaderValue};
+use pingora::Result;
+use pingora::http::RequestHeader;
+use portolan_certs::ClientIdentity;
+use smallvec::SmallVec;
+
+use crate::context::TlsContext;
+
+/// The certificate itself (RFC 9440).
+const CERTIFICATE: HeaderName = HeaderName::from_static("client-cert");
+/// Whether it was verified: `SUCCESS`, or `NONE` if none was shown where it might have been.
+const VERIFIED: HeaderName = HeaderName::from_static("x-client-cert-verified");
+const SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
+const FINGERPRINT: HeaderName = HeaderName::from_static("x-client-cert-fingerprint");
+const SERIAL: HeaderName = HeaderName::from_static("x-client-cert-serial");
+
+/// A client's certificate as endpoints are told of it: made once for a connection.
+#[derive(Debug)]
+pub(crate) struct ClientCertificate {
+    pub(crate) identity: ClientIdentity,
+    headers: [(HeaderName, HeaderValue); 5],
+}
+
+impl ClientCertificate {
+    /// `None`: there is something in it that no header can say.
+    pub(crate) fn new(identity: ClientIdentity) -> Option<Self> {
+        let value = |text: &str| HeaderValue::from_str(text).ok();
+        Some(Self {
+            headers: [
+                (CERTIFICATE, value(&identity.encoded)?),
+                (VERIFIED, HeaderValue::from_static("SUCCESS")),
+                (SUBJECT, value(&identity.subject)?),
+                (FINGERPRINT, value(&identity.fingerprint)?),
+                (SERIAL, value(&identity.serial)?),
+            ],
+            identity,
+        })
+    }
+}
+
+/// Says who the client is, and takes off whatever the client says about that itself.
+pub(crate) fn tell(request: &mut RequestHeader, tls: Option<&TlsContext>) -> Result<()> {
+    let claimed: SmallVec<[HeaderName; 2]> = request
+        .headers
+        .keys()
+        .filter(|name| is_ours(name.as_str()))
+        .cloned()
+        .collect();
+    for name in &claimed {
+        request.remove_header(name);
+    }
+    let Some(tls) = tls.filter(|tls| tls.asked) else {
+        return Ok(());
+    };
+    let Some(client) = &tls.client else {
+        return request.insert_header(VERIFIED, "NONE");
+    };
+    for (name, value) in &client.headers {
+        request.insert_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+/// Whether a header says something about a client's certificate. Many servers hand `-` and `_` on
+/// as the same.
+fn is_ours(name: &str) -> bool {
+    const FIRST: &[u8] = b"client-cert";
+    const SECOND: &[u8] = b"x-client-cert";
+    let begins = |with: &[u8]| {
+        name.len() >= with.len()
+            && name.bytes().zip(with).all(|(has, want)| {
+                let has = if has == b'_' { b'-' } else { has };
+                has == *want
+            })
+    };
+    begins(FIRST) || begins(SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_says_about_itself_never_passes() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for name in [
+            "client-cert",
+            "Client-Cert-Chain",
+            "X-Client-Cert-Subject",
+            "x_client_cert_subject",
+            "X-Client_Cert-Verified",
+            "client_cert",
+        ] {
+            request.append_header(name, "CN=admin").unwrap();
+        }
+        request.append_header("x-client", "stays").unwrap();
+        tell(&mut request, None).unwrap();
+        let left: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["x-client"]);
+    }
+}
