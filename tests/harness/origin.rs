@@ -44,6 +44,8 @@ struct State {
     hits: AtomicU64,
     probes: AtomicU64,
     connections: AtomicU64,
+    /// Whoever holds it has a connection open.
+    open: Arc<()>,
     /// What `/health` answers.
     health: AtomicU16,
     /// What it answers before that, in turn.
@@ -81,6 +83,7 @@ impl Origin {
             hits: AtomicU64::new(0),
             probes: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            open: Arc::default(),
             health: AtomicU16::new(200),
             script: std::sync::Mutex::default(),
             held: watch::Sender::new(false),
@@ -131,6 +134,11 @@ impl Origin {
         if let Some(serving) = life.serving.take() {
             serving.abort();
             let _ = serving.await;
+            // What it told to end may not have ended yet.
+            super::eventually("its connections are closed", async || {
+                (Arc::strong_count(&self.state.open) == 1).then_some(())
+            })
+            .await;
             let socket = match self.address {
                 SocketAddr::V4(_) => TcpSocket::new_v4(),
                 SocketAddr::V6(_) => TcpSocket::new_v6(),
@@ -204,8 +212,9 @@ async fn serve(listener: TcpListener, state: Arc<State>, tls: Option<TlsAcceptor
                 let (stream, _) = accepted.unwrap();
                 let _ = stream.set_nodelay(true);
                 state.connections.fetch_add(1, Ordering::Relaxed);
-                let (state, tls) = (state.clone(), tls.clone());
+                let (state, tls, open) = (state.clone(), tls.clone(), state.open.clone());
                 clients.spawn(async move {
+                    let _open = open;
                     match tls {
                         None => converse(stream, state).await,
                         // Whoever breaks the handshake off has the test's reasons.
