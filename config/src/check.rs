@@ -1,6 +1,7 @@
 //! Is the configuration sound? Each check looks at the document as written and adds what it finds;
 //! none touches the network, the file system or the clock.
 
+mod acme;
 mod admin;
 mod listeners;
 mod pools;
@@ -29,6 +30,7 @@ pub(crate) fn check(document: &Document) -> Vec<Diagnostic> {
         .iter()
         .any(|d| matches!(d.code, Code::UnknownName | Code::Cycle));
     listeners::check(document, &mut found);
+    acme::check(document, &mut found);
     admin::check(document, &mut found);
     pools::check(document, &mut found);
     targets::check(document, &names, unresolved, &mut found);

@@ -1,5 +1,7 @@
 //! A checked document → the plan: every name resolved, every value in the runtime's own type.
 
+mod acme;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -115,8 +117,9 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         listeners: document
             .listeners
             .iter()
-            .map(|l| listener(l, sources))
+            .map(|l| listener(document, l, sources))
             .collect(),
+        acme: acme::issuers(document, sources),
         client_ip: ClientIpPlan {
             header: document.client_ip.header.value.clone(),
             trusted: document
@@ -235,7 +238,7 @@ fn canonical(node: &Node, out: &mut String) {
 
 // === Listeners and logs ===
 
-fn listener(listener: &Listener, sources: &Sources) -> ListenerPlan {
+fn listener(document: &Document, listener: &Listener, sources: &Sources) -> ListenerPlan {
     let limits = &listener.limits;
     ListenerPlan {
         bind: listener.bind.value,
@@ -245,7 +248,12 @@ fn listener(listener: &Listener, sources: &Sources) -> ListenerPlan {
             certificates: tls
                 .certificates
                 .iter()
-                .filter_map(|certificate| certificate_source(certificate, sources))
+                .filter_map(|certificate| certificate_source(document, certificate, sources))
+                .collect(),
+            managed: tls
+                .certificates
+                .iter()
+                .filter_map(|certificate| acme::managed(document, certificate, sources))
                 .collect(),
             profile: tls.profile.value,
             min_version: tls.min_version.value,
@@ -269,7 +277,18 @@ fn listener(listener: &Listener, sources: &Sources) -> ListenerPlan {
     }
 }
 
-fn certificate_source(certificate: &Certificate, sources: &Sources) -> Option<CertificateSource> {
+fn certificate_source(
+    document: &Document,
+    certificate: &Certificate,
+    sources: &Sources,
+) -> Option<CertificateSource> {
+    if let Some(issuer) = &certificate.acme {
+        let managed = acme::managed(document, certificate, sources)?;
+        return Some(CertificateSource::Directory {
+            path: At::new(managed.folder, issuer.origin),
+            awaited: true,
+        });
+    }
     if let Some(directory) = &certificate.directory {
         return Some(CertificateSource::Directory {
             path: file(directory, sources),

@@ -4,6 +4,7 @@
 //! descriptions of the JSON Schema (`portolan schema`). Nothing here has been checked against
 //! anything else yet: that is [`crate::check`]'s work.
 
+mod acme;
 mod admin;
 mod clients;
 mod health;
@@ -14,6 +15,10 @@ mod route;
 mod target;
 mod test;
 
+pub use acme::{
+    AcmeDirectory, AcmeIssuer, AcmeRetry, CertificateName, ChallengeKind, DnsHook, EmailAddress,
+    ExternalAccount, KeyKind, WebhookUrl,
+};
 pub use admin::{Admin, AdminToken, Role};
 pub use clients::{
     AutonomousSystem, ClientIp, Clients, CloudflareRegion, Continent, CountryCode, Subdivision,
@@ -52,6 +57,9 @@ document! {
         pub include: Vec<At<String>>,
         /// The addresses on which clients are accepted.
         pub listeners: Vec<Listener>,
+        /// Certificate authorities that issue certificates by themselves, under names of your own:
+        /// `acme: { letsencrypt: { email: ops@example.com, terms_agreed: true } }`.
+        pub acme: Entries<Name, AcmeIssuer>,
         /// Whose address counts as the client's.
         pub client_ip: ClientIp = "{}",
         /// Where clients are: databases that map addresses to places.
@@ -61,7 +69,7 @@ document! {
         /// The resolver for endpoints given by name.
         pub resolver: Resolver = "{}",
         /// The folder where Portolan keeps what must outlive it: the last configuration that ran, for
-        /// `portolan run --last-known-good`.
+        /// `portolan run --last-known-good`, and the certificates that it asked for, with their keys.
         pub state_dir: At<PathBuf> = "./state",
         /// One JSON line per request. `off` switches it off.
         pub access_log: Switch<AccessLog> = "{}",

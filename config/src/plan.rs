@@ -3,6 +3,7 @@
 //! Behind the compiler everything is found by a dense id ([`PoolId`], [`RouteId`], [`TargetId`] …),
 //! so the request path indexes and never hashes names.
 
+mod acme;
 mod classes;
 mod location;
 mod pool;
@@ -10,6 +11,10 @@ mod route;
 mod route_table;
 mod target;
 
+pub use acme::{
+    AcmeIssuerPlan, ChallengePlan, DnsHookKind, DnsHookPlan, ExternalAccountPlan,
+    ManagedCertificate,
+};
 pub use classes::{Class, ClassIndex, ClientClasses, TooManyClasses};
 pub use location::{BitSet, ClientSet, LocationId, LocationTable};
 pub use pool::{
@@ -24,9 +29,10 @@ pub(crate) use route_table::{Conditions, PathRule};
 pub use route_table::{RequestHead, RouteTable, normal_host};
 pub use target::{GeoRulePlan, SplitMemberPlan, TargetGraph, TargetKindPlan, TargetNode};
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +82,8 @@ pub struct Plan {
     pub hash: ConfigHash,
     /// Where clients are accepted.
     pub listeners: Vec<ListenerPlan>,
+    /// Certificate authorities that issue by ACME.
+    pub acme: Vec<Arc<AcmeIssuerPlan>>,
     /// Whose address counts as the client's.
     pub client_ip: ClientIpPlan,
     /// Where clients are.
@@ -128,6 +136,23 @@ impl Plan {
             all.coordinates |= route.needs.coordinates;
         }
         all
+    }
+
+    /// Every certificate that Portolan asks for by itself.
+    pub fn managed(&self) -> BTreeSet<&ManagedCertificate> {
+        let tls = self
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.tls.as_ref());
+        tls.flat_map(|tls| &tls.managed).collect()
+    }
+
+    /// Whether a file is one of a certificate that Portolan asks for by itself.
+    pub fn manages(&self, file: &Path) -> bool {
+        let managed = self.managed();
+        managed
+            .iter()
+            .any(|managed| file.starts_with(&managed.folder))
     }
 
     /// The pool with this name.
@@ -183,6 +208,8 @@ pub struct ListenerPlan {
 pub struct ListenerTlsPlan {
     /// Where certificates come from, the default's source first.
     pub certificates: Vec<CertificateSource>,
+    /// Those of them that Portolan asks for by itself.
+    pub managed: Vec<ManagedCertificate>,
     /// Versions, ciphers and curves.
     pub profile: TlsProfile,
     /// The oldest version that is spoken.

@@ -91,21 +91,34 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
 /// Which keys of `tls` go together.
 fn tls_keys(tls: &ListenerTls, found: &mut Vec<Diagnostic>) {
     for certificate in &tls.certificates {
-        match (&certificate.cert, &certificate.directory) {
-            (None, None) => found.push(Diagnostic::error(
+        let sources = [
+            certificate.cert.as_ref().map(|cert| cert.origin),
+            certificate.directory.as_ref().map(|path| path.origin),
+            certificate.acme.as_ref().map(|acme| acme.origin),
+        ];
+        let mut sources = sources.into_iter().flatten();
+        match (sources.next(), sources.next()) {
+            (None, _) => found.push(Diagnostic::error(
                 Code::MissingKey,
                 certificate.origin,
-                "a certificate needs `cert` or `directory`",
+                "a certificate needs `cert`, `directory` or `acme`",
             )),
-            (Some(cert), Some(directory)) => found.push(
+            (Some(first), Some(second)) => found.push(
                 Diagnostic::error(
                     Code::BadValue,
-                    directory.origin,
-                    "a certificate has `cert` or `directory`, not both",
+                    second,
+                    "a certificate has one of `cert`, `directory` and `acme`",
                 )
-                .related(cert.origin, "here"),
+                .related(first, "here"),
             ),
             _ => {}
+        }
+        if let (None, Some(name)) = (&certificate.acme, certificate.names.first()) {
+            found.push(Diagnostic::error(
+                Code::MissingKey,
+                name.origin,
+                "`names` belongs to `acme`: files say themselves which names they are for",
+            ));
         }
         let beside = [("key", &certificate.key), ("ocsp", &certificate.ocsp)];
         for (name, file) in beside {

@@ -103,6 +103,10 @@ codes! {
     Unreachable = "unreachable",
     /// Certificates of endpoints are not verified.
     Insecure = "insecure",
+    /// A challenge that the certificate authority may not be able to see answered.
+    AcmeReach = "acme-reach",
+    /// An issuer that no certificate names.
+    UnusedIssuer = "unused-issuer",
     /// Nothing to serve: no listeners, or no routes.
     NothingToServe = "nothing-to-serve",
 }

@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::acme::CertificateName;
 use crate::decode::document;
 use crate::leaf::keywords;
+use crate::names::Name;
 use crate::source::At;
 use crate::units::{ByteSize, Count, TimeSpan};
 
@@ -47,12 +49,11 @@ document! {
         /// are refused. Needs `client_ca`.
         pub client_crl: Option<At<PathBuf>>,
     }
-    not_yet { "acme" }
 }
 
 document! {
-    /// A certificate chain and its key as PEM files, or a directory of such pairs. Exactly one of
-    /// `cert` and `directory`.
+    /// A certificate chain and its key as PEM files, a directory of such pairs, or a certificate that
+    /// Portolan asks an authority for. Exactly one of `cert`, `directory` and `acme`.
     pub struct Certificate as "a certificate" {
         /// The chain: the certificate itself first, then intermediates.
         pub cert: Option<At<PathBuf>>,
@@ -67,6 +68,13 @@ document! {
         /// `NAME.key` or stands in the same file; and every folder in it that holds
         /// `fullchain.pem` and `privkey.pem`, or `tls.crt` and `tls.key`.
         pub directory: Option<At<PathBuf>>,
+        /// A certificate that Portolan asks for, and renews, by itself: the name of an issuer of the
+        /// top-level `acme`. Until it is issued, another certificate that has the name is shown, or
+        /// one that nobody trusts.
+        pub acme: Option<At<Name>>,
+        /// The names of a certificate that is asked for, at least one: `api.example.com`, or
+        /// `*.example.com` where the issuer's challenge is `dns-01`.
+        pub names: Vec<At<CertificateName>>,
     }
 }
 
