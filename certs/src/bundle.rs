@@ -278,6 +278,28 @@ impl Bundle {
         })
     }
 
+    /// One that Portolan made itself, to be shown until there is a real one.
+    pub(crate) fn placeholder(certified: CertifiedKey, names: Vec<String>, subject: &str) -> Self {
+        let subject = format!("CN={subject}");
+        Self {
+            stapled: None,
+            staple_fault: None,
+            kind: kind_of(&certified).unwrap_or(KeyKind::EcdsaP256),
+            names,
+            issuer: subject.clone(),
+            subject,
+            serial: String::new(),
+            fingerprint: certified
+                .cert
+                .first()
+                .map(|der| sha256(der))
+                .unwrap_or_default(),
+            not_before: 0,
+            not_after: 0,
+            certified: Arc::new(certified),
+        }
+    }
+
     fn staple(&mut self, staple: Staple) {
         let mut stapled = CertifiedKey::clone(&self.certified);
         stapled.ocsp = Some(staple.der.clone());

@@ -89,6 +89,7 @@ impl Keyring {
                     self.take(pair, places, now, &mut gathered);
                 }
                 CertificateSource::Directory { path, awaited } => {
+                    let before = gathered.faults.len();
                     let pairs = self
                         .look_into(&path.value, *awaited)
                         .unwrap_or_else(|error| {
@@ -104,6 +105,10 @@ impl Keyring {
                         });
                     for pair in pairs {
                         self.take(pair, (path.origin, path.origin), now, &mut gathered);
+                    }
+                    // Whoever fills it can do so once more.
+                    for fault in &mut gathered.faults[before..] {
+                        fault.bearable |= awaited;
                     }
                 }
             }

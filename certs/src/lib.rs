@@ -9,9 +9,11 @@
 //! - [`client`]: mutual TLS;
 //! - [`server`]: the TLS settings of a listener made of them;
 //! - [`upstream`]: what endpoints are verified with, and what Portolan shows them;
+//! - [`acme`]: certificates that look after themselves;
 //! - [`material`]: all that a plan needs, loaded at once, with a diagnostic for every file that
 //!   cannot be used, and read again when files change.
 
+pub mod acme;
 pub mod bundle;
 pub mod challenge;
 pub mod client;
@@ -20,6 +22,7 @@ pub mod keyring;
 pub mod material;
 pub mod server;
 pub mod staple;
+pub mod state_file;
 pub mod store;
 pub mod upstream;
 

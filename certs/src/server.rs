@@ -10,6 +10,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::{CipherSuite, NamedGroup, ServerConfig, SupportedProtocolVersion};
 
+use crate::acme::placeholder::stand_ins;
 use crate::bundle::{Bundle, PairFiles};
 use crate::challenge;
 use crate::client::ClientAuth;
@@ -314,13 +315,13 @@ fn serving(
             .with_protocol_versions(versions)
             .expect("there are suites and curves for TLS 1.2 and 1.3")
     };
-    let store = Arc::new(CertificateStore::new(
-        files
-            .bundles
-            .iter()
-            .map(|(_, bundle)| bundle.clone())
-            .collect(),
-    ));
+    let mut bundles: Vec<_> = files
+        .bundles
+        .iter()
+        .map(|(_, bundle)| bundle.clone())
+        .collect();
+    bundles.extend(stand_ins(&plan.managed, &bundles));
+    let store = Arc::new(CertificateStore::new(bundles));
     let verifier = match &files.client {
         Some(client) => client.verifier.clone(),
         None => WebPkiClientVerifier::no_client_auth(),

@@ -33,8 +33,8 @@ use crate::decide::Fate;
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::pool::PoolView;
 use crate::snapshot::{ClassTables, Snapshot};
-use crate::state_file;
 use crate::steering::{Basis, Table};
+use portolan_certs::state_file;
 
 /// The most tags that a cookie holds: routes with pools of their own that share its name.
 const MOST_TAGS: usize = 4;

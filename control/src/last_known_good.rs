@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use portolan_config::SavedSource;
 use serde::{Deserialize, Serialize};
 
-use crate::state_file;
+use portolan_certs::state_file;
 
 const FILE: &str = "last-known-good.json";
 

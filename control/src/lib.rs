@@ -49,6 +49,7 @@
 //! ```
 
 pub mod access_log;
+pub mod acme;
 pub mod admin;
 pub mod affinity;
 pub mod balance;
@@ -79,7 +80,6 @@ pub mod retry;
 pub mod silence;
 pub mod slow_start;
 pub mod snapshot;
-mod state_file;
 pub mod stats;
 pub mod status;
 pub mod steering;

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::engine::{Engine, Stopped};
 use crate::journal::Journal;
 use crate::notice::Notice;
-use crate::state_file;
+use portolan_certs::state_file;
 
 const FILE: &str = "overrides.json";
 const AUDIT: &str = "audit.log";
