@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use portolan_certs::Keyring;
+use portolan_certs::acme::Answers;
 use portolan_config::diagnostic::{Report, Severity};
 use portolan_config::plan::Plan;
 use portolan_config::{Machine, Watch};
 use portolan_control::access_log::AccessLog;
+use portolan_control::acme::AcmeKeeper;
 use portolan_control::admin::{AdminServer, AdminState, Phase};
 use portolan_control::affinity::SecretKeeper;
 use portolan_control::clock::Clock;
@@ -263,6 +265,7 @@ async fn run(
         handed: handed.unwrap_or_default(),
     });
     let workers = machine::workers(plan.process.workers)?;
+    let answers = Arc::new(Answers::new(keyring.challenges().clone()));
     let data_plane = DataPlane::start(
         workers,
         engine.published().clone(),
@@ -271,6 +274,7 @@ async fn run(
         totals.clone(),
         access_log.clone(),
         Arc::new(SecretKeeper::new(plan.process.state_dir.clone())),
+        answers.clone(),
     )
     .context("cannot start the workers")?;
     let admin_socket = bind_admin(&plan, &mut inherited, predecessor.is_some()).await?;
@@ -400,6 +404,8 @@ async fn run(
         overrides.take_over().await?;
     }
     data_plane.open().context("cannot open a listener")?;
+    // Not before: an authority that is asked comes and looks at once.
+    let acme = tokio::spawn(AcmeKeeper::new(reloader.clone(), answers, clock).run());
     phase.set_ready();
     if let Some(serve) = serve_admin {
         admin = Some(serve()?);
@@ -450,6 +456,8 @@ async fn run(
         stop = signals.stop(&reloader, &listeners) => stop,
         Some(successor) = handed.recv() => {
             phase.set_handed_over();
+            // The new process has the listeners, so its answers are those that authorities get.
+            acme.abort();
             finish(successor, &data_plane, &admin, &reloader, &mut signals).await;
             drop(data_plane);
             drop(writer);
@@ -460,6 +468,7 @@ async fn run(
     phase.set_stopping();
     let signal = stop.to_string();
     journal.tell(&Notice::Process(Stage::Stopping { signal }));
+    acme.abort();
     if let Some(upgrades) = upgrades {
         upgrades.abort();
     }

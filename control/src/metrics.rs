@@ -154,6 +154,8 @@ impl Page<'_> {
                 .into_iter()
                 .map(|(reason, n)| ([reason], n)),
         );
+        families.counters(&family::ACME_ORDERS, self.totals.acme.orders());
+        families.gauges(&family::ACME_CERTIFICATES, self.totals.acme.states());
         families.counters(
             &family::TLS_HANDSHAKES,
             self.listeners.iter().flat_map(|listener| {

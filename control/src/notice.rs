@@ -17,7 +17,7 @@ use crate::health::{Because, Verdict};
 use crate::outlier::Change;
 use crate::overrides::weights::Misfit;
 use crate::reload::{Reloaded, Trigger};
-use crate::{overrides, suspicion};
+use crate::{acme, overrides, suspicion};
 
 /// Something an operator wants to know.
 #[derive(Clone, Debug)]
@@ -108,6 +108,8 @@ pub enum Notice {
         /// Whole days that are left; below 0 when it is over.
         days: i64,
     },
+    /// A certificate that looks after itself is there, or is not.
+    Certificate(acme::Said),
     /// An operator overrides the configuration, or does so no longer.
     Overridden(overrides::Change),
     /// The running configuration does not fit the weights that an operator gave to a service.
@@ -220,6 +222,7 @@ impl Notice {
             Self::IdentityReplaced { .. } => "identity_replaced",
             Self::CertificateRefused { .. } => "certificate_refused",
             Self::CertificateEnds { .. } => "certificate_ends",
+            Self::Certificate(said) => said.kind(),
             Self::Overridden(change) => change.kind(),
             Self::WeightsIdle { .. } => "weights_idle",
             Self::WeightsFit { .. } => "weights_fit",
@@ -262,6 +265,7 @@ impl Notice {
             | Self::CertificateRefused { of, .. }
             | Self::CertificateEnds { of, .. } => of.clone(),
             Self::IdentityReplaced { pool } => format!("pool {pool}"),
+            Self::Certificate(said) => said.subject(),
             Self::Overridden(change) => change.subject().to_string(),
             Self::WeightsIdle { service, .. } | Self::WeightsFit { service } => {
                 format!("service {service}")
@@ -285,6 +289,7 @@ impl Notice {
             Self::NameFailed { error, .. } | Self::CertificateRefused { error, .. } => {
                 Some(error.clone())
             }
+            Self::Certificate(said) => said.reason(),
             Self::Overridden(change) => change.reason().map(str::to_owned),
             Self::WeightsIdle { misfit, .. } => Some(misfit.to_string()),
             Self::Reloaded { trigger, outcome } => match outcome {
@@ -300,6 +305,7 @@ impl Notice {
     /// Writes the log line.
     pub fn emit(&self) {
         match self {
+            Self::Certificate(said) => said.emit(),
             Self::EndpointJudged {
                 verdict: Verdict::Unhealthy,
                 ..
@@ -398,6 +404,7 @@ impl fmt::Display for Notice {
             Self::CertificateEnds { of, name, days } => {
                 write!(f, "{of}: `{name}` ends in {days} days")
             }
+            Self::Certificate(said) => said.fmt(f),
             Self::Overridden(change) => change.fmt(f),
             Self::WeightsIdle { service, misfit } => write!(
                 f,

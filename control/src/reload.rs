@@ -177,6 +177,11 @@ impl Reloader {
         self.running.load_full()
     }
 
+    /// Tells something that happened.
+    pub(crate) fn tell(&self, notice: &Notice) {
+        self.parts.journal.tell(notice);
+    }
+
     /// What to watch, now and from now on.
     pub fn watched(&self) -> watch::Receiver<Watch> {
         self.watch.subscribe()

@@ -269,6 +269,8 @@ pub struct Totals {
     pub reloads_unchanged: Counter,
     /// Reloads that were refused.
     pub reloads_refused: Counter,
+    /// Certificates that look after themselves.
+    pub acme: crate::acme::Ledger,
     /// Files of certificates that could not be used where something good was in use, by reason.
     pub certificate_faults: Refused,
     /// Upgrades that led to this process, one after the other.

@@ -15,6 +15,7 @@ use pingora::protocols::http::HttpTask;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use portolan_certs::acme::Answers;
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
 use portolan_control::affinity::SecretKeeper;
 use portolan_control::decide::{Fate, decide};
@@ -49,6 +50,8 @@ pub(crate) struct Edge {
     pub(crate) recorder: Arc<Recorder>,
     /// What affinity cookies are made with.
     pub(crate) affinity: Arc<SecretKeeper>,
+    /// What is answered to certificate authorities.
+    pub(crate) answers: Arc<Answers>,
     /// Requests under way: the process ends when there are none.
     pub(crate) under_way: Arc<Gauge>,
 }
@@ -245,6 +248,11 @@ impl ProxyHttp for Edge {
         session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<bool> {
+        // Before everything else: an authority asks for a name that may not be served yet.
+        if let Some(answer) = self.answers.over_http(session.req_header().uri.path()) {
+            Reply::challenge(&answer).write(session, true).await?;
+            return Ok(true);
+        }
         match self.steer(session, ctx) {
             Ok(()) => {
                 exchange::exchange(self, session, ctx).await?;

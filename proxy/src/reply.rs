@@ -98,6 +98,20 @@ impl Reply {
         }
     }
 
+    /// The answer to a certificate authority that looks whether a name is ours (RFC 8555, section
+    /// 8.3).
+    pub(crate) fn challenge(answer: &str) -> Self {
+        Self {
+            status: StatusCode::OK,
+            content_type: "application/octet-stream",
+            body: answer.to_owned(),
+            request_id: None,
+            retry_after: None,
+            location: None,
+            allow: None,
+        }
+    }
+
     /// Writes it through the engine. `close`: nothing more is read from this client.
     pub(crate) async fn write(self, session: &mut Session, close: bool) -> pingora::Result<()> {
         if let Some(code) = grpc::code(self.status)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
+use portolan_certs::acme::Answers;
 use portolan_control::access_log::AccessLog;
 use portolan_control::affinity::SecretKeeper;
 use portolan_control::clock::Clock;
@@ -52,6 +53,7 @@ impl DataPlane {
         totals: Arc<Totals>,
         access_log: AccessLog,
         affinity: Arc<SecretKeeper>,
+        answers: Arc<Answers>,
     ) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(workers)
@@ -71,6 +73,7 @@ impl DataPlane {
             upstream: Arc::new(Upstream::new(KEPT_CONNECTIONS)),
             recorder: recorder.clone(),
             affinity,
+            answers,
             under_way: under_way.clone(),
         };
         let service = crate::listener::Service {

@@ -109,6 +109,15 @@ families! {
     /// (of key and certificate), `not_valid` (expired, or not valid yet, where the one before it
     /// is) or `unusable`.
     CERTIFICATE_RELOAD_FAILURES = Counter "portolan_certificate_reload_failures_total" ["reason"];
+    /// Orders of certificates, by issuer and by how they ended: `issued`, or why there is none:
+    /// `refused` (by the authority), `rate_limited`, `too_slow`, `unreachable`, `challenge_failed`,
+    /// `record_failed` (nobody wrote the record in the DNS), `unusable` (what was issued) or
+    /// `internal`.
+    ACME_ORDERS = Counter "portolan_acme_orders_total" ["issuer", "outcome"];
+    /// Certificates that are asked for, by issuer and by how they are: `pending` (the first is being
+    /// ordered), `fine`, `failing` (the last order failed, and there is time), `urgent` (there is
+    /// little, or there never was a certificate) or `expired`.
+    ACME_CERTIFICATES = Gauge "portolan_acme_certificates" ["issuer", "state"];
     /// TLS handshakes with clients, by version, by whether they went on with an earlier session, and
     /// by outcome: `done`, or why there was none: `timeout`, `closed`, `not_tls`, `malformed`,
     /// `nothing_in_common`, `no_certificate`, `refused_by_client`, `client_certificate_missing`,

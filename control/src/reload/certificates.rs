@@ -153,6 +153,10 @@ impl Reloader {
         for (at, server) in &running.material.listeners {
             let of = format!("listener {}", running.plan.listeners[*at].bind);
             for (files, bundle) in server.certificates() {
+                // It is said of those at other times, and for other reasons.
+                if running.plan.manages(&files.cert) {
+                    continue;
+                }
                 endings.push(Ending {
                     of: of.clone(),
                     key: bundle.fingerprint.clone(),

@@ -5,6 +5,7 @@ use portolan_certs::keyring::Fault;
 use portolan_config::plan::Plan;
 use serde::{Deserialize, Serialize};
 
+use crate::acme::ManagedEntry;
 use crate::listeners::ListenerStatus;
 use crate::reload::Reloader;
 
@@ -15,6 +16,9 @@ pub struct CertificatesEntry {
     pub certificates: Vec<CertificateEntry>,
     /// Files that cannot be used now. What was good before them is used in their place.
     pub faults: Vec<FaultEntry>,
+    /// Those that Portolan asks for by itself.
+    #[serde(default)]
+    pub managed: Vec<ManagedEntry>,
 }
 
 /// A certificate that clients get.
@@ -42,6 +46,9 @@ pub struct CertificateEntry {
     pub not_after: i64,
     /// `valid`, `not yet valid` or `expired`.
     pub state: String,
+    /// Whether Portolan asked for it by itself.
+    #[serde(default)]
+    pub managed: bool,
     /// Whether the CA's word that it is not revoked is shown with it now.
     pub stapled: bool,
 }
@@ -71,7 +78,12 @@ pub struct CertificateTotals {
 impl CertificatesEntry {
     /// What is in use now.
     pub fn new(listeners: &[ListenerStatus], reloader: &Reloader, now: i64) -> Self {
-        let mut entry = Self::default();
+        let mut entry = Self {
+            managed: reloader.totals().acme.entries().to_vec(),
+            ..Self::default()
+        };
+        let running = reloader.running();
+        let plan: &Plan = &running.plan;
         for listener in listeners {
             let Some(server) = &listener.tls else {
                 continue;
@@ -98,6 +110,7 @@ impl CertificatesEntry {
                             Validity::Expired => "expired",
                         }
                         .to_owned(),
+                        managed: plan.manages(&files.cert),
                         stapled: bundle.stapled().is_some_and(|staple| staple.is_fresh(now)),
                     }
                 }));
@@ -107,7 +120,6 @@ impl CertificatesEntry {
                 .faults
                 .extend(faults.iter().map(|fault| FaultEntry::new(&of, fault)));
         }
-        let plan: &Plan = &reloader.running().plan;
         for (id, fault) in reloader.pool_faults() {
             if let Some(pool) = plan.pools.get(id.index()) {
                 entry
@@ -144,6 +156,7 @@ impl CertificatesEntry {
                 certificate.listener, certificate.file
             );
             match certificate.state.as_str() {
+                "valid" if certificate.managed => None,
                 "valid" if certificate.not_after - now < SOON => {
                     let days = (certificate.not_after - now) / (24 * 60 * 60);
                     Some(format!("{of} expires in {days} days"))
@@ -153,7 +166,15 @@ impl CertificatesEntry {
                 _ => Some(format!("{of} is not valid yet")),
             }
         });
-        faults.chain(ends).collect()
+        let managed = self.managed.iter().filter_map(|managed| {
+            let why = managed.error.as_ref()?;
+            let names = managed.names.join(", ");
+            Some(format!(
+                "no new certificate for {names} from {}: {why}",
+                managed.issuer
+            ))
+        });
+        faults.chain(ends).chain(managed).collect()
     }
 }
 
