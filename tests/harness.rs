@@ -1,5 +1,6 @@
 //! What every test needs: the process, endpoints good and bad, clients, certificates, databases.
 
+pub(crate) mod advisor;
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod config;
@@ -9,6 +10,7 @@ pub(crate) mod grpc;
 pub(crate) mod names;
 pub(crate) mod openssl;
 pub(crate) mod origin;
+pub(crate) mod pebble;
 pub(crate) mod portolan;
 pub(crate) mod python;
 pub(crate) mod relay;
