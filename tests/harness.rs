@@ -10,7 +10,9 @@ pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod portolan;
 pub(crate) mod python;
+pub(crate) mod recorder;
 pub(crate) mod rogue;
+pub(crate) mod tools;
 pub(crate) mod websocket;
 
 pub(crate) use client::{Ask, Load, fetch, get};

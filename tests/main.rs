@@ -23,6 +23,7 @@ mod geography;
 mod grpc;
 mod health;
 mod house;
+mod hygiene;
 mod listeners;
 mod outlier;
 mod protocols;

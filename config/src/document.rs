@@ -8,6 +8,7 @@ mod admin;
 mod clients;
 mod health;
 mod listener;
+mod paths;
 mod pool;
 mod retry;
 mod route;
@@ -20,9 +21,10 @@ pub use clients::{
 };
 pub use health::{Expect, Health, JsonPointer, Outlier, StatusRange};
 pub use listener::{Certificate, Limits, Listener, ListenerTls, MinTlsVersion};
+pub use paths::{DotSegments, EncodedSlashes, Paths, RepeatedSlashes};
 pub use pool::{
     Balance, BalanceLong, BalanceWord, Capacity, Endpoint, EndpointLong, EndpointPlace, HashKey,
-    HashKeyLong, HashOn, Pool, Protocol, Timeouts, UpstreamTls, UpstreamTlsFiles,
+    HashKeyLong, HashOn, Pool, Protocol, ProxyVersion, Timeouts, UpstreamTls, UpstreamTlsFiles,
 };
 pub use retry::{Hedge, HedgeAfter, Retry, RetryOn};
 pub use route::{
@@ -52,6 +54,8 @@ document! {
         pub listeners: Vec<Listener>,
         /// Whose address counts as the client's.
         pub client_ip: ClientIp = "{}",
+        /// What is made of a request's path before it is matched.
+        pub paths: Paths = "{}",
         /// Where clients are: databases that map addresses to places.
         pub geoip: GeoIp = "{}",
         /// The API for operators: status, metrics, reload.

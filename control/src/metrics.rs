@@ -83,6 +83,14 @@ impl Page<'_> {
                 .into_iter()
                 .map(|(reason, n)| ([reason], n)),
         );
+        families.counters(
+            &family::REFUSED_CONNECTIONS,
+            totals
+                .refused_connections
+                .get()
+                .into_iter()
+                .map(|(reason, n)| ([reason], n)),
+        );
         families.gauges(
             &family::CONNECTIONS,
             self.listeners.iter().map(|listener| {

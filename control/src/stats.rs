@@ -254,7 +254,7 @@ pub struct PoolStats {
     pub retrying: Gauge,
 }
 
-/// Requests that Portolan answered itself, by reason. Reasons are few and known to the code.
+/// Requests that Portolan answered itself, or connections that it closed, by reason. Reasons are few and known to the code.
 #[derive(Debug, Default)]
 pub struct Refused(Mutex<BTreeMap<&'static str, u64>>);
 
@@ -282,6 +282,8 @@ pub struct Totals {
     pub requests: ByClass,
     /// Requests that Portolan answered itself, by reason.
     pub refused: Refused,
+    /// Connections that were closed for what they were or did, by reason.
+    pub refused_connections: Refused,
     /// Access log lines that were dropped because the writer could not follow.
     pub access_log_dropped: Counter,
     /// Reloads that were applied.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use portolan_certs::CertificateStore;
@@ -16,7 +16,7 @@ use portolan_control::outlier::Epoch;
 use portolan_control::retry::{self, Action, Chances, Fault, Repeatable, Sent};
 use portolan_control::silence::Waiting;
 use portolan_control::snapshot::Snapshot;
-use portolan_control::stats::{Gauge, PoolStats, RetryReason, TryOutcome};
+use portolan_control::stats::{Gauge, PoolStats, RetryReason, Totals, TryOutcome};
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
 
@@ -34,8 +34,19 @@ pub(crate) struct ConnectionContext {
     pub(crate) listener: Arc<Listener>,
     /// What TLS agreed on.
     pub(crate) tls: Option<TlsContext>,
+    /// What is counted about the process.
+    pub(crate) totals: Arc<Totals>,
+    /// The request under way is the last that this connection may bring.
+    pub(crate) last: AtomicBool,
     /// The connection belongs to a WebSocket (or the like) now.
     pub(crate) upgraded: Arc<AtomicBool>,
+}
+
+impl ConnectionContext {
+    /// Whether the request under way is the last that this connection may bring.
+    pub(crate) fn is_at_its_end(&self) -> bool {
+        self.last.load(Ordering::Relaxed)
+    }
 }
 
 /// What TLS agreed on.

@@ -7,12 +7,22 @@ use http::StatusCode;
 pub(crate) enum Refusal {
     /// The request could be read in two ways, or not at all.
     Malformed,
+    /// The head says in two ways how long the body is, or in none that can be relied upon.
+    AmbiguousLength,
+    /// The host is missing, given twice, or not one.
+    BadHost,
+    /// A path that could be read in two ways.
+    BadPath,
+    /// The target is longer than the listener allows.
+    UriTooLong,
     /// The headers are larger than the listener allows, or more.
     HeadersTooLarge,
     /// The headers took longer than the listener allows.
     HeadersTooSlow,
     /// The body is larger than the listener allows.
     BodyTooLarge,
+    /// The body came more slowly than the listener allows.
+    BodyTooSlow,
     /// A method that no proxy of this kind passes on.
     MethodNotAllowed,
     /// No route takes it.
@@ -39,9 +49,12 @@ impl Refusal {
     /// The status that says so.
     pub(crate) fn status(self) -> StatusCode {
         match self {
-            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::Malformed | Self::AmbiguousLength | Self::BadHost | Self::BadPath => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::HeadersTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadersTooSlow | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -60,9 +73,14 @@ impl Refusal {
     pub(crate) fn detail(self) -> &'static str {
         match self {
             Self::Malformed => "The request is malformed.",
+            Self::AmbiguousLength => "How long the request's body is cannot be told for certain.",
+            Self::BadHost => "The request's host is missing or ambiguous.",
+            Self::BadPath => "The request's path is malformed or ambiguous.",
+            Self::UriTooLong => "The request's target is too long.",
             Self::HeadersTooLarge => "The request's headers are too large.",
             Self::HeadersTooSlow => "The request's headers took too long.",
             Self::BodyTooLarge => "The request's body is too large.",
+            Self::BodyTooSlow => "The request's body took too long.",
             Self::MethodNotAllowed => "This method is not passed on.",
             Self::NoRoute => "Nothing is served under this address.",
             Self::WrongCertificate => {
@@ -82,9 +100,14 @@ impl Refusal {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::AmbiguousLength => "ambiguous_length",
+            Self::BadHost => "bad_host",
+            Self::BadPath => "bad_path",
+            Self::UriTooLong => "uri_too_long",
             Self::HeadersTooLarge => "headers_too_large",
             Self::HeadersTooSlow => "headers_too_slow",
             Self::BodyTooLarge => "body_too_large",
+            Self::BodyTooSlow => "body_too_slow",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoRoute => "no_route",
             Self::WrongCertificate => "wrong_certificate",

@@ -62,7 +62,7 @@ impl DataPlane {
         };
         let under_way: Arc<Gauge> = Arc::default();
         let edge = Edge {
-            published,
+            published: published.clone(),
             messenger,
             upstream: Arc::new(Upstream::new(KEPT_CONNECTIONS)),
             recorder: recorder.clone(),
@@ -72,6 +72,7 @@ impl DataPlane {
         let service = crate::listener::Service {
             proxy: Arc::new(engine(workers, edge)),
             recorder,
+            published,
             tasks: TaskTracker::new(),
         };
         let listeners = Arc::new(ListenerSet::new(service, runtime.handle().clone()));

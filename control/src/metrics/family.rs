@@ -63,6 +63,9 @@ families! {
     REQUEST_DURATION = Histogram "portolan_request_duration_seconds" ["route", "pool"];
     /// Requests that Portolan answered itself, by reason.
     REFUSED_REQUESTS = Counter "portolan_refused_requests_total" ["reason"];
+    /// Connections that were closed for what they were or did, by reason. What HTTP/2 refuses by
+    /// itself begins with `h2_`.
+    REFUSED_CONNECTIONS = Counter "portolan_refused_connections_total" ["reason"];
     /// Tries to have an endpoint answer a request, by how they ended: `answered`, `server_error`,
     /// `connect_failed`, `broken`, `timed_out` or `abandoned`.
     UPSTREAM_TRIES = Counter "portolan_upstream_tries_total" ["pool", "endpoint", "outcome"];

@@ -1,11 +1,14 @@
 //! The request's body, kept as a whole so that it can be sent again.
 
+use std::time::Instant;
+
 use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
+use crate::body_rate::BodyRate;
 use crate::context::RequestContext;
 
 /// How long a body will be, if the client said so.
@@ -28,17 +31,19 @@ pub(super) async fn read(session: &mut Session, ctx: &mut RequestContext) -> Res
     if waits {
         session.write_continue_response().await?;
     }
-    let patience = ctx
+    let limits = ctx
         .connection
         .as_ref()
-        .map(|connection| connection.listener.limits().idle_timeout);
+        .map(|connection| connection.listener.limits());
+    let mut rate = BodyRate::default();
     let mut whole = BytesMut::with_capacity(length);
     loop {
         // Over HTTP/2 the engine would wait for ever.
         let reading = session.as_downstream_mut().read_request_body();
-        let part = match patience {
+        let began = Instant::now();
+        let part = match limits {
             None => reading.await?,
-            Some(patience) => match tokio::time::timeout(patience, reading).await {
+            Some(limits) => match tokio::time::timeout(rate.within(&limits), reading).await {
                 Ok(part) => part?,
                 Err(_) => {
                     let error = Error::explain(ErrorType::ReadTimedout, "the body took too long");
@@ -48,6 +53,7 @@ pub(super) async fn read(session: &mut Session, ctx: &mut RequestContext) -> Res
         };
         match part {
             Some(part) => {
+                rate.came(part.len(), began.elapsed());
                 ctx.bytes_in += part.len() as u64;
                 whole.extend_from_slice(&part);
             }

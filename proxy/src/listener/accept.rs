@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pingora::apps::ServerApp as _;
@@ -12,13 +13,15 @@ use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use portolan_config::plan::LimitsPlan;
+use portolan_control::engine::Published;
 use portolan_control::stats::Gauge;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use super::Listener;
+use super::proxied;
 use crate::connection::{self, Connection, NoRequest, Speaks, Transport};
 use crate::context::{ConnectionContext, TlsContext};
 use crate::edge::Edge;
@@ -42,12 +45,17 @@ const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 const H2_STREAM_WINDOW: u32 = 1 << 20;
 const H2_STREAMS: u32 = 128;
 
+/// What is kept of an answer on a stream until the client takes it.
+const H2_SEND_BUFFER: usize = 128 << 10;
+
 /// What every connection needs.
 #[derive(Clone)]
 pub(crate) struct Service {
     /// The engine: one for all listeners, so that connections to endpoints are shared.
     pub(crate) proxy: Arc<HttpProxy<Edge>>,
     pub(crate) recorder: Recorder,
+    /// The configuration that runs, among other things.
+    pub(crate) published: Published,
     /// Every connection, so that the process can wait for them.
     pub(crate) tasks: TaskTracker,
 }
@@ -146,13 +154,33 @@ impl Drop for Open {
 }
 
 /// A connection from its beginning to its end.
-async fn serve(listener: Arc<Listener>, stream: TcpStream, service: &Service) {
-    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+async fn serve(listener: Arc<Listener>, mut stream: TcpStream, service: &Service) {
+    let (Ok(mut peer), Ok(mut local)) = (stream.peer_addr(), stream.local_addr()) else {
         return;
     };
     let _ = stream.set_nodelay(true);
     let settings = listener.settings.load_full();
     let limits = settings.plan.limits;
+    let from = peer;
+    let refused = |reason| {
+        service.recorder.totals.refused_connections.one(reason);
+        tracing::debug!(%from, "connection refused: {reason}");
+    };
+    if settings.plan.proxy_protocol {
+        let snapshot = service.published.load_full();
+        let trusted = &snapshot.plan.client_ip;
+        match proxied::header(&mut stream, trusted, limits.header_timeout).await {
+            Ok(None) => {}
+            Ok(Some(addresses)) => (peer, local) = (addresses.source, addresses.destination),
+            Err(why) => return refused(why.reason()),
+        }
+    }
+    let Some(_place) = listener
+        .clients
+        .enter(peer.ip(), limits.connections_per_client)
+    else {
+        return refused("connections_per_client");
+    };
     let (transport, tls) = match &settings.tls {
         None => (Transport::Plain(stream), None),
         Some(server) => {
@@ -186,6 +214,8 @@ async fn serve(listener: Arc<Listener>, stream: TcpStream, service: &Service) {
         local,
         listener: listener.clone(),
         tls,
+        totals: service.recorder.totals.clone(),
+        last: AtomicBool::new(false),
         upgraded: Arc::default(),
     });
     let mut connection = Connection::new(transport, context);
@@ -203,6 +233,7 @@ async fn http1(mut connection: Box<Connection>, listener: &Arc<Listener>, servic
     let leaving = listener.leaving();
     let mut first = true;
     let mut settings = None;
+    let mut requests = 0;
     loop {
         let limits = listener.limits();
         match next_request(&mut connection, &limits, first, leaving.clone()).await {
@@ -217,6 +248,13 @@ async fn http1(mut connection: Box<Connection>, listener: &Arc<Listener>, servic
             }
         }
         first = false;
+        requests += 1;
+        if limits
+            .requests_per_connection
+            .is_some_and(|most| requests >= most)
+        {
+            connection.context().last.store(true, Ordering::Relaxed);
+        }
         let mut session = ServerSession::new_http1(connection);
         if let Some(settings) = settings.take() {
             apply(settings, &mut session);
@@ -314,6 +352,7 @@ async fn http2(
     options.max_concurrent_streams(H2_STREAMS);
     options.initial_connection_window_size(H2_CONNECTION_WINDOW);
     options.initial_window_size(H2_STREAM_WINDOW);
+    options.max_send_buffer_size(H2_SEND_BUFFER);
     let mut server_options = HttpServerOptions::default();
     server_options.h2_idle_timeout = Some(limits.idle_timeout);
     let app = Arc::new(Http2 {
@@ -321,11 +360,22 @@ async fn http2(
         options,
         server_options,
         requests: Gauge::default(),
+        begun: AtomicU64::new(0),
+        most: limits.requests_per_connection.unwrap_or(u64::MAX),
+        leave: watch::Sender::new(false),
     });
-    let leaving = listener.leaving();
+    let leave = app.leave.subscribe();
+    let mut leaving = listener.leaving();
     tokio::select! {
-        _ = app.process_new(connection, &leaving) => {}
-        () = app.gone_away(leaving.clone()) => {}
+        _ = app.process_new(connection, &leave) => {}
+        () = app.gone_away() => {}
+        // Told to leave by the listener, or by its own count: one word for both.
+        () = async {
+            if leaving.wait_for(|leaving| *leaving).await.is_ok() {
+                app.leave.send_replace(true);
+            }
+            std::future::pending().await
+        } => {}
     }
 }
 
@@ -336,12 +386,18 @@ struct Http2 {
     server_options: HttpServerOptions,
     /// Requests under way.
     requests: Gauge,
+    /// Requests so far, and at most.
+    begun: AtomicU64,
+    most: u64,
+    /// Says that the client is to leave.
+    leave: watch::Sender<bool>,
 }
 
 impl Http2 {
     /// Waits until the client was told to go away and has not asked for anything for a while: it
     /// is gone without a word, and would keep the process from ending.
-    async fn gone_away(&self, mut leaving: ShutdownWatch) {
+    async fn gone_away(&self) {
+        let mut leaving = self.leave.subscribe();
         if leaving.wait_for(|leaving| *leaving).await.is_err() {
             return;
         }
@@ -373,6 +429,9 @@ impl HttpServerApp for Http2 {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         self.requests.up();
+        if self.begun.fetch_add(1, Ordering::Relaxed) + 1 >= self.most {
+            self.leave.send_replace(true);
+        }
         let _counted = Counted(&self.requests);
         self.proxy.process_new_http(session, shutdown).await
     }
