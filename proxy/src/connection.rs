@@ -200,6 +200,7 @@ impl Connection {
         self.framing = Framing::NONE;
         self.min_body_rate = limits.min_body_rate;
         self.body_rate = BodyRate::default();
+        self.body.over();
         let limit = tokio::time::sleep(limits.idle_timeout);
         tokio::pin!(limit);
         if first {
@@ -547,7 +548,12 @@ impl AsyncWrite for Connection {
 #[async_trait]
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
-        let _ = tokio::io::AsyncWriteExt::shutdown(self).await;
+        if self.in_body() || (self.speaks == Speaks::Http1 && !self.read.is_empty()) {
+            // Answered before it was through: it still sends, and shall read why it need not.
+            let _ = tokio::time::timeout(LAST_WORDS, self.linger()).await;
+        } else {
+            let _ = tokio::io::AsyncWriteExt::shutdown(self).await;
+        }
     }
 }
 

@@ -348,7 +348,9 @@ async fn http2(
     limits: &LimitsPlan,
 ) {
     let mut options = default_h2_options();
-    options.max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
+    // Twice of what is taken: so it is our guard that refuses, and counts, what is only a little more.
+    let list = limits.header_bytes.saturating_mul(2);
+    options.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
     options.max_concurrent_streams(H2_STREAMS);
     options.initial_connection_window_size(H2_CONNECTION_WINDOW);
     options.initial_window_size(H2_STREAM_WINDOW);
