@@ -138,39 +138,34 @@ impl Client {
         outcomes
     }
 
-    /// Floods the other side with this until it says goodbye: the code of its GOAWAY, if it could
-    /// be read, and how many were sent. At most so many.
+    /// Floods the other side with this until it closes: the code of its GOAWAY, if that could be
+    /// read.
     pub(super) async fn flood(
         self,
-        most: u32,
         mut make: impl FnMut(u32) -> Vec<u8> + Send + 'static,
-    ) -> (Option<u32>, u32) {
+    ) -> Option<u32> {
         let Self {
             mut reader,
             mut write,
         } = self;
         let sending = tokio::spawn(async move {
-            for number in 0..most {
+            for number in 0.. {
                 if write.write_all(&make(number)).await.is_err() {
-                    return number;
+                    return;
                 }
             }
-            // It is left to the other side to close.
-            std::future::pending().await
         });
         let mut goaway = None;
-        while let Some(came) = reader.next().await {
-            if came.kind == GOAWAY {
-                goaway = Some(code(&came.payload[4..]));
+        let reading = async {
+            while let Some(came) = reader.next().await {
+                if came.kind == GOAWAY {
+                    goaway = Some(code(&came.payload[4..]));
+                }
             }
-        }
-        let sent = if sending.is_finished() {
-            sending.await.unwrap()
-        } else {
-            sending.abort();
-            most
         };
-        (goaway, sent)
+        soon("the other side closes", reading).await;
+        sending.abort();
+        goaway
     }
 }
 

@@ -69,7 +69,7 @@ async fn malformed_streams_are_refused_one_by_one() {
         (&[METHOD, SCHEME, AUTHORITY, (":path", "*")], Status(400)),
         (
             &[METHOD, SCHEME, AUTHORITY, (":path", "http://a/")],
-            Status(400),
+            Reset(PROTOCOL_ERROR),
         ),
         (
             &[METHOD, SCHEME, AUTHORITY, PATH, ("X-Upper", "y")],
@@ -228,8 +228,10 @@ async fn malformed_streams_are_refused_one_by_one() {
     ] {
         let label = format!("reason=\"{reason}\"");
         eventually(reason, async || {
-            let count = portolan.metric("portolan_refused_requests_total", &[&label]);
-            (count.await >= least).then_some(())
+            let count = portolan
+                .metric("portolan_refused_requests_total", &[&label])
+                .await;
+            (count >= least).then_some(())
         })
         .await;
     }
@@ -323,9 +325,8 @@ async fn floods_are_sent_away_and_cost_nobody_anything() {
         };
         let counted = count().await;
         let client = Client::connect(address, &[]).await;
-        let (goaway, sent) = client.flood(200_000, make).await;
-        assert!(sent < 200_000, "{name}: nobody minded");
-        // Its last word may be lost when it comes after a reset.
+        let goaway = client.flood(make).await;
+        // Its last word may be lost when what was not read resets the connection.
         assert!(
             goaway.is_none_or(|code| code == CALM_DOWN || code == PROTOCOL_ERROR),
             "{name}: {goaway:?}"
@@ -356,12 +357,18 @@ async fn streams_beyond_the_limit_are_refused_and_clients_that_do_not_read_cost_
     let mut clients = Vec::new();
     for _ in 0..4 {
         let mut client = Client::connect(address, &[0, 4, 0, 0, 0, 0]).await;
+        let before = origin.hits();
         for number in 0..128 {
             let path = get("/bytes?count=1000000");
             let stream = 2 * number + 1;
             client
                 .send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &path))
                 .await;
+            // Not more connections at once than a queue for them has room for.
+            eventually("the endpoint has it", async || {
+                (origin.hits() + 16 > before + u64::from(number)).then_some(())
+            })
+            .await;
         }
         let head = frame(HEADERS, END_HEADERS | END_STREAM, 257, &get("/"));
         client.send(&head).await;
@@ -369,7 +376,7 @@ async fn streams_beyond_the_limit_are_refused_and_clients_that_do_not_read_cost_
         clients.push(client);
     }
     eventually("every answer is on its way", async || {
-        (origin.hits() >= 4 * 128).then_some(())
+        (origin.hits() > 4 * 128).then_some(())
     })
     .await;
     assert_eq!(fetch(address, "/").await.status, 200);
