@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf as _, BytesMut};
@@ -30,6 +30,7 @@ use pingora::protocols::{
 use portolan_config::plan::LimitsPlan;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
@@ -205,9 +206,7 @@ impl Connection {
         tokio::pin!(limit);
         if first {
             // On a new connection a client has something to say.
-            limit
-                .as_mut()
-                .reset(tokio::time::Instant::now() + limits.header_timeout);
+            limit.as_mut().reset(Instant::now() + limits.header_timeout);
         }
         let mut begun = false;
         let mut seen = 0;
@@ -223,9 +222,7 @@ impl Connection {
             }
             seen = self.read.len();
             if seen > 0 && !std::mem::replace(&mut begun, true) && !first {
-                limit
-                    .as_mut()
-                    .reset(tokio::time::Instant::now() + limits.header_timeout);
+                limit.as_mut().reset(Instant::now() + limits.header_timeout);
             }
             tokio::select! {
                 biased;

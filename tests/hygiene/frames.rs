@@ -77,6 +77,8 @@ pub(super) enum Outcome {
     Status(u16),
     /// A reset, and its code.
     Reset(u32),
+    /// The whole connection is over, with this code.
+    Away(u32),
 }
 
 /// A client.
@@ -128,7 +130,13 @@ impl Client {
                 RST_STREAM if !outcomes.contains_key(&came.stream) => {
                     Outcome::Reset(code(&came.payload))
                 }
-                GOAWAY => panic!("sent away: {}", code(&came.payload[4..])),
+                GOAWAY => {
+                    for stream in streams {
+                        let away = Outcome::Away(code(&came.payload[4..]));
+                        outcomes.entry(*stream).or_insert(away);
+                    }
+                    break;
+                }
                 _ => continue,
             };
             if streams.contains(&came.stream) {

@@ -8,7 +8,7 @@
 //!
 //! Going out, the same eye counts what the engine refuses by itself.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use crate::connection::H2_PREFACE;
 
@@ -333,7 +333,7 @@ mod tests {
             let mut seen = Vec::new();
             for piece in bytes.chunks(size) {
                 scanner.feed(piece, |frame| {
-                    seen.push((frame.kind, frame.length, frame.stream))
+                    seen.push((frame.kind, frame.length, frame.stream));
                 });
             }
             assert_eq!(

@@ -1,12 +1,11 @@
 //! The request's body, kept as a whole so that it can be sent again.
 
-use std::time::Instant;
-
 use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
+use tokio::time::Instant;
 
 use crate::body_rate::BodyRate;
 use crate::context::RequestContext;

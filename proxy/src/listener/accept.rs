@@ -376,7 +376,7 @@ async fn http2(
             if leaving.wait_for(|leaving| *leaving).await.is_ok() {
                 app.leave.send_replace(true);
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         } => {}
     }
 }
