@@ -13,9 +13,12 @@ pub(crate) mod origin;
 pub(crate) mod pebble;
 pub(crate) mod portolan;
 pub(crate) mod python;
+pub(crate) mod recorder;
 pub(crate) mod relay;
 pub(crate) mod rogue;
+pub(crate) mod rogue;
 pub(crate) mod saboteur;
+pub(crate) mod tools;
 pub(crate) mod websocket;
 pub(crate) mod wire;
 

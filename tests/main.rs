@@ -26,6 +26,7 @@ mod grpc;
 mod health;
 mod hostile_endpoint;
 mod house;
+mod hygiene;
 mod ledger;
 mod listeners;
 mod outlier;

@@ -25,9 +25,9 @@ use crate::plan::{
     CertificateSource, ClientAuthPlan, ClientClasses, ClientFacts, ClientIpPlan, ClientSet,
     Conditions, ConfigHash, EndpointPlan, GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan,
     HedgeAfterPlan, HedgePlan, LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan,
-    LogSink, OutlierPlan, PathRule, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan,
-    ProcessPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan,
-    SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
+    LogSink, OutlierPlan, PathRule, PathsPlan, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind,
+    ProbePlan, ProcessPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId,
+    ServicePlan, SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
     UpstreamTlsPlan, WhenAllDownPlan,
 };
 use crate::source::{At, Sources};
@@ -129,6 +129,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
                 .map(|net| net.value)
                 .collect(),
         },
+        paths: paths(document),
         geoip: GeoIpPlan {
             database: document
                 .geoip
@@ -266,6 +267,7 @@ fn listener(document: &Document, listener: &Listener, sources: &Sources) -> List
                     .is_some_and(|auth| auth.value == ClientAuth::Optional),
             }),
         }),
+        proxy_protocol: listener.proxy_protocol.value,
         limits: LimitsPlan {
             header_bytes: limits.header_bytes.value.bytes() as usize,
             headers: limits.headers.value.get() as usize,
@@ -273,6 +275,16 @@ fn listener(document: &Document, listener: &Listener, sources: &Sources) -> List
             idle_timeout: limits.idle_timeout.value.duration(),
             body_bytes: limits.body_bytes.as_ref().map(|size| size.value.bytes()),
             connections: limits.connections.value.get() as usize,
+            connections_per_client: limits
+                .connections_per_client
+                .as_ref()
+                .map(|count| count.value.get() as usize),
+            requests_per_connection: limits
+                .requests_per_connection
+                .as_ref()
+                .map(|count| u64::from(count.value.get())),
+            uri_bytes: limits.uri_bytes.value.bytes() as usize,
+            min_body_rate: limits.min_body_rate.on().map(|size| size.value.bytes()),
         },
     }
 }
@@ -301,6 +313,15 @@ fn certificate_source(
         key: file(certificate.key.as_ref().unwrap_or(cert), sources),
         ocsp: certificate.ocsp.as_ref().map(|ocsp| file(ocsp, sources)),
     }))
+}
+
+/// What is made of paths, for the plan and for the checks before it.
+pub(crate) fn paths(document: &Document) -> PathsPlan {
+    PathsPlan {
+        dot_segments: document.paths.dot_segments.value,
+        repeated_slashes: document.paths.repeated_slashes.value,
+        encoded_slashes: document.paths.encoded_slashes.value,
+    }
 }
 
 fn access_log(log: &AccessLog, sources: &Sources) -> AccessLogPlan {
@@ -374,6 +395,7 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
             .capacity
             .as_ref()
             .map(|capacity| capacity.in_flight.value.get()),
+        send_proxy: pool.send_proxy.as_ref().map(|version| version.value),
     }
 }
 

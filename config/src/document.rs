@@ -9,6 +9,7 @@ mod admin;
 mod clients;
 mod health;
 mod listener;
+mod paths;
 mod pool;
 mod retry;
 mod route;
@@ -27,9 +28,10 @@ pub use health::{Expect, Health, JsonPointer, Outlier, StatusRange};
 pub use listener::{
     Certificate, ClientAuth, Limits, Listener, ListenerTls, MinTlsVersion, TlsProfile,
 };
+pub use paths::{DotSegments, EncodedSlashes, Paths, RepeatedSlashes};
 pub use pool::{
     Balance, BalanceLong, BalanceWord, Capacity, Endpoint, EndpointLong, EndpointPlace, HashKey,
-    HashKeyLong, HashOn, Pool, Protocol, Timeouts, UpstreamTls, UpstreamTlsFiles,
+    HashKeyLong, HashOn, Pool, Protocol, ProxyVersion, Timeouts, UpstreamTls, UpstreamTlsFiles,
 };
 pub use retry::{Hedge, HedgeAfter, Retry, RetryOn};
 pub use route::{
@@ -62,6 +64,8 @@ document! {
         pub acme: Entries<Name, AcmeIssuer>,
         /// Whose address counts as the client's.
         pub client_ip: ClientIp = "{}",
+        /// What is made of a request's path before it is matched.
+        pub paths: Paths = "{}",
         /// Where clients are: databases that map addresses to places.
         pub geoip: GeoIp = "{}",
         /// The API for operators: status, metrics, reload.

@@ -6,6 +6,7 @@
 mod acme;
 mod classes;
 mod location;
+mod paths;
 mod pool;
 mod route;
 mod route_table;
@@ -17,6 +18,7 @@ pub use acme::{
 };
 pub use classes::{Class, ClassIndex, ClientClasses, TooManyClasses};
 pub use location::{BitSet, ClientSet, LocationId, LocationTable};
+pub use paths::{PathFault, PathsPlan};
 pub use pool::{
     BalancePlan, EndpointPlan, HashProperty, OutlierPlan, PoolPlan, ProbeExpect, ProbeKind,
     ProbePlan, TimeoutsPlan, UpstreamTlsPlan,
@@ -86,6 +88,8 @@ pub struct Plan {
     pub acme: Vec<Arc<AcmeIssuerPlan>>,
     /// Whose address counts as the client's.
     pub client_ip: ClientIpPlan,
+    /// What is made of paths before they are matched.
+    pub paths: PathsPlan,
     /// Where clients are.
     pub geoip: GeoIpPlan,
     /// The API for operators.
@@ -199,6 +203,8 @@ pub struct ListenerPlan {
     pub redirect_to_https: bool,
     /// TLS, if it is terminated here.
     pub tls: Option<ListenerTlsPlan>,
+    /// Connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
     /// How much one client may ask for.
     pub limits: LimitsPlan,
 }
@@ -269,6 +275,14 @@ pub struct LimitsPlan {
     pub body_bytes: Option<u64>,
     /// Open connections.
     pub connections: usize,
+    /// Open connections of one client.
+    pub connections_per_client: Option<usize>,
+    /// Requests on one connection.
+    pub requests_per_connection: Option<u64>,
+    /// Bytes of a request's target.
+    pub uri_bytes: usize,
+    /// Bytes per second that a body must bring while it is waited for.
+    pub min_body_rate: Option<u64>,
 }
 
 /// Whose address counts as the client's.

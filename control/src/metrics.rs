@@ -93,6 +93,14 @@ impl Page<'_> {
             &family::ACCEPTED_REQUESTS,
             [(NO_LABELS, totals.ledger.accepted())],
         );
+        families.counters(
+            &family::REFUSED_CONNECTIONS,
+            totals
+                .refused_connections
+                .get()
+                .into_iter()
+                .map(|(reason, n)| ([reason], n)),
+        );
         families.gauges(
             &family::CONNECTIONS,
             self.listeners.iter().map(|listener| {

@@ -58,6 +58,18 @@ refusals! {
     /// The request could be read in two ways, or not at all.
     Malformed = StatusCode::BAD_REQUEST, "malformed",
         "The request is malformed.";
+    /// The head says in two ways how long the body is, or in none that can be relied upon.
+    AmbiguousLength = StatusCode::BAD_REQUEST, "ambiguous_length",
+        "How long the request's body is cannot be told for certain.";
+    /// The host is missing, given twice, or not one.
+    BadHost = StatusCode::BAD_REQUEST, "bad_host",
+        "The request's host is missing or ambiguous.";
+    /// A path that could be read in two ways.
+    BadPath = StatusCode::BAD_REQUEST, "bad_path",
+        "The request's path is malformed or ambiguous.";
+    /// The target is longer than the listener allows.
+    UriTooLong = StatusCode::URI_TOO_LONG, "uri_too_long",
+        "The request's target is too long.";
     /// The headers are larger than the listener allows, or more.
     HeadersTooLarge = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large",
         "The request's headers are too large.";
@@ -67,6 +79,9 @@ refusals! {
     /// The body is larger than the listener allows.
     BodyTooLarge = StatusCode::PAYLOAD_TOO_LARGE, "body_too_large",
         "The request's body is too large.";
+    /// The body came more slowly than the listener allows.
+    BodyTooSlow = StatusCode::REQUEST_TIMEOUT, "body_too_slow",
+        "The request's body took too long.";
     /// A method that no proxy of this kind passes on.
     MethodNotAllowed = StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed",
         "This method is not passed on.";

@@ -151,23 +151,28 @@ pub struct PoolShare {
 /// What would become of a request in this picture of the world.
 pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
     let host = normal_host(question.host);
+    let nowhere = |status, why: &str| Explanation {
+        route: None,
+        client: "-".to_owned(),
+        system: None,
+        basis: why.to_owned(),
+        pools: Vec::new(),
+        refused: 1.0,
+        status: Some(status),
+        affinity: None,
+    };
+    let path = match snapshot.plan.paths.normal(question.path) {
+        Ok(path) => path,
+        Err(fault) => return nowhere(400, &format!("the path {fault}")),
+    };
     let head = RequestHead {
         host: &host,
-        path: question.path,
+        path: &path,
         method: question.method,
         headers: question.headers,
     };
     let Some(route) = snapshot.route(&head) else {
-        return Explanation {
-            route: None,
-            client: "-".to_owned(),
-            system: None,
-            basis: "no route".to_owned(),
-            pools: Vec::new(),
-            refused: 1.0,
-            status: Some(404),
-            affinity: None,
-        };
+        return nowhere(404, "no route");
     };
     let found = whereabouts(snapshot, route, question);
     let tables = snapshot.tables_without(route.target, question.client, &found, &[]);

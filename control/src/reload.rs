@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex as PlainMutex};
 
 use arc_swap::ArcSwap;
 use portolan_certs::{Keyring, Material};
-use portolan_config::diagnostic::{Code, Colours, Diagnostic, Report};
+use portolan_config::diagnostic::{Code, Diagnostic, Report};
 use portolan_config::plan::{LogPlan, Plan};
 use portolan_config::source::Origin;
 use portolan_config::{Machine, SavedSource, Watch};

@@ -1,7 +1,9 @@
 //! What is counted where requests pass: plain atomics that live as long as the thing they are about,
 //! and are read when somebody asks for metrics.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::ledger::Ledger;
@@ -254,6 +256,27 @@ pub struct PoolStats {
     pub retrying: Gauge,
 }
 
+/// Connections that were closed, by reason. Reasons are few and known to the code.
+#[derive(Debug, Default)]
+pub struct Refused(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Refused {
+    /// One more for this reason. Refusals are the exception, so a lock is good enough here; a
+    /// request that is served never comes by.
+    pub fn one(&self, reason: &'static str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(reason).or_default() += 1;
+    }
+
+    /// How many there were for each reason.
+    pub fn get(&self) -> BTreeMap<&'static str, u64> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
 /// What is counted about the process.
 #[derive(Debug, Default)]
 pub struct Totals {
@@ -261,6 +284,8 @@ pub struct Totals {
     pub requests: ByClass,
     /// Requests that were accepted, and what became of them.
     pub ledger: Ledger,
+    /// Connections that were closed for what they were or did, by reason.
+    pub refused_connections: Refused,
     /// Access log lines that were dropped because the writer could not follow.
     pub access_log_dropped: Counter,
     /// Reloads that were applied.

@@ -1,7 +1,7 @@
 //! The next try of a request: which endpoint, and over which connection.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
@@ -16,7 +16,8 @@ use portolan_control::stats::RetryReason;
 use portolan_control::steering::Draw;
 use smallvec::SmallVec;
 
-use crate::context::{InFlight, RequestContext, Retrying, Try};
+use crate::announce::announce;
+use crate::context::{ConnectionContext, InFlight, RequestContext, Retrying, Try};
 use crate::edge::fastrand_scope;
 use crate::peer::Peers;
 
@@ -176,11 +177,29 @@ pub(crate) fn peer_of_cohort(
     let Some(peers) = view.endpoints[endpoint].dial.get::<Peers>() else {
         return Error::e_explain(ErrorType::InternalError, "an endpoint that nobody prepared");
     };
-    Ok(if ctx.wants_upgrade {
+    let mut peer = if ctx.wants_upgrade {
         peers.upgrades(cohort)
     } else {
         peers.requests(cohort)
-    })
+    };
+    if let (Some(version), Some(connection)) = (peers.send_proxy, &ctx.connection) {
+        announce(&mut peer, version, Some(on_behalf_of(ctx, connection)));
+    }
+    Ok(peer)
+}
+
+/// For whom a request is, as a PROXY protocol header says it. Of a client that was only named to us
+/// the port is not known.
+fn on_behalf_of(ctx: &RequestContext, connection: &ConnectionContext) -> Addresses {
+    let peer = connection.peer;
+    let source = match ctx.client {
+        Some(client) if client != peer.ip().to_canonical() => SocketAddr::new(client, 0),
+        _ => peer,
+    };
+    Addresses {
+        source,
+        destination: connection.local,
+    }
 }
 
 /// What a retry after this fault is counted as.

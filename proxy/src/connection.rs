@@ -5,8 +5,10 @@
 //! small writes are collected until the engine flushes, or until it has nothing more to write for
 //! the moment.
 
+mod frames;
 mod framing;
 mod head;
+mod waiting;
 
 use std::any::Any;
 use std::io;
@@ -14,6 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf as _, BytesMut};
@@ -27,11 +30,16 @@ use pingora::protocols::{
 use portolan_config::plan::LimitsPlan;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
+use self::frames::{Frames, Refused};
 pub(crate) use self::framing::Framing;
+pub(crate) use self::head::is_host;
 use self::head::{Scan, scan};
+use self::waiting::Waiting;
+use crate::body_rate::BodyRate;
 use crate::context::ConnectionContext;
 use crate::ledger::Entry;
 use crate::refusal::Refusal;
@@ -44,6 +52,12 @@ const READ_SIZE: usize = 8 << 10;
 
 /// Writes up to this size are collected; larger ones go out at once.
 const COLLECT: usize = 16 << 10;
+
+/// How long a client may take nothing of what it is sent.
+const WRITE_STALL: Duration = Duration::from_secs(60);
+
+/// How long a client that was told to go away may take to read that.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The socket, or TLS over it.
 #[derive(Debug)]
@@ -72,6 +86,17 @@ pub(crate) struct Connection {
     framing: Framing,
     /// Written by the engine, and not yet sent.
     write: BytesMut,
+    /// The frames of HTTP/2.
+    frames: Option<Box<Frames>>,
+    /// The client was told to go away for what it did: nothing of it reaches the engine any more,
+    /// nor the other way round.
+    ending: Option<Waiting>,
+    /// How fast a body must come, and how it does.
+    min_body_rate: Option<u64>,
+    body_rate: BodyRate,
+    /// Waiting for more of a body, and for the client to take what it is sent.
+    body: Waiting,
+    stall: Waiting,
     /// The engine has polled for reading since its last write: it waits for something.
     waited: bool,
     context: Arc<ConnectionContext>,
@@ -115,6 +140,12 @@ impl Connection {
             head: 0,
             framing: Framing::NONE,
             write: BytesMut::new(),
+            frames: None,
+            ending: None,
+            min_body_rate: None,
+            body_rate: BodyRate::default(),
+            body: Waiting::default(),
+            stall: Waiting::default(),
             waited: false,
             context,
             entry: None,
@@ -145,7 +176,7 @@ impl Connection {
     pub(crate) async fn find_out(&mut self) -> Result<Speaks, NoRequest> {
         if let Transport::Tls(tls) = &self.transport {
             if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
-                self.speaks = Speaks::Http2;
+                self.speak_http2();
             }
             return Ok(self.speaks);
         }
@@ -155,13 +186,18 @@ impl Connection {
                 return Ok(Speaks::Http1);
             }
             if have == H2_PREFACE.len() {
-                self.speaks = Speaks::Http2;
+                self.speak_http2();
                 return Ok(Speaks::Http2);
             }
             if self.fill().await? == 0 {
                 return Err(NoRequest::Closed);
             }
         }
+    }
+
+    fn speak_http2(&mut self) {
+        self.speaks = Speaks::Http2;
+        self.frames = Some(Box::new(Frames::new(Instant::now())));
     }
 
     /// Waits until the head of the next request is there as a whole: as long as a connection may be
@@ -173,13 +209,14 @@ impl Connection {
         first: bool,
     ) -> Result<(), NoRequest> {
         self.framing = Framing::NONE;
+        self.min_body_rate = limits.min_body_rate;
+        self.body_rate = BodyRate::default();
+        self.body.over();
         let limit = tokio::time::sleep(limits.idle_timeout);
         tokio::pin!(limit);
         if first {
             // On a new connection a client has something to say.
-            limit
-                .as_mut()
-                .reset(tokio::time::Instant::now() + limits.header_timeout);
+            limit.as_mut().reset(Instant::now() + limits.header_timeout);
         }
         let mut begun = false;
         let mut seen = 0;
@@ -196,9 +233,7 @@ impl Connection {
             }
             seen = self.read.len();
             if seen > 0 && !std::mem::replace(&mut begun, true) && !first {
-                limit
-                    .as_mut()
-                    .reset(tokio::time::Instant::now() + limits.header_timeout);
+                limit.as_mut().reset(Instant::now() + limits.header_timeout);
             }
             tokio::select! {
                 biased;
@@ -266,11 +301,8 @@ impl Connection {
     /// Sends what was collected.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.write.is_empty() {
-            let written = match &mut self.transport {
-                Transport::Plain(stream) => Pin::new(stream).poll_write(cx, &self.write),
-                Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, &self.write),
-            };
-            match ready!(written)? {
+            let written = self.transport.poll_write(cx, &self.write);
+            match ready!(self.unless_stalled(cx, written))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.write.advance(written),
             }
@@ -278,10 +310,97 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
+    /// What became of a write, unless the client has taken nothing for too long.
+    fn unless_stalled(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stall.over();
+        } else if self.stall.poll_longer_than(cx, WRITE_STALL) {
+            self.context.totals.refused_connections.one("write_stalled");
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        written
+    }
+
+    /// The engine gets these bytes of an HTTP/2 client, unless it has sent too much of their kind.
+    /// Whether it gets them.
+    fn let_pass(&mut self, bytes: &[u8]) -> bool {
+        let Some(frames) = &mut self.frames else {
+            return true;
+        };
+        let Err(abuse) = frames.came(bytes, Instant::now) else {
+            return true;
+        };
+        tracing::debug!(peer = %self.context.peer, "connection ended: {}", abuse.reason());
+        self.context.totals.refused_connections.one(abuse.reason());
+        if let Some(goaway) = frames.goaway() {
+            self.write.extend_from_slice(&goaway);
+        }
+        self.ending = Some(Waiting::default());
+        false
+    }
+
+    /// Sends the last words and reads what still comes, so that they can be read; then fails.
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        const OVER: io::ErrorKind = io::ErrorKind::ConnectionAborted;
+        let late = self
+            .ending
+            .as_mut()
+            .is_some_and(|ending| ending.poll_longer_than(cx, LAST_WORDS));
+        if late {
+            return Poll::Ready(Err(OVER.into()));
+        }
+        if ready!(self.poll_drain(cx)).is_err() || ready!(self.transport.poll_shutdown(cx)).is_err()
+        {
+            return Poll::Ready(Err(OVER.into()));
+        }
+        loop {
+            self.read.clear();
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(OVER.into())),
+                Ok(_) => {}
+            }
+        }
+    }
+
     fn poll_transport_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    /// Whether bytes of a body are to come.
+    fn in_body(&self) -> bool {
+        self.speaks == Speaks::Http1
+            && self.head == 0
+            && !self.framing.is_done()
+            && self.framing != Framing::Everything
+    }
+}
+
+impl Transport {
+    fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, out),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, out),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }
 }
@@ -301,6 +420,9 @@ impl AsyncRead for Connection {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.ending.is_some() {
+            return this.poll_ending(cx);
+        }
         if !this.write.is_empty() {
             // The engine waits for the client while something is collected. It may be about to
             // write more, so it gets one more turn; if nothing came, the client shall not wait.
@@ -326,12 +448,19 @@ impl AsyncRead for Connection {
                     give
                 } else {
                     let framed = this.framing.take(&this.read[..room]);
-                    framed.map_err(|malformed| {
+                    let give = framed.map_err(|malformed| {
                         io::Error::new(io::ErrorKind::InvalidData, malformed)
-                    })?
+                    })?;
+                    this.body_rate.came(give, Duration::ZERO);
+                    give
                 };
+                let before = out.filled().len();
                 out.put_slice(&this.read[..give]);
                 this.read.advance(give);
+                if !this.let_pass(&out.filled()[before..]) {
+                    out.set_filled(before);
+                    return this.poll_ending(cx);
+                }
                 return Poll::Ready(Ok(()));
             }
             if !this.read.is_empty() {
@@ -350,12 +479,28 @@ impl AsyncRead for Connection {
             }
             // A body goes straight to whoever wants it.
             let before = out.filled().len();
-            let read = match &mut this.transport {
-                Transport::Plain(stream) => Pin::new(stream).poll_read(cx, out),
-                Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, out),
-            };
+            let read = this.transport.poll_read(cx, out);
+            if read.is_pending() {
+                if let Some(rate) = this.min_body_rate.filter(|_| this.in_body())
+                    && this
+                        .body
+                        .poll_longer_than(cx, this.body_rate.patience(rate))
+                {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                return Poll::Pending;
+            }
             ready!(read)?;
-            if unframed || out.filled().len() == before {
+            let waited = this.body.over();
+            this.body_rate.came(out.filled().len() - before, waited);
+            if out.filled().len() == before {
+                return Poll::Ready(Ok(()));
+            }
+            if unframed {
+                if !this.let_pass(&out.filled()[before..]) {
+                    out.set_filled(before);
+                    return this.poll_ending(cx);
+                }
                 return Poll::Ready(Ok(()));
             }
             let got = &out.filled()[before..];
@@ -378,22 +523,38 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        if this.ending.is_some() {
+            // Nobody is told any more; the engine hears of the end when it reads.
+            return Poll::Ready(Ok(bytes.len()));
+        }
         this.waited = false;
+        let mut taken = bytes.len();
         if this.write.len() + bytes.len() > COLLECT {
             ready!(this.poll_drain(cx))?;
             if bytes.len() >= COLLECT {
-                return match &mut this.transport {
-                    Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-                    Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
-                };
+                let written = this.transport.poll_write(cx, bytes);
+                taken = ready!(this.unless_stalled(cx, written))?;
+            } else {
+                this.write.extend_from_slice(bytes);
             }
+        } else {
+            this.write.extend_from_slice(bytes);
         }
-        this.write.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        if let Some(frames) = &mut this.frames {
+            let totals = &this.context.totals;
+            frames.go(&bytes[..taken], |refused| match refused {
+                Refused::Request(reason) => totals.refused.one(reason),
+                Refused::Connection(reason) => totals.refused_connections.one(reason),
+            });
+        }
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.ending.is_some() {
+            return Poll::Ready(Ok(()));
+        }
         ready!(this.poll_drain(cx))?;
         this.poll_transport_flush(cx)
     }
@@ -401,17 +562,19 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(this.poll_drain(cx))?;
-        match &mut this.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
-        }
+        this.transport.poll_shutdown(cx)
     }
 }
 
 #[async_trait]
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
-        let _ = tokio::io::AsyncWriteExt::shutdown(self).await;
+        if self.in_body() || (self.speaks == Speaks::Http1 && !self.read.is_empty()) {
+            // Answered before it was through: it still sends, and shall read why it need not.
+            let _ = tokio::time::timeout(LAST_WORDS, self.linger()).await;
+        } else {
+            let _ = tokio::io::AsyncWriteExt::shutdown(self).await;
+        }
     }
 }
 

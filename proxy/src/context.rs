@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use portolan_certs::CertificateStore;
@@ -17,10 +17,11 @@ use portolan_control::outlier::Epoch;
 use portolan_control::retry::{self, Action, Chances, Fault, Repeatable, Sent};
 use portolan_control::silence::Waiting;
 use portolan_control::snapshot::Snapshot;
-use portolan_control::stats::{Gauge, PoolStats, RetryReason, TryOutcome};
+use portolan_control::stats::{Gauge, PoolStats, RetryReason, Totals, TryOutcome};
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
 
+use crate::body_rate::BodyRate;
 use crate::client_certificate::ClientCertificate;
 use crate::ledger::Entry;
 use crate::listener::Listener;
@@ -38,10 +39,21 @@ pub(crate) struct ConnectionContext {
     pub(crate) listener: Arc<Listener>,
     /// What TLS agreed on.
     pub(crate) tls: Option<TlsContext>,
+    /// What is counted about the process.
+    pub(crate) totals: Arc<Totals>,
+    /// The request under way is the last that this connection may bring.
+    pub(crate) last: AtomicBool,
     /// The connection belongs to a WebSocket (or the like) now.
     pub(crate) upgraded: Arc<AtomicBool>,
     /// Who writes down what became of its requests.
     pub(crate) recorder: Arc<Recorder>,
+}
+
+impl ConnectionContext {
+    /// Whether the request under way is the last that this connection may bring.
+    pub(crate) fn is_at_its_end(&self) -> bool {
+        self.last.load(Ordering::Relaxed)
+    }
 }
 
 /// What TLS agreed on.
@@ -100,6 +112,8 @@ pub(crate) struct RequestContext {
     pub(crate) given: Option<Tick>,
     /// When the client last sent some of it.
     pub(crate) client_heard: Tick,
+    /// How slowly its body came so far.
+    pub(crate) body_rate: BodyRate,
     /// Whether it may be sent again.
     pub(crate) chances: Repeatable,
     /// Why Portolan answers itself, if it does.
@@ -305,6 +319,7 @@ impl RequestContext {
             failed: SmallVec::new(),
             given: None,
             client_heard: began,
+            body_rate: BodyRate::default(),
             chances: Repeatable {
                 idempotent: false,
                 body_kept: false,

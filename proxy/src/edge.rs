@@ -79,7 +79,13 @@ impl Edge {
         // What was not read of the request would be taken for the next one.
         let close = matches!(
             refusal,
-            Refusal::Malformed | Refusal::BodyTooLarge | Refusal::MethodNotAllowed
+            Refusal::Malformed
+                | Refusal::AmbiguousLength
+                | Refusal::BadHost
+                | Refusal::BadPath
+                | Refusal::UriTooLong
+                | Refusal::BodyTooLarge
+                | Refusal::MethodNotAllowed
         );
         let reply = Reply::refusal(
             refusal,
@@ -224,7 +230,7 @@ impl ProxyHttp for Edge {
             // HTTP/1.0 clients that did not ask for it wait for the connection to close.
             let keepalive = session
                 .get_keepalive()
-                .filter(|_| !connection.listener.is_leaving())
+                .filter(|_| !connection.listener.is_leaving() && !connection.is_at_its_end())
                 .map(|_| idle.as_secs().max(1));
             session.set_keepalive(keepalive);
             session.set_read_timeout(Some(idle));
@@ -252,6 +258,10 @@ impl ProxyHttp for Edge {
         if let Some(answer) = self.answers.over_http(session.req_header().uri.path()) {
             Reply::challenge(&answer).write(session, true).await?;
             return Ok(true);
+        }
+        let paths = ctx.snapshot().plan.paths;
+        if let Err(refusal) = guard::normalise(session.req_header_mut(), &paths) {
+            return self.refuse(session, ctx, refusal, None).await;
         }
         match self.steer(session, ctx) {
             Ok(()) => {

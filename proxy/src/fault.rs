@@ -1,5 +1,7 @@
 //! The engine's errors → whose fault, and what it means for the try and for the client.
 
+use std::io;
+
 use pingora::{Error, ErrorSource, ErrorType};
 use portolan_control::stats::TryOutcome;
 
@@ -35,8 +37,13 @@ pub(crate) fn refusal(error: &Error) -> Option<Refusal> {
         ErrorSource::Downstream => match error.etype() {
             ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Some(Refusal::Malformed),
             // A body that breaks its own framing is told apart from a connection that breaks.
-            ErrorType::ReadError if is_invalid_data(error) => Some(Refusal::Malformed),
-            ErrorType::ReadTimedout => Some(Refusal::HeadersTooSlow),
+            ErrorType::ReadError if is_caused_by(error, io::ErrorKind::InvalidData) => {
+                Some(Refusal::Malformed)
+            }
+            ErrorType::ReadError if is_caused_by(error, io::ErrorKind::TimedOut) => {
+                Some(Refusal::BodyTooSlow)
+            }
+            ErrorType::ReadTimedout => Some(Refusal::BodyTooSlow),
             _ => None,
         },
         ErrorSource::Upstream => Some(match (error.etype(), outcome(error)) {
@@ -49,16 +56,15 @@ pub(crate) fn refusal(error: &Error) -> Option<Refusal> {
     }
 }
 
-fn is_invalid_data(error: &Error) -> bool {
-    let cause = error.root_cause().downcast_ref::<std::io::Error>();
-    cause.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData)
+fn is_caused_by(error: &Error, kind: io::ErrorKind) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|io| io.kind() == kind)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use pingora::OrErr as _;
-    use std::io;
 
     #[test]
     fn a_client_that_breaks_its_own_framing_is_told_and_one_that_is_gone_is_not() {
@@ -71,6 +77,7 @@ mod tests {
             refusal(&error)
         };
         assert_eq!(failed(io::ErrorKind::InvalidData), Some(Refusal::Malformed));
+        assert_eq!(failed(io::ErrorKind::TimedOut), Some(Refusal::BodyTooSlow));
         assert_eq!(failed(io::ErrorKind::ConnectionReset), None);
     }
 }

@@ -1,10 +1,11 @@
 //! What must hold before a request is routed, and what is taken off an answer.
 
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Uri};
 use pingora::http::{RequestHeader, ResponseHeader};
-use portolan_config::plan::{LimitsPlan, normal_host};
+use portolan_config::plan::{LimitsPlan, PathsPlan, normal_host};
 
+use crate::connection::is_host;
 use crate::context::ConnectionContext;
 use crate::edge::host;
 use crate::refusal::Refusal;
@@ -32,15 +33,23 @@ pub(crate) fn check(
         return Err(Refusal::MethodNotAllowed);
     }
     let headers = &request.headers;
+    let target = request
+        .uri
+        .path_and_query()
+        .map_or(0, |it| it.as_str().len());
+    if target > limits.uri_bytes {
+        return Err(Refusal::UriTooLong);
+    }
     // Over HTTP/1.1 the head was measured before the engine saw it; over HTTP/2 the number of
     // headers was not.
-    if headers.len() > limits.headers {
+    if headers.len() > limits.headers || listed_bytes(request) > limits.header_bytes {
         return Err(Refusal::HeadersTooLarge);
     }
     let host = host(request);
-    if host.is_none() && request.version == http::Version::HTTP_11 {
-        // RFC 9112, section 3.2.
-        return Err(Refusal::Malformed);
+    // RFC 9112, section 3.2; HTTP/1.0 knows no Host.
+    let needed = request.version != http::Version::HTTP_10;
+    if host.map_or(needed, |host| !is_host(host.as_bytes())) {
+        return Err(Refusal::BadHost);
     }
     if let (Some(limit), Some(length)) = (limits.body_bytes, content_length(headers))
         && length > limit
@@ -54,6 +63,78 @@ pub(crate) fn check(
         return Err(Refusal::WrongCertificate);
     }
     Ok(())
+}
+
+/// The size of a head as HTTP/2 counts it (RFC 9113, section 6.5.2), of those that were not
+/// measured before.
+fn listed_bytes(request: &RequestHeader) -> usize {
+    const EACH: usize = 32;
+    if request.version != http::Version::HTTP_2 {
+        return 0;
+    }
+    let headers = request.headers.iter();
+    headers
+        .map(|(name, value)| name.as_str().len() + value.len() + EACH)
+        .sum()
+}
+
+/// Brings a request's target into the form in which it is matched and forwarded.
+///
+/// # Errors
+/// When its path must not pass.
+pub(crate) fn normalise(request: &mut RequestHeader, paths: &PathsPlan) -> Result<(), Refusal> {
+    if request.method == Method::CONNECT {
+        // Refused later, whatever it asks for.
+        return Ok(());
+    }
+    if !request.raw_path_is_utf8() {
+        return Err(Refusal::BadPath);
+    }
+    if request.raw_path() == b"*" {
+        // The server as a whole, which has no path.
+        return if request.method == Method::OPTIONS {
+            Ok(())
+        } else {
+            Err(Refusal::BadPath)
+        };
+    }
+    let path = request.uri.path();
+    let normal = paths.normal(path).map_err(|_| Refusal::BadPath)?;
+    // In absolute form (RFC 9112, section 3.2.2) the host is the target's, which Host does not
+    // contradict; from here on only the path is.
+    let absolute = !request.raw_path().starts_with(b"/");
+    if !absolute && normal == path {
+        return Ok(());
+    }
+    let authority = if absolute {
+        Some(absolute_authority(request.raw_path()).ok_or(Refusal::BadHost)?)
+    } else {
+        None
+    };
+    let target = match request.uri.query() {
+        Some(query) => format!("{normal}?{query}"),
+        None => normal.into_owned(),
+    };
+    let mut parts = request.uri.clone().into_parts();
+    parts.path_and_query = Some(target.parse().map_err(|_| Refusal::BadPath)?);
+    if request.version != http::Version::HTTP_2 {
+        (parts.scheme, parts.authority) = (None, None);
+    }
+    request.set_uri(Uri::from_parts(parts).map_err(|_| Refusal::BadPath)?);
+    if let Some(authority) = authority
+        && !request.headers.contains_key(header::HOST)
+    {
+        request
+            .insert_header(header::HOST, authority)
+            .map_err(|_| Refusal::BadHost)?;
+    }
+    Ok(())
+}
+
+/// The host of a target in absolute form.
+fn absolute_authority(target: &[u8]) -> Option<HeaderValue> {
+    let uri: Uri = std::str::from_utf8(target).ok()?.parse().ok()?;
+    HeaderValue::from_str(uri.authority()?.as_str()).ok()
 }
 
 fn content_length(headers: &http::HeaderMap) -> Option<u64> {
@@ -122,6 +203,49 @@ mod tests {
         let mut left: Vec<&str> = response.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-length", "x-other"]);
+    }
+
+    #[test]
+    fn targets_are_forwarded_as_they_are_matched() {
+        use portolan_config::document::{DotSegments, EncodedSlashes, RepeatedSlashes};
+        let paths = PathsPlan {
+            dot_segments: DotSegments::Resolve,
+            repeated_slashes: RepeatedSlashes::Merge,
+            encoded_slashes: EncodedSlashes::Refuse,
+        };
+        let normal = |method: &str, target: &str| {
+            let mut request = RequestHeader::build(method, target.as_bytes(), None)
+                .map_err(|_| Refusal::BadPath)?;
+            normalise(&mut request, &paths)?;
+            let raw = String::from_utf8(request.raw_path().to_vec()).unwrap();
+            let host = request
+                .headers
+                .get("host")
+                .map(|host| host.to_str().unwrap().to_owned());
+            Ok((raw, host))
+        };
+        for (method, target, forwarded, host) in [
+            ("GET", "/a/../b?x=%zz&y=//", "/b?x=%zz&y=//", None),
+            ("GET", "//a//b", "/a/b", None),
+            ("GET", "/%61?%61", "/a?%61", None),
+            (
+                "GET",
+                "http://h.example:1/a//b?c",
+                "/a/b?c",
+                Some("h.example:1"),
+            ),
+            ("GET", "http://h.example", "/", Some("h.example")),
+            ("GET", "http://h.example?x", "/?x", Some("h.example")),
+            ("OPTIONS", "*", "*", None),
+            ("CONNECT", "a:1", "a:1", None),
+        ] {
+            let expected = Ok((forwarded.to_owned(), host.map(str::to_owned)));
+            assert_eq!(normal(method, target), expected, "{target}");
+        }
+        for target in ["*", "/..", "/a%2fb", "/a%00", "/a\\b"] {
+            assert_eq!(normal("GET", target), Err(Refusal::BadPath), "{target}");
+        }
+        assert_eq!(normal("GET", "?a"), Err(Refusal::BadHost));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! One request goes through these rooms:
 //!
-//! 1. [`listener`] accepts it (bind → accept → TLS), [`connection`] takes its head as a whole and
-//!    refuses what must not pass;
+//! 1. [`listener`] accepts it (bind → accept → [`proxy_protocol`] → TLS), [`connection`] takes its
+//!    head as a whole and refuses what must not pass, [`body_rate`] what takes too long;
 //! 2. [`edge`] is called by the engine for every phase, with what is known in [`context`];
 //! 3. [`guard`] checks it, [`client_address`] says who asks, the control plane's `decide` says where
 //!    it goes; [`affinity`] ties it to where its client was before;
 //! 4. [`exchange`] makes the tries, or the engine's own loop does for uploads and upgrades;
-//!    [`choose`] finds the endpoint of each, [`peer`] says how to connect to it;
+//!    [`choose`] finds the endpoint of each, [`peer`] says how to connect to it, [`announce`] tells
+//!    it for whom;
 //! 5. [`forward`] changes headers both ways, [`expose`] tells the client how it was steered;
 //! 6. [`fault`], [`refusal`] and [`reply`] answer what cannot be served, over gRPC in the words of
 //!    [`grpc`];
@@ -19,6 +20,8 @@
 //! names the engine.
 
 mod affinity;
+mod announce;
+mod body_rate;
 mod choose;
 mod client_address;
 mod client_certificate;
@@ -36,6 +39,7 @@ mod ledger;
 mod listener;
 mod peer;
 mod probe;
+mod proxy_protocol;
 mod record;
 mod refusal;
 mod reply;

@@ -7,10 +7,13 @@ mod accept;
 mod bind;
 mod handshake;
 mod http2;
+mod per_client;
+mod proxied;
 mod set;
 
 pub(crate) use accept::Service;
 pub use bind::HandedSocket;
+use per_client::PerClient;
 pub(crate) use set::ListenerSet;
 
 use std::io;
@@ -41,6 +44,8 @@ pub(crate) struct Listener {
     pub(crate) handshakes: Arc<Handshakes>,
     /// Connections that may be opened beside those that are.
     room: Arc<Semaphore>,
+    /// Open connections by client.
+    pub(crate) clients: Arc<PerClient>,
     /// Told when its clients are to leave.
     leaving: watch::Sender<bool>,
     /// The socket once more, for a process that takes over. Gone when its clients are to leave:
@@ -69,6 +74,7 @@ impl Listener {
             room: Arc::new(Semaphore::new(settings.plan.limits.connections)),
             connections: Arc::default(),
             handshakes: Arc::default(),
+            clients: Arc::default(),
             leaving: watch::channel(false).0,
             settings: ArcSwap::new(Arc::new(settings)),
         })

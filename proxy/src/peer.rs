@@ -14,8 +14,10 @@ use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use portolan_certs::UpstreamIdentity;
-use portolan_config::document::Protocol;
+use portolan_config::document::{Protocol, ProxyVersion};
 use portolan_config::plan::PoolPlan;
+
+use crate::announce::announce;
 
 /// How long a connection may wait for its next request. Shorter than the 60 s after which the load
 /// balancers of the large clouds close it, so that we are the ones who do.
@@ -45,6 +47,8 @@ pub(crate) struct Peers {
     failed_probes: Arc<AtomicU64>,
     /// What probes ask for as Host.
     pub(crate) probe_host: String,
+    /// The PROXY protocol header that connections for requests begin with.
+    pub(crate) send_proxy: Option<ProxyVersion>,
 }
 
 impl Peers {
@@ -102,12 +106,16 @@ impl Peers {
             probes.options.read_timeout = Some(probe.timeout);
             probes.options.write_timeout = Some(probe.timeout);
         }
+        if let Some(version) = pool.send_proxy {
+            announce(&mut probes, version, None);
+        }
         Self {
             requests,
             upgrades,
             probes,
             failed_probes: Arc::default(),
             probe_host,
+            send_proxy: pool.send_proxy,
         }
     }
 }

@@ -68,7 +68,7 @@ impl DataPlane {
         });
         let under_way: Arc<Gauge> = Arc::default();
         let edge = Edge {
-            published,
+            published: published.clone(),
             messenger,
             upstream: Arc::new(Upstream::new(KEPT_CONNECTIONS)),
             recorder: recorder.clone(),
@@ -79,6 +79,7 @@ impl DataPlane {
         let service = crate::listener::Service {
             proxy: Arc::new(engine(workers, edge)),
             recorder,
+            published,
             tasks: TaskTracker::new(),
         };
         let listeners = Arc::new(ListenerSet::new(service, runtime.handle().clone()));

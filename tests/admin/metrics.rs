@@ -102,6 +102,8 @@ async fn names_and_labels_are_those_of_the_contract_and_prometheus_likes_them() 
     let mut declared: BTreeSet<&str> = family::ALL.iter().map(|family| family.name).collect();
     // Nobody was ejected: tests/outlier.rs sees that one move.
     declared.remove(family::EJECTIONS.name);
+    // Nor was anybody sent away: tests/hygiene sees that.
+    declared.remove(family::REFUSED_CONNECTIONS.name);
     assert_eq!(seen, declared);
     assert_eq!(promtool::complaints(&page), "", "{page}");
     let answer = fetch(portolan.admin(), "/metrics").await;

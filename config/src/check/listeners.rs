@@ -73,6 +73,36 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
                 "`header_bytes` lies between 256B and 1MiB",
             ));
         }
+        if limits.uri_bytes.value.bytes() < 64 {
+            found.push(Diagnostic::error(
+                Code::BadValue,
+                limits.uri_bytes.origin,
+                "`uri_bytes` is at least 64B",
+            ));
+        }
+        if let Some(rate) = limits.min_body_rate.on()
+            && rate.value.bytes() == 0
+        {
+            found.push(
+                Diagnostic::error(
+                    Code::BadValue,
+                    rate.origin,
+                    "with `min_body_rate: 0B` nobody would be too slow",
+                )
+                .help("write `off`"),
+            );
+        }
+        if listener.proxy_protocol.value && document.client_ip.trusted.is_empty() {
+            found.push(
+                Diagnostic::error(
+                    Code::MissingKey,
+                    listener.proxy_protocol.origin,
+                    "`proxy_protocol` takes headers from trusted peers alone, and there are none: \
+                     every connection would be closed",
+                )
+                .help("write the addresses of the load balancers into `client_ip.trusted`"),
+            );
+        }
         for (name, limit) in [
             ("header_timeout", &limits.header_timeout),
             ("idle_timeout", &limits.idle_timeout),

@@ -47,6 +47,7 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
             ));
         }
         duplicates(route, &mut matches, found);
+        written_as_matched(route, document, found);
         edits(&route.request_headers, found);
         edits(&route.response_headers, found);
         rewrite(route, found);
@@ -189,6 +190,27 @@ fn edits(edits: &HeaderEdits, found: &mut Vec<Diagnostic>) {
     edits.remove.iter().for_each(&mut check);
     edits.set.iter().for_each(|(name, _)| check(name));
     edits.add.iter().for_each(|(name, _)| check(name));
+}
+
+/// A path that no request can have once `paths` is through with it would never be matched.
+fn written_as_matched(route: &Route, document: &Document, found: &mut Vec<Diagnostic>) {
+    let Some(PathMatch::Prefix(path) | PathMatch::Exact(path)) = &route.path else {
+        return;
+    };
+    let written = path.value.as_str();
+    let help = match crate::compile::paths(document).normal(written) {
+        Ok(normal) if normal == written => return,
+        Ok(normal) => format!("requests for it are matched as `{normal}`: write that"),
+        Err(fault) => format!("requests for it are refused: the path {fault} (see `paths`)"),
+    };
+    found.push(
+        Diagnostic::error(
+            Code::BadValue,
+            path.origin,
+            format!("no request is ever matched with the path `{written}`"),
+        )
+        .help(help),
+    );
 }
 
 fn rewrite(route: &Route, found: &mut Vec<Diagnostic>) {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::acme::CertificateName;
-use crate::decode::document;
+use crate::decode::{Switch, document};
 use crate::leaf::keywords;
 use crate::names::Name;
 use crate::source::At;
@@ -21,10 +21,15 @@ document! {
         pub redirect_to_https: At<bool> = "false",
         /// Terminate TLS here.
         pub tls: Option<ListenerTls>,
+        /// Every connection begins with a PROXY protocol header (version 1 or 2) that says whom it
+        /// is for, as load balancers of TCP write it. It is mandatory, it is only taken from
+        /// `client_ip.trusted` peers, and the address in it counts as the peer's. Everything else
+        /// is closed.
+        pub proxy_protocol: At<bool> = "false",
         /// How much one client may ask for.
         pub limits: Limits = "{}",
     }
-    not_yet { "proxy_protocol" unless "false", "allow", "deny" }
+    not_yet { "allow", "deny" }
 }
 
 document! {
@@ -125,6 +130,19 @@ document! {
         pub body_bytes: Option<At<ByteSize>>,
         /// Open connections at the same time: those beyond are not accepted until others end.
         pub connections: At<Count> = "20000",
+        /// Open connections of one client at the same time: those beyond are closed at once. IPv6
+        /// clients count by their /64. Proxies in front count as one client, unless they speak the
+        /// PROXY protocol. By default there is no limit.
+        pub connections_per_client: Option<At<Count>>,
+        /// How many requests a connection may bring before it is ended, as gracefully as its
+        /// protocol allows. By default there is no limit.
+        pub requests_per_connection: Option<At<Count>>,
+        /// The longest target of a request, path and query: more is answered with 414.
+        pub uri_bytes: At<ByteSize> = "16KiB",
+        /// How many bytes of its body a client must send per second, on average, while they are
+        /// waited for: less is answered with 408. The first 5 seconds of waiting are free. Bodies
+        /// of gRPC requests may be streams that say nothing for a while, and are exempt. `off`:
+        /// only `idle_timeout` counts, from one piece to the next.
+        pub min_body_rate: Switch<At<ByteSize>> = "240B",
     }
-    not_yet { "connections_per_client", "requests_per_connection", "uri_bytes", "min_body_rate" }
 }

@@ -60,8 +60,11 @@ document! {
         pub timeouts: Timeouts = "{}",
         /// What the pool can do at most.
         pub capacity: Option<Capacity>,
+        /// Begin every connection to an endpoint with a PROXY protocol header that says which
+        /// client it is for. Such connections serve one client each. Probes say that they come from
+        /// Portolan itself.
+        pub send_proxy: Option<At<ProxyVersion>>,
     }
-    not_yet { "send_proxy" }
 }
 
 /// One address, or one name with all its addresses. Short: `10.1.0.10:8080`.
@@ -362,6 +365,16 @@ keywords! {
         H2 = "h2",
         /// HTTP/2 without TLS, with prior knowledge.
         H2c = "h2c",
+    }
+}
+
+keywords! {
+    /// Which PROXY protocol header endpoints get.
+    pub enum ProxyVersion {
+        /// The line of text.
+        V1 = "v1",
+        /// The binary header, with a checksum.
+        V2 = "v2",
     }
 }
 

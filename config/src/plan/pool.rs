@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use super::PoolId;
-use crate::document::{Protocol, StatusRange};
+use crate::document::{Protocol, ProxyVersion, StatusRange};
 use crate::geography::Coordinates;
 use crate::names::Name;
 use crate::source::{At, Origin};
@@ -53,6 +53,8 @@ pub struct PoolPlan {
     pub timeouts: TimeoutsPlan,
     /// Requests at the same time, at most.
     pub capacity_in_flight: Option<u32>,
+    /// The PROXY protocol header that connections begin with.
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 /// One address, or one name with all its addresses.

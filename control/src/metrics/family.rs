@@ -70,6 +70,9 @@ families! {
     /// (`in_head`, `before_answer`, `in_answer`) or `refused` (by the reason for it). Their sum is
     /// what was accepted, less what is under way.
     REQUEST_OUTCOMES = Counter "portolan_request_outcomes_total" ["outcome", "reason"];
+    /// Connections that were closed for what they were or did, by reason. What HTTP/2 refuses by
+    /// itself begins with `h2_`.
+    REFUSED_CONNECTIONS = Counter "portolan_refused_connections_total" ["reason"];
     /// Tries to have an endpoint answer a request, by how they ended: `answered`, `server_error`,
     /// `connect_failed`, `broken`, `timed_out` or `abandoned`.
     UPSTREAM_TRIES = Counter "portolan_upstream_tries_total" ["pool", "endpoint", "outcome"];

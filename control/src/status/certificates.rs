@@ -3,6 +3,7 @@
 use portolan_certs::bundle::Validity;
 use portolan_certs::keyring::Fault;
 use portolan_config::plan::Plan;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::acme::ManagedEntry;
@@ -10,7 +11,7 @@ use crate::listeners::ListenerStatus;
 use crate::reload::Reloader;
 
 /// `GET /api/v1/certificates`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CertificatesEntry {
     /// Those that clients get.
     pub certificates: Vec<CertificateEntry>,
@@ -22,7 +23,7 @@ pub struct CertificatesEntry {
 }
 
 /// A certificate that clients get.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CertificateEntry {
     /// The address of the listener.
     pub listener: String,
@@ -54,7 +55,7 @@ pub struct CertificateEntry {
 }
 
 /// A file that cannot be used now.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FaultEntry {
     /// Whose it is: `listener 0.0.0.0:443` or `pool aws`.
     pub of: String,
@@ -65,7 +66,7 @@ pub struct FaultEntry {
 }
 
 /// The certificates in a few numbers, for `/api/v1/status`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CertificateTotals {
     /// How many clients get, over all listeners.
     pub total: usize,

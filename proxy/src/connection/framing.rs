@@ -24,7 +24,51 @@ pub(crate) struct Chunked {
     state: State,
     /// Bytes of extensions and trailers so far.
     extra: usize,
+    /// The name of the trailer that is being read, in lower case.
+    name: Name,
 }
+
+/// As much of a trailer's name as it takes to know whether it is forbidden.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Name {
+    bytes: [u8; 20],
+    length: usize,
+}
+
+impl Name {
+    fn push(&mut self, byte: u8) {
+        if let Some(slot) = self.bytes.get_mut(self.length) {
+            *slot = byte.to_ascii_lowercase();
+        }
+        self.length += 1;
+    }
+
+    /// Whether it may stand in a trailer: not if it frames or routes a message, says who sent it, or
+    /// how to read it (RFC 9110, section 6.5.1). Somebody behind us might merge it into the head.
+    fn is_allowed(&self) -> bool {
+        let name = self.bytes.get(..self.length).unwrap_or_default();
+        !FORBIDDEN_TRAILERS.iter().any(|bad| bad.as_bytes() == name)
+    }
+}
+
+const FORBIDDEN_TRAILERS: [&str; 16] = [
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -41,7 +85,9 @@ enum State {
     DataLf,
     /// The beginning of a trailer line, or of the empty line that ends everything.
     TrailerStart,
-    /// Within a trailer line.
+    /// Within a trailer's name.
+    TrailerName,
+    /// Behind its colon.
     Trailer,
     /// The LF of a trailer line.
     TrailerLf,
@@ -64,6 +110,7 @@ impl Framing {
         Self::Chunked(Chunked {
             state: State::Size(0, 0),
             extra: 0,
+            name: Name::default(),
         })
     }
 
@@ -116,7 +163,7 @@ impl Chunked {
     fn next(&mut self, byte: u8) -> Result<State, Malformed> {
         if matches!(
             self.state,
-            State::Extension(_) | State::Trailer | State::TrailerStart
+            State::Extension(_) | State::Trailer | State::TrailerName | State::TrailerStart
         ) {
             self.extra += 1;
             if self.extra > MOST_EXTRA {
@@ -141,7 +188,17 @@ impl Chunked {
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => State::Size(0, 0),
             (State::TrailerStart, b'\r') => State::LastLf,
-            (State::TrailerStart | State::Trailer, byte) if is_text(byte) => State::Trailer,
+            (State::TrailerStart, byte) if is_token(byte) => {
+                self.name = Name::default();
+                self.name.push(byte);
+                State::TrailerName
+            }
+            (State::TrailerName, byte) if is_token(byte) => {
+                self.name.push(byte);
+                State::TrailerName
+            }
+            (State::TrailerName, b':') if self.name.is_allowed() => State::Trailer,
+            (State::Trailer, byte) if is_text(byte) => State::Trailer,
             (State::Trailer, b'\r') => State::TrailerLf,
             (State::TrailerLf, b'\n') => State::TrailerStart,
             (State::LastLf, b'\n') => State::Done,
@@ -153,6 +210,11 @@ impl Chunked {
 /// Whether a byte may stand in an extension or a trailer.
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+/// Whether a byte may stand in a header's name (RFC 9110, section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
@@ -192,7 +254,7 @@ mod tests {
         assert_eq!(end_of("0\r\n\r\nGET"), Ok(5));
         assert_eq!(end_of("5\r\nhello\r\n0\r\n\r\nnext"), Ok(15));
         assert_eq!(
-            end_of("A;name=\"v\"\r\n0123456789\r\n0;x\r\nTrailer: 1\r\n\r\nnext"),
+            end_of("A;name=\"v\"\r\n0123456789\r\n0;x\r\nChecked: 1\r\n\r\nnext"),
             Ok(43)
         );
         assert_eq!(end_of("3\r\nab"), Ok(5), "not over yet");
@@ -213,6 +275,13 @@ mod tests {
             "0\r\nTrailer: 1\n\r\n",
             "0\r\n\rX",
             "5;\u{1}\r\nhello\r\n",
+            "0\r\nHost: a\r\n\r\n",
+            "0\r\nX: 1\r\nContent-LENGTH: 5\r\n\r\n",
+            "0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "0\r\n folded\r\n\r\n",
+            "0\r\nX : 1\r\n\r\n",
+            "0\r\n: 1\r\n\r\n",
+            "0\r\nnothing\r\n\r\n",
         ] {
             assert_eq!(end_of(bad), Err(Malformed), "{bad:?}");
         }

@@ -71,16 +71,20 @@ pub(crate) fn scan(buffer: &[u8], seen: usize, limits: &LimitsPlan) -> Scan {
         Err(httparse::Error::TooManyHeaders) => return Scan::Refused(Refusal::HeadersTooLarge),
         Err(_) => return Scan::Refused(Refusal::Malformed),
     }
-    if !is_unambiguous(
-        request.method.unwrap_or_default(),
-        request.path.unwrap_or_default(),
-        request.headers,
-    ) {
-        return Scan::Refused(Refusal::Malformed);
+    let target = request.path.unwrap_or_default();
+    if target.len() > limits.uri_bytes {
+        return Scan::Refused(Refusal::UriTooLong);
+    }
+    if !target.bytes().all(is_target_character) {
+        return Scan::Refused(Refusal::BadPath);
+    }
+    let method = request.method.unwrap_or_default();
+    if !is_unambiguous(method, target, request.headers) {
+        return Scan::Refused(Refusal::BadHost);
     }
     match framing(request.version == Some(1), request.headers) {
         Some(framing) => Scan::Whole(blank + end, framing),
-        None => Scan::Refused(Refusal::Malformed),
+        None => Scan::Refused(Refusal::AmbiguousLength),
     }
 }
 
@@ -90,6 +94,12 @@ fn has_bare_line_end(head: &[u8]) -> bool {
         b'\r' => head.get(at + 1) != Some(&b'\n'),
         _ => at == 0 || head[at - 1] != b'\r',
     })
+}
+
+/// Whether a byte may stand in a target: what RFC 3986 allows, and what browsers send in queries
+/// without escaping it. A fragment is the client's own affair, and nobody agrees on backslashes.
+fn is_target_character(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'`')
 }
 
 /// Whether everybody who reads the request line and Host understands the same host by them.
@@ -102,7 +112,7 @@ fn is_unambiguous(method: &str, target: &str, headers: &[httparse::Header<'_>]) 
         .filter(|header| header.name.eq_ignore_ascii_case("host"))
         .map(|header| header.value.trim_ascii());
     let (host, another) = (hosts.next(), hosts.next());
-    if another.is_some() || host.is_some_and(|host| host.contains(&b'@')) {
+    if another.is_some() || host.is_some_and(|host| !is_host(host)) {
         return false;
     }
     if method == "CONNECT" {
@@ -126,6 +136,39 @@ fn is_unambiguous(method: &str, target: &str, headers: &[httparse::Header<'_>]) 
             && written.starts_with(authority)
             && host.is_none_or(|host| host == authority.as_bytes())
     })
+}
+
+/// Whether this can only be read as a host, with a port or without: what names and addresses are
+/// made of, and nothing that separates a host from anything else.
+pub(crate) fn is_host(host: &[u8]) -> bool {
+    let (name, rest) = match host.strip_prefix(b"[") {
+        // An IPv6 address.
+        Some(inside) => {
+            let Some(end) = memchr::memchr(b']', inside) else {
+                return false;
+            };
+            let address = std::str::from_utf8(&inside[..end]);
+            if !address.is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok()) {
+                return false;
+            }
+            (&inside[..end], &inside[end + 1..])
+        }
+        None => host.split_at(memchr::memchr(b':', host).unwrap_or(host.len())),
+    };
+    let port = match rest.split_first() {
+        None => true,
+        Some((b':', port)) => {
+            let port = std::str::from_utf8(port).unwrap_or("x");
+            port.bytes().all(|byte| byte.is_ascii_digit())
+                && (port.is_empty() || port.parse::<u16>().is_ok())
+        }
+        Some(_) => false,
+    };
+    let named = host.starts_with(b"[")
+        || name
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'));
+    port && named && !name.is_empty()
 }
 
 /// The framing that the headers give, unless they contradict each other.
@@ -173,6 +216,10 @@ mod tests {
         idle_timeout: Duration::from_secs(75),
         body_bytes: None,
         connections: 100,
+        connections_per_client: None,
+        requests_per_connection: None,
+        uri_bytes: 128,
+        min_body_rate: None,
     };
 
     fn look(text: &str) -> Scan {
@@ -198,7 +245,7 @@ mod tests {
             look(&format!("\r\n{get}GET")),
             Scan::Whole(get.len() + 2, Framing::NONE)
         );
-        for target in ["http://a/x?y", "//a/x", "/x?y=http://b/", "/%00"] {
+        for target in ["http://a/x?y", "//a/x", "/x?y=http://b/", "/x?a={|}^%"] {
             let absolute = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
             assert_eq!(
                 look(&absolute),
@@ -219,36 +266,94 @@ mod tests {
 
     #[test]
     fn what_could_be_read_in_two_ways_is_refused() {
-        for bad in [
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
-            "POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
-            "POST / HTTP/1.1\r\nContent-Length: +5\r\n\r\n",
-            "POST / HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\n",
-            "POST / HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\n",
-            "POST / HTTP/1.1\r\nContent-Length: \r\n\r\n",
-            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-            "POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n",
-            "GET / HTTP/1.1\nHost: a\n\n",
-            "GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
-            "GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
-            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
-            "GET / HTTP/1.1\r\nX: a\rb\r\n\r\n",
-            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
-            "GET / HTTP/9.1\r\nHost: a\r\n\r\n",
-            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
-            "GET / HTTP/1.1\r\nHost: user@a\r\n\r\n",
-            "GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
-            "GET http://user@a/ HTTP/1.1\r\n\r\n",
-            "GET http:/a/ HTTP/1.1\r\nHost: a\r\n\r\n",
-            "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
-            "GET a/b HTTP/1.1\r\nHost: a\r\n\r\n",
-            "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
-            "CONNECT a:1 HTTP/1.1\r\nHost: b:1\r\n\r\n",
-            "\u{16}\u{3}\u{1}",
+        let refused = |refusal, all: &[&str]| {
+            for bad in all {
+                assert_eq!(look(bad), Scan::Refused(refusal), "{bad:?}");
+            }
+        };
+        refused(
+            Refusal::AmbiguousLength,
+            &[
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+                "POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+                "POST / HTTP/1.1\r\nContent-Length: +5\r\n\r\n",
+                "POST / HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\n",
+                "POST / HTTP/1.1\r\nContent-Length: 0x5\r\n\r\n",
+                "POST / HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\n",
+                "POST / HTTP/1.1\r\nContent-Length: \r\n\r\n",
+                "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n",
+                "POST / HTTP/1.1\r\nTransfer-Encoding: \r\n\r\n",
+            ],
+        );
+        refused(
+            Refusal::Malformed,
+            &[
+                "GET / HTTP/1.1\nHost: a\n\n",
+                "GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
+                "GET / HTTP/1.1\r\n folded: x\r\nHost: a\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+                "GET / HTTP/1.1\r\nX: a\rb\r\n\r\n",
+                "GET / HTTP/1.1\r\nX: a\0b\r\n\r\n",
+                "GET / HTTP/1.1\r\nX(: b\r\n\r\n",
+                "GET / HTTP/1.1\r\n: b\r\n\r\n",
+                "GET / HTTP/1.1\r\nnothing\r\n\r\n",
+                "G<T / HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET / HTTP/9.1\r\nHost: a\r\n\r\n",
+                "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+                "GET / http/1.1\r\nHost: a\r\n\r\n",
+                "GET /\r\n\r\n",
+                "\u{16}\u{3}\u{1}",
+            ],
+        );
+        refused(
+            Refusal::BadHost,
+            &[
+                "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: user@a\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: \r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: a:80:81\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: [a]\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: [::1]a\r\n\r\n",
+                "GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
+                "GET http://user@a/ HTTP/1.1\r\n\r\n",
+                "GET http:/a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET a/b HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+                "CONNECT a:1 HTTP/1.1\r\nHost: b:1\r\n\r\n",
+            ],
+        );
+        refused(
+            Refusal::BadPath,
+            &[
+                "GET /a\\b HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET /<x> HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n",
+            ],
+        );
+        for host in [
+            "a",
+            "a.b-c_d:8080",
+            "a:",
+            "[::1]",
+            "[2001:db8::1]:443",
+            "10.0.0.1:1",
         ] {
-            assert_eq!(look(bad), Scan::Refused(Refusal::Malformed), "{bad:?}");
+            assert!(is_host(host.as_bytes()), "{host}");
         }
     }
 
@@ -261,6 +366,8 @@ mod tests {
             Scan::Refused(Refusal::HeadersTooLarge),
             "without its end"
         );
+        let target = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(128));
+        assert_eq!(look(&target), Scan::Refused(Refusal::UriTooLong));
         let many = "GET / HTTP/1.1\r\nA: 1\r\nB: 1\r\nC: 1\r\nD: 1\r\nE: 1\r\n\r\n";
         assert_eq!(look(many), Scan::Refused(Refusal::HeadersTooLarge));
     }

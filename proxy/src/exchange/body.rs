@@ -62,11 +62,11 @@ async fn whole(
     length: usize,
     clock: &Clock,
 ) -> Result<Upload> {
-    let patience = patience(ctx);
     let mut body = BytesMut::with_capacity(length);
     loop {
         let reading = session.as_downstream_mut().read_request_body();
-        let part = match patience {
+        let began = clock.now();
+        let part = match patience(ctx) {
             None => reading.await.map_err(Error::into_down)?,
             Some(patience) => match tokio::time::timeout(patience, reading).await {
                 Ok(part) => part.map_err(Error::into_down)?,
@@ -75,6 +75,7 @@ async fn whole(
         };
         match part {
             Some(part) => {
+                ctx.body_rate.came(0, clock.now().since(began));
                 taken(ctx, &part, clock.now())?;
                 // Most bodies come in one piece.
                 if body.is_empty() && part.len() == length {
@@ -94,6 +95,7 @@ async fn whole(
 pub(super) fn taken(ctx: &mut RequestContext, part: &Bytes, now: Tick) -> Result<()> {
     ctx.bytes_in += part.len() as u64;
     ctx.client_heard = now;
+    ctx.body_rate.came(part.len(), std::time::Duration::ZERO);
     let limits = ctx.connection.as_ref().map(|c| c.listener.limits());
     let limit = limits.and_then(|limits| limits.body_bytes);
     if limit.is_some_and(|limit| ctx.bytes_in > limit) {
@@ -102,10 +104,10 @@ pub(super) fn taken(ctx: &mut RequestContext, part: &Bytes, now: Tick) -> Result
     Ok(())
 }
 
-/// How long a client may send nothing of its body.
+/// How much longer a client may send nothing of its body.
 pub(super) fn patience(ctx: &RequestContext) -> Option<std::time::Duration> {
     let connection = ctx.connection.as_ref()?;
-    Some(connection.listener.limits().idle_timeout)
+    Some(ctx.body_rate.within(&connection.listener.limits()))
 }
 
 /// The client was silent for longer than that.

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pingora::apps::{HttpServerApp as _, ReusedHttpStream};
@@ -10,6 +11,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use portolan_config::plan::LimitsPlan;
+use portolan_control::engine::Published;
 use portolan_control::ledger::{Gone, Outcome};
 use portolan_control::stats::Gauge;
 use tokio::net::{TcpListener, TcpStream};
@@ -17,7 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 
 use super::handshake::shake_hands;
-use super::{Listener, http2};
+use super::{Listener, http2, proxied};
 use crate::connection::{self, Connection, NoRequest, Speaks, Transport};
 use crate::context::ConnectionContext;
 use crate::edge::Edge;
@@ -39,6 +41,8 @@ pub(crate) struct Service {
     /// The engine: one for all listeners, so that connections to endpoints are shared.
     pub(crate) proxy: Arc<HttpProxy<Edge>>,
     pub(crate) recorder: Arc<Recorder>,
+    /// The configuration that runs, among other things.
+    pub(crate) published: Published,
     /// Every connection, so that the process can wait for them.
     pub(crate) tasks: TaskTracker,
 }
@@ -137,13 +141,33 @@ impl Drop for Open {
 }
 
 /// A connection from its beginning to its end.
-async fn serve(listener: Arc<Listener>, stream: TcpStream, service: &Service) {
-    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+async fn serve(listener: Arc<Listener>, mut stream: TcpStream, service: &Service) {
+    let (Ok(mut peer), Ok(mut local)) = (stream.peer_addr(), stream.local_addr()) else {
         return;
     };
     let _ = stream.set_nodelay(true);
     let settings = listener.settings.load_full();
     let limits = settings.plan.limits;
+    let from = peer;
+    let refused = |reason| {
+        service.recorder.totals.refused_connections.one(reason);
+        tracing::debug!(%from, "connection refused: {reason}");
+    };
+    if settings.plan.proxy_protocol {
+        let snapshot = service.published.load_full();
+        let trusted = &snapshot.plan.client_ip;
+        match proxied::header(&mut stream, trusted, limits.header_timeout).await {
+            Ok(None) => {}
+            Ok(Some(addresses)) => (peer, local) = (addresses.source, addresses.destination),
+            Err(why) => return refused(why.reason()),
+        }
+    }
+    let Some(_place) = listener
+        .clients
+        .enter(peer.ip(), limits.connections_per_client)
+    else {
+        return refused("connections_per_client");
+    };
     let (transport, tls) = match &settings.tls {
         None => (Transport::Plain(stream), None),
         Some(server) => {
@@ -160,6 +184,8 @@ async fn serve(listener: Arc<Listener>, stream: TcpStream, service: &Service) {
         local,
         listener: listener.clone(),
         tls,
+        totals: service.recorder.totals.clone(),
+        last: AtomicBool::new(false),
         upgraded: Arc::default(),
         recorder: service.recorder.clone(),
     });
@@ -185,6 +211,7 @@ async fn http1(mut connection: Box<Connection>, listener: &Arc<Listener>, servic
     let leaving = listener.leaving();
     let mut first = true;
     let mut settings = None;
+    let mut requests = 0;
     loop {
         let limits = listener.limits();
         match next_request(&mut connection, &limits, first, leaving.clone()).await {
@@ -203,6 +230,13 @@ async fn http1(mut connection: Box<Connection>, listener: &Arc<Listener>, servic
         let Some(entry) = connection.take_entry() else {
             return;
         };
+        requests += 1;
+        if limits
+            .requests_per_connection
+            .is_some_and(|most| requests >= most)
+        {
+            connection.context().last.store(true, Ordering::Relaxed);
+        }
         let mut session = ServerSession::new_http1(connection);
         if let Some(settings) = settings.take() {
             apply(settings, &mut session);

@@ -14,7 +14,7 @@ use pingora::server::ShutdownWatch;
 use portolan_config::plan::LimitsPlan;
 use portolan_control::ledger::Outcome;
 use portolan_control::stats::Gauge;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::accept::{LEAVE_GRACE, Service};
 use crate::connection::Connection;
@@ -30,6 +30,9 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const STREAM_WINDOW: u32 = 1 << 20;
 const STREAMS: u32 = 128;
 
+/// What is kept of an answer on a stream until the client takes it.
+const SEND_BUFFER: usize = 128 << 10;
+
 /// Malformed requests after which a connection is given up.
 const MOST_MALFORMED: u32 = 32;
 
@@ -38,8 +41,8 @@ pub(super) async fn serve(connection: Box<Connection>, service: &Service, limits
     let leaving = connection.context().listener.leaving();
     let requests = Arc::new(Requests::default());
     tokio::select! {
-        () = accept(connection, service, limits, leaving.clone(), &requests) => {}
-        () = gone_away(leaving.clone(), &requests) => {}
+        () = accept(connection, service, limits, leaving, &requests) => {}
+        () = gone_away(&requests) => {}
     }
 }
 
@@ -60,10 +63,13 @@ async fn accept(
         socket_digest: connection.get_socket_digest(),
     });
     let mut options = default_h2_options();
-    options.max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
+    // Twice of what is taken: so it is our guard that refuses, and counts, what is only a little more.
+    let list = limits.header_bytes.saturating_mul(2);
+    options.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
     options.max_concurrent_streams(STREAMS);
     options.initial_connection_window_size(CONNECTION_WINDOW);
     options.initial_window_size(STREAM_WINDOW);
+    options.max_send_buffer_size(SEND_BUFFER);
     let mut engine = match handshake(connection, Some(options)).await {
         Ok(engine) => engine,
         Err(error) => {
@@ -71,6 +77,8 @@ async fn accept(
             return;
         }
     };
+    let most = limits.requests_per_connection.unwrap_or(u64::MAX);
+    let mut begun = 0;
     let mut asked_to_leave = false;
     let mut malformed = 0;
     loop {
@@ -78,6 +86,7 @@ async fn accept(
             biased;
             _ = leaving.wait_for(|leaving| *leaving), if !asked_to_leave => {
                 engine.graceful_shutdown();
+                requests.told.send_replace(true);
                 asked_to_leave = true;
                 continue;
             }
@@ -88,6 +97,12 @@ async fn accept(
             Ok(Some(H2Accept::Session(session))) => {
                 let entry = Entry::open(context.clone(), "HTTP/2");
                 let under_way = UnderWay::new(requests);
+                begun += 1;
+                if begun >= most && !asked_to_leave {
+                    engine.graceful_shutdown();
+                    requests.told.send_replace(true);
+                    asked_to_leave = true;
+                }
                 let (proxy, leaving) = (service.proxy.clone(), leaving.clone());
                 tokio::spawn(async move {
                     let session = ServerSession::new_http2(session);
@@ -119,8 +134,9 @@ async fn accept(
 
 /// Waits until the client was told to go away and has not asked for anything for a while: it is
 /// gone without a word, and would keep the process from ending.
-async fn gone_away(mut leaving: ShutdownWatch, requests: &Requests) {
-    if leaving.wait_for(|leaving| *leaving).await.is_err() {
+async fn gone_away(requests: &Requests) {
+    let mut told = requests.told.subscribe();
+    if told.wait_for(|told| *told).await.is_err() {
         return;
     }
     let mut idle = Duration::ZERO;
@@ -137,6 +153,8 @@ async fn gone_away(mut leaving: ShutdownWatch, requests: &Requests) {
 #[derive(Debug, Default)]
 struct Requests {
     under_way: Gauge,
+    /// Whether the client was told to go away.
+    told: watch::Sender<bool>,
     /// Told when the last one has ended.
     idle: Notify,
 }
