@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod access;
 mod admin;
 mod affinity;
 mod balancing;
@@ -21,12 +22,14 @@ mod examples;
 mod faults;
 mod geography;
 mod grpc;
+mod headers;
 mod health;
 mod house;
 mod ledger;
 mod listeners;
 mod outlier;
 mod protocols;
+mod rate_limits;
 mod reload;
 mod requests;
 mod steering;

@@ -1,7 +1,10 @@
 //! Is the configuration sound? Each check looks at the document as written and adds what it finds;
 //! none touches the network, the file system or the clock.
 
+mod access;
 mod admin;
+mod browser;
+mod clients;
 mod listeners;
 mod pools;
 mod references;
@@ -33,6 +36,8 @@ pub(crate) fn check(document: &Document) -> Vec<Diagnostic> {
     pools::check(document, &mut found);
     targets::check(document, &names, unresolved, &mut found);
     routes::check(document, &mut found);
+    access::check(document, &mut found);
+    browser::check(document, &mut found);
     if !unresolved {
         rto::check(document, &names, &mut found);
     }

@@ -4,7 +4,9 @@
 //! descriptions of the JSON Schema (`portolan schema`). Nothing here has been checked against
 //! anything else yet: that is [`crate::check`]'s work.
 
+mod access;
 mod admin;
+mod browser;
 mod clients;
 mod health;
 mod listener;
@@ -14,7 +16,11 @@ mod route;
 mod target;
 mod test;
 
+pub use access::{LimitKey, LimitKeyLong, RateLimit};
 pub use admin::{Admin, AdminToken, Role};
+pub use browser::{
+    Cors, FrameOptions, Hsts, OriginPattern, ReferrerPolicy, SecurityHeaders, SecurityHeadersLong,
+};
 pub use clients::{
     AutonomousSystem, ClientIp, Clients, CloudflareRegion, Continent, CountryCode, Subdivision,
 };
@@ -35,7 +41,7 @@ pub use test::{ShareNumber, Test, TestClient, TestExpect, TestRequest};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::decode::{Entries, Switch, document};
+use crate::decode::{Entries, OneOrMany, Switch, document};
 use crate::leaf::keywords;
 use crate::names::Name;
 use crate::source::At;
@@ -126,6 +132,14 @@ document! {
         pub affinity: Option<Switch<Affinity>>,
         /// For every route: see the route's `expose`.
         pub expose: Option<At<bool>>,
+        /// For every route: see the route's `rate_limit`.
+        pub rate_limit: Option<OneOrMany<RateLimit>>,
+        /// For every route: see the route's `hsts`.
+        pub hsts: Option<Switch<Hsts>>,
+        /// For every route: see the route's `security_headers`.
+        pub security_headers: Option<Switch<SecurityHeaders>>,
+        /// For every route: see the route's `cors`.
+        pub cors: Option<Switch<Cors>>,
         /// For every route: see the route's `request_headers`.
         pub request_headers: Option<HeaderEdits>,
         /// For every route: see the route's `response_headers`.
@@ -155,6 +169,10 @@ pub(crate) const ROUTE_DEFAULTS: &[&str] = &[
     "when_all_down",
     "affinity",
     "expose",
+    "rate_limit",
+    "hsts",
+    "security_headers",
+    "cors",
     "request_headers",
     "response_headers",
 ];

@@ -68,6 +68,7 @@ pub mod notice;
 pub mod outlier;
 pub mod overrides;
 pub mod pool;
+pub mod rate_limit;
 pub mod refusal;
 pub mod rehearse;
 pub mod reload;

@@ -17,6 +17,7 @@ use portolan_config::plan::{
 use crate::clock::Tick;
 use crate::geo::{Locator, Whereabouts};
 use crate::pool::PoolView;
+use crate::rate_limit::Limiter;
 use crate::stats::{ByRetryReason, PoolStats, RoutePoolStats};
 use crate::steering::{Basis, Conditions, Latency, Sequence, Table, evaluate};
 
@@ -386,6 +387,8 @@ pub struct RouteState {
     none: Arc<OnceLock<RoutePoolStats>>,
     /// Tries that were not the first of their request.
     pub retries: Arc<ByRetryReason>,
+    /// Its rate limits, in the order written, with the buckets of their clients.
+    pub limits: Vec<Arc<Limiter>>,
 }
 
 impl RouteState {
@@ -412,6 +415,15 @@ impl RouteState {
             name: route.name.clone(),
             none: by_pool.entry("".into()).or_default().clone(),
             retries: before.map(|b| b.retries.clone()).unwrap_or_default(),
+            limits: route
+                .rate_limits
+                .iter()
+                .map(|wanted| {
+                    let old = before.and_then(|b| b.limits.iter().find(|l| l.keeps(wanted)));
+                    old.cloned()
+                        .unwrap_or_else(|| Arc::new(Limiter::new(wanted.clone())))
+                })
+                .collect(),
             sequences,
             by_pool,
             slots,

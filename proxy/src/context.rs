@@ -20,6 +20,7 @@ use portolan_control::stats::{Gauge, PoolStats, RetryReason, TryOutcome};
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
 
+use crate::access;
 use crate::ledger::Entry;
 use crate::listener::Listener;
 use crate::record::Recorder;
@@ -96,6 +97,8 @@ pub(crate) struct RequestContext {
     pub(crate) chances: Repeatable,
     /// Why Portolan answers itself, if it does.
     pub(crate) refusal: Option<Refusal>,
+    /// What its rate limits tell its client.
+    pub(crate) allowance: Option<Box<access::Told>>,
     /// Its answer is that it is to be had over https.
     pub(crate) redirected: bool,
     /// It asks for its connection to be upgraded.
@@ -292,6 +295,7 @@ impl RequestContext {
                 body_kept: false,
             },
             refusal: None,
+            allowance: None,
             redirected: false,
             wants_upgrade: false,
             answered: None,

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::http::HttpTask;
@@ -24,7 +24,9 @@ use portolan_control::engine::{Messenger, Published};
 use portolan_control::retry::{self, Fault, Sent};
 use portolan_control::stats::{Gauge, TryOutcome};
 
+use crate::access;
 use crate::affinity;
+use crate::browser;
 use crate::choose;
 use crate::client_address::client_address;
 use crate::context::{ConnectionContext, RequestContext, UnderWay};
@@ -85,14 +87,29 @@ impl Edge {
             refusal,
             Refusal::Malformed | Refusal::BodyTooLarge | Refusal::MethodNotAllowed
         );
-        let reply = Reply::refusal(
-            refusal,
-            &ctx.id,
-            Some(&session.req_header().headers),
-            retry_after,
-        );
+        let reply = Self::reply(refusal, session, ctx, retry_after);
         reply.write(session, close).await?;
         Ok(true)
+    }
+
+    /// What a request is answered that is not passed on, with all that its route says to clients.
+    fn reply(
+        refusal: Refusal,
+        session: &Session,
+        ctx: &RequestContext,
+        retry_after: Option<std::time::Duration>,
+    ) -> Reply {
+        let request = session.req_header();
+        let mut reply = Reply::refusal(refusal, &ctx.id, Some(&request.headers), retry_after);
+        if let Some(told) = &ctx.allowance {
+            reply.more.extend(told.fields());
+        }
+        if let Some(route) = Self::route(ctx) {
+            reply
+                .more
+                .extend(browser::own(&route.browser, request, ctx));
+        }
+        reply
     }
 
     /// Decides where a request goes. `Err`: nowhere, and why.
@@ -105,10 +122,11 @@ impl Edge {
         let limits = connection.listener.limits();
         guard::check(request, &connection, &limits)
             .map_err(|refusal| Stop::Refused(refusal, None))?;
+        let snapshot = ctx.snapshot().clone();
+        access::listener(&connection, &snapshot, ctx)?;
         if connection.listener.redirects() {
             return Err(Stop::Redirect);
         }
-        let snapshot = ctx.snapshot().clone();
         let written = host(request).unwrap_or_default();
         let head = RequestHead {
             host: &normal_host(written),
@@ -116,6 +134,14 @@ impl Edge {
             method: &request.method,
             headers: &request.headers,
         };
+        if let Some(route) = browser::preflight_route(&snapshot, &head, request) {
+            ctx.route = Some(route.id);
+            if let Some(client) = ctx.client {
+                ctx.found = snapshot.locate(route, client);
+            }
+            access::route(route, ctx)?;
+            return Err(Stop::Preflight);
+        }
         let route = snapshot
             .route(&head)
             .ok_or(Stop::Refused(Refusal::NoRoute, None))?;
@@ -124,6 +150,14 @@ impl Edge {
         if let Some(client) = client {
             ctx.found = snapshot.locate(route, client);
         }
+        access::route(route, ctx)?;
+        access::rate(
+            &snapshot,
+            route,
+            &request.headers,
+            ctx,
+            self.recorder.clock.now(),
+        )?;
         ctx.tie = affinity::tie(&self.affinity, &snapshot, route, request, client);
         match decide(&snapshot, route, client, &ctx.found, &ctx.tie) {
             Fate::Pool { pool, basis, why } => {
@@ -164,7 +198,14 @@ impl Edge {
             response.set_version(http::Version::HTTP_11);
         }
         affinity::answer(&self.affinity, session.req_header(), response, ctx)?;
+        if let Some(told) = &ctx.allowance {
+            // Beside what the endpoint says about limits of its own.
+            for (name, value) in told.fields() {
+                response.append_header(name, value)?;
+            }
+        }
         if let Some(route) = Self::route(ctx) {
+            browser::edit(&route.browser, session.req_header(), response, ctx)?;
             forward::edit_response(response, &route.response_headers)?;
             if route.expose {
                 expose::add(response, ctx)?;
@@ -195,9 +236,12 @@ impl Edge {
 }
 
 /// Why a request goes nowhere.
-enum Stop {
+#[derive(Debug)]
+pub(crate) enum Stop {
     Refused(Refusal, Option<std::time::Duration>),
     Redirect,
+    /// A browser asks whether it may ask, and the route has the answer.
+    Preflight,
 }
 
 #[async_trait]
@@ -281,6 +325,17 @@ impl ProxyHttp for Edge {
                     }
                     None => self.refuse(session, ctx, Refusal::Malformed, None).await,
                 }
+            }
+            Err(Stop::Preflight) => {
+                let request = session.req_header();
+                let cors = Self::route(ctx).and_then(|route| route.browser.cors.as_ref());
+                let mut head = match cors {
+                    Some(cors) => browser::answer(cors, request)?,
+                    None => return self.refuse(session, ctx, Refusal::Internal, None).await,
+                };
+                head.insert_header(forward::X_REQUEST_ID, ctx.id.as_str())?;
+                session.write_response_header(Box::new(head), true).await?;
+                Ok(true)
             }
             Err(Stop::Refused(refusal, retry_after)) => {
                 self.refuse(session, ctx, refusal, retry_after).await
@@ -466,8 +521,7 @@ impl ProxyHttp for Edge {
         let code = match refusal {
             Some(refusal) if !written => {
                 ctx.refusal = Some(refusal);
-                let headers: &HeaderMap = &session.req_header().headers;
-                let reply = Reply::refusal(refusal, &ctx.id, Some(headers), None);
+                let reply = Self::reply(refusal, session, ctx, None);
                 // Only what is certain to be read to its end leaves the connection usable.
                 let _ = reply.write(session, true).await;
                 refusal.status().as_u16()

@@ -18,7 +18,9 @@
 //! [`probe`] asks endpoints whether they serve, for the control plane. This is the only crate that
 //! names the engine.
 
+mod access;
 mod affinity;
+mod browser;
 mod choose;
 mod client_address;
 mod connection;

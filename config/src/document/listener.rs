@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::clients::Clients;
 use crate::decode::document;
 use crate::leaf::keywords;
 use crate::source::At;
@@ -19,10 +20,15 @@ document! {
         pub redirect_to_https: At<bool> = "false",
         /// Terminate TLS here.
         pub tls: Option<ListenerTls>,
+        /// Who may send requests here, over all routes: everybody else gets 403. Who cannot be placed
+        /// is in no country. Without it, everybody whom `deny` does not name.
+        pub allow: Option<Clients>,
+        /// Who may not, even if `allow` names them.
+        pub deny: Option<Clients>,
         /// How much one client may ask for.
         pub limits: Limits = "{}",
     }
-    not_yet { "proxy_protocol" unless "false", "allow", "deny" }
+    not_yet { "proxy_protocol" unless "false" }
 }
 
 document! {
