@@ -1,3 +1,5 @@
+//! Buckets one by one, under random arrivals, under a flood, and from many threads.
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
