@@ -13,6 +13,7 @@ mod harness;
 mod access;
 mod admin;
 mod affinity;
+mod auth;
 mod balancing;
 mod commands;
 mod demo;

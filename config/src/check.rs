@@ -3,6 +3,7 @@
 
 mod access;
 mod admin;
+mod auth;
 mod browser;
 mod clients;
 mod listeners;
@@ -37,6 +38,7 @@ pub(crate) fn check(document: &Document) -> Vec<Diagnostic> {
     targets::check(document, &names, unresolved, &mut found);
     routes::check(document, &mut found);
     access::check(document, &mut found);
+    auth::check(document, &mut found);
     browser::check(document, &mut found);
     if !unresolved {
         rto::check(document, &names, &mut found);

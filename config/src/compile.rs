@@ -11,23 +11,24 @@ use crate::check::{Definition, Names};
 use crate::decode::Encode;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{
-    AccessLog, Affinity, Balance, BalanceWord, Clients, Document, Endpoint, EndpointPlace, Expect,
-    FrameOptions, GeoRule, HashKey, HeaderEdits, Health, HedgeAfter, LimitKey, Listener, PathMatch,
-    Pool, ReferrerPolicy, Retry, RetryOn, Route, Target, TargetKind, Test, UpstreamTls,
-    WhenAllDown,
+    AccessLog, Affinity, Auth, Balance, BalanceWord, Clients, Document, Endpoint, EndpointPlace,
+    Expect, FrameOptions, GeoRule, HashKey, HeaderEdits, Health, HedgeAfter, LimitKey, Listener,
+    PathMatch, Pool, ReferrerPolicy, Retry, RetryOn, Route, Target, TargetKind, Test, UpstreamTls,
+    WhenAllDown, htpasswd,
 };
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
 use crate::node::{Node, Value};
 use crate::plan::{
-    AccessLogPlan, AccessPlan, AdminPlan, AdminTokenPlan, AffinityPlan, BalancePlan, BrowserPlan,
-    CertificateFiles, ClientClasses, ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash,
-    CorsPlan, EndpointPlan, GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan,
-    HedgePlan, LimitKeyPlan, LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan,
-    LogSink, OutlierPlan, PathRule, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan,
-    ProcessPlan, RateLimitPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId,
-    ServicePlan, SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
-    UpstreamTlsPlan, WhenAllDownPlan,
+    AccessLogPlan, AccessPlan, AdminPlan, AdminTokenPlan, AffinityPlan, AuthPlan, BalancePlan,
+    BasicPlan, BrowserPlan, CertificateFiles, ClientClasses, ClientFacts, ClientIpPlan, ClientSet,
+    Conditions, ConfigHash, CorsPlan, EndpointPlan, GeoIpPlan, GeoRulePlan, HashProperty,
+    HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitKeyPlan, LimitsPlan, ListenerPlan,
+    ListenerTlsPlan, LocationTable, LogPlan, LogSink, OutlierPlan, PathRule, Plan, PoolId,
+    PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan, RateLimitPlan, ResolverPlan,
+    RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan, SplitMemberPlan,
+    TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan, UpstreamTlsPlan,
+    WhenAllDownPlan,
 };
 use crate::source::{At, Sources};
 
@@ -639,6 +640,7 @@ fn route(
         affinity: route.affinity.on().and_then(affinity),
         expose: route.expose.value,
         access,
+        auth: route.auth.on().and_then(auth),
         rate_limits: rate_limits(route),
         browser: browser(route),
         request_headers: header_edits(&route.request_headers),
@@ -661,6 +663,33 @@ fn access(
 ) -> Option<AccessPlan> {
     let set = |clients: &Clients| ClientSet::new(clients, locations);
     AccessPlan::new(allow.map(set), deny.map(set), locations)
+}
+
+/// The checks have made sure that it asks for something, and that its users can be read.
+fn auth(auth: &Auth) -> Option<AuthPlan> {
+    let basic = auth.basic.as_ref()?;
+    let written = basic
+        .users
+        .iter()
+        .map(|user| (user.name.value.clone(), user.password.value.clone()));
+    let in_file = basic
+        .htpasswd
+        .iter()
+        .filter_map(|text| htpasswd(text.value.expose()).ok())
+        .flatten();
+    let realm = basic.realm.value.as_str();
+    let challenge = format!("Basic realm=\"{realm}\", charset=\"UTF-8\"");
+    Some(AuthPlan {
+        basic: BasicPlan {
+            users: written
+                .chain(in_file)
+                .map(|(name, hash)| (name.as_str().into(), hash))
+                .collect(),
+            challenge: HeaderValue::try_from(challenge).ok()?,
+        },
+        user_header: auth.user_header.as_ref().map(|name| name.value.clone()),
+        forward_authorization: auth.forward_authorization.value,
+    })
 }
 
 fn browser(route: &Route) -> BrowserPlan {

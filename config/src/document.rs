@@ -6,6 +6,7 @@
 
 mod access;
 mod admin;
+mod auth;
 mod browser;
 mod clients;
 mod health;
@@ -18,6 +19,7 @@ mod test;
 
 pub use access::{LimitKey, LimitKeyLong, RateLimit};
 pub use admin::{Admin, AdminToken, Role};
+pub use auth::{Auth, BasicAuth, BasicUser, HashKind, PasswordHash, Realm, UserName, htpasswd};
 pub use browser::{
     Cors, FrameOptions, Hsts, OriginPattern, ReferrerPolicy, SecurityHeaders, SecurityHeadersLong,
 };
@@ -132,6 +134,8 @@ document! {
         pub affinity: Option<Switch<Affinity>>,
         /// For every route: see the route's `expose`.
         pub expose: Option<At<bool>>,
+        /// For every route: see the route's `auth`.
+        pub auth: Option<Switch<Auth>>,
         /// For every route: see the route's `rate_limit`.
         pub rate_limit: Option<OneOrMany<RateLimit>>,
         /// For every route: see the route's `hsts`.
@@ -169,6 +173,7 @@ pub(crate) const ROUTE_DEFAULTS: &[&str] = &[
     "when_all_down",
     "affinity",
     "expose",
+    "auth",
     "rate_limit",
     "hsts",
     "security_headers",

@@ -4,6 +4,7 @@
 //! so the request path indexes and never hashes names.
 
 mod access;
+mod auth;
 mod browser;
 mod classes;
 mod location;
@@ -13,6 +14,7 @@ mod route_table;
 mod target;
 
 pub use access::{AccessPlan, ClientMatcher, Denied, LimitKeyPlan, RateLimitPlan};
+pub use auth::{AuthPlan, BasicPlan};
 pub use browser::{BrowserPlan, CorsPlan};
 pub use classes::{Class, ClassIndex, ClientClasses, TooManyClasses};
 pub use location::{BitSet, ClientSet, LocationId, LocationTable};

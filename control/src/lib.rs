@@ -51,6 +51,7 @@
 pub mod access_log;
 pub mod admin;
 pub mod affinity;
+pub mod auth;
 pub mod balance;
 pub mod clock;
 pub mod configuration;

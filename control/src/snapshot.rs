@@ -14,6 +14,7 @@ use portolan_config::plan::{
     TargetKindPlan,
 };
 
+use crate::auth::Basic;
 use crate::clock::Tick;
 use crate::geo::{Locator, Whereabouts};
 use crate::pool::PoolView;
@@ -389,6 +390,8 @@ pub struct RouteState {
     pub retries: Arc<ByRetryReason>,
     /// Its rate limits, in the order written, with the buckets of their clients.
     pub limits: Vec<Arc<Limiter>>,
+    /// Its users, and which of them have proved themselves.
+    pub basic: Option<Arc<Basic>>,
 }
 
 impl RouteState {
@@ -415,6 +418,13 @@ impl RouteState {
             name: route.name.clone(),
             none: by_pool.entry("".into()).or_default().clone(),
             retries: before.map(|b| b.retries.clone()).unwrap_or_default(),
+            basic: route.auth.as_ref().and_then(|auth| {
+                let old = before.and_then(|b| b.basic.as_ref());
+                match old.filter(|old| old.plan == auth.basic) {
+                    Some(old) => Some(old.clone()),
+                    None => Basic::new(auth.basic.clone()).map(Arc::new),
+                }
+            }),
             limits: route
                 .rate_limits
                 .iter()

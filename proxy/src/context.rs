@@ -97,6 +97,8 @@ pub(crate) struct RequestContext {
     pub(crate) chances: Repeatable,
     /// Why Portolan answers itself, if it does.
     pub(crate) refusal: Option<Refusal>,
+    /// Who sends it, where that was proved.
+    pub(crate) user: Option<Box<str>>,
     /// What its rate limits tell its client.
     pub(crate) allowance: Option<Box<access::Told>>,
     /// Its answer is that it is to be had over https.
@@ -295,6 +297,7 @@ impl RequestContext {
                 body_kept: false,
             },
             refusal: None,
+            user: None,
             allowance: None,
             redirected: false,
             wants_upgrade: false,

@@ -26,6 +26,7 @@ use portolan_control::stats::{Gauge, TryOutcome};
 
 use crate::access;
 use crate::affinity;
+use crate::auth;
 use crate::browser;
 use crate::choose;
 use crate::client_address::client_address;
@@ -108,12 +109,17 @@ impl Edge {
             reply
                 .more
                 .extend(browser::own(&route.browser, request, ctx));
+            if let (Refusal::Unauthenticated, Some(auth)) = (refusal, &route.auth) {
+                let challenge = auth.basic.challenge.clone();
+                reply.more.push((header::WWW_AUTHENTICATE, challenge));
+            }
         }
         reply
     }
 
-    /// Decides where a request goes. `Err`: nowhere, and why.
-    fn steer(&self, session: &Session, ctx: &mut RequestContext) -> Result<(), Stop> {
+    /// Whether a request may pass, and which route it takes, as far as its sender need not be known.
+    /// `Err`: it goes nowhere, and why.
+    fn admit(&self, session: &Session, ctx: &mut RequestContext) -> Result<(), Stop> {
         let request = session.req_header();
         let connection = ctx
             .connection
@@ -146,8 +152,7 @@ impl Edge {
             .route(&head)
             .ok_or(Stop::Refused(Refusal::NoRoute, None))?;
         ctx.route = Some(route.id);
-        let client = ctx.client;
-        if let Some(client) = client {
+        if let Some(client) = ctx.client {
             ctx.found = snapshot.locate(route, client);
         }
         access::route(route, ctx)?;
@@ -157,7 +162,15 @@ impl Edge {
             &request.headers,
             ctx,
             self.recorder.clock.now(),
-        )?;
+        )
+    }
+
+    /// Decides where a request of this route goes. `Err`: nowhere, and why.
+    fn steer(&self, request: &RequestHeader, ctx: &mut RequestContext) -> Result<(), Stop> {
+        let snapshot = ctx.snapshot().clone();
+        let id = ctx.route.ok_or(Stop::Refused(Refusal::Internal, None))?;
+        let route = &snapshot.plan.routes[id.index()];
+        let client = ctx.client;
         ctx.tie = affinity::tie(&self.affinity, &snapshot, route, request, client);
         match decide(&snapshot, route, client, &ctx.found, &ctx.tie) {
             Fate::Pool { pool, basis, why } => {
@@ -304,9 +317,19 @@ impl ProxyHttp for Edge {
         session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<bool> {
-        match self.steer(session, ctx) {
+        let mut steered = self.admit(session, ctx);
+        if steered.is_ok() {
+            steered = auth::check(session.req_header(), ctx).await;
+        }
+        if steered.is_ok() {
+            steered = self.steer(session.req_header(), ctx);
+        }
+        match steered {
             Ok(()) => {
                 let plan = ctx.snapshot().plan.clone();
+                if let Some(id) = ctx.route {
+                    auth::edit(session.req_header_mut(), &plan.routes[id.index()], ctx)?;
+                }
                 let direct = ctx
                     .route
                     .is_some_and(|id| exchange::is_direct(session, ctx, &plan.routes[id.index()]));

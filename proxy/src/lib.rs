@@ -20,6 +20,7 @@
 
 mod access;
 mod affinity;
+mod auth;
 mod browser;
 mod choose;
 mod client_address;

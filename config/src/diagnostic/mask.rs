@@ -8,7 +8,7 @@
 use crate::source::Source;
 
 /// Keys whose values are secrets.
-pub(crate) const SECRET_KEYS: [&str; 1] = ["token"];
+pub(crate) const SECRET_KEYS: [&str; 3] = ["token", "password", "htpasswd"];
 
 /// The source's text with every literal secret replaced by `*`, byte for byte, so that spans into
 /// the original still fit.

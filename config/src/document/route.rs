@@ -4,6 +4,7 @@ use http::{HeaderName, HeaderValue, Method};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::access::RateLimit;
+use super::auth::Auth;
 use super::browser::{Cors, Hsts, SecurityHeaders};
 use super::clients::Clients;
 use super::retry::{Hedge, Retry};
@@ -60,6 +61,8 @@ document! {
         pub allow: Option<Clients>,
         /// Who may not use it, even if `allow` names them.
         pub deny: Option<Clients>,
+        /// Who may use it, by what they can prove: names and passwords. `off`: nobody is asked.
+        pub auth: Switch<Auth> = "off",
         /// How often one client may come: one limit, or a list of them that all must hold.
         pub rate_limit: Option<OneOrMany<RateLimit>>,
         /// Tell browsers to use https alone. Sent over TLS, by Portolan or by a trusted proxy before it.
@@ -75,9 +78,7 @@ document! {
         /// Changes to the request's path.
         pub rewrite: Option<Rewrite>,
     }
-    not_yet {
-        "auth", "redirect",
-    }
+    not_yet { "redirect" }
 }
 
 /// The paths a route is for. Short: a prefix of whole segments.

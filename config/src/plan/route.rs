@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{AccessPlan, BrowserPlan, RateLimitPlan, RouteId, TargetId};
+use super::{AccessPlan, AuthPlan, BrowserPlan, RateLimitPlan, RouteId, TargetId};
 
 /// What is done to the requests of a route. Which requests those are, the
 /// [`RouteTable`](super::RouteTable) knows.
@@ -33,6 +33,8 @@ pub struct RoutePlan {
     pub expose: bool,
     /// Who may use it, unless everybody may.
     pub access: Option<AccessPlan>,
+    /// Who may use it, by what they can prove.
+    pub auth: Option<AuthPlan>,
     /// How often one client may come: all of these must hold.
     pub rate_limits: Vec<RateLimitPlan>,
     /// What browsers are told.
