@@ -10,9 +10,11 @@
 
 mod harness;
 
+mod access;
 mod acme;
 mod admin;
 mod affinity;
+mod auth;
 mod balancing;
 mod commands;
 mod demo;
@@ -23,6 +25,7 @@ mod examples;
 mod faults;
 mod geography;
 mod grpc;
+mod headers;
 mod health;
 mod hostile_endpoint;
 mod house;
@@ -31,6 +34,7 @@ mod ledger;
 mod listeners;
 mod outlier;
 mod protocols;
+mod rate_limits;
 mod reload;
 mod requests;
 mod steering;

@@ -1,8 +1,12 @@
 //! Is the configuration sound? Each check looks at the document as written and adds what it finds;
 //! none touches the network, the file system or the clock.
 
+mod access;
 mod acme;
 mod admin;
+mod auth;
+mod browser;
+mod clients;
 mod listeners;
 mod pools;
 mod references;
@@ -35,6 +39,9 @@ pub(crate) fn check(document: &Document) -> Vec<Diagnostic> {
     pools::check(document, &mut found);
     targets::check(document, &names, unresolved, &mut found);
     routes::check(document, &mut found);
+    access::check(document, &mut found);
+    auth::check(document, &mut found);
+    browser::check(document, &mut found);
     if !unresolved {
         rto::check(document, &names, &mut found);
     }

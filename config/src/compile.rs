@@ -6,28 +6,30 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
 use crate::check::{Definition, Names};
 use crate::decode::Encode;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{
-    AccessLog, Affinity, Balance, BalanceWord, Certificate, ClientAuth, Document, Endpoint,
-    EndpointPlace, Expect, GeoRule, HashKey, HeaderEdits, Health, HedgeAfter, Listener, PathMatch,
-    Pool, Retry, RetryOn, Route, Target, TargetKind, Test, UpstreamTls, WhenAllDown,
+    AccessLog, Affinity, Auth, Balance, BalanceWord, Certificate, ClientAuth, Clients, Document,
+    Endpoint, EndpointPlace, Expect, FrameOptions, GeoRule, HashKey, HeaderEdits, Health,
+    HedgeAfter, LimitKey, Listener, PathMatch, Pool, ReferrerPolicy, Retry, RetryOn, Route, Target,
+    TargetKind, Test, UpstreamTls, WhenAllDown, htpasswd,
 };
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
 use crate::node::{Node, Value};
 use crate::plan::{
-    AccessLogPlan, AdminPlan, AdminTokenPlan, AffinityPlan, BalancePlan, CertificateFiles,
-    CertificateSource, ClientAuthPlan, ClientClasses, ClientFacts, ClientIpPlan, ClientSet,
-    Conditions, ConfigHash, EndpointPlan, GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan,
-    HedgeAfterPlan, HedgePlan, LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan,
-    LogSink, OutlierPlan, PathRule, PathsPlan, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind,
-    ProbePlan, ProcessPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId,
-    ServicePlan, SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
+    AccessLogPlan, AccessPlan, AdminPlan, AdminTokenPlan, AffinityPlan, AuthPlan, BalancePlan,
+    BasicPlan, BrowserPlan, CertificateFiles, CertificateSource, ClientAuthPlan, ClientClasses,
+    ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, CorsPlan, EndpointPlan,
+    GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitKeyPlan,
+    LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, OutlierPlan,
+    PathRule, PathsPlan, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan,
+    RateLimitPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan,
+    SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
     UpstreamTlsPlan, WhenAllDownPlan,
 };
 use crate::source::{At, Sources};
@@ -40,7 +42,7 @@ use crate::source::{At, Sources};
 pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Vec<Diagnostic>> {
     let mut found = Vec::new();
     let names = crate::check::names(document);
-    let locations = LocationTable::new(subdivisions(document));
+    let locations = Arc::new(LocationTable::new(subdivisions(document)));
     let pools: Vec<Arc<PoolPlan>> = document
         .pools
         .iter()
@@ -71,7 +73,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
             let id = RouteId::new(at);
             let target = targets.target(&written.to);
             insert_route(&mut route_table, id, written);
-            route(id, written, target, &targets.graph)
+            route(id, written, target, &targets.graph, targets.locations)
         })
         .collect();
     let graph = targets.graph;
@@ -117,7 +119,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         listeners: document
             .listeners
             .iter()
-            .map(|l| listener(document, l, sources))
+            .map(|l| listener(document, l, sources, &locations))
             .collect(),
         acme: acme::issuers(document, sources),
         client_ip: ClientIpPlan {
@@ -239,12 +241,18 @@ fn canonical(node: &Node, out: &mut String) {
 
 // === Listeners and logs ===
 
-fn listener(document: &Document, listener: &Listener, sources: &Sources) -> ListenerPlan {
+fn listener(
+    document: &Document,
+    listener: &Listener,
+    sources: &Sources,
+    locations: &Arc<LocationTable>,
+) -> ListenerPlan {
     let limits = &listener.limits;
     ListenerPlan {
         bind: listener.bind.value,
         origin: listener.bind.origin,
         redirect_to_https: listener.redirect_to_https.value,
+        access: access(listener.allow.as_ref(), listener.deny.as_ref(), locations),
         tls: listener.tls.as_ref().map(|tls| ListenerTlsPlan {
             certificates: tls
                 .certificates
@@ -488,18 +496,25 @@ fn expect(expect: &Expect) -> ProbeExpect {
 
 /// Every subdivision that some rule or test names, and those that decide between the Cloudflare
 /// regions that some rule names.
-fn subdivisions(document: &Document) -> Vec<(&str, crate::geography::CountryId)> {
+fn subdivisions<'a>(document: &'a Document) -> Vec<(&'a str, crate::geography::CountryId)> {
     let mut found = Vec::new();
     let mut cloudflare = false;
+    let mut names = |clients: Option<&'a Clients>| {
+        if let Some(clients) = clients {
+            cloudflare |= !clients.cloudflare_regions.is_empty();
+            let named = clients.subdivisions.iter().map(|part| &part.value);
+            found.extend(named.map(|part| (part.code(), part.country())));
+        }
+    };
     let services = document.services.iter().map(|(_, target)| target);
     for target in services.chain(document.routes.iter().map(|route| &route.to)) {
-        each_rule(target, &mut |rule| {
-            if let Some(clients) = &rule.clients {
-                cloudflare |= !clients.cloudflare_regions.is_empty();
-                let named = clients.subdivisions.iter().map(|part| &part.value);
-                found.extend(named.map(|part| (part.code(), part.country())));
-            }
-        });
+        each_rule(target, &mut |rule| names(rule.clients.as_ref()));
+    }
+    let of_listeners = document.listeners.iter().map(|l| (&l.allow, &l.deny));
+    let of_routes = document.routes.iter().map(|r| (&r.allow, &r.deny));
+    for (allow, deny) in of_listeners.chain(of_routes) {
+        names(allow.as_ref());
+        names(deny.as_ref());
     }
     for test in &document.tests {
         if let Some(subdivision) = &test.client.subdivision {
@@ -544,7 +559,7 @@ fn each_rule<'a>(target: &'a Target, visit: &mut dyn FnMut(&'a GeoRule)) {
 struct Targets<'a> {
     document: &'a Document,
     names: &'a Names<'a>,
-    locations: &'a LocationTable,
+    locations: &'a Arc<LocationTable>,
     places: Vec<Option<Coordinates>>,
     graph: TargetGraph,
     /// The node of every service that was needed so far.
@@ -644,7 +659,13 @@ fn insert_route(table: &mut RouteTable, id: RouteId, route: &Route) {
     table.insert(id, &hosts, &path, conditions);
 }
 
-fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> RoutePlan {
+fn route(
+    id: RouteId,
+    route: &Route,
+    target: TargetId,
+    graph: &TargetGraph,
+    locations: &Arc<LocationTable>,
+) -> RoutePlan {
     let name = route
         .name
         .as_ref()
@@ -652,6 +673,11 @@ fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> R
     let mut needs = facts(target, graph);
     // The client's country is part of what is exposed.
     needs.place |= route.expose.value;
+    let access = access(route.allow.as_ref(), route.deny.as_ref(), locations);
+    if let Some(access) = &access {
+        needs.place |= access.needs.place;
+        needs.system |= access.needs.system;
+    }
     RoutePlan {
         id,
         name: name.into(),
@@ -675,6 +701,10 @@ fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> R
         },
         affinity: route.affinity.on().and_then(affinity),
         expose: route.expose.value,
+        access,
+        auth: route.auth.on().and_then(auth),
+        rate_limits: rate_limits(route),
+        browser: browser(route),
         request_headers: header_edits(&route.request_headers),
         response_headers: header_edits(&route.response_headers),
         strip_prefix: route.rewrite.as_ref().map(|rewrite| {
@@ -686,6 +716,109 @@ fn route(id: RouteId, route: &Route, target: TargetId, graph: &TargetGraph) -> R
                 .into()
         }),
     }
+}
+
+fn access(
+    allow: Option<&Clients>,
+    deny: Option<&Clients>,
+    locations: &Arc<LocationTable>,
+) -> Option<AccessPlan> {
+    let set = |clients: &Clients| ClientSet::new(clients, locations);
+    AccessPlan::new(allow.map(set), deny.map(set), locations)
+}
+
+/// The checks have made sure that it asks for something, and that its users can be read.
+fn auth(auth: &Auth) -> Option<AuthPlan> {
+    let basic = auth.basic.as_ref()?;
+    let written = basic
+        .users
+        .iter()
+        .map(|user| (user.name.value.clone(), user.password.value.clone()));
+    let in_file = basic
+        .htpasswd
+        .iter()
+        .filter_map(|text| htpasswd(text.value.expose()).ok())
+        .flatten();
+    let realm = basic.realm.value.as_str();
+    let challenge = format!("Basic realm=\"{realm}\", charset=\"UTF-8\"");
+    Some(AuthPlan {
+        basic: BasicPlan {
+            users: written
+                .chain(in_file)
+                .map(|(name, hash)| (name.as_str().into(), hash))
+                .collect(),
+            challenge: HeaderValue::try_from(challenge).ok()?,
+        },
+        user_header: auth.user_header.as_ref().map(|name| name.value.clone()),
+        forward_authorization: auth.forward_authorization.value,
+    })
+}
+
+fn browser(route: &Route) -> BrowserPlan {
+    let security = route.security_headers.on().map(|written| &written.0);
+    BrowserPlan {
+        hsts: route.hsts.on().and_then(|hsts| {
+            let mut text = format!("max-age={}", hsts.max_age.value.duration().as_secs());
+            if hsts.include_subdomains.value {
+                text.push_str("; includeSubDomains");
+            }
+            if hsts.preload.value {
+                text.push_str("; preload");
+            }
+            HeaderValue::try_from(text).ok()
+        }),
+        security: security.map_or_else(Vec::new, |headers| {
+            let frame = match headers.frame_options.value {
+                FrameOptions::SameOrigin => "SAMEORIGIN",
+                FrameOptions::Deny => "DENY",
+            };
+            let referrer = match headers.referrer_policy.value {
+                ReferrerPolicy::NoReferrer => "no-referrer",
+                ReferrerPolicy::SameOrigin => "same-origin",
+                ReferrerPolicy::StrictOrigin => "strict-origin",
+                ReferrerPolicy::StrictOriginWhenCrossOrigin => "strict-origin-when-cross-origin",
+            };
+            [
+                ("x-content-type-options", "nosniff"),
+                ("x-frame-options", frame),
+                ("referrer-policy", referrer),
+                ("x-permitted-cross-domain-policies", "none"),
+            ]
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .to_vec()
+        }),
+        overwrite: security.is_some_and(|headers| headers.overwrite.value),
+        cors: route.cors.on().map(CorsPlan::new),
+    }
+}
+
+fn rate_limits(route: &Route) -> Vec<RateLimitPlan> {
+    let written = route.rate_limit.iter().flat_map(|limits| &limits.0);
+    written
+        .enumerate()
+        .map(|(at, limit)| RateLimitPlan {
+            name: match &limit.name {
+                Some(name) => name.value.shared(),
+                None if at == 0 => "limit".into(),
+                None => format!("limit-{}", at + 1).into(),
+            },
+            requests: limit.requests.value.get(),
+            per: limit.per.value.duration(),
+            burst: limit.burst.as_ref().unwrap_or(&limit.requests).value.get(),
+            on: match &limit.on {
+                LimitKey::ClientIp(_) => LimitKeyPlan::ClientIp,
+                LimitKey::Header(name) => LimitKeyPlan::Header(name.value.clone()),
+                LimitKey::Cookie(name) => LimitKeyPlan::Cookie(name.value.shared()),
+            },
+            headers: limit.headers.value,
+            clients: limit.clients.value.get() as usize,
+        })
+        .collect()
 }
 
 fn retry(retry: &Retry) -> RetryPlan {

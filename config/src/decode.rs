@@ -54,7 +54,7 @@ impl Reader {
         match T::parse(text) {
             Ok(value) => Some(value),
             Err(error) => {
-                let shown = if secret {
+                let shown = if secret || T::SECRET {
                     "the secret"
                 } else {
                     &format!("`{text}`")

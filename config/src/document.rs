@@ -4,8 +4,11 @@
 //! descriptions of the JSON Schema (`portolan schema`). Nothing here has been checked against
 //! anything else yet: that is [`crate::check`]'s work.
 
+mod access;
 mod acme;
 mod admin;
+mod auth;
+mod browser;
 mod clients;
 mod health;
 mod listener;
@@ -16,11 +19,16 @@ mod route;
 mod target;
 mod test;
 
+pub use access::{LimitKey, LimitKeyLong, RateLimit};
 pub use acme::{
     AcmeDirectory, AcmeIssuer, AcmeRetry, CertificateName, ChallengeKind, DnsHook, EmailAddress,
     ExternalAccount, KeyKind, WebhookUrl,
 };
 pub use admin::{Admin, AdminToken, Role};
+pub use auth::{Auth, BasicAuth, BasicUser, HashKind, PasswordHash, Realm, UserName, htpasswd};
+pub use browser::{
+    Cors, FrameOptions, Hsts, OriginPattern, ReferrerPolicy, SecurityHeaders, SecurityHeadersLong,
+};
 pub use clients::{
     AutonomousSystem, ClientIp, Clients, CloudflareRegion, Continent, CountryCode, Subdivision,
 };
@@ -44,7 +52,7 @@ pub use test::{ShareNumber, Test, TestClient, TestExpect, TestRequest};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::decode::{Entries, Switch, document};
+use crate::decode::{Entries, OneOrMany, Switch, document};
 use crate::leaf::keywords;
 use crate::names::Name;
 use crate::source::At;
@@ -140,6 +148,16 @@ document! {
         pub affinity: Option<Switch<Affinity>>,
         /// For every route: see the route's `expose`.
         pub expose: Option<At<bool>>,
+        /// For every route: see the route's `auth`.
+        pub auth: Option<Switch<Auth>>,
+        /// For every route: see the route's `rate_limit`.
+        pub rate_limit: Option<OneOrMany<RateLimit>>,
+        /// For every route: see the route's `hsts`.
+        pub hsts: Option<Switch<Hsts>>,
+        /// For every route: see the route's `security_headers`.
+        pub security_headers: Option<Switch<SecurityHeaders>>,
+        /// For every route: see the route's `cors`.
+        pub cors: Option<Switch<Cors>>,
         /// For every route: see the route's `request_headers`.
         pub request_headers: Option<HeaderEdits>,
         /// For every route: see the route's `response_headers`.
@@ -169,6 +187,11 @@ pub(crate) const ROUTE_DEFAULTS: &[&str] = &[
     "when_all_down",
     "affinity",
     "expose",
+    "auth",
+    "rate_limit",
+    "hsts",
+    "security_headers",
+    "cors",
     "request_headers",
     "response_headers",
 ];

@@ -1,5 +1,6 @@
 //! From files to one tree: the main file, what it includes, and how they are joined.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -155,10 +156,33 @@ fn forget_includes(node: &mut Node) {
     }
 }
 
+/// Notes which files are asked for: what stands in them is part of the configuration, even if they
+/// cannot be read yet.
+struct Noting<'a> {
+    environment: &'a dyn Environment,
+    files: RefCell<BTreeSet<PathBuf>>,
+}
+
+impl Environment for Noting<'_> {
+    fn variable(&self, name: &str) -> Option<String> {
+        self.environment.variable(name)
+    }
+
+    fn file(&self, path: &Path) -> std::io::Result<String> {
+        self.files.borrow_mut().insert(path.to_path_buf());
+        self.environment.file(path)
+    }
+}
+
 impl Loading {
     fn finish(mut self, root: Option<Node>, environment: &dyn Environment) -> Loaded {
         let root = root.map(|mut root| {
-            expand(&mut root, &self.sources, environment, &mut self.diagnostics);
+            let noting = Noting {
+                environment,
+                files: RefCell::default(),
+            };
+            expand(&mut root, &self.sources, &noting, &mut self.diagnostics);
+            self.watch.files.extend(noting.files.into_inner());
             root
         });
         Loaded {

@@ -3,7 +3,10 @@
 //! Behind the compiler everything is found by a dense id ([`PoolId`], [`RouteId`], [`TargetId`] …),
 //! so the request path indexes and never hashes names.
 
+mod access;
 mod acme;
+mod auth;
+mod browser;
 mod classes;
 mod location;
 mod paths;
@@ -12,10 +15,13 @@ mod route;
 mod route_table;
 mod target;
 
+pub use access::{AccessPlan, ClientMatcher, Denied, LimitKeyPlan, RateLimitPlan};
 pub use acme::{
     AcmeIssuerPlan, ChallengePlan, DnsHookKind, DnsHookPlan, ExternalAccountPlan,
     ManagedCertificate,
 };
+pub use auth::{AuthPlan, BasicPlan};
+pub use browser::{BrowserPlan, CorsPlan};
 pub use classes::{Class, ClassIndex, ClientClasses, TooManyClasses};
 pub use location::{BitSet, ClientSet, LocationId, LocationTable};
 pub use paths::{PathFault, PathsPlan};
@@ -111,7 +117,7 @@ pub struct Plan {
     /// The client classes of the targets of routes and services, by target.
     pub classes: Vec<Option<Arc<ClientClasses>>>,
     /// The places that rules distinguish.
-    pub locations: LocationTable,
+    pub locations: Arc<LocationTable>,
     /// Every route, in the order of the file.
     pub routes: Vec<RoutePlan>,
     /// Finds the route of a request.
@@ -131,13 +137,15 @@ impl Plan {
             .expect("every target of a route or a service has classes")
     }
 
-    /// What some route needs to know about clients.
+    /// What some route or listener needs to know about clients.
     pub fn needs(&self) -> ClientFacts {
         let mut all = ClientFacts::default();
-        for route in &self.routes {
-            all.place |= route.needs.place;
-            all.system |= route.needs.system;
-            all.coordinates |= route.needs.coordinates;
+        let of_listeners = self.listeners.iter().filter_map(|l| l.access.as_ref());
+        let of_routes = self.routes.iter().map(|route| route.needs);
+        for needs in of_routes.chain(of_listeners.map(|access| access.needs)) {
+            all.place |= needs.place;
+            all.system |= needs.system;
+            all.coordinates |= needs.coordinates;
         }
         all
     }
@@ -201,6 +209,8 @@ pub struct ListenerPlan {
     pub origin: Origin,
     /// Answer everything with a redirect to https.
     pub redirect_to_https: bool,
+    /// Who may send requests here, unless everybody may.
+    pub access: Option<AccessPlan>,
     /// TLS, if it is terminated here.
     pub tls: Option<ListenerTlsPlan>,
     /// Connections begin with a PROXY protocol header.

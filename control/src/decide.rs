@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_config::plan::{PoolId, RoutePlan, WhenAllDownPlan};
+use portolan_config::plan::{Denied, PoolId, RoutePlan, WhenAllDownPlan};
 
 use crate::affinity::Tie;
 use crate::geo::Whereabouts;
@@ -35,6 +35,29 @@ pub enum Fate {
     Shed,
     /// Nobody can serve, and there is nobody left to try.
     Nobody,
+}
+
+/// Whether a route is for this client at all.
+///
+/// # Errors
+/// Why not.
+pub fn route_access<'a>(
+    route: &'a RoutePlan,
+    client: Option<IpAddr>,
+    found: &Whereabouts,
+) -> Result<(), Denied<'a>> {
+    match &route.access {
+        Some(access) => access.check(client, found.place, found.system),
+        None => Ok(()),
+    }
+}
+
+/// Why `who` (the route, or the listener) is not for a client, in a line.
+pub fn denied_words(who: &str, denied: Denied<'_>) -> String {
+    match denied {
+        Denied::Named(words) => format!("{who} denies {words}"),
+        Denied::NotNamed(words) => format!("{who} allows only {words}"),
+    }
 }
 
 /// The fate of a request of this route from this client, who may be tied to a place.

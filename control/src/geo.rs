@@ -471,7 +471,7 @@ mod tests {
         }
     }
 
-    fn table() -> LocationTable {
+    fn table() -> Arc<LocationTable> {
         let text = "listeners: [ { bind: '127.0.0.1:0' } ]
 pools: { a: { endpoints: [ '10.0.0.1:80' ] } }
 routes: [ { to: { geo: [ { clients: { subdivisions: [ US-CA ] }, to: a }, { to: a } ] } } ]";

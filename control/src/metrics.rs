@@ -40,6 +40,7 @@ impl Page<'_> {
         let mut families = Families::default();
         self.process(&mut families);
         self.routes(&mut families);
+        self.rate_limits(&mut families);
         self.pools(&mut families);
         self.services(&mut families);
         TextEncoder::new()
@@ -212,6 +213,23 @@ impl Page<'_> {
                     (count > 0).then_some(([&*route.name, reason.as_str()], count))
                 })
             }),
+        );
+    }
+
+    fn rate_limits(&self, families: &mut Families) {
+        let limits = || {
+            self.snapshot.routes.iter().flat_map(|route| {
+                let limits = route.limits.iter();
+                limits.map(|limit| ([&*route.name, &*limit.plan.name], limit))
+            })
+        };
+        families.counters(
+            &family::RATE_LIMITED,
+            limits().map(|(labels, limit)| (labels, limit.refused.get())),
+        );
+        families.counters(
+            &family::RATE_LIMIT_FORGOTTEN,
+            limits().map(|(labels, limit)| (labels, limit.forgotten.get())),
         );
     }
 

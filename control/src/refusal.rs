@@ -88,6 +88,18 @@ refusals! {
     /// No route takes it.
     NoRoute = StatusCode::NOT_FOUND, "no_route",
         "Nothing is served under this address.";
+    /// The listener or the route is not for this client.
+    AccessDenied = StatusCode::FORBIDDEN, "access_denied",
+        "Access is not allowed from here.";
+    /// Nobody said who the client is, or somebody who is not known.
+    Unauthenticated = StatusCode::UNAUTHORIZED, "unauthenticated",
+        "Say who you are.";
+    /// More passwords are to be checked than can be.
+    AuthBusy = StatusCode::SERVICE_UNAVAILABLE, "auth_busy",
+        "The service cannot take the request now.";
+    /// The client has come too often.
+    RateLimited = StatusCode::TOO_MANY_REQUESTS, "rate_limited",
+        "Too many requests; try again later.";
     /// The certificate shown on this connection is not the one for this host.
     WrongCertificate = StatusCode::MISDIRECTED_REQUEST, "wrong_certificate",
         "This connection was made for another host; open a new one for this host.";

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::affinity::Tie;
 use crate::clock::Tick;
-use crate::decide::Fate;
+use crate::decide::{Fate, denied_words, route_access};
 use crate::dial::Dial;
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::geo::{Locator, Whereabouts};
@@ -123,6 +123,9 @@ pub struct Explanation {
     /// What keeps its client where it is, if the route has affinity.
     #[serde(default)]
     pub affinity: Option<Affinity>,
+    /// Why the route is not for its client, if it is not.
+    #[serde(default)]
+    pub denied: Option<String>,
 }
 
 /// What keeps a client where it is.
@@ -160,6 +163,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
         refused: 1.0,
         status: Some(status),
         affinity: None,
+        denied: None,
     };
     let path = match snapshot.plan.paths.normal(question.path) {
         Ok(path) => path,
@@ -175,6 +179,19 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
         return nowhere(404, "no route");
     };
     let found = whereabouts(snapshot, route, question);
+    if let Err(denied) = route_access(route, question.client, &found) {
+        return Explanation {
+            route: Some(route.name.clone()),
+            client: snapshot.plan.locations.label(found.place).to_owned(),
+            system: found.system,
+            basis: "access".to_owned(),
+            pools: Vec::new(),
+            refused: 1.0,
+            status: Some(403),
+            affinity: None,
+            denied: Some(denied_words("the route", denied)),
+        };
+    }
     let tables = snapshot.tables_without(route.target, question.client, &found, &[]);
     let mut explanation = explained(snapshot, route, &found, &tables);
     explanation.affinity = affinity(snapshot, route, question, &tables);
@@ -265,6 +282,7 @@ fn explained(
         status: own.or_else(|| pools.is_empty().then_some(503)),
         pools,
         affinity: None,
+        denied: None,
     }
 }
 

@@ -14,10 +14,12 @@ use portolan_config::plan::{
     TargetId, TargetKindPlan,
 };
 
+use crate::auth::Basic;
 use crate::clock::Tick;
 use crate::geo::{Locator, Whereabouts};
 use crate::overrides::weights::Fitted;
 use crate::pool::PoolView;
+use crate::rate_limit::Limiter;
 use crate::stats::{ByRetryReason, PoolStats, RoutePoolStats};
 use crate::steering::{Basis, Conditions, Latency, Sequence, Table, evaluate};
 
@@ -417,6 +419,10 @@ pub struct RouteState {
     none: Arc<OnceLock<RoutePoolStats>>,
     /// Tries that were not the first of their request.
     pub retries: Arc<ByRetryReason>,
+    /// Its rate limits, in the order written, with the buckets of their clients.
+    pub limits: Vec<Arc<Limiter>>,
+    /// Its users, and which of them have proved themselves.
+    pub basic: Option<Arc<Basic>>,
 }
 
 impl RouteState {
@@ -443,6 +449,22 @@ impl RouteState {
             name: route.name.clone(),
             none: by_pool.entry("".into()).or_default().clone(),
             retries: before.map(|b| b.retries.clone()).unwrap_or_default(),
+            basic: route.auth.as_ref().and_then(|auth| {
+                let old = before.and_then(|b| b.basic.as_ref());
+                match old.filter(|old| old.plan == auth.basic) {
+                    Some(old) => Some(old.clone()),
+                    None => Basic::new(auth.basic.clone()).map(Arc::new),
+                }
+            }),
+            limits: route
+                .rate_limits
+                .iter()
+                .map(|wanted| {
+                    let old = before.and_then(|b| b.limits.iter().find(|l| l.keeps(wanted)));
+                    old.cloned()
+                        .unwrap_or_else(|| Arc::new(Limiter::new(wanted.clone())))
+                })
+                .collect(),
             sequences,
             by_pool,
             slots,

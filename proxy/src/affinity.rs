@@ -63,7 +63,7 @@ pub(crate) fn answer(
 }
 
 /// Whether the client speaks TLS: with us, or with a trusted proxy in front of us.
-fn is_secure(request: &RequestHeader, ctx: &RequestContext) -> bool {
+pub(crate) fn is_secure(request: &RequestHeader, ctx: &RequestContext) -> bool {
     let here = ctx
         .connection
         .as_ref()

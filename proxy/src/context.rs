@@ -21,6 +21,7 @@ use portolan_control::stats::{Gauge, PoolStats, RetryReason, Totals, TryOutcome}
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
 
+use crate::access;
 use crate::body_rate::BodyRate;
 use crate::client_certificate::ClientCertificate;
 use crate::ledger::Entry;
@@ -118,6 +119,10 @@ pub(crate) struct RequestContext {
     pub(crate) chances: Repeatable,
     /// Why Portolan answers itself, if it does.
     pub(crate) refusal: Option<Refusal>,
+    /// Who sends it, where that was proved.
+    pub(crate) user: Option<Box<str>>,
+    /// What its rate limits tell its client.
+    pub(crate) allowance: Option<Box<access::Told>>,
     /// Its answer is that it is to be had over https.
     pub(crate) redirected: bool,
     /// It asks for its connection to be upgraded.
@@ -325,6 +330,8 @@ impl RequestContext {
                 body_kept: false,
             },
             refusal: None,
+            user: None,
+            allowance: None,
             redirected: false,
             wants_upgrade: false,
             answered: None,

@@ -23,7 +23,10 @@ use portolan_control::engine::{Messenger, Published};
 use portolan_control::retry;
 use portolan_control::stats::Gauge;
 
+use crate::access;
 use crate::affinity;
+use crate::auth;
+use crate::browser;
 use crate::client_address::client_address;
 use crate::context::{ConnectionContext, RequestContext, UnderWay};
 use crate::exchange::{self, Upstream};
@@ -87,18 +90,38 @@ impl Edge {
                 | Refusal::BodyTooLarge
                 | Refusal::MethodNotAllowed
         );
-        let reply = Reply::refusal(
-            refusal,
-            &ctx.id,
-            Some(&session.req_header().headers),
-            retry_after,
-        );
+        let reply = Self::reply(refusal, session, ctx, retry_after);
         reply.write(session, close).await?;
         Ok(true)
     }
 
-    /// Decides where a request goes. `Err`: nowhere, and why.
-    fn steer(&self, session: &Session, ctx: &mut RequestContext) -> Result<(), Stop> {
+    /// What a request is answered that is not passed on, with all that its route says to clients.
+    fn reply(
+        refusal: Refusal,
+        session: &Session,
+        ctx: &RequestContext,
+        retry_after: Option<std::time::Duration>,
+    ) -> Reply {
+        let request = session.req_header();
+        let mut reply = Reply::refusal(refusal, &ctx.id, Some(&request.headers), retry_after);
+        if let Some(told) = &ctx.allowance {
+            reply.more.extend(told.fields());
+        }
+        if let Some(route) = Self::route(ctx) {
+            reply
+                .more
+                .extend(browser::own(&route.browser, request, ctx));
+            if let (Refusal::Unauthenticated, Some(auth)) = (refusal, &route.auth) {
+                let challenge = auth.basic.challenge.clone();
+                reply.more.push((header::WWW_AUTHENTICATE, challenge));
+            }
+        }
+        reply
+    }
+
+    /// Whether a request may pass, and which route it takes, as far as its sender need not be known.
+    /// `Err`: it goes nowhere, and why.
+    fn admit(&self, session: &Session, ctx: &mut RequestContext) -> Result<(), Stop> {
         let request = session.req_header();
         let connection = ctx
             .connection
@@ -107,10 +130,11 @@ impl Edge {
         let limits = connection.listener.limits();
         guard::check(request, &connection, &limits)
             .map_err(|refusal| Stop::Refused(refusal, None))?;
+        let snapshot = ctx.snapshot().clone();
+        access::listener(&connection, &snapshot, ctx)?;
         if connection.listener.redirects() {
             return Err(Stop::Redirect);
         }
-        let snapshot = ctx.snapshot().clone();
         let written = host(request).unwrap_or_default();
         let head = RequestHead {
             host: &normal_host(written),
@@ -118,14 +142,37 @@ impl Edge {
             method: &request.method,
             headers: &request.headers,
         };
+        if let Some(route) = browser::preflight_route(&snapshot, &head, request) {
+            ctx.route = Some(route.id);
+            if let Some(client) = ctx.client {
+                ctx.found = snapshot.locate(route, client);
+            }
+            access::route(route, ctx)?;
+            return Err(Stop::Preflight);
+        }
         let route = snapshot
             .route(&head)
             .ok_or(Stop::Refused(Refusal::NoRoute, None))?;
         ctx.route = Some(route.id);
-        let client = ctx.client;
-        if let Some(client) = client {
+        if let Some(client) = ctx.client {
             ctx.found = snapshot.locate(route, client);
         }
+        access::route(route, ctx)?;
+        access::rate(
+            &snapshot,
+            route,
+            &request.headers,
+            ctx,
+            self.recorder.clock.now(),
+        )
+    }
+
+    /// Decides where a request of this route goes. `Err`: nowhere, and why.
+    fn steer(&self, request: &RequestHeader, ctx: &mut RequestContext) -> Result<(), Stop> {
+        let snapshot = ctx.snapshot().clone();
+        let id = ctx.route.ok_or(Stop::Refused(Refusal::Internal, None))?;
+        let route = &snapshot.plan.routes[id.index()];
+        let client = ctx.client;
         ctx.tie = affinity::tie(&self.affinity, &snapshot, route, request, client);
         match decide(&snapshot, route, client, &ctx.found, &ctx.tie) {
             Fate::Pool { pool, basis, why } => {
@@ -166,7 +213,14 @@ impl Edge {
             response.set_version(http::Version::HTTP_11);
         }
         affinity::answer(&self.affinity, session.req_header(), response, ctx)?;
+        if let Some(told) = &ctx.allowance {
+            // Beside what the endpoint says about limits of its own.
+            for (name, value) in told.fields() {
+                response.append_header(name, value)?;
+            }
+        }
         if let Some(route) = Self::route(ctx) {
+            browser::edit(&route.browser, session.req_header(), response, ctx)?;
             forward::edit_response(response, &route.response_headers)?;
             if route.expose {
                 expose::add(response, ctx)?;
@@ -189,9 +243,12 @@ impl Edge {
 }
 
 /// Why a request goes nowhere.
-enum Stop {
+#[derive(Debug)]
+pub(crate) enum Stop {
     Refused(Refusal, Option<std::time::Duration>),
     Redirect,
+    /// A browser asks whether it may ask, and the route has the answer.
+    Preflight,
 }
 
 #[async_trait]
@@ -263,8 +320,19 @@ impl ProxyHttp for Edge {
         if let Err(refusal) = guard::normalise(session.req_header_mut(), &paths) {
             return self.refuse(session, ctx, refusal, None).await;
         }
-        match self.steer(session, ctx) {
+        let mut steered = self.admit(session, ctx);
+        if steered.is_ok() {
+            steered = auth::check(session.req_header(), ctx).await;
+        }
+        if steered.is_ok() {
+            steered = self.steer(session.req_header(), ctx);
+        }
+        match steered {
             Ok(()) => {
+                let plan = ctx.snapshot().plan.clone();
+                if let Some(id) = ctx.route {
+                    auth::edit(session.req_header_mut(), &plan.routes[id.index()], ctx)?;
+                }
                 exchange::exchange(self, session, ctx).await?;
                 Ok(true)
             }
@@ -278,6 +346,17 @@ impl ProxyHttp for Edge {
                     }
                     None => self.refuse(session, ctx, Refusal::Malformed, None).await,
                 }
+            }
+            Err(Stop::Preflight) => {
+                let request = session.req_header();
+                let cors = Self::route(ctx).and_then(|route| route.browser.cors.as_ref());
+                let mut head = match cors {
+                    Some(cors) => browser::answer(cors, request)?,
+                    None => return self.refuse(session, ctx, Refusal::Internal, None).await,
+                };
+                head.insert_header(forward::X_REQUEST_ID, ctx.id.as_str())?;
+                session.write_response_header(Box::new(head), true).await?;
+                Ok(true)
             }
             Err(Stop::Refused(refusal, retry_after)) => {
                 self.refuse(session, ctx, refusal, retry_after).await
@@ -307,8 +386,7 @@ impl ProxyHttp for Edge {
         let code = match refusal {
             Some(refusal) if !written => {
                 ctx.refusal = Some(refusal);
-                let headers: &HeaderMap = &session.req_header().headers;
-                let reply = Reply::refusal(refusal, &ctx.id, Some(headers), None);
+                let reply = Self::reply(refusal, session, ctx, None);
                 // Only what is certain to be read to its end leaves the connection usable.
                 let _ = reply.write(session, true).await;
                 refusal.status().as_u16()

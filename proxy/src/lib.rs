@@ -19,9 +19,12 @@
 //! [`probe`] asks endpoints whether they serve, for the control plane. This is the only crate that
 //! names the engine.
 
+mod access;
 mod affinity;
 mod announce;
+mod auth;
 mod body_rate;
+mod browser;
 mod choose;
 mod client_address;
 mod client_certificate;

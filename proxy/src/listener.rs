@@ -85,6 +85,11 @@ impl Listener {
         self.settings.load().plan.limits
     }
 
+    /// What may change while it runs, as it is now.
+    pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
     /// Whether every request is answered with a redirect to https.
     pub(crate) fn redirects(&self) -> bool {
         self.settings.load().plan.redirect_to_https

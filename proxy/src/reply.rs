@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
+use smallvec::SmallVec;
 
 use crate::forward;
 use crate::grpc;
@@ -31,6 +32,8 @@ pub(crate) struct Reply {
     pub(crate) location: Option<HeaderValue>,
     /// For Allow.
     pub(crate) allow: Option<&'static str>,
+    /// Whatever else it has to say.
+    pub(crate) more: SmallVec<[(HeaderName, HeaderValue); 2]>,
 }
 
 /// When clients may come back if nobody said otherwise.
@@ -81,6 +84,7 @@ impl Reply {
             location: None,
             allow: (status == StatusCode::METHOD_NOT_ALLOWED)
                 .then_some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            more: SmallVec::new(),
         }
     }
 
@@ -95,6 +99,7 @@ impl Reply {
             retry_after: None,
             location: Some(to),
             allow: None,
+            more: SmallVec::new(),
         }
     }
 
@@ -121,6 +126,9 @@ impl Reply {
             if let Some(request_id) = self.request_id {
                 head.insert_header(forward::X_REQUEST_ID, request_id)?;
             }
+            for (name, value) in self.more {
+                head.append_header(name, value)?;
+            }
             let whole = HttpTask::Header(Box::new(head), true);
             session.write_response_tasks(vec![whole]).await?;
             return Ok(());
@@ -140,6 +148,9 @@ impl Reply {
         }
         if let Some(allow) = self.allow {
             head.insert_header(header::ALLOW, allow)?;
+        }
+        for (name, value) in self.more {
+            head.append_header(name, value)?;
         }
         if close {
             session.set_keepalive(None);

@@ -110,6 +110,9 @@ fn words(explanation: &Explanation) -> String {
             format!("by {}{home}", affinity.by),
         ]);
     }
+    if let Some(denied) = &explanation.denied {
+        rows.push(vec!["access".to_owned(), denied.clone()]);
+    }
     let mut out = output::table(&rows);
     if let Some(status) = explanation.status {
         out.push_str(&format!("answered by Portolan itself: {status}\n"));

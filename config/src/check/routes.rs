@@ -10,7 +10,7 @@ use crate::leaf::Leaf as _;
 use crate::source::{At, Origin};
 
 /// Headers that belong to the connection or to the framing of the message: Portolan writes them.
-const PROTECTED: [&str; 10] = [
+pub(super) const PROTECTED: [&str; 10] = [
     "connection",
     "content-length",
     "host",

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::clients;
 use super::references::Names;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::{Clients, Document, GeoRule, Target, TargetKind};
+use crate::document::{Document, GeoRule, Target, TargetKind};
 use crate::source::Origin;
 
 /// Checks every target. With names that are unknown or go round in a circle (`unresolved`), what
@@ -180,60 +181,9 @@ impl<'a> Check<'a, '_> {
         }
         for rule in rules {
             if let Some(clients) = &rule.clients {
-                self.clients(clients);
+                clients::check(clients, "clients", self.document, self.found);
             }
             self.target(&rule.to);
-        }
-    }
-
-    fn clients(&mut self, clients: &Clients) {
-        let Clients {
-            continents,
-            countries,
-            subdivisions,
-            cloudflare_regions,
-            in_eu,
-            cidrs,
-            asns,
-            origin,
-        } = clients;
-        if continents.is_empty()
-            && countries.is_empty()
-            && subdivisions.is_empty()
-            && cloudflare_regions.is_empty()
-            && in_eu.is_none()
-            && cidrs.is_empty()
-            && asns.is_empty()
-        {
-            self.found.push(
-                Diagnostic::error(Code::Unreachable, *origin, "these `clients` are nobody")
-                    .help("name somebody, or leave `clients` out to mean everybody"),
-            );
-        }
-        let geoip = &self.document.geoip;
-        if let Some(first) = asns.first()
-            && geoip.asn_database.is_none()
-        {
-            self.found.push(
-                Diagnostic::error(
-                    Code::NeedsDatabase,
-                    first.origin,
-                    "autonomous systems are only known with a database of them",
-                )
-                .help("set `geoip: { asn_database: FILE }`"),
-            );
-        }
-        if let Some(first) = subdivisions.first()
-            && geoip.database.is_none()
-        {
-            self.found.push(
-                Diagnostic::warning(
-                    Code::NeedsDatabase,
-                    first.origin,
-                    "the built-in database knows countries only: this never matches",
-                )
-                .help("set `geoip: { database: FILE }` to a city database"),
-            );
         }
     }
 }

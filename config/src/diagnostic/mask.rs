@@ -8,7 +8,7 @@
 use crate::source::Source;
 
 /// Keys whose values are secrets.
-pub(crate) const SECRET_KEYS: [&str; 2] = ["token", "hmac_key"];
+pub(crate) const SECRET_KEYS: [&str; 4] = ["token", "hmac_key", "password", "htpasswd"];
 
 /// The source's text with every literal secret replaced by `*`, byte for byte, so that spans into
 /// the original still fit.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::acme::CertificateName;
+use super::clients::Clients;
 use crate::decode::{Switch, document};
 use crate::leaf::keywords;
 use crate::names::Name;
@@ -26,10 +27,14 @@ document! {
         /// `client_ip.trusted` peers, and the address in it counts as the peer's. Everything else
         /// is closed.
         pub proxy_protocol: At<bool> = "false",
+        /// Who may send requests here, over all routes: everybody else gets 403. Who cannot be placed
+        /// is in no country. Without it, everybody whom `deny` does not name.
+        pub allow: Option<Clients>,
+        /// Who may not, even if `allow` names them.
+        pub deny: Option<Clients>,
         /// How much one client may ask for.
         pub limits: Limits = "{}",
     }
-    not_yet { "allow", "deny" }
 }
 
 document! {

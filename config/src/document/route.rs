@@ -3,9 +3,13 @@
 use http::{HeaderName, HeaderValue, Method};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use super::access::RateLimit;
+use super::auth::Auth;
+use super::browser::{Cors, Hsts, SecurityHeaders};
+use super::clients::Clients;
 use super::retry::{Hedge, Retry};
 use super::target::Target;
-use crate::decode::{Decode, Encode, Entries, Reader, Switch, document};
+use crate::decode::{Decode, Encode, Entries, OneOrMany, Reader, Switch, document};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::leaf::{Leaf, LeafError, keywords};
 use crate::names::{CookieName, HostPattern};
@@ -52,6 +56,21 @@ document! {
         /// Tell the client how its request was steered, in `x-portolan-*` headers. For testing:
         /// these name pools and endpoints.
         pub expose: At<bool> = "false",
+        /// Who may use it: everybody else gets 403. Who cannot be placed is in no country. Without
+        /// it, everybody whom `deny` does not name.
+        pub allow: Option<Clients>,
+        /// Who may not use it, even if `allow` names them.
+        pub deny: Option<Clients>,
+        /// Who may use it, by what they can prove: names and passwords. `off`: nobody is asked.
+        pub auth: Switch<Auth> = "off",
+        /// How often one client may come: one limit, or a list of them that all must hold.
+        pub rate_limit: Option<OneOrMany<RateLimit>>,
+        /// Tell browsers to use https alone. Sent over TLS, by Portolan or by a trusted proxy before it.
+        pub hsts: Switch<Hsts> = "off",
+        /// Tell browsers to be careful with answers. `true` is a good beginning.
+        pub security_headers: Switch<SecurityHeaders> = "off",
+        /// Which other sites may use it from a browser. `off`: what endpoints say about it stays.
+        pub cors: Switch<Cors> = "off",
         /// Changes to the request's headers before it is sent on.
         pub request_headers: HeaderEdits = "{}",
         /// Changes to the answer's headers.
@@ -59,10 +78,7 @@ document! {
         /// Changes to the request's path.
         pub rewrite: Option<Rewrite>,
     }
-    not_yet {
-        "auth", "allow", "deny", "rate_limit",
-        "cors", "security_headers", "hsts", "redirect",
-    }
+    not_yet { "redirect" }
 }
 
 /// The paths a route is for. Short: a prefix of whole segments.

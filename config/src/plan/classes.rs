@@ -98,13 +98,13 @@ pub struct ClientClasses {
 
 /// Address → group of networks. Group 0 is in none.
 #[derive(Clone, Debug, Default)]
-struct Networks {
+pub(super) struct Networks {
     v4: PrefixMap<Ipv4Net, u16>,
     v6: PrefixMap<Ipv6Net, u16>,
 }
 
 impl Networks {
-    fn new(groups: impl Iterator<Item = (IpNet, u16)>) -> Self {
+    pub(super) fn new(groups: impl Iterator<Item = (IpNet, u16)>) -> Self {
         let mut networks = Self::default();
         for (net, group) in groups {
             match net {
@@ -124,7 +124,7 @@ impl Networks {
         .unwrap_or(0)
     }
 
-    fn group(&self, address: IpAddr) -> u16 {
+    pub(super) fn group(&self, address: IpAddr) -> u16 {
         self.group_of_net(address.into())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{RouteId, TargetId};
+use super::{AccessPlan, AuthPlan, BrowserPlan, RateLimitPlan, RouteId, TargetId};
 
 /// What is done to the requests of a route. Which requests those are, the
 /// [`RouteTable`](super::RouteTable) knows.
@@ -31,6 +31,14 @@ pub struct RoutePlan {
     pub affinity: Option<AffinityPlan>,
     /// Tell the client how its request was steered.
     pub expose: bool,
+    /// Who may use it, unless everybody may.
+    pub access: Option<AccessPlan>,
+    /// Who may use it, by what they can prove.
+    pub auth: Option<AuthPlan>,
+    /// How often one client may come: all of these must hold.
+    pub rate_limits: Vec<RateLimitPlan>,
+    /// What browsers are told.
+    pub browser: BrowserPlan,
     /// Changes to the request's headers.
     pub request_headers: HeaderEditsPlan,
     /// Changes to the answer's headers.

@@ -79,6 +79,11 @@ families! {
     /// Tries that were not the first of their request, by route and by what had failed before:
     /// `connect`, `reset`, `timeout`, `status`; or `beside` one that took long.
     RETRIES = Counter "portolan_retries_total" ["route", "reason"];
+    /// Requests that a route's rate limit refused.
+    RATE_LIMITED = Counter "portolan_rate_limited_requests_total" ["route", "limit"];
+    /// Clients that a route's rate limit forgot before they had all their tokens again, because too
+    /// many others came: its `clients` are too few.
+    RATE_LIMIT_FORGOTTEN = Counter "portolan_rate_limit_forgotten_clients_total" ["route", "limit"];
     /// Requests that a pool's endpoints are answering now.
     IN_FLIGHT = Gauge "portolan_in_flight" ["pool"];
     /// Bytes of bodies, to pools (`up`) and from them (`down`).
