@@ -30,7 +30,7 @@ use portolan_control::reload::{self, Parts, Reloader, Running, Trigger};
 use portolan_control::resolve::NameServers;
 use portolan_control::stats::Totals;
 use portolan_control::watch::{FileWatch, keep_up};
-use portolan_proxy::{DataPlane, EngineDialer};
+use portolan_proxy::{DataPlane, DataPlaneParts, EngineDialer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc};
@@ -266,17 +266,16 @@ async fn run(
     });
     let workers = machine::workers(plan.process.workers)?;
     let answers = Arc::new(Answers::new(keyring.challenges().clone()));
-    let data_plane = DataPlane::start(
-        workers,
-        engine.published().clone(),
-        engine.messenger(),
+    let parts = DataPlaneParts {
+        published: engine.published().clone(),
+        messenger: engine.messenger(),
         clock,
-        totals.clone(),
-        access_log.clone(),
-        Arc::new(SecretKeeper::new(plan.process.state_dir.clone())),
-        answers.clone(),
-    )
-    .context("cannot start the workers")?;
+        totals: totals.clone(),
+        access_log: access_log.clone(),
+        affinity: Arc::new(SecretKeeper::new(plan.process.state_dir.clone())),
+        answers: answers.clone(),
+    };
+    let data_plane = DataPlane::start(workers, parts).context("cannot start the workers")?;
     let admin_socket = bind_admin(&plan, &mut inherited, predecessor.is_some()).await?;
     let admin_address = admin_socket.local_addr()?;
     data_plane.inherit(std::mem::take(&mut inherited.sockets));
@@ -699,7 +698,8 @@ async fn watch_certificates(reloader: Arc<Reloader>) {
         plans.mark_unchanged();
         let mut files = reloader.certificate_files();
         loop {
-            watch.set(files.iter().map(PathBuf::as_path));
+            // They are read below in any case.
+            let _ = watch.set(files.iter().map(PathBuf::as_path));
             // After the watch is set: a change between reading a file and watching it.
             reloader.refresh_certificates().await;
             let now = reloader.certificate_files();

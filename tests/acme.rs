@@ -452,10 +452,6 @@ async fn an_account_that_the_authority_forgot_is_made_again_and_one_that_is_clos
     issued(address, "a.example.com", &roots, &[]).await;
 
     // Somebody closes the account: with its key, as only its owner can.
-    let text = scene.config.replace(
-        "state_dir: ",
-        "admin: { bind: \"127.0.0.1:0\" }\nstate_dir: ",
-    );
     let checked = check_text("portolan.yaml", scene.config.clone(), &Machine::default());
     let plan = checked.plan.unwrap();
     let issuer = &plan.acme[0];

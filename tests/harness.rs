@@ -16,7 +16,6 @@ pub(crate) mod python;
 pub(crate) mod recorder;
 pub(crate) mod relay;
 pub(crate) mod rogue;
-pub(crate) mod rogue;
 pub(crate) mod saboteur;
 pub(crate) mod tools;
 pub(crate) mod websocket;

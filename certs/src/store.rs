@@ -215,7 +215,7 @@ mod tests {
         );
         assert_eq!(
             choose("unknown.example", &kinds),
-            3,
+            4,
             "a sibling of the default"
         );
     }

@@ -95,6 +95,14 @@ impl Page<'_> {
             [(NO_LABELS, totals.ledger.accepted())],
         );
         families.counters(
+            &family::REFUSED_STREAMS,
+            totals
+                .refused_streams
+                .get()
+                .into_iter()
+                .map(|(reason, n)| ([reason], n)),
+        );
+        families.counters(
             &family::REFUSED_CONNECTIONS,
             totals
                 .refused_connections

@@ -256,7 +256,7 @@ pub struct PoolStats {
     pub retrying: Gauge,
 }
 
-/// Connections that were closed, by reason. Reasons are few and known to the code.
+/// Connections or streams that were refused, by reason. Reasons are few and known to the code.
 #[derive(Debug, Default)]
 pub struct Refused(Mutex<BTreeMap<&'static str, u64>>);
 
@@ -284,6 +284,8 @@ pub struct Totals {
     pub requests: ByClass,
     /// Requests that were accepted, and what became of them.
     pub ledger: Ledger,
+    /// HTTP/2 streams that the engine refused by itself, by reason.
+    pub refused_streams: Refused,
     /// Connections that were closed for what they were or did, by reason.
     pub refused_connections: Refused,
     /// Access log lines that were dropped because the writer could not follow.

@@ -20,6 +20,7 @@ use crate::announce::announce;
 use crate::context::{ConnectionContext, InFlight, RequestContext, Retrying, Try};
 use crate::edge::fastrand_scope;
 use crate::peer::Peers;
+use crate::proxy_protocol::Addresses;
 
 /// A pool's endpoint.
 pub(crate) type Place = (PoolId, usize);

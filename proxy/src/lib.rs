@@ -50,4 +50,4 @@ mod server;
 
 pub use dialer::EngineDialer;
 pub use listener::HandedSocket;
-pub use server::DataPlane;
+pub use server::{DataPlane, DataPlaneParts};

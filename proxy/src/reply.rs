@@ -110,10 +110,12 @@ impl Reply {
             status: StatusCode::OK,
             content_type: "application/octet-stream",
             body: answer.to_owned(),
+            detail: "",
             request_id: None,
             retry_after: None,
             location: None,
             allow: None,
+            more: SmallVec::new(),
         }
     }
 

@@ -40,21 +40,40 @@ impl fmt::Debug for DataPlane {
     }
 }
 
+/// What the data plane works with.
+#[derive(Debug)]
+pub struct DataPlaneParts {
+    /// The picture of the world that requests see.
+    pub published: Published,
+    /// Where it tells what requests find out.
+    pub messenger: Messenger,
+    /// Clocks.
+    pub clock: Clock,
+    /// What is counted about the process.
+    pub totals: Arc<Totals>,
+    /// Where a line goes for every request.
+    pub access_log: AccessLog,
+    /// What affinity cookies are made with.
+    pub affinity: Arc<SecretKeeper>,
+    /// What is answered to certificate authorities.
+    pub answers: Arc<Answers>,
+}
+
 impl DataPlane {
     /// Starts the worker threads. Nobody is accepted yet.
     ///
     /// # Errors
     /// When no threads can be had.
-    pub fn start(
-        workers: usize,
-        published: Published,
-        messenger: Messenger,
-        clock: Clock,
-        totals: Arc<Totals>,
-        access_log: AccessLog,
-        affinity: Arc<SecretKeeper>,
-        answers: Arc<Answers>,
-    ) -> std::io::Result<Self> {
+    pub fn start(workers: usize, parts: DataPlaneParts) -> std::io::Result<Self> {
+        let DataPlaneParts {
+            published,
+            messenger,
+            clock,
+            totals,
+            access_log,
+            affinity,
+            answers,
+        } = parts;
         let runtime = Builder::new_multi_thread()
             .worker_threads(workers)
             .thread_name("worker")

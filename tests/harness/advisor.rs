@@ -88,13 +88,10 @@ async fn answer(
     let (parts, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let replaces = replaces(&body);
-    let mut answer = match state.ask(Request::from_parts(parts, Full::new(body))).await {
-        Ok(answer) => answer,
-        Err(_) => {
-            let mut answer = Response::new(Full::default());
-            *answer.status_mut() = http::StatusCode::BAD_GATEWAY;
-            return Ok(answer);
-        }
+    let Ok(mut answer) = state.ask(Request::from_parts(parts, Full::new(body))).await else {
+        let mut answer = Response::new(Full::default());
+        *answer.status_mut() = http::StatusCode::BAD_GATEWAY;
+        return Ok(answer);
     };
     let add = match (path.as_str(), replaces) {
         ("/dir", _) => Some(("renewalInfo", format!("https://{}/advice", state.address))),

@@ -162,7 +162,9 @@ impl Pebble {
     /// Asks its management interface.
     async fn get(&self, path: &str) -> Option<String> {
         let stream = self.authority.connect(self.management, "127.0.0.1", &[]);
-        let mut connection = Connection::over(stream.await.ok()?).await.ok()?;
+        let mut connection = Connection::over(stream.await.ok()?, "127.0.0.1")
+            .await
+            .ok()?;
         let answer = connection.ask(Ask::get(path)).await.ok()?;
         (answer.status == 200).then(|| answer.text())
     }

@@ -232,10 +232,12 @@ async fn malformed_streams_are_refused_one_by_one() {
         ("headers_too_large", 1.0),
     ] {
         let label = format!("reason=\"{reason}\"");
+        let metric = match reason.starts_with("h2_") {
+            true => "portolan_refused_streams_total",
+            false => "portolan_refused_requests_total",
+        };
         eventually(reason, async || {
-            let count = portolan
-                .metric("portolan_refused_requests_total", &[&label])
-                .await;
+            let count = portolan.metric(metric, &[&label]).await;
             (count >= least).then_some(())
         })
         .await;
@@ -392,7 +394,7 @@ async fn streams_beyond_the_limit_are_refused_and_clients_that_do_not_read_cost_
     );
     portolan
         .wait_for_metric(
-            "portolan_refused_requests_total",
+            "portolan_refused_streams_total",
             &["reason=\"h2_too_many_streams\""],
             4.0,
         )

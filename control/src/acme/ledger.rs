@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use portolan_certs::acme::order::OrderError;
 use portolan_certs::acme::renewal::Level;
 use portolan_config::names::Name;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A certificate that is asked of an issuer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ManagedEntry {
     /// Of which.
     pub issuer: String,

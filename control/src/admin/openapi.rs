@@ -15,7 +15,9 @@ use super::weights::WeightsRequest;
 use crate::journal::Entry;
 use crate::overrides::audit::AuditEntry;
 use crate::rehearse::Explanation;
-use crate::status::{OverrideEntry, PoolEntry, RouteEntry, ServiceEntry, Status};
+use crate::status::{
+    CertificatesEntry, OverrideEntry, PoolEntry, RouteEntry, ServiceEntry, Status,
+};
 
 /// Who may use a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +138,11 @@ fn operations() -> Vec<Operation> {
             "/api/v1/routes",
             "Every route and its shares",
             Answer::Data(of::<Vec<RouteEntry>>),
+        ),
+        look(
+            "/api/v1/certificates",
+            "Every certificate in use, and files that cannot be used",
+            Answer::Data(of::<CertificatesEntry>),
         ),
         look(
             "/api/v1/overrides",

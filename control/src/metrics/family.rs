@@ -70,6 +70,9 @@ families! {
     /// (`in_head`, `before_answer`, `in_answer`) or `refused` (by the reason for it). Their sum is
     /// what was accepted, less what is under way.
     REQUEST_OUTCOMES = Counter "portolan_request_outcomes_total" ["outcome", "reason"];
+    /// HTTP/2 streams that were refused before they were a request, or reset for what they carried,
+    /// by reason.
+    REFUSED_STREAMS = Counter "portolan_refused_streams_total" ["reason"];
     /// Connections that were closed for what they were or did, by reason. What HTTP/2 refuses by
     /// itself begins with `h2_`.
     REFUSED_CONNECTIONS = Counter "portolan_refused_connections_total" ["reason"];
