@@ -137,23 +137,25 @@ impl Builder {
 
     /// Starts it and waits until its admin API answers, ready or not.
     pub(crate) async fn start_without_waiting(self) -> Portolan {
-        let (mut child, folder, _, log) = self.spawn();
-        let admin = eventually("the admin API has an address", async || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("it ended with {status}:\n{}", log.text());
-            }
-            let text = log.text();
-            let (_, rest) = text.split_once("admin API on http://")?;
-            rest.split(['\n', '"']).next()?.parse::<SocketAddr>().ok()
-        })
-        .await;
-        Portolan {
+        let (child, folder, _, log) = self.spawn();
+        // From the first moment, so that it ends with the test, whatever becomes of that.
+        let mut portolan = Portolan {
             child,
             successors: Vec::new(),
             folder,
             log,
-            admin,
-        }
+            admin: SocketAddr::from(([0, 0, 0, 0], 0)),
+        };
+        portolan.admin = eventually("the admin API has an address", async || {
+            if let Some(status) = portolan.child.try_wait().unwrap() {
+                panic!("it ended with {status}:\n{}", portolan.log());
+            }
+            let text = portolan.log();
+            let (_, rest) = text.split_once("admin API on http://")?;
+            rest.split(['\n', '"']).next()?.parse::<SocketAddr>().ok()
+        })
+        .await;
+        portolan
     }
 
     /// Starts it and waits until it is ready.
