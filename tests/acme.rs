@@ -115,7 +115,7 @@ routes: [ {{ to: aws }} ]
 /// The address of a listener.
 async fn listener(portolan: &Portolan, at: usize) -> SocketAddr {
     let status = portolan.api("/status").await;
-    let bound = status["listeners"][at]["bound"].as_str().unwrap();
+    let bound = status["listeners"][at]["address"].as_str().unwrap();
     bound.parse().unwrap()
 }
 

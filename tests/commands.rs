@@ -124,7 +124,7 @@ pools:
 pools:
   books: { endpoints: [ '127.0.0.1:99999' ] }
   music: { cloud: aws, region: us-esat-1, endpoints: [ '127.0.0.1:2' ] }
-routes: [ { path: /books, to: music, rate_limit: { by: x } } ]
+routes: [ { path: /books, to: music, redirect: { status: 301 } } ]
 ",
     ),
 ];
@@ -151,7 +151,7 @@ async fn every_problem_is_found_in_one_run_with_its_place() {
         "error[bad-value]: `127.0.0.1:99999` has a port above 65535",
         "error[unknown-region]: `us-esat-1` is not a region of aws",
         "did you mean `us-east-1`?",
-        "error[not-available-yet]: `rate_limit` is not available yet",
+        "error[not-available-yet]: `redirect` is not available yet",
         "  |     ^^^^^",
     ] {
         let words = words.trim_start_matches(['|', ' ']);

@@ -485,9 +485,9 @@ const ALL: &[How] = &[
     How::Raw(
         "GET /good HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
         400,
-        "malformed",
+        "bad_host",
     ),
-    How::Raw("GET /good HTTP/1.1\r\n\r\n", 400, "malformed"),
+    How::Raw("GET /good HTTP/1.1\r\n\r\n", 400, "bad_host"),
     How::Raw("\u{16}\u{3}\u{1}", 400, "malformed"),
     How::Raw(
         "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
@@ -664,7 +664,7 @@ async fn heads_that_never_were_requests_have_a_line_all_the_same() {
     let (_, body) = said.split_once("\r\n\r\n").unwrap();
     let told: serde_json::Value = serde_json::from_str(body).unwrap();
     drop(world.say(b"GET / HT").await);
-    assert_counted(&world.portolan, &[MALFORMED, IN_HEAD], "both").await;
+    assert_counted(&world.portolan, &[("refused", "bad_host"), IN_HEAD], "both").await;
     world.portolan.signal(Signal::SIGTERM);
     assert!(world.portolan.ended().await.success());
     let text = std::fs::read_to_string(&world.log).unwrap();
@@ -676,7 +676,7 @@ async fn heads_that_never_were_requests_have_a_line_all_the_same() {
     let refused = of(400);
     assert_eq!(refused["request_id"], told["request_id"], "{refused}");
     assert_eq!(refused["client"], "127.0.0.1");
-    assert_eq!(refused["refused"], "malformed");
+    assert_eq!(refused["refused"], "bad_host");
     assert_eq!(refused["protocol"], "HTTP/1.1");
     let gone = of(0);
     assert_eq!(

@@ -543,7 +543,7 @@ impl AsyncWrite for Connection {
         if let Some(frames) = &mut this.frames {
             let totals = &this.context.totals;
             frames.go(&bytes[..taken], |refused| match refused {
-                Refused::Request(reason) => totals.refused_streams.one(reason),
+                Refused::Stream(reason) => totals.refused_streams.one(reason),
                 Refused::Connection(reason) => totals.refused_connections.one(reason),
             });
         }

@@ -41,10 +41,6 @@ const GOAWAY: u8 = 7;
 /// END_STREAM on DATA and HEADERS, ACK on SETTINGS and PING.
 const END_OR_ACK: u8 = 1;
 
-/// `:status: 400`, the way the engine writes it when it refuses a request before we see it (static
-/// table of RFC 7541): a head of one byte, where every answer of ours has more.
-const BARE_400: u8 = 0x8c;
-
 /// The frame's error code that says "calm down" (RFC 9113, section 7).
 const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -70,8 +66,8 @@ impl Abuse {
 /// What the engine refuses by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// A request, with a status of its own or a reset of its stream.
-    Request(&'static str),
+    /// A stream.
+    Stream(&'static str),
     /// The whole connection.
     Connection(&'static str),
 }
@@ -135,19 +131,16 @@ impl Frames {
         let chatter = &mut self.chatter;
         self.outbound.feed(bytes, |frame| match frame.kind {
             DATA => chatter.give(FOR_EACH_PIECE),
-            HEADERS if frame.length == 1 && frame.payload[0] == BARE_400 => {
-                refused(Refused::Request("h2_malformed"));
-            }
             RST_STREAM => {
                 // What a request that went well ends with (0), or one that we gave up (2, 8), is no
                 // refusal.
                 if let Some(reason) = match frame.code(0) {
-                    1 | 3 | 5 => Some("h2_malformed"),
-                    7 => Some("h2_too_many_streams"),
-                    11 => Some("h2_calm_down"),
+                    1 | 3 | 5 => Some("malformed"),
+                    7 => Some("too_many"),
+                    11 => Some("calm_down"),
                     _ => None,
                 } {
-                    refused(Refused::Request(reason));
+                    refused(Refused::Stream(reason));
                 }
             }
             GOAWAY => {
@@ -409,19 +402,15 @@ mod tests {
         let mut frames = frames(Instant::now());
         let mut seen = Vec::new();
         for (bytes, expected) in [
-            (
-                frame(HEADERS, 5, 1, &[BARE_400]),
-                Some(Refused::Request("h2_malformed")),
-            ),
-            (frame(HEADERS, 5, 1, &[BARE_400, 1]), None),
+            (frame(HEADERS, 5, 1, &[0x8c]), None),
             (
                 frame(RST_STREAM, 0, 1, &[0, 0, 0, 1]),
-                Some(Refused::Request("h2_malformed")),
+                Some(Refused::Stream("malformed")),
             ),
             (frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]), None),
             (
                 frame(RST_STREAM, 0, 1, &[0, 0, 0, 7]),
-                Some(Refused::Request("h2_too_many_streams")),
+                Some(Refused::Stream("too_many")),
             ),
             (
                 frame(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 11]),
