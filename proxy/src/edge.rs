@@ -1,7 +1,7 @@
 //! The engine's hooks: each phase of a request in a few lines that hand on to the room that does it.
 //!
 //! `early_request_filter` → `request_filter` (guard, route, decide, then the
-//! [`exchange`](crate::exchange) with an endpoint) → `logging` (record). `fail_to_proxy` answers
+//! [`crate::exchange`] with an endpoint) → `logging` (record). `fail_to_proxy` answers
 //! when no endpoint did. The engine's own loop over endpoints is not used.
 
 use std::sync::Arc;
