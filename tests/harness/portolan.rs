@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,25 +38,30 @@ pub(crate) struct Portolan {
 
 /// What a process said, as far as it has.
 #[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<String>>);
+pub(crate) struct Log {
+    said: Arc<Mutex<String>>,
+    /// There is nothing more to come.
+    whole: Arc<AtomicBool>,
+}
 
 impl Log {
     /// Reads to the end, in a thread: nobody has to wait for it.
     fn follow(from: impl Read + Send + 'static) -> Self {
         let log = Self::default();
-        let lines = log.0.clone();
+        let Self { said, whole } = log.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(from).lines().map_while(Result::ok) {
-                let mut lines = lines.lock().unwrap();
-                lines.push_str(&line);
-                lines.push('\n');
+                let mut said = said.lock().unwrap();
+                said.push_str(&line);
+                said.push('\n');
             }
+            whole.store(true, Ordering::Release);
         });
         log
     }
 
     pub(crate) fn text(&self) -> String {
-        self.0.lock().unwrap().clone()
+        self.said.lock().unwrap().clone()
     }
 }
 
@@ -171,8 +177,7 @@ impl Builder {
         let status = eventually("it ends", async || child.try_wait().unwrap()).await;
         // Its last words are read by another thread.
         let text = eventually("its last words", async || {
-            let text = log.text();
-            (!text.is_empty()).then_some(text)
+            log.whole.load(Ordering::Acquire).then(|| log.text())
         })
         .await;
         (status, text)
