@@ -113,6 +113,8 @@ pub(crate) struct RequestContext {
     pub(crate) given: Option<Tick>,
     /// When the client last sent some of it.
     pub(crate) client_heard: Tick,
+    /// It is a gRPC call, whose client speaks when it has something to say: no rate is asked of it.
+    pub(crate) converses: bool,
     /// How slowly its body came so far.
     pub(crate) body_rate: BodyRate,
     /// Whether it may be sent again.
@@ -324,6 +326,7 @@ impl RequestContext {
             failed: SmallVec::new(),
             given: None,
             client_heard: began,
+            converses: false,
             body_rate: BodyRate::default(),
             chances: Repeatable {
                 idempotent: false,

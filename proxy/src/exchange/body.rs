@@ -11,6 +11,7 @@ use portolan_control::clock::{Clock, Tick};
 use super::upload::Upload;
 use super::wire::Length;
 use crate::context::RequestContext;
+use crate::grpc;
 
 /// How long a request's body will be.
 pub(super) fn length(session: &mut Session) -> Length {
@@ -42,6 +43,7 @@ pub(super) async fn first(
     length: Length,
     clock: &Clock,
 ) -> Result<Upload> {
+    ctx.converses = grpc::is_call(session.req_header());
     match length {
         Length::None => Ok(Upload::whole(Bytes::new())),
         Length::Known(length) if length <= route.retry.max_body => {
@@ -106,8 +108,11 @@ pub(super) fn taken(ctx: &mut RequestContext, part: &Bytes, now: Tick) -> Result
 
 /// How much longer a client may send nothing of its body.
 pub(super) fn patience(ctx: &RequestContext) -> Option<std::time::Duration> {
-    let connection = ctx.connection.as_ref()?;
-    Some(ctx.body_rate.within(&connection.listener.limits()))
+    let limits = ctx.connection.as_ref()?.listener.limits();
+    Some(match ctx.converses {
+        true => limits.idle_timeout,
+        false => ctx.body_rate.within(&limits),
+    })
 }
 
 /// The client was silent for longer than that.
