@@ -153,13 +153,12 @@ async fn after_its_time_the_first_answer_decides() {
     }
     let tally = load.stop().await;
     assert!(tally.failures.is_empty());
-    // Each time costs a run and what was under way, and little more: how soon the verdict is out is the
-    // machine's affair, and without one half of all requests would fail.
+    // Each time costs a run and what was under way, and not more.
     let runs = ejections(&portolan, "consecutive").await;
     let all = runs + ejections(&portolan, "trial").await;
     let failed = tally.statuses[&503];
     assert!(
-        failed <= all as u64 * 2 * (3 + CLIENTS),
+        failed <= all as u64 * (3 + CLIENTS),
         "{failed} failed, {all} ejections"
     );
     portolan.wait_for_log("is no longer ejected").await;
@@ -186,8 +185,7 @@ async fn a_cloud_of_one_endpoint_is_left_when_another_can_serve() {
         .assert_flawless();
     aws.set_status(503);
     let tally = send_exactly(address, 100, 1, |_| Ask::get("/")).await;
-    // Three in a row are enough; a few more are on their way until everybody knows.
-    assert!((3..=12).contains(&tally.statuses[&503]), "{tally:?}");
+    assert!((3..=6).contains(&tally.statuses[&503]), "{tally:?}");
     portolan.wait_for_pool("aws", false).await;
     assert_eq!(
         shares(&portolan).await,
