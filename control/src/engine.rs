@@ -276,7 +276,11 @@ impl Driver {
                     }
                 },
                 () = sleep => self.step(Event::Woken, None),
-                () = alarm.rung() => self.step(Event::Alarmed, None),
+                () = alarm.rung() => {
+                    let asked = alarm.asked();
+                    self.step(Event::Alarmed, None);
+                    alarm.answer(asked);
+                }
             }
         }
     }

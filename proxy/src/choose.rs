@@ -94,7 +94,7 @@ fn choose(ctx: &mut RequestContext, request: &RequestHeader, now: Tick) -> Optio
 /// What a pool has for a request.
 enum Pick {
     Endpoint(usize),
-    /// Only endpoints that have been silent for too long.
+    /// Only endpoints that have been silent for too long, or that have just failed too often.
     Suspect(usize),
     Nobody,
 }
@@ -125,9 +125,11 @@ fn pick(ctx: &RequestContext, pool: PoolId, request: &RequestHeader, now: Tick) 
             let Some(endpoint) = picked else {
                 return suspect.map_or(Pick::Nobody, Pick::Suspect);
             };
-            let silence = &view.endpoints[endpoint].live.silence;
-            // What may be repeated is what a suspect endpoint is tried with: it can be rescued.
-            if !silence.is_suspect() || (ctx.chances.idempotent && silence.trickle(now)) {
+            let live = &view.endpoints[endpoint].live;
+            // What may be repeated is what a silent endpoint is tried with: it can be rescued.
+            let silent = live.silence.is_suspect()
+                && !(ctx.chances.idempotent && live.silence.trickle(now));
+            if !silent && !live.witness.awaits_verdict() {
                 return Pick::Endpoint(endpoint);
             }
             suspect.get_or_insert(endpoint);

@@ -79,7 +79,7 @@ async fn fast_clients_are_not_taken_for_abuse() {
     .concat();
     let portolan = Portolan::start(&config).await;
     let address = portolan.address().await;
-    for (path, count, each) in [("/", "20000", "20"), ("/bytes?count=300000", "400", "20")] {
+    for (path, count, each) in [("/", "20000", "100"), ("/bytes?count=300000", "400", "20")] {
         let url = format!("http://{address}{path}");
         // A small window has clients say often that they have read.
         let args = [

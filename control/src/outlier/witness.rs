@@ -21,12 +21,33 @@ pub struct Alarm {
     bell: tokio::sync::Notify,
     /// The engine has nothing to look at until a try ends.
     asleep: AtomicBool,
+    /// How often somebody asked for a verdict.
+    asked: AtomicU64,
+    /// Of these, how many have one.
+    answered: AtomicU64,
 }
 
 impl Alarm {
     /// Wakes it.
     pub fn ring(&self) {
         self.bell.notify_one();
+    }
+
+    /// Wakes it, and returns the number of this question: see [`Self::answer`].
+    fn ask(&self) -> u64 {
+        let question = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.ring();
+        question
+    }
+
+    /// Questions so far.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Acquire)
+    }
+
+    /// What follows from all questions up to this one is published.
+    pub fn answer(&self, question: u64) {
+        self.answered.store(question, Ordering::Release);
     }
 
     /// Waits until somebody rings.
@@ -80,6 +101,8 @@ pub struct Witness {
     /// So many failures in a row wake the engine; 0: none do.
     alarm_at: AtomicU32,
     last_fault: AtomicU8,
+    /// The last question about it that was asked of the engine; 0: none ever was.
+    question: AtomicU64,
     /// Failures that are counted as tries, but say nothing about the endpoint.
     pub(crate) excused: Counter,
     /// Answers that broke off after their headers had come.
@@ -158,8 +181,17 @@ impl Witness {
         if let Ok(state) = before {
             let trial = state & ON_TRIAL != 0 && state & (PASSED | FAILED) == 0;
             if trial || (alarm_at > 0 && (state & RUN) + 1 == alarm_at) {
-                self.alarm.ring();
+                self.question.store(self.alarm.ask(), Ordering::Relaxed);
             }
+        }
+    }
+
+    /// It failed as often as is needed for an ejection, or on trial, and the engine has not decided
+    /// yet: on a busy machine that may take milliseconds, in which others had better be asked.
+    pub fn awaits_verdict(&self) -> bool {
+        match self.question.load(Ordering::Relaxed) {
+            0 => false,
+            question => question > self.alarm.answered.load(Ordering::Relaxed),
         }
     }
 
@@ -244,6 +276,31 @@ mod tests {
             witness.succeeded(new);
             assert_eq!(witness.look().trial, Some(passes));
         }
+    }
+
+    #[test]
+    fn who_is_asked_about_waits_for_the_answer() {
+        let alarm = Arc::new(Alarm::default());
+        let (a, b) = (Witness::new(alarm.clone()), Witness::new(alarm.clone()));
+        a.set_alarm(2);
+        b.set_alarm(1);
+        a.failed(Fault::Connect, a.epoch());
+        assert!(!a.awaits_verdict() && !b.awaits_verdict());
+        a.failed(Fault::Connect, a.epoch());
+        assert!(a.awaits_verdict());
+        let asked = alarm.asked();
+        b.failed(Fault::Connect, b.epoch());
+        alarm.answer(asked);
+        assert!(!a.awaits_verdict() && b.awaits_verdict());
+        alarm.answer(alarm.asked());
+        assert!(!b.awaits_verdict());
+        // Its first failure on trial is a question, too; that it passes is not.
+        a.turn(true);
+        a.succeeded(a.epoch());
+        assert!(!a.awaits_verdict());
+        a.turn(true);
+        a.failed(Fault::Broken, a.epoch());
+        assert!(a.awaits_verdict());
     }
 
     #[tokio::test]
