@@ -1,18 +1,18 @@
 //! The proxies that Portolan is measured beside, each set up for the same task as its own manual
 //! would have it.
 //!
-//! A task is a [`Task`]: two clouds, their shares, and what an operator wants when one of them
-//! fails. Every proxy has one worker thread, the same limit for a single try, and probes at the same
-//! pace. One that is not installed, and cannot be, is left out with a message.
+//! A task is a [`Task`]: clouds, their shares, and what an operator wants when one of them fails.
+//! Every proxy has one worker thread, the same limit for a single try, and probes at the same pace.
+//! One that is not installed, and cannot be, is left out with a message.
+//!
+//! What a benchmark compares them with, Portolan above all, it sets up itself.
 
 #[path = "peers/envoy.rs"]
-mod envoy;
+pub(crate) mod envoy;
 #[path = "peers/haproxy.rs"]
-mod haproxy;
+pub(crate) mod haproxy;
 #[path = "peers/nginx.rs"]
-mod nginx;
-#[path = "peers/portolan.rs"]
-pub(crate) mod portolan;
+pub(crate) mod nginx;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -34,9 +34,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Task {
     /// Where clients come.
     pub(crate) listen: SocketAddr,
-    pub(crate) clouds: [Cloud; 2],
+    /// Where they speak TLS, and the folder with `cert.pem`, `key.pem`, and both in `both.pem`.
+    pub(crate) tls: Option<(SocketAddr, PathBuf)>,
+    pub(crate) clouds: Vec<Cloud>,
+    /// How long a server may be silent before a request is tried elsewhere.
+    pub(crate) limit: Duration,
+    /// Whether bodies are large, and passed on as they come.
+    pub(crate) streams: bool,
     /// Every answer says this number in `x-generation`: which configuration it was made by.
-    pub(crate) generation: u32,
+    pub(crate) generation: Option<u32>,
 }
 
 /// Endpoints that stand and fall together.
@@ -44,14 +50,14 @@ pub(crate) struct Task {
 pub(crate) struct Cloud {
     pub(crate) name: &'static str,
     pub(crate) endpoints: [SocketAddr; 2],
-    /// Its share, of a hundred.
+    /// Its share, of a hundred. With 0 it takes over when no other cloud can serve.
     pub(crate) weight: u32,
 }
 
-/// How often endpoints are probed, and how long a single try may take: the same for everybody who
-/// knows such a thing.
+/// How often endpoints are probed, and how long a probe may take: the same for everybody who knows
+/// such a thing.
 pub(crate) const PROBE_EVERY: Duration = Duration::from_secs(1);
-pub(crate) const PER_TRY: Duration = Duration::from_millis(500);
+pub(crate) const PROBE_LIMIT: Duration = Duration::from_millis(500);
 
 /// A configuration: names of files, and what they say.
 pub(crate) type Files = Vec<(&'static str, String)>;
@@ -73,19 +79,11 @@ pub(crate) trait Peer: Sync {
     fn reload(&self, process: &Process);
 }
 
-/// All of them, Portolan first.
-pub(crate) const PEERS: [&dyn Peer; 4] = [
-    &portolan::Portolan,
-    &haproxy::HaProxy,
-    &nginx::Nginx,
-    &envoy::Envoy,
-];
-
 /// Those that can be had here, with their versions printed; a message for each of the others.
 #[expect(clippy::print_stdout, reason = "what was measured is the output")]
-pub(crate) fn present() -> Vec<&'static dyn Peer> {
+pub(crate) fn present(peers: &[&'static dyn Peer]) -> Vec<&'static dyn Peer> {
     let mut present = Vec::new();
-    for peer in PEERS {
+    for peer in peers.iter().copied() {
         match peer.version() {
             Ok(version) => {
                 println!("{}: {version}", peer.name());
@@ -222,7 +220,7 @@ fn serves(listen: SocketAddr) -> bool {
 }
 
 /// The first line that a program says of itself.
-fn first_line(command: &mut Command) -> Result<String, String> {
+pub(crate) fn first_line(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("{}: {error}", command.get_program().display()))?;
     let said = [output.stdout, output.stderr].concat();

@@ -7,10 +7,11 @@ use std::time::Duration;
 use portolan_control::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::clouds::Cloud;
+use crate::clouds::{self, Cloud};
 use crate::failover::keep;
 use crate::load::{Clients, Plan};
-use crate::peers::{self, Files, Peer, Serving, Task, portolan};
+use crate::peers::{self, Files, Peer, Serving, Task};
+use crate::portolan;
 use crate::process::Cores;
 use crate::reloads::{Most, effects, figures, summary, watch};
 use crate::report::{self, Raw};
@@ -86,7 +87,7 @@ fn files(task: &Task, chat: &Cloud, folder: &Path) -> Files {
     let text = format!(
         "{text}  - {{ path: /chat, to: chat }}\n  - to: all\n    {}\n    {}\n    {field}\n",
         portolan::RETRY,
-        portolan::generation(task.generation),
+        portolan::generation(task),
     );
     vec![("portolan.yaml", text)]
 }
@@ -95,10 +96,9 @@ async fn run(changes: u32, cores: &Cores) -> Value {
     let peer: &dyn Peer = &portolan::Portolan;
     let clouds = [Cloud::start("aws", cores), Cloud::start("azure", cores)];
     let listen = peers::free_address();
-    let task = |generation: u32| Task {
-        listen,
-        clouds: [clouds[0].described(70), clouds[1].described(30)],
-        generation,
+    let task = |generation: u32| {
+        let both = [clouds[0].described(70), clouds[1].described(30)];
+        clouds::task(listen, both, generation)
     };
     let folder = peers::empty_folder(peer);
     let first = files(&task(0), &clouds[0], &folder);

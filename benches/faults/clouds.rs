@@ -1,14 +1,30 @@
 //! The clouds, and what befalls them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
-use crate::peers;
+use crate::peers::{self, Task};
 use crate::process::{Cores, Process};
 use crate::role;
+
+/// How long a single try may take: the same for everybody who knows such a thing.
+const PER_TRY: Duration = Duration::from_millis(500);
+
+/// What proxies do for two clouds.
+pub(crate) fn task(listen: SocketAddr, clouds: [peers::Cloud; 2], generation: u32) -> Task {
+    Task {
+        listen,
+        tls: None,
+        clouds: clouds.into(),
+        limit: PER_TRY,
+        streams: false,
+        generation: Some(generation),
+    }
+}
 
 /// What happens to all endpoints of a cloud at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

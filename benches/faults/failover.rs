@@ -5,9 +5,9 @@ use std::time::Duration;
 use portolan_control::clock::{Clock, Tick};
 use serde_json::{Value, json};
 
-use crate::clouds::{Cloud, Fault};
+use crate::clouds::{self, Cloud, Fault};
 use crate::load::{Clients, End, Kind, Plan, Record, Report};
-use crate::peers::{self, Peer, Serving, Task};
+use crate::peers::{self, Peer, Serving};
 use crate::process::{self, Cores};
 use crate::report::{self, Figures, Raw};
 
@@ -40,11 +40,8 @@ pub(crate) async fn run(
 ) -> Value {
     let mut first = Cloud::start("aws", cores);
     let second = Cloud::start("azure", cores);
-    let task = Task {
-        listen: peers::free_address(),
-        clouds: [first.described(WEIGHTS[0]), second.described(WEIGHTS[1])],
-        generation: 1,
-    };
+    let both = [first.described(WEIGHTS[0]), second.described(WEIGHTS[1])];
+    let task = clouds::task(peers::free_address(), both, 1);
     let serving = Serving::start(peer, &task, cores.proxy()).await;
     tokio::time::sleep(SETTLE).await;
 

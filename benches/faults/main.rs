@@ -16,6 +16,7 @@ mod load;
 mod origin;
 #[path = "../peers.rs"]
 mod peers;
+mod portolan;
 #[path = "../process.rs"]
 mod process;
 mod reloads;
@@ -30,9 +31,18 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
 use clouds::Fault;
+use peers::Peer;
 use process::Cores;
 
 const ROUNDS: usize = 3;
+
+/// All of them, Portolan first.
+const PEERS: [&dyn Peer; 4] = [
+    &portolan::Portolan,
+    &peers::haproxy::HaProxy,
+    &peers::nginx::Nginx,
+    &peers::envoy::Envoy,
+];
 
 /// Starts this program in another role.
 fn role(name: &str) -> Command {
@@ -70,7 +80,7 @@ async fn drive(asked: &[&str]) {
         .collect();
     let wanted = |name: &str| names.is_empty() || names.contains(&name);
     let cores = Cores::share_out();
-    let peers = peers::present();
+    let peers = peers::present(&PEERS);
     let faults = [
         ("killed", Fault::Killed),
         ("stopped", Fault::Stopped),

@@ -6,10 +6,10 @@ use std::time::Duration;
 use portolan_control::clock::{Clock, Tick};
 use serde_json::{Value, json};
 
-use crate::clouds::Cloud;
+use crate::clouds::{self, Cloud};
 use crate::failover::keep;
 use crate::load::{Clients, End, Plan, Report};
-use crate::peers::{self, Peer, Serving, Task};
+use crate::peers::{self, Peer, Serving};
 use crate::process::{self, Cores, Process};
 use crate::report::{self, Figures, Raw};
 
@@ -110,14 +110,11 @@ async fn run(peer: &'static dyn Peer, reloads: u32, cores: &Cores) -> Value {
         } else {
             [30, 70]
         };
-        Task {
-            listen,
-            clouds: [
-                clouds[0].described(weights[0]),
-                clouds[1].described(weights[1]),
-            ],
-            generation,
-        }
+        let both = [
+            clouds[0].described(weights[0]),
+            clouds[1].described(weights[1]),
+        ];
+        clouds::task(listen, both, generation)
     };
     let serving = Serving::start(peer, &task(0), cores.proxy()).await;
     tokio::time::sleep(WARM_UP).await;

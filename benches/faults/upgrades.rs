@@ -6,10 +6,11 @@ use std::time::Duration;
 use portolan_control::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::clouds::Cloud;
+use crate::clouds::{self, Cloud};
 use crate::failover::keep;
 use crate::load::{Clients, Plan};
-use crate::peers::{self, Peer, Serving, Task, portolan};
+use crate::peers::{self, Peer, Serving};
+use crate::portolan;
 use crate::process::Cores;
 use crate::reloads::{figures, summary};
 use crate::report::{self, Raw};
@@ -24,11 +25,8 @@ const SPAN: Duration = Duration::from_secs(44);
 
 async fn run(upgrades: u32, cores: &Cores) -> Value {
     let clouds = [Cloud::start("aws", cores), Cloud::start("azure", cores)];
-    let task = Task {
-        listen: peers::free_address(),
-        clouds: [clouds[0].described(70), clouds[1].described(30)],
-        generation: 0,
-    };
+    let both = [clouds[0].described(70), clouds[1].described(30)];
+    let task = clouds::task(peers::free_address(), both, 0);
     let admin = peers::free_address();
     let folder = peers::empty_folder(&portolan::Portolan);
     let text = format!(

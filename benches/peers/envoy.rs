@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{Files, PER_TRY, PROBE_EVERY, Peer, Task, first_line, quietly};
+use super::{Files, PROBE_EVERY, PROBE_LIMIT, Peer, Task, first_line, quietly};
 use crate::process::Process;
 
 /// What is installed.
@@ -118,7 +118,8 @@ fn endpoints(task: &Task) -> Value {
             let endpoint = |at| json!({ "endpoint": { "address": address(at) } });
             json!({
                 "locality": { "region": cloud.name },
-                "load_balancing_weight": cloud.weight,
+                "priority": u32::from(cloud.weight == 0),
+                "load_balancing_weight": cloud.weight.max(1),
                 "lb_endpoints": cloud.endpoints.map(endpoint),
             })
         })
@@ -138,7 +139,7 @@ fn routes(task: &Task) -> Value {
             "retry_policy": {
                 "retry_on": on,
                 "num_retries": 3,
-                "per_try_timeout": seconds(PER_TRY),
+                "per_try_timeout": seconds(task.limit),
                 "retry_back_off": { "base_interval": "0.005s", "max_interval": "0.05s" },
                 // Another endpoint than those that failed it.
                 "host_selection_retry_max_attempts": 10,
@@ -151,15 +152,17 @@ fn routes(task: &Task) -> Value {
             },
         })
     };
+    let generation = task
+        .generation
+        .map(|number| json!({ "header": { "key": "x-generation", "value": number.to_string() } }));
+    let generation: Vec<Value> = generation.into_iter().collect();
     // What may have been acted upon is not repeated.
     let once = policy("connect-failure,refused-stream,reset-before-request");
     let again = policy("5xx,reset,connect-failure,refused-stream");
     json!({ "resources": [ {
         "@type": kind("config.route.v3.RouteConfiguration"),
         "name": "routes",
-        "response_headers_to_add": [ {
-            "header": { "key": "x-generation", "value": task.generation.to_string() },
-        } ],
+        "response_headers_to_add": generation,
         "virtual_hosts": [ {
             "name": "all",
             "domains": [ "*" ],
@@ -182,6 +185,25 @@ fn routes(task: &Task) -> Value {
     } ] })
 }
 
+/// TLS towards clients, with both versions of HTTP.
+fn tls(folder: &Path) -> Value {
+    let file = |name: &str| json!({ "filename": folder.join(name) });
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": kind("extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
+            "common_tls_context": {
+                "alpn_protocols": [ "h2", "http/1.1" ],
+                "tls_params": { "tls_maximum_protocol_version": "TLSv1_3" },
+                "tls_certificates": [ {
+                    "certificate_chain": file("cert.pem"),
+                    "private_key": file("key.pem"),
+                } ],
+            },
+        },
+    })
+}
+
 fn bootstrap(task: &Task, folder: &Path) -> Value {
     let most = json!({
         "max_connections": 9000,
@@ -193,7 +215,7 @@ fn bootstrap(task: &Task, folder: &Path) -> Value {
         "name": "clouds",
         "type": "EDS",
         "eds_cluster_config": { "eds_config": from_file(folder, "endpoints.json") },
-        "connect_timeout": seconds(PER_TRY),
+        "connect_timeout": seconds(task.limit),
         "lb_policy": "ROUND_ROBIN",
         "common_lb_config": {
             "locality_weighted_lb_config": {},
@@ -203,7 +225,7 @@ fn bootstrap(task: &Task, folder: &Path) -> Value {
         },
         "circuit_breakers": { "thresholds": [ most ] },
         "health_checks": [ {
-            "timeout": seconds(PER_TRY),
+            "timeout": seconds(PROBE_LIMIT),
             "interval": seconds(PROBE_EVERY),
             "no_traffic_interval": seconds(PROBE_EVERY),
             "unhealthy_threshold": 2,
@@ -234,6 +256,25 @@ fn bootstrap(task: &Task, folder: &Path) -> Value {
             "typed_config": { "@type": kind("extensions.filters.http.router.v3.Router") },
         } ],
     });
+    let listener = |name: &str, at: std::net::SocketAddr, tls: Option<Value>| {
+        let mut chain = json!({ "filters": [ {
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": manager,
+        } ] });
+        if let Some(tls) = tls {
+            chain["transport_socket"] = tls;
+        }
+        json!({
+            "name": name,
+            "address": address(at),
+            "tcp_backlog_size": 4096,
+            "filter_chains": [ chain ],
+        })
+    };
+    let mut listeners = vec![listener("clients", task.listen, None)];
+    if let Some((at, folder)) = &task.tls {
+        listeners.push(listener("tls", *at, Some(tls(folder))));
+    }
     json!({
         "node": { "id": "bench", "cluster": "bench" },
         "layered_runtime": { "layers": [ {
@@ -242,15 +283,7 @@ fn bootstrap(task: &Task, folder: &Path) -> Value {
         } ] },
         "static_resources": {
             "clusters": [ cluster ],
-            "listeners": [ {
-                "name": "clients",
-                "address": address(task.listen),
-                "tcp_backlog_size": 4096,
-                "filter_chains": [ { "filters": [ {
-                    "name": "envoy.filters.network.http_connection_manager",
-                    "typed_config": manager,
-                } ] } ],
-            } ],
+            "listeners": listeners,
         },
     })
 }

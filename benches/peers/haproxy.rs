@@ -8,7 +8,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Files, PER_TRY, PROBE_EVERY, Peer, Task, debian};
+use super::{Files, PROBE_EVERY, PROBE_LIMIT, Peer, Task, debian};
 use crate::process::Process;
 
 pub(crate) struct HaProxy;
@@ -23,8 +23,19 @@ impl Peer for HaProxy {
     }
 
     fn files(&self, task: &Task, folder: &Path) -> Files {
-        let (listen, generation) = (task.listen, task.generation);
-        let (every, limit) = (PROBE_EVERY.as_millis(), PER_TRY.as_millis());
+        let listen = task.listen;
+        let limit = task.limit.as_millis();
+        let (every, probe_limit) = (PROBE_EVERY.as_millis(), PROBE_LIMIT.as_millis());
+        let tls = task.tls.as_ref().map_or_else(String::new, |(at, folder)| {
+            let both = folder.join("both.pem");
+            format!(
+                "    bind {at} backlog 4096 ssl crt {} alpn h2,http/1.1\n",
+                both.display()
+            )
+        });
+        let generation = task.generation.map_or_else(String::new, |number| {
+            format!("    http-response set-header x-generation {number}\n")
+        });
         let mut text = format!(
             "global
     nbthread 1
@@ -40,33 +51,37 @@ defaults
     timeout queue 5s
     timeout connect {limit}ms
     timeout server {limit}ms
-    timeout check {limit}ms
+    timeout check {probe_limit}ms
     retries 3
     retry-on all-retryable-errors
     option redispatch 1
 
 frontend clients
     bind {listen} backlog 4096
+{tls}    option forwardfor
+    http-request set-header x-forwarded-proto https if {{ ssl_fc }}
+    http-request set-header x-forwarded-proto http unless {{ ssl_fc }}
     default_backend clouds
 
 backend clouds
     balance roundrobin
+    option allbackups
     option httpchk GET /health
     # What may have been acted upon is not repeated.
     http-request disable-l7-retry unless {{ method GET HEAD OPTIONS PUT DELETE }}
-    http-response set-header x-generation {generation}
-    default-server check inter {every}ms fall 2 rise 2
+{generation}    default-server check inter {every}ms fall 2 rise 2
     default-server observe layer7 error-limit 10 on-error mark-down on-marked-down shutdown-sessions
 ",
             folder.display()
         );
         for cloud in &task.clouds {
             for (number, endpoint) in cloud.endpoints.iter().enumerate() {
-                let (name, weight) = (cloud.name, cloud.weight);
-                let _ = writeln!(
-                    text,
-                    "    server {name}-{number} {endpoint} weight {weight}"
-                );
+                let name = cloud.name;
+                let share = match cloud.weight {
+                    0 => "backup".to_owned(),
+                    weight => format!("weight {weight}"),
+                };
+                let _ = writeln!(text, "    server {name}-{number} {endpoint} {share}");
             }
         }
         vec![("haproxy.cfg", text)]

@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Files, PER_TRY, Peer, Task, debian};
+use super::{Files, Peer, Task, debian};
 use crate::process::Process;
 
 pub(crate) struct Nginx;
@@ -22,8 +22,32 @@ impl Peer for Nginx {
     }
 
     fn files(&self, task: &Task, folder: &Path) -> Files {
-        let (listen, generation) = (task.listen, task.generation);
-        let (folder, limit) = (folder.display(), PER_TRY.as_millis());
+        let listen = task.listen;
+        let (folder, limit) = (folder.display(), task.limit.as_millis());
+        let tls = task.tls.as_ref().map_or_else(String::new, |(at, folder)| {
+            let file = |name: &str| folder.join(name).display().to_string();
+            let (cert, key) = (file("cert.pem"), file("key.pem"));
+            format!(
+                "        listen {at} ssl http2 backlog=4096;
+        ssl_certificate {cert};
+        ssl_certificate_key {key};
+        ssl_protocols TLSv1.2 TLSv1.3;
+"
+            )
+        });
+        let generation = task.generation.map_or_else(String::new, |number| {
+            format!("        add_header x-generation {number} always;\n")
+        });
+        let streams = if task.streams {
+            "    client_max_body_size 0;
+    proxy_request_buffering off;
+    proxy_buffer_size 16k;
+    proxy_buffers 16 16k;
+    proxy_max_temp_file_size 0;
+"
+        } else {
+            ""
+        };
         // Workers would become another user's, who may not come into this folder.
         let user = if rustix::process::geteuid().is_root() {
             "user root;"
@@ -33,10 +57,13 @@ impl Peer for Nginx {
         let mut servers = String::new();
         for cloud in &task.clouds {
             for endpoint in cloud.endpoints {
+                let share = match cloud.weight {
+                    0 => "backup".to_owned(),
+                    weight => format!("weight={weight}"),
+                };
                 let _ = writeln!(
                     servers,
-                    "        server {endpoint} weight={} max_fails=3 fail_timeout=5s;",
-                    cloud.weight
+                    "        server {endpoint} {share} max_fails=3 fail_timeout=5s;"
                 );
             }
         }
@@ -50,7 +77,7 @@ error_log {folder}/error.log crit;
 events {{ worker_connections 9000; }}
 http {{
     access_log off;
-    client_body_temp_path {folder}/client;
+{streams}    client_body_temp_path {folder}/client;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
@@ -63,12 +90,13 @@ http {{
     }}
     server {{
         listen {listen} backlog=4096;
-        add_header x-generation {generation} always;
-        location / {{
+{tls}{generation}        location / {{
             proxy_pass http://clouds;
             proxy_http_version 1.1;
             proxy_set_header Connection '';
             proxy_set_header Host $host;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto $scheme;
             proxy_connect_timeout {limit}ms;
             proxy_read_timeout {limit}ms;
             proxy_next_upstream error timeout http_502 http_503 http_504;

@@ -1,50 +1,113 @@
-//! Endpoints that do as little as they can: every request gets the same answer, from memory.
+//! Endpoints that do as little as they can: answers come from memory, and what requests bring is
+//! read and forgotten.
+
+use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Bytes of an answer's body.
-pub(crate) const BODY: usize = 1024;
+/// Bytes of a usual answer's body, and of one to a path that begins with [`LARGE_PATH`].
+pub(crate) const SMALL: usize = 1024;
+pub(crate) const LARGE: usize = 1 << 20;
 
-/// Two endpoints, for ever. Says their addresses, a line each.
-pub(crate) async fn serve() {
-    let first = bind().await;
-    let second = bind().await;
-    tokio::join!(accept(first), accept(second));
+pub(crate) const LARGE_PATH: &str = "/large";
+
+/// What is read at once.
+const BUFFER: usize = 256 * 1024;
+
+/// So many endpoints, for ever. Says their addresses, a line each.
+pub(crate) async fn serve(count: usize) {
+    let mut listeners = Vec::new();
+    for _ in 0..count {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let address: SocketAddr = listener.local_addr().expect("it is bound");
+        say(address);
+        listeners.push(listener);
+    }
+    let answers: [&'static [u8]; 2] = [SMALL, LARGE].map(answer);
+    for listener in listeners {
+        tokio::spawn(accept(listener, answers));
+    }
+    std::future::pending().await
 }
 
-async fn bind() -> TcpListener {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    println!("{}", listener.local_addr().expect("it is bound"));
-    listener
+#[expect(clippy::print_stdout, reason = "whoever started this waits for it")]
+fn say(address: SocketAddr) {
+    println!("{address}");
 }
 
-async fn accept(listener: TcpListener) {
+fn answer(body: usize) -> &'static [u8] {
     let mut answer = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n\
-         cache-control: no-store\r\ncontent-length: {BODY}\r\n\r\n"
+         cache-control: no-store\r\ncontent-length: {body}\r\n\r\n"
     )
     .into_bytes();
-    answer.resize(answer.len() + BODY, b'x');
-    let answer: &'static [u8] = answer.leak();
+    answer.resize(answer.len() + body, b'x');
+    answer.leak()
+}
+
+async fn accept(listener: TcpListener, answers: [&'static [u8]; 2]) {
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
         tokio::spawn(async move {
             // A connection that breaks is over; whoever broke it knows.
-            let _ = converse(stream, answer).await;
+            let _ = converse(stream, answers).await;
         });
     }
 }
 
-async fn converse(mut stream: TcpStream, answer: &[u8]) -> std::io::Result<()> {
+/// Requests come one at a time.
+async fn converse(mut stream: TcpStream, [small, large]: [&[u8]; 2]) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut head = Vec::with_capacity(4096);
-    while stream.read_buf(&mut head).await? > 0 {
-        // Requests here have no body and come one at a time.
-        if head.ends_with(b"\r\n\r\n") {
-            head.clear();
-            stream.write_all(answer).await?;
+    let mut read = Vec::with_capacity(BUFFER);
+    while stream.read_buf(&mut read).await? > 0 {
+        let Some(end) = end_of_head(&read) else {
+            continue;
+        };
+        let head = &read[..end];
+        let answer = if names_large(head) { large } else { small };
+        let mut missing = body_length(head).saturating_sub(read.len() - end);
+        while missing > 0 {
+            read.clear();
+            let more = stream.read_buf(&mut read).await?;
+            if more == 0 {
+                return Ok(());
+            }
+            missing = missing.saturating_sub(more);
         }
+        read.clear();
+        stream.write_all(answer).await?;
     }
     Ok(())
+}
+
+/// Where a head ends.
+pub(crate) fn end_of_head(read: &[u8]) -> Option<usize> {
+    const END: &[u8; 4] = b"\r\n\r\n";
+    // Mostly there is nothing after it.
+    if read.ends_with(END) {
+        return Some(read.len());
+    }
+    let at = read.windows(END.len()).position(|four| four == END)?;
+    Some(at + END.len())
+}
+
+/// The length of the body that follows a head.
+fn body_length(head: &[u8]) -> usize {
+    if head.starts_with(b"GET ") {
+        return 0;
+    }
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let length = lines.find_map(|line| {
+        let (name, value) = line.split_at_checked(b"content-length:".len())?;
+        name.eq_ignore_ascii_case(b"content-length:")
+            .then(|| value.trim_ascii())
+    });
+    let digits = length.and_then(|length| std::str::from_utf8(length).ok());
+    digits.map_or(0, |digits| digits.parse().expect("a length"))
+}
+
+fn names_large(head: &[u8]) -> bool {
+    let path = head.iter().position(|byte| *byte == b' ');
+    path.is_some_and(|at| head[at + 1..].starts_with(LARGE_PATH.as_bytes()))
 }

@@ -1,9 +1,11 @@
-//! The least that a proxy on pingora can be: plain HTTP/1.1, endpoints in turn, and nothing else.
+//! The least that a proxy on pingora can be: endpoints in turn over HTTP/1.1, and nothing else.
 //! `benches/throughput` measures Portolan beside it.
 //!
 //! ```text
-//! bare_round_robin LISTEN ENDPOINT...
+//! bare_round_robin LISTEN [--tls LISTEN FOLDER] ENDPOINT...
 //! ```
+//!
+//! The folder has `cert.pem` and `key.pem`; there, clients may speak HTTP/2 as well.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use pingora::Result;
+use pingora::listeners::tls::TlsSettings;
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
 use pingora::server::Server;
@@ -43,10 +46,15 @@ impl ProxyHttp for RoundRobin {
 }
 
 fn main() -> std::result::Result<(), String> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
     let listen = arguments
         .next()
         .ok_or("an address to listen on is missing")?;
+    let tls = arguments
+        .next_if(|argument| argument == "--tls")
+        .map(|_| arguments.next().zip(arguments.next()))
+        .map(|both| both.ok_or("--tls needs an address and a folder"))
+        .transpose()?;
     let endpoints = arguments
         .map(|endpoint| {
             endpoint
@@ -71,6 +79,13 @@ fn main() -> std::result::Result<(), String> {
     };
     let mut service = http_proxy_service(&Arc::clone(&server.configuration), proxy);
     service.add_tcp(&listen);
+    if let Some((listen, folder)) = tls {
+        let file = |name: &str| format!("{folder}/{name}");
+        let mut settings = TlsSettings::intermediate(&file("cert.pem"), &file("key.pem"))
+            .map_err(|error| error.to_string())?;
+        settings.enable_h2();
+        service.add_tls_with_settings(&listen, None, settings);
+    }
     server.add_service(service);
     server.run_forever()
 }

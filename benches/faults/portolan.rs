@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Files, PER_TRY, PROBE_EVERY, Peer, Task, first_line};
+use crate::peers::{Cloud, Files, PROBE_EVERY, PROBE_LIMIT, Peer, Task, first_line};
 use crate::process::Process;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_portolan");
@@ -24,7 +24,7 @@ impl Peer for Portolan {
         let text = format!(
             "{}  - to: all\n    {RETRY}\n    {}\n",
             head(task, folder, ([127, 0, 0, 1], 0).into()),
-            generation(task.generation)
+            generation(task)
         );
         vec![("portolan.yaml", text)]
     }
@@ -43,16 +43,19 @@ impl Peer for Portolan {
 pub(crate) const RETRY: &str = "retry: { tries: 4, per_try: 500ms }";
 
 /// The header that tells configurations apart.
-pub(crate) fn generation(number: u32) -> String {
+pub(crate) fn generation(task: &Task) -> String {
+    let number = task.generation.expect("configurations are told apart");
     format!("response_headers: {{ set: {{ x-generation: '{number}' }} }}")
 }
 
 /// A configuration, up to its first route.
 pub(crate) fn head(task: &Task, folder: &Path, admin: SocketAddr) -> String {
     let listen = task.listen;
-    let (every, timeout) = (PROBE_EVERY.as_millis(), PER_TRY.as_millis());
-    let [a, b] = &task.clouds;
-    let pool = |cloud: &super::Cloud| {
+    let (every, timeout) = (PROBE_EVERY.as_millis(), PROBE_LIMIT.as_millis());
+    let [a, b] = &task.clouds[..] else {
+        panic!("it is about two clouds");
+    };
+    let pool = |cloud: &Cloud| {
         let [one, other] = cloud.endpoints;
         format!(
             "  {}: {{ endpoints: [ '{one}', '{other}' ] }}\n",

@@ -1,0 +1,124 @@
+//! Portolan as somebody would run it: clients steered by where they are, a 70/30 split with a cloud
+//! to fall back on, probes, metrics, and a line in the access log for every request.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::peers::{Cloud, Files, PROBE_EVERY, PROBE_LIMIT, Peer, Task, first_line};
+use crate::process::Process;
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_portolan");
+
+pub(crate) struct Portolan {
+    pub(crate) name: &'static str,
+    pub(crate) access_log: bool,
+}
+
+/// With everything.
+pub(crate) const WHOLE: Portolan = Portolan {
+    name: "Portolan",
+    access_log: true,
+};
+
+/// Without a log, like the others.
+pub(crate) const UNLOGGED: Portolan = Portolan {
+    name: "Portolan, no access log",
+    access_log: false,
+};
+
+impl Peer for Portolan {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn version(&self) -> Result<String, String> {
+        first_line(Command::new(BINARY).arg("--version"))
+    }
+
+    fn files(&self, task: &Task, folder: &Path) -> Files {
+        let mut text = self.head(task, folder);
+        let (every, limit) = (PROBE_EVERY.as_millis(), PROBE_LIMIT.as_millis());
+        let _ = write!(
+            text,
+            "defaults:\n  \
+               health: {{ http: /health, every: {every}ms, timeout: {limit}ms, down_after: 2, up_after: 2 }}\n\
+             pools:\n"
+        );
+        let regions = [
+            ("aws", "eu-central-1"),
+            ("azure", "westeurope"),
+            ("gcp", "us-central1"),
+        ];
+        for (cloud, (provider, region)) in task.clouds.iter().zip(regions) {
+            let Cloud {
+                name, endpoints, ..
+            } = cloud;
+            let [one, other] = endpoints;
+            let _ = writeln!(
+                text,
+                "  {name}: {{ cloud: {provider}, region: {region}, endpoints: [ '{one}', '{other}' ] }}"
+            );
+        }
+        let [a, b, last] = &task.clouds[..] else {
+            panic!("it is about three clouds");
+        };
+        let split = |one: &Cloud, other: &Cloud| {
+            let (heavy, light) = (a.weight, b.weight);
+            let (one, other) = (one.name, other.name);
+            format!("{{ split: {{ {one}: {heavy}, {other}: {light} }} }}")
+        };
+        let _ = write!(
+            text,
+            "services:\n  \
+               api: {{ tiers: [ {everybody}, {last} ] }}\n\
+             routes:\n  \
+             - name: api\n    \
+               path: /\n    \
+               to:\n      \
+                 geo:\n        \
+                 - clients: {{ continents: [EU] }}\n          \
+                   to: {{ tiers: [ {europeans}, {last} ] }}\n        \
+                 - to: api\n",
+            everybody = split(a, b),
+            europeans = split(b, a),
+            last = last.name,
+        );
+        vec![("portolan.yaml", text)]
+    }
+
+    fn command(&self, _: &Path) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--config", "portolan.yaml"]);
+        command
+    }
+
+    /// It watches its file.
+    fn reload(&self, _: &Process) {}
+}
+
+impl Portolan {
+    /// What every configuration begins with.
+    fn head(&self, task: &Task, folder: &Path) -> String {
+        let listen = task.listen;
+        let tls = task.tls.as_ref().map_or_else(String::new, |(at, folder)| {
+            let file = |name: &str| folder.join(name);
+            let (cert, key) = (file("cert.pem"), file("key.pem"));
+            format!("  - bind: '{at}'\n    tls: {{ certificates: [ {{ cert: {cert:?}, key: {key:?} }} ] }}\n")
+        });
+        let log = match self.access_log {
+            true => format!("{{ to: {:?} }}", folder.join("access.log")),
+            false => "off".to_owned(),
+        };
+        let state = folder.join("state");
+        format!(
+            "listeners:\n  - bind: '{listen}'\n{tls}\
+             client_ip: {{ trusted: [ 127.0.0.0/8 ] }}\n\
+             admin: {{ bind: '127.0.0.1:0' }}\n\
+             workers: 1\n\
+             state_dir: {state:?}\n\
+             log: {{ level: warn }}\n\
+             access_log: {log}\n"
+        )
+    }
+}
