@@ -74,7 +74,7 @@ impl Origin {
         address: SocketAddr,
         tls: Option<TlsAcceptor>,
     ) -> Self {
-        Self::start_on(name, TcpListener::bind(address).await.unwrap(), tls)
+        Self::start_on(name, listen(address).unwrap(), tls)
     }
 
     fn start_on(name: &str, listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
@@ -114,11 +114,11 @@ impl Origin {
     /// One for each of these addresses, called by them, all on the same port: what a name leads to.
     pub(crate) async fn start_at_each(addresses: &[IpAddr]) -> Vec<Self> {
         super::eventually("a port that is free at every address", async || {
-            let first = TcpListener::bind((addresses[0], 0)).await.ok()?;
+            let first = listen((addresses[0], 0).into()).ok()?;
             let port = first.local_addr().ok()?.port();
             let mut listeners = vec![first];
             for address in &addresses[1..] {
-                listeners.push(TcpListener::bind((*address, port)).await.ok()?);
+                listeners.push(listen((*address, port).into()).ok()?);
             }
             let named = addresses.iter().zip(listeners);
             let origins = named
@@ -154,7 +154,7 @@ impl Origin {
     pub(crate) async fn revive(&self) {
         let mut life = self.life.lock().await;
         if let Some(socket) = life.kept.take() {
-            let listener = socket.listen(1024).unwrap();
+            let listener = socket.listen(QUEUE).unwrap();
             let task = serve(listener, self.state.clone(), self.tls.clone());
             life.serving = Some(tokio::spawn(task));
         }
@@ -202,6 +202,20 @@ impl Origin {
     pub(crate) fn connections(&self) -> u64 {
         self.state.connections.load(Ordering::Relaxed)
     }
+}
+
+/// Connections that may wait to be accepted. The usual 128 overflow when hundreds of requests come at
+/// once, and whoever is dropped from the queue only tries again after a second.
+const QUEUE: u32 = 4096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE)
 }
 
 async fn serve(listener: TcpListener, state: Arc<State>, tls: Option<TlsAcceptor>) {
