@@ -56,7 +56,8 @@ impl Announcing {
     }
 }
 
-fn kind(error: &io::Error) -> ErrorType {
+/// What the engine calls a failure to connect.
+pub(crate) fn kind(error: &io::Error) -> ErrorType {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
         io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,

@@ -4,7 +4,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 
 use pingora::http::RequestHeader;
-use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{BalancePlan, HashProperty, PoolId, PoolPlan};
 use portolan_control::affinity::cookie;
@@ -16,10 +15,9 @@ use portolan_control::stats::RetryReason;
 use portolan_control::steering::Draw;
 use smallvec::SmallVec;
 
-use crate::announce::announce;
 use crate::context::{ConnectionContext, InFlight, RequestContext, Retrying, Try};
 use crate::edge::fastrand_scope;
-use crate::peer::Peers;
+use crate::peer::{Peers, Target};
 use crate::proxy_protocol::Addresses;
 
 /// A pool's endpoint.
@@ -127,8 +125,8 @@ fn pick(ctx: &RequestContext, pool: PoolId, request: &RequestHeader, now: Tick) 
             };
             let live = &view.endpoints[endpoint].live;
             // What may be repeated is what a silent endpoint is tried with: it can be rescued.
-            let silent = live.silence.is_suspect()
-                && !(ctx.chances.idempotent && live.silence.trickle(now));
+            let silent =
+                live.silence.is_suspect() && !(ctx.chances.idempotent && live.silence.trickle(now));
             if !silent && !live.witness.awaits_verdict() {
                 return Pick::Endpoint(endpoint);
             }
@@ -164,31 +162,22 @@ fn cross_over(ctx: &mut RequestContext, from: PoolId) -> Option<PoolId> {
 }
 
 /// How to connect to an endpoint.
-pub(crate) fn peer(ctx: &RequestContext, place: Place) -> Result<HttpPeer> {
-    let (pool, endpoint) = place;
-    let view = &ctx.snapshot().pools[pool.index()];
-    peer_of_cohort(ctx, place, view.endpoints[endpoint].live.cohort())
-}
-
-/// How to connect to an endpoint over connections of one cohort.
-pub(crate) fn peer_of_cohort(
-    ctx: &RequestContext,
-    (pool, endpoint): Place,
-    cohort: u64,
-) -> Result<HttpPeer> {
-    let view = &ctx.snapshot().pools[pool.index()];
-    let Some(peers) = view.endpoints[endpoint].dial.get::<Peers>() else {
+pub(crate) fn target(ctx: &RequestContext, (pool, endpoint): Place) -> Result<Target> {
+    let view = &ctx.snapshot().pools[pool.index()].endpoints[endpoint];
+    let Some(peers) = view.dial.get::<Peers>() else {
         return Error::e_explain(ErrorType::InternalError, "an endpoint that nobody prepared");
     };
-    let mut peer = if ctx.wants_upgrade {
-        peers.upgrades(cohort)
+    let target = if ctx.wants_upgrade {
+        peers.upgrades(&view.live)
     } else {
-        peers.requests(cohort)
+        peers.requests(&view.live)
     };
-    if let (Some(version), Some(connection)) = (peers.send_proxy, &ctx.connection) {
-        announce(&mut peer, version, Some(on_behalf_of(ctx, connection)));
-    }
-    Ok(peer)
+    Ok(match (peers.send_proxy, &ctx.connection) {
+        (Some(version), Some(connection)) => {
+            target.announcing(version, on_behalf_of(ctx, connection))
+        }
+        _ => target,
+    })
 }
 
 /// For whom a request is, as a PROXY protocol header says it. Of a client that was only named to us

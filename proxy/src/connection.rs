@@ -1,48 +1,34 @@
-//! A client's connection, as the engine reads and writes it.
+//! A client's connection: its socket or the TLS over it, and what was read and is to be written.
 //!
-//! Between the socket (or its TLS) and the engine stands a buffer of our own. Reading: the engine
-//! gets one request's bytes at a time, after the head as a whole has passed (see [`head`]). Writing:
-//! small writes are collected until the engine flushes, or until it has nothing more to write for
-//! the moment.
+//! Over HTTP/1.1 the head of a request is read here as a whole, with its deadlines, before anybody
+//! sees it ([`crate::http1::request`]); the rest is the [`crate::downstream`]'s. Over HTTP/2 the
+//! frames are looked at on their way ([`http2`]).
 
 mod frames;
-mod framing;
-mod head;
+pub(crate) mod http2;
 mod waiting;
 
-use std::any::Any;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::{Buf as _, BytesMut};
-use pingora::http::ResponseHeader;
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::{ALPN, SslDigest};
-use pingora::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    TimingDigest, UniqueID, UniqueIDType,
-};
+use bytes::BytesMut;
 use portolan_config::plan::LimitsPlan;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
-use self::frames::{Frames, Refused};
-pub(crate) use self::framing::Framing;
-pub(crate) use self::head::is_host;
-use self::head::{Scan, scan};
-use self::waiting::Waiting;
-use crate::body_rate::BodyRate;
+pub(crate) use self::waiting::Waiting;
 use crate::context::ConnectionContext;
+use crate::http1::request::{self, Head};
 use crate::ledger::Entry;
+use crate::outgoing::Outgoing;
 use crate::refusal::Refusal;
+use crate::timer::Timer;
 
 /// What HTTP/2 connections begin with (RFC 9113, section 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -50,14 +36,14 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How much is read at a time.
 const READ_SIZE: usize = 8 << 10;
 
-/// Writes up to this size are collected; larger ones go out at once.
-const COLLECT: usize = 16 << 10;
+/// How much is read at a time from a client of which nothing is expected.
+const PEEK_SIZE: usize = 512;
 
 /// How long a client may take nothing of what it is sent.
-const WRITE_STALL: Duration = Duration::from_secs(60);
+pub(crate) const WRITE_STALL: Duration = Duration::from_secs(60);
 
 /// How long a client that was told to go away may take to read that.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The socket, or TLS over it.
 #[derive(Debug)]
@@ -77,35 +63,19 @@ pub(crate) enum Speaks {
 #[derive(Debug)]
 pub(crate) struct Connection {
     transport: Transport,
-    speaks: Speaks,
-    /// Read, and not yet given to the engine.
-    read: BytesMut,
-    /// Bytes of `read` that belong to the head the engine has not had yet.
-    head: usize,
-    /// The framing of what follows the head.
-    framing: Framing,
-    /// Written by the engine, and not yet sent.
-    write: BytesMut,
-    /// The frames of HTTP/2.
-    frames: Option<Box<Frames>>,
-    /// The client was told to go away for what it did: nothing of it reaches the engine any more,
-    /// nor the other way round.
-    ending: Option<Waiting>,
-    /// How fast a body must come, and how it does.
-    min_body_rate: Option<u64>,
-    body_rate: BodyRate,
-    /// Waiting for more of a body, and for the client to take what it is sent.
-    body: Waiting,
+    /// Read, and not yet taken.
+    pub(crate) read: BytesMut,
+    /// To be written.
+    pub(crate) outgoing: Outgoing,
+    /// Written, and perhaps not sent.
+    unflushed: bool,
+    /// Waiting for the client to take what it is sent.
     stall: Waiting,
-    /// The engine has polled for reading since its last write: it waits for something.
-    waited: bool,
+    /// The next deadline of whatever is under way.
+    pub(crate) timer: Timer,
     context: Arc<ConnectionContext>,
     /// The request whose head is being read.
     entry: Option<Entry>,
-    proxy_digest: Arc<ProxyDigest>,
-    socket_digest: Arc<SocketDigest>,
-    /// Set by whoever sees the response that upgrades the connection.
-    upgraded: Arc<AtomicBool>,
 }
 
 /// Why no request came.
@@ -119,39 +89,24 @@ pub(crate) enum NoRequest {
     Refused(Refusal),
 }
 
+/// How long an idle connection may go on waiting.
+pub(crate) trait Patience {
+    /// Whether it is to end, if nothing has come; the task is woken when that changes.
+    fn ends(&mut self, cx: &mut Context<'_>) -> Option<Instant>;
+}
+
 impl Connection {
     /// A connection over this transport. What it speaks is found out, not assumed.
     pub(crate) fn new(transport: Transport, context: Arc<ConnectionContext>) -> Self {
-        let upgraded = context.upgraded.clone();
-        let response = ResponseHeader::build(200, Some(0));
-        // The engine carries a value of ours with every request, but only beside the answer of a
-        // proxy behind which the client is. There is none: the answer is made up.
-        let proxy_digest = Arc::new(ProxyDigest::new(
-            Box::new(response.expect("200 is a status")),
-            Some(Box::new(context.clone())),
-        ));
-        let socket_digest = SocketDigest::from_raw_fd(raw_fd(&transport));
-        let _ = socket_digest.peer_addr.set(Some(context.peer.into()));
-        let _ = socket_digest.local_addr.set(Some(context.local.into()));
         Self {
             transport,
-            speaks: Speaks::Http1,
             read: BytesMut::new(),
-            head: 0,
-            framing: Framing::NONE,
-            write: BytesMut::new(),
-            frames: None,
-            ending: None,
-            min_body_rate: None,
-            body_rate: BodyRate::default(),
-            body: Waiting::default(),
+            outgoing: Outgoing::default(),
+            unflushed: false,
             stall: Waiting::default(),
-            waited: false,
+            timer: Timer::default(),
             context,
             entry: None,
-            proxy_digest,
-            socket_digest: Arc::new(socket_digest),
-            upgraded,
         }
     }
 
@@ -160,7 +115,7 @@ impl Connection {
         &self.context
     }
 
-    /// Whether something has come that the engine has not had yet.
+    /// Whether something has come that nobody has taken yet.
     pub(crate) fn has_begun(&self) -> bool {
         !self.read.is_empty()
     }
@@ -175,10 +130,10 @@ impl Connection {
     /// preface. Reads no more than it takes to know.
     pub(crate) async fn find_out(&mut self) -> Result<Speaks, NoRequest> {
         if let Transport::Tls(tls) = &self.transport {
-            if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
-                self.speak_http2();
-            }
-            return Ok(self.speaks);
+            return Ok(match tls.get_ref().1.alpn_protocol() {
+                Some(b"h2") => Speaks::Http2,
+                _ => Speaks::Http1,
+            });
         }
         loop {
             let have = self.read.len().min(H2_PREFACE.len());
@@ -186,18 +141,13 @@ impl Connection {
                 return Ok(Speaks::Http1);
             }
             if have == H2_PREFACE.len() {
-                self.speak_http2();
                 return Ok(Speaks::Http2);
             }
-            if self.fill().await? == 0 {
-                return Err(NoRequest::Closed);
+            match std::future::poll_fn(|cx| self.poll_fill(cx, READ_SIZE)).await {
+                Ok(0) | Err(_) => return Err(NoRequest::Closed),
+                Ok(_) => {}
             }
         }
-    }
-
-    fn speak_http2(&mut self) {
-        self.speaks = Speaks::Http2;
-        self.frames = Some(Box::new(Frames::new(Instant::now())));
     }
 
     /// Waits until the head of the next request is there as a whole: as long as a connection may be
@@ -207,48 +157,48 @@ impl Connection {
         &mut self,
         limits: &LimitsPlan,
         first: bool,
-    ) -> Result<(), NoRequest> {
-        self.framing = Framing::NONE;
-        self.min_body_rate = limits.min_body_rate;
-        self.body_rate = BodyRate::default();
-        self.body.over();
-        let limit = tokio::time::sleep(limits.idle_timeout);
-        tokio::pin!(limit);
-        if first {
-            // On a new connection a client has something to say.
-            limit.as_mut().reset(Instant::now() + limits.header_timeout);
-        }
-        let mut begun = false;
+        patience: &mut impl Patience,
+    ) -> Result<Head, NoRequest> {
         let mut seen = 0;
-        loop {
-            self.accept();
-            match scan(&self.read, seen, limits) {
-                Scan::Whole(length, framing) => {
-                    self.head = length;
-                    self.framing = framing;
-                    return Ok(());
+        let mut begun = false;
+        // On a new connection a client has something to say.
+        let mut until = Instant::now()
+            + if first {
+                limits.header_timeout
+            } else {
+                limits.idle_timeout
+            };
+        std::future::poll_fn(|cx| {
+            loop {
+                if self.read.len() > seen {
+                    self.accept();
+                    match request::take(&mut self.read, &mut seen, limits) {
+                        Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                        Ok(None) => {}
+                        Err(refusal) => return Poll::Ready(Err(NoRequest::Refused(refusal))),
+                    }
+                    if !std::mem::replace(&mut begun, true) && !first {
+                        until = Instant::now() + limits.header_timeout;
+                    }
                 }
-                Scan::Refused(refusal) => return Err(NoRequest::Refused(refusal)),
-                Scan::Partial => {}
-            }
-            seen = self.read.len();
-            if seen > 0 && !std::mem::replace(&mut begun, true) && !first {
-                limit.as_mut().reset(Instant::now() + limits.header_timeout);
-            }
-            tokio::select! {
-                biased;
-                filled = self.fill() => if filled? == 0 {
-                    return Err(NoRequest::Closed);
-                },
-                () = &mut limit => {
-                    return Err(if begun {
-                        NoRequest::Refused(Refusal::HeadersTooSlow)
-                    } else {
-                        NoRequest::Idle
-                    });
+                match self.poll_fill(cx, READ_SIZE) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(NoRequest::Closed)),
+                    Poll::Ready(Ok(_)) => {}
                 }
             }
-        }
+            let ends = patience.ends(cx).filter(|_| !begun);
+            let until = ends.map_or(until, |ends| ends.min(until));
+            if !self.timer.poll(cx, until) {
+                return Poll::Pending;
+            }
+            Poll::Ready(Err(if begun {
+                NoRequest::Refused(Refusal::HeadersTooSlow)
+            } else {
+                NoRequest::Idle
+            }))
+        })
+        .await
     }
 
     /// A request is accepted with its first byte. Empty lines before it are nobody's.
@@ -264,48 +214,57 @@ impl Connection {
         self.entry.take()
     }
 
-    /// Reads more into the buffer.
-    async fn fill(&mut self) -> Result<usize, NoRequest> {
-        self.read.reserve(READ_SIZE);
-        let read = match &mut self.transport {
-            Transport::Plain(stream) => stream.read_buf(&mut self.read).await,
-            Transport::Tls(stream) => stream.read_buf(&mut self.read).await,
-        };
-        read.map_err(|_| NoRequest::Closed)
+    /// Reads more, so much at most. Ready with how much that was.
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        if let Transport::Plain(stream) = &self.transport
+            && self.read.is_empty()
+        {
+            // An idle connection holds no buffer.
+            if stream.poll_read_ready(cx).is_pending() {
+                self.read = BytesMut::new();
+                return Poll::Pending;
+            }
+        }
+        self.read.reserve(room);
+        poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.read)
     }
 
-    /// Ends the connection so that the client can read our last answer: closing while it still
-    /// sends would make its system throw the answer away (RFC 9112, section 9.6).
-    pub(crate) async fn linger(&mut self) {
-        const MOST: usize = 1 << 20;
-        let _ = tokio::io::AsyncWriteExt::shutdown(self).await;
-        let mut read = 0;
-        while read < MOST {
-            self.read.clear();
-            match self.fill().await {
-                Ok(0) | Err(_) => return,
-                Ok(more) => read += more,
+    /// Whether a client that is to say nothing for the moment is gone; it may send its next request
+    /// already. What is read is kept.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            if !self.read.is_empty() {
+                // Whether it is still there shows when its answer is written.
+                return Poll::Pending;
+            }
+            let mut room = [0; PEEK_SIZE];
+            let mut room = ReadBuf::new(&mut room);
+            match ready!(Pin::new(&mut self.transport).poll_read(cx, &mut room)) {
+                Ok(()) if room.filled().is_empty() => {
+                    return Poll::Ready(io::ErrorKind::UnexpectedEof.into());
+                }
+                Ok(()) => self.read.extend_from_slice(room.filled()),
+                Err(error) => return Poll::Ready(error),
             }
         }
     }
 
-    /// Reads more into the buffer.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.read.reserve(READ_SIZE);
-        match &mut self.transport {
-            Transport::Plain(stream) => poll_read_buf(Pin::new(stream), cx, &mut self.read),
-            Transport::Tls(stream) => poll_read_buf(Pin::new(stream.as_mut()), cx, &mut self.read),
-        }
-    }
-
-    /// Sends what was collected.
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.write.is_empty() {
-            let written = self.transport.poll_write(cx, &self.write);
-            match ready!(self.unless_stalled(cx, written))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.write.advance(written),
+    /// Sends what there is to be sent.
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.is_empty() {
+            let written = self.outgoing.poll_write(cx, Pin::new(&mut self.transport));
+            if ready!(self.unless_stalled(cx, written))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -325,308 +284,98 @@ impl Connection {
         written
     }
 
-    /// The engine gets these bytes of an HTTP/2 client, unless it has sent too much of their kind.
-    /// Whether it gets them.
-    fn let_pass(&mut self, bytes: &[u8]) -> bool {
-        let Some(frames) = &mut self.frames else {
-            return true;
-        };
-        let Err(abuse) = frames.came(bytes, Instant::now) else {
-            return true;
-        };
-        tracing::debug!(peer = %self.context.peer, "connection ended: {}", abuse.reason());
-        self.context.totals.refused_connections.one(abuse.reason());
-        if let Some(goaway) = frames.goaway() {
-            self.write.extend_from_slice(&goaway);
-        }
-        self.ending = Some(Waiting::default());
-        false
+    /// Says no more; the client may.
+    pub(crate) fn poll_half_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 
-    /// Sends the last words and reads what still comes, so that they can be read; then fails.
-    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        const OVER: io::ErrorKind = io::ErrorKind::ConnectionAborted;
-        let late = self
-            .ending
-            .as_mut()
-            .is_some_and(|ending| ending.poll_longer_than(cx, LAST_WORDS));
-        if late {
-            return Poll::Ready(Err(OVER.into()));
-        }
-        if ready!(self.poll_drain(cx)).is_err() || ready!(self.transport.poll_shutdown(cx)).is_err()
-        {
-            return Poll::Ready(Err(OVER.into()));
-        }
-        loop {
-            self.read.clear();
-            match ready!(self.poll_fill(cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(Err(OVER.into())),
-                Ok(_) => {}
+    /// Ends the connection. A client that `may_send` more is heard for a while, so that it can read
+    /// our last answer: closing while it still sends would make its system throw the answer away
+    /// (RFC 9112, section 9.6).
+    pub(crate) async fn close(&mut self, may_send: bool) {
+        const MOST: usize = 1 << 20;
+        let closing = async {
+            let _ = std::future::poll_fn(|cx| self.poll_half_close(cx)).await;
+            let mut read = 0;
+            while may_send && read < MOST {
+                self.read.clear();
+                match std::future::poll_fn(|cx| self.poll_fill(cx, READ_SIZE)).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(more) => read += more,
+                }
             }
-        }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, closing).await;
     }
 
-    fn poll_transport_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
-        }
-    }
-
-    /// Whether bytes of a body are to come.
-    fn in_body(&self) -> bool {
-        self.speaks == Speaks::Http1
-            && self.head == 0
-            && !self.framing.is_done()
-            && self.framing != Framing::Everything
+    /// Writes some last words and ends the connection.
+    pub(crate) async fn end_with(&mut self, words: Vec<u8>) {
+        self.outgoing.put(words.into());
+        self.close(true).await;
     }
 }
 
-impl Transport {
-    fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
+impl AsyncRead for Transport {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, out),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, out),
         }
     }
+}
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
+impl AsyncWrite for Transport {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
         }
     }
 
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }
 }
 
-fn raw_fd(transport: &Transport) -> UniqueIDType {
-    use std::os::fd::AsRawFd as _;
-    match transport {
-        Transport::Plain(stream) => stream.as_raw_fd(),
-        Transport::Tls(stream) => stream.get_ref().0.as_raw_fd(),
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.ending.is_some() {
-            return this.poll_ending(cx);
-        }
-        if !this.write.is_empty() {
-            // The engine waits for the client while something is collected. It may be about to
-            // write more, so it gets one more turn; if nothing came, the client shall not wait.
-            if std::mem::replace(&mut this.waited, true) {
-                let _ = this.poll_drain(cx)?;
-                let _ = this.poll_transport_flush(cx)?;
-            } else {
-                cx.waker().wake_by_ref();
-            }
-        }
-        if this.speaks == Speaks::Http1 && this.upgraded.load(Ordering::Relaxed) {
-            this.framing = Framing::Everything;
-        }
-        loop {
-            let unframed = this.speaks == Speaks::Http2;
-            if !this.read.is_empty() && (unframed || this.head > 0 || !this.framing.is_done()) {
-                let room = out.remaining().min(this.read.len());
-                let give = if unframed {
-                    room
-                } else if this.head > 0 {
-                    let give = room.min(this.head);
-                    this.head -= give;
-                    give
-                } else {
-                    let framed = this.framing.take(&this.read[..room]);
-                    let give = framed.map_err(|malformed| {
-                        io::Error::new(io::ErrorKind::InvalidData, malformed)
-                    })?;
-                    this.body_rate.came(give, Duration::ZERO);
-                    give
-                };
-                let before = out.filled().len();
-                out.put_slice(&this.read[..give]);
-                this.read.advance(give);
-                if !this.let_pass(&out.filled()[before..]) {
-                    out.set_filled(before);
-                    return this.poll_ending(cx);
-                }
-                return Poll::Ready(Ok(()));
-            }
-            if !this.read.is_empty() {
-                // The next request is there, and this one is not answered yet: it waits, and
-                // whether the client is still there shows when the answer is written.
-                return Poll::Pending;
-            }
-            let framed = !unframed && this.head == 0 && this.framing.is_done();
-            if framed || this.head > 0 {
-                // The engine only wants to know whether the client is still there: what comes now
-                // is the next request's.
-                if ready!(this.poll_fill(cx))? == 0 {
-                    return Poll::Ready(Ok(()));
-                }
-                continue;
-            }
-            // A body goes straight to whoever wants it.
-            let before = out.filled().len();
-            let read = this.transport.poll_read(cx, out);
-            if read.is_pending() {
-                if let Some(rate) = this.min_body_rate.filter(|_| this.in_body())
-                    && this
-                        .body
-                        .poll_longer_than(cx, this.body_rate.patience(rate))
-                {
-                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-                }
-                return Poll::Pending;
-            }
-            ready!(read)?;
-            let waited = this.body.over();
-            this.body_rate.came(out.filled().len() - before, waited);
-            if out.filled().len() == before {
-                return Poll::Ready(Ok(()));
-            }
-            if unframed {
-                if !this.let_pass(&out.filled()[before..]) {
-                    out.set_filled(before);
-                    return this.poll_ending(cx);
-                }
-                return Poll::Ready(Ok(()));
-            }
-            let got = &out.filled()[before..];
-            let framed = this.framing.take(got);
-            let own = framed.map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))?;
-            if own < got.len() {
-                // What came behind the body is the next request's.
-                this.read.extend_from_slice(&got[own..]);
-                out.set_filled(before + own);
-            }
-            return Poll::Ready(Ok(()));
-        }
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        if this.ending.is_some() {
-            // Nobody is told any more; the engine hears of the end when it reads.
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        this.waited = false;
-        let mut taken = bytes.len();
-        if this.write.len() + bytes.len() > COLLECT {
-            ready!(this.poll_drain(cx))?;
-            if bytes.len() >= COLLECT {
-                let written = this.transport.poll_write(cx, bytes);
-                taken = ready!(this.unless_stalled(cx, written))?;
-            } else {
-                this.write.extend_from_slice(bytes);
-            }
-        } else {
-            this.write.extend_from_slice(bytes);
-        }
-        if let Some(frames) = &mut this.frames {
-            let totals = &this.context.totals;
-            frames.go(&bytes[..taken], |refused| match refused {
-                Refused::Stream(reason) => totals.refused_streams.one(reason),
-                Refused::Connection(reason) => totals.refused_connections.one(reason),
-            });
-        }
-        Poll::Ready(Ok(taken))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.ending.is_some() {
-            return Poll::Ready(Ok(()));
-        }
-        ready!(this.poll_drain(cx))?;
-        this.poll_transport_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        ready!(this.poll_drain(cx))?;
-        this.transport.poll_shutdown(cx)
-    }
-}
-
-#[async_trait]
-impl Shutdown for Connection {
-    async fn shutdown(&mut self) {
-        if self.in_body() || (self.speaks == Speaks::Http1 && !self.read.is_empty()) {
-            // Answered before it was through: it still sends, and shall read why it need not.
-            let _ = tokio::time::timeout(LAST_WORDS, self.linger()).await;
-        } else {
-            let _ = tokio::io::AsyncWriteExt::shutdown(self).await;
-        }
-    }
-}
-
-impl UniqueID for Connection {
-    fn id(&self) -> UniqueIDType {
-        raw_fd(&self.transport)
-    }
-}
-
-impl Ssl for Connection {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        None
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        (self.speaks == Speaks::Http2).then_some(ALPN::H2)
-    }
-}
-
-impl GetTimingDigest for Connection {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for Connection {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        Some(self.proxy_digest.clone())
-    }
-}
-
-impl GetSocketDigest for Connection {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(self.socket_digest.clone())
-    }
-}
-
-impl Peek for Connection {}
-
 impl Drop for Connection {
     /// An answer that breaks off goes as far as it got: what was collected is sent, unless the
     /// client would have to be waited for.
     fn drop(&mut self) {
         let mut nobody = Context::from_waker(Waker::noop());
-        if self.poll_drain(&mut nobody).is_ready() {
-            let _ = self.poll_transport_flush(&mut nobody);
-        }
+        let _ = self.poll_send(&mut nobody);
     }
-}
-
-/// The connection inside the engine's stream, if it is one of ours (and all are).
-pub(crate) fn from_stream(stream: pingora::protocols::Stream) -> Option<Box<Connection>> {
-    let any: Box<dyn Any> = stream.into_any();
-    any.downcast().ok()
 }

@@ -44,8 +44,6 @@ pub(crate) struct ConnectionContext {
     pub(crate) totals: Arc<Totals>,
     /// The request under way is the last that this connection may bring.
     pub(crate) last: AtomicBool,
-    /// The connection belongs to a WebSocket (or the like) now.
-    pub(crate) upgraded: Arc<AtomicBool>,
     /// Who writes down what became of its requests.
     pub(crate) recorder: Arc<Recorder>,
 }
@@ -111,12 +109,12 @@ pub(crate) struct RequestContext {
     pub(crate) failed: SmallVec<[(PoolId, usize); 2]>,
     /// When all of it was there: its time counts from then.
     pub(crate) given: Option<Tick>,
-    /// When the client last sent some of it.
-    pub(crate) client_heard: Tick,
     /// It is a gRPC call, whose client speaks when it has something to say: no rate is asked of it.
     pub(crate) converses: bool,
     /// How slowly its body came so far.
     pub(crate) body_rate: BodyRate,
+    /// Since when more of it is waited for, if that is what is waited for.
+    pub(crate) body_awaited: Option<Tick>,
     /// Whether it may be sent again.
     pub(crate) chances: Repeatable,
     /// Why Portolan answers itself, if it does.
@@ -325,9 +323,9 @@ impl RequestContext {
             tries: 0,
             failed: SmallVec::new(),
             given: None,
-            client_heard: began,
             converses: false,
             body_rate: BodyRate::default(),
+            body_awaited: None,
             chances: Repeatable {
                 idempotent: false,
                 body_kept: false,

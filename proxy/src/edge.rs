@@ -1,20 +1,15 @@
-//! The engine's hooks: each phase of a request in a few lines that hand on to the room that does it.
+//! A request, phase by phase, each in a few lines that hand on to the room that does it.
 //!
-//! `early_request_filter` → `request_filter` (guard, route, decide, then the
-//! [`crate::exchange`] with an endpoint) → `logging` (record). `fail_to_proxy` answers
-//! when no endpoint did. The engine's own loop over endpoints is not used.
+//! [`Edge::serve`]: begin (whose request is it?), then guard, route and decide, then the
+//! [`crate::exchange`] with an endpoint; or the answer that says why not. In the end it is
+//! recorded.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use async_trait::async_trait;
+use bytes::Bytes;
 use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::modules::http::HttpModules;
-use pingora::protocols::http::HttpTask;
-use pingora::proxy::{FailToProxy, ProxyHttp, Session};
-use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora::{Error, ErrorSource, Result};
 use portolan_certs::acme::Answers;
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
 use portolan_control::affinity::SecretKeeper;
@@ -29,21 +24,19 @@ use crate::auth;
 use crate::browser;
 use crate::client_address::client_address;
 use crate::context::{ConnectionContext, RequestContext, UnderWay};
+use crate::downstream::Downstream;
 use crate::exchange::{self, Upstream};
 use crate::expose;
 use crate::fault;
 use crate::forward;
 use crate::grpc;
 use crate::guard;
-use crate::ledger;
+use crate::ledger::Entry;
 use crate::record::Recorder;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
-/// How long a client may take to take its answer, byte by byte.
-const CLIENT_WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
-
-/// The hooks, and what they look at.
+/// What serves requests, and what it looks at.
 #[derive(Debug)]
 pub(crate) struct Edge {
     pub(crate) published: Published,
@@ -73,11 +66,11 @@ impl Edge {
     /// Answers a request that is not passed on.
     async fn refuse(
         &self,
-        session: &mut Session,
+        downstream: &mut Downstream,
         ctx: &mut RequestContext,
         refusal: Refusal,
         retry_after: Option<std::time::Duration>,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         ctx.refusal = Some(refusal);
         // What was not read of the request would be taken for the next one.
         let close = matches!(
@@ -90,19 +83,18 @@ impl Edge {
                 | Refusal::BodyTooLarge
                 | Refusal::MethodNotAllowed
         );
-        let reply = Self::reply(refusal, session, ctx, retry_after);
-        reply.write(session, close).await?;
-        Ok(true)
+        let reply = Self::reply(refusal, downstream, ctx, retry_after);
+        reply.write(downstream, close).await
     }
 
     /// What a request is answered that is not passed on, with all that its route says to clients.
     fn reply(
         refusal: Refusal,
-        session: &Session,
+        downstream: &Downstream,
         ctx: &RequestContext,
         retry_after: Option<std::time::Duration>,
     ) -> Reply {
-        let request = session.req_header();
+        let request = downstream.request();
         let mut reply = Reply::refusal(refusal, &ctx.id, Some(&request.headers), retry_after);
         if let Some(told) = &ctx.allowance {
             reply.more.extend(told.fields());
@@ -121,8 +113,8 @@ impl Edge {
 
     /// Whether a request may pass, and which route it takes, as far as its sender need not be known.
     /// `Err`: it goes nowhere, and why.
-    fn admit(&self, session: &Session, ctx: &mut RequestContext) -> Result<(), Stop> {
-        let request = session.req_header();
+    fn admit(&self, downstream: &Downstream, ctx: &mut RequestContext) -> Result<(), Stop> {
+        let request = downstream.request();
         let connection = ctx
             .connection
             .clone()
@@ -193,16 +185,12 @@ impl Edge {
     /// What is done to an answer's head on its way to the client.
     pub(crate) fn to_client(
         &self,
-        session: &mut Session,
+        downstream: &mut Downstream,
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
         if response.status == 101 {
-            affinity::answer(&self.affinity, session.req_header(), response, ctx)?;
-            if let Some(connection) = &ctx.connection {
-                connection.upgraded.store(true, Ordering::Relaxed);
-            }
-            return Ok(());
+            return affinity::answer(&self.affinity, downstream.request(), response, ctx);
         }
         if response.status.is_informational() {
             return Ok(());
@@ -212,7 +200,7 @@ impl Edge {
         if response.version == http::Version::HTTP_10 {
             response.set_version(http::Version::HTTP_11);
         }
-        affinity::answer(&self.affinity, session.req_header(), response, ctx)?;
+        affinity::answer(&self.affinity, downstream.request(), response, ctx)?;
         if let Some(told) = &ctx.allowance {
             // Beside what the endpoint says about limits of its own.
             for (name, value) in told.fields() {
@@ -220,7 +208,7 @@ impl Edge {
             }
         }
         if let Some(route) = Self::route(ctx) {
-            browser::edit(&route.browser, session.req_header(), response, ctx)?;
+            browser::edit(&route.browser, downstream.request(), response, ctx)?;
             forward::edit_response(response, &route.response_headers)?;
             if route.expose {
                 expose::add(response, ctx)?;
@@ -231,7 +219,7 @@ impl Edge {
             .as_ref()
             .is_some_and(|connection| connection.listener.is_leaving())
         {
-            session.set_keepalive(None);
+            downstream.close_after();
         }
         Ok(())
     }
@@ -251,145 +239,117 @@ pub(crate) enum Stop {
     Preflight,
 }
 
-#[async_trait]
-impl ProxyHttp for Edge {
-    type CTX = RequestContext;
-
-    fn new_ctx(&self) -> RequestContext {
+impl Edge {
+    /// A request, from its head to the end of its answer.
+    pub(crate) async fn serve(
+        &self,
+        connection: Arc<ConnectionContext>,
+        downstream: &mut Downstream,
+        entry: Entry,
+    ) {
         let mut ctx = RequestContext::new(self.recorder.clock.now());
-        ctx.entry = ledger::take();
-        ctx
+        ctx.entry = Some(entry);
+        self.begin(connection, downstream, &mut ctx);
+        let outcome = self.answer(downstream, &mut ctx).await;
+        if let Err(error) = &outcome {
+            tracing::debug!(
+                id = ctx.id,
+                method = %downstream.request().method,
+                tries = ctx.tries,
+                "request failed: {error}"
+            );
+            self.fail(downstream, error, &mut ctx).await;
+        }
+        let error = outcome.as_ref().err().map(Box::as_ref);
+        self.recorder.request(downstream, error, &mut ctx);
     }
 
-    /// The engine would compress answers by default; they pass as they are.
-    fn init_downstream_modules(&self, _: &mut HttpModules) {}
-
-    async fn early_request_filter(
+    /// Whose request it is, and the world that it sees.
+    fn begin(
         &self,
-        session: &mut Session,
+        connection: Arc<ConnectionContext>,
+        downstream: &mut Downstream,
         ctx: &mut RequestContext,
-    ) -> Result<()> {
-        let connection = session
-            .digest()
-            .and_then(|digest| digest.proxy_digest.as_ref())
-            .and_then(|digest| digest.user_data.as_ref())
-            .and_then(|data| data.downcast_ref::<Arc<ConnectionContext>>())
-            .cloned();
+    ) {
         let snapshot = self.published.load_full();
-        let headers = &session.req_header().headers;
-        if let Some(connection) = &connection {
-            let peer = connection.peer.ip().to_canonical();
-            ctx.peer_trusted = snapshot.plan.client_ip.trusts(peer);
-            ctx.client = Some(client_address(peer, headers, &snapshot.plan.client_ip));
-            let limits = connection.listener.limits();
-            // Every timeout of the engine is none, or a minute, unless it is set.
-            let idle = limits.idle_timeout;
-            // HTTP/1.0 clients that did not ask for it wait for the connection to close.
-            let keepalive = session
-                .get_keepalive()
-                .filter(|_| !connection.listener.is_leaving() && !connection.is_at_its_end())
-                .map(|_| idle.as_secs().max(1));
-            session.set_keepalive(keepalive);
-            session.set_read_timeout(Some(idle));
-            session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
-            session.set_total_drain_timeout(Some(idle));
+        if connection.listener.is_leaving() || connection.is_at_its_end() {
+            downstream.close_after();
         }
-        ctx.id = fastrand_scope(|random| {
-            forward::request_id(&session.req_header().headers, ctx.peer_trusted, random)
-        });
-        ctx.wants_upgrade = exchange::wants_upgrade(session.req_header());
-        let request = session.req_header();
-        ctx.chances.idempotent = retry::is_idempotent(&request.method, &request.headers);
-        ctx.connection = connection;
+        let request = downstream.request();
+        let headers = &request.headers;
+        let peer = connection.peer.ip().to_canonical();
+        ctx.peer_trusted = snapshot.plan.client_ip.trusts(peer);
+        ctx.client = Some(client_address(peer, headers, &snapshot.plan.client_ip));
+        ctx.id = fastrand_scope(|random| forward::request_id(headers, ctx.peer_trusted, random));
+        ctx.wants_upgrade = exchange::wants_upgrade(request);
+        ctx.chances.idempotent = retry::is_idempotent(&request.method, headers);
+        ctx.connection = Some(connection);
         ctx.snapshot = Some(snapshot);
         ctx.under_way = Some(UnderWay::new(&self.under_way));
-        Ok(())
     }
 
-    async fn request_filter(
-        &self,
-        session: &mut Session,
-        ctx: &mut RequestContext,
-    ) -> Result<bool> {
+    /// Answers it, or has an endpoint answer.
+    async fn answer(&self, downstream: &mut Downstream, ctx: &mut RequestContext) -> Result<()> {
         // Before everything else: an authority asks for a name that may not be served yet.
-        if let Some(answer) = self.answers.over_http(session.req_header().uri.path()) {
-            Reply::challenge(&answer).write(session, true).await?;
-            return Ok(true);
+        if let Some(answer) = self.answers.over_http(downstream.request().uri.path()) {
+            Reply::challenge(&answer).write(downstream, true).await?;
+            return Ok(());
         }
         let paths = ctx.snapshot().plan.paths;
-        if let Err(refusal) = guard::normalise(session.req_header_mut(), &paths) {
-            return self.refuse(session, ctx, refusal, None).await;
+        if let Err(refusal) = guard::normalise(downstream.request_mut(), &paths) {
+            return self.refuse(downstream, ctx, refusal, None).await;
         }
-        let mut steered = self.admit(session, ctx);
+        let mut steered = self.admit(downstream, ctx);
         if steered.is_ok() {
-            steered = auth::check(session.req_header(), ctx).await;
+            steered = auth::check(downstream.request(), ctx).await;
         }
         if steered.is_ok() {
-            steered = self.steer(session.req_header(), ctx);
+            steered = self.steer(downstream.request(), ctx);
         }
         match steered {
             Ok(()) => {
                 let plan = ctx.snapshot().plan.clone();
                 if let Some(id) = ctx.route {
-                    auth::edit(session.req_header_mut(), &plan.routes[id.index()], ctx)?;
+                    auth::edit(downstream.request_mut(), &plan.routes[id.index()], ctx)?;
                 }
-                exchange::exchange(self, session, ctx).await?;
-                Ok(true)
+                exchange::exchange(self, downstream, ctx).await
             }
             Err(Stop::Redirect) => {
-                let to = guard::https_location(session.req_header());
+                let to = guard::https_location(downstream.request());
                 match to {
                     Some(to) => {
                         ctx.redirected = true;
-                        Reply::redirect(to).write(session, false).await?;
-                        Ok(true)
+                        Reply::redirect(to).write(downstream, false).await
                     }
-                    None => self.refuse(session, ctx, Refusal::Malformed, None).await,
+                    None => self.refuse(downstream, ctx, Refusal::Malformed, None).await,
                 }
             }
             Err(Stop::Preflight) => {
-                let request = session.req_header();
+                let request = downstream.request();
                 let cors = Self::route(ctx).and_then(|route| route.browser.cors.as_ref());
                 let mut head = match cors {
                     Some(cors) => browser::answer(cors, request)?,
-                    None => return self.refuse(session, ctx, Refusal::Internal, None).await,
+                    None => return self.refuse(downstream, ctx, Refusal::Internal, None).await,
                 };
                 head.insert_header(forward::X_REQUEST_ID, ctx.id.as_str())?;
-                session.write_response_header(Box::new(head), true).await?;
-                Ok(true)
+                downstream.answer(head, Bytes::new()).await
             }
             Err(Stop::Refused(refusal, retry_after)) => {
-                self.refuse(session, ctx, refusal, retry_after).await
+                self.refuse(downstream, ctx, refusal, retry_after).await
             }
         }
     }
 
-    /// Nobody comes here: every request is answered by the [`exchange`](exchange::exchange).
-    async fn upstream_peer(
-        &self,
-        _: &mut Session,
-        _: &mut RequestContext,
-    ) -> Result<Box<HttpPeer>> {
-        Error::e_explain(ErrorType::InternalError, "a request that nobody answered")
-    }
-
-    async fn fail_to_proxy(
-        &self,
-        session: &mut Session,
-        error: &Error,
-        ctx: &mut RequestContext,
-    ) -> FailToProxy {
+    /// Says what became of a request that could not be answered, as far as there is anybody to be
+    /// told.
+    async fn fail(&self, downstream: &mut Downstream, error: &Error, ctx: &mut RequestContext) {
         let refusal = ctx.refusal.or_else(|| fault::refusal(error));
-        let written = session
-            .response_written()
-            .is_some_and(|r| r.status == 101 || !r.status.is_informational());
-        let code = match refusal {
-            Some(refusal) if !written => {
+        match refusal {
+            Some(refusal) if !downstream.is_answered() => {
                 ctx.refusal = Some(refusal);
-                let reply = Self::reply(refusal, session, ctx, None);
+                let reply = Self::reply(refusal, downstream, ctx, None);
                 // Only what is certain to be read to its end leaves the connection usable.
-                let _ = reply.write(session, true).await;
-                refusal.status().as_u16()
+                let _ = reply.write(downstream, true).await;
             }
             // The answer has begun: the client sees it end too early, and that is the truth.
             Some(refusal) => {
@@ -398,47 +358,20 @@ impl ProxyHttp for Edge {
                     ctx.refusal = Some(refusal);
                 }
                 if let Some(code) = grpc::code(refusal.status())
-                    && grpc::is_call(session.req_header())
+                    && grpc::is_call(downstream.request())
                 {
                     let mut trailers = grpc::trailers(code, refusal.detail());
                     // As with a whole answer: so that whoever complains can say what about.
                     if let Ok(id) = http::HeaderValue::from_str(&ctx.id) {
                         trailers.insert(forward::X_REQUEST_ID, id);
                     }
-                    let end = HttpTask::Trailer(Some(Box::new(trailers)));
+                    downstream.put_end(Some(trailers));
                     // If the client is gone, nobody misses it.
-                    let _ = session.write_response_tasks(vec![end]).await;
+                    let _ = downstream.send().await;
                 }
-                0
             }
-            None => 0,
-        };
-        FailToProxy {
-            error_code: code,
-            can_reuse_downstream: false,
+            None => {}
         }
-    }
-
-    async fn logging(
-        &self,
-        session: &mut Session,
-        error: Option<&Error>,
-        ctx: &mut RequestContext,
-    ) {
-        self.recorder.request(session, error, ctx);
-        // Dropped here and not with the context, so that "under way" ends with the last byte.
-        ctx.current = None;
-        ctx.under_way = None;
-    }
-
-    fn suppress_error_log(&self, session: &Session, ctx: &RequestContext, error: &Error) -> bool {
-        tracing::debug!(
-            id = ctx.id,
-            method = %session.req_header().method,
-            tries = ctx.tries,
-            "request failed: {error}"
-        );
-        true
     }
 }
 

@@ -14,22 +14,20 @@ mod body;
 mod cohort;
 mod http1;
 mod http2;
+mod kept;
 mod pool;
 mod relay;
 mod request;
+mod stream;
 mod upload;
 mod wire;
 
-use std::future::Future;
-use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
 use pingora::http::ResponseHeader;
-use pingora::protocols::http::HttpTask;
-use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{HedgeAfterPlan, RoutePlan};
 use portolan_control::clock::{Clock, Tick};
@@ -39,12 +37,14 @@ use portolan_control::stats::{RetryReason, TryOutcome};
 use smallvec::SmallVec;
 
 use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
+pub(crate) use self::kept::keep_house;
 pub(crate) use self::pool::Upstream;
 pub(crate) use self::request::wants_upgrade;
 use self::upload::Upload;
 use self::wire::Length;
 use crate::choose::{self, Place};
 use crate::context::{RequestContext, Try};
+use crate::downstream::Downstream;
 use crate::edge::Edge;
 use crate::fault;
 use crate::refusal::Refusal;
@@ -154,32 +154,32 @@ enum Client {
 /// When there is no answer to pass on, or its passing on was cut short.
 pub(crate) async fn exchange(
     edge: &Edge,
-    session: &mut Session,
+    downstream: &mut Downstream,
     ctx: &mut RequestContext,
 ) -> Result<()> {
     let plan = ctx.snapshot().plan.clone();
     let Some(route) = ctx.route.map(|id| &plan.routes[id.index()]) else {
         return Error::e_explain(ErrorType::InternalError, "an exchange without a route");
     };
-    let length = body::length(session);
+    let length = body::length(downstream);
     let clock = &edge.recorder.clock;
-    let mut upload = body::first(session, ctx, route, length, clock).await?;
+    let mut upload = body::first(downstream, ctx, route, length, clock).await?;
     let mut exchange = Exchange {
         edge,
-        session,
+        downstream,
         ctx,
         route,
         length,
         clock,
     };
     let answer = exchange.answer(&mut upload).await?;
-    relay::relay(edge, session, ctx, answer, upload).await
+    relay::relay(edge, downstream, ctx, answer, upload).await
 }
 
 /// Everything a request's tries need.
 struct Exchange<'a> {
     edge: &'a Edge,
-    session: &'a mut Session,
+    downstream: &'a mut Downstream,
     ctx: &'a mut RequestContext,
     route: &'a RoutePlan,
     length: Length,
@@ -193,12 +193,12 @@ impl Exchange<'_> {
     async fn answer(&mut self, upload: &mut Upload) -> Result<Answer> {
         let now = self.clock.now();
         self.know(upload, now);
-        let Some(first) = choose::first(self.ctx, self.session.req_header(), now) else {
+        let Some(first) = choose::first(self.ctx, self.downstream.request(), now) else {
             self.ctx.refusal = Some(Refusal::NobodyCanServe);
             return Error::e_explain(ErrorType::HTTPStatus(503), "nobody can take the request");
         };
         // Whether the client still waits to be told that its body is wanted.
-        let mut expects = !upload.is_complete() && body::is_expected(self.session.req_header());
+        let mut expects = !upload.is_complete() && body::is_expected(self.downstream.request());
         let mut tries = Tries::new();
         tries.push(self.begin((first, None), upload, expects, now)?);
         let mut hedged = false;
@@ -206,11 +206,11 @@ impl Exchange<'_> {
         loop {
             let client = self.client(&tries, upload, expects);
             if client == Client::Body && expects {
-                let told = self.session.write_continue_response().await;
-                told.map_err(Error::into_down)?;
+                self.downstream.write_continue().await?;
                 expects = false;
             }
-            let wake = self.next_wake(&tries, look, hedged, client);
+            body::awaited(self.ctx, client == Client::Body, self.clock);
+            let wake = self.next_wake(&tries, look, hedged);
             match self.happens(&mut tries, upload, client, wake).await {
                 Happened::Client(Heard::Gone(error)) => return Err(self.gone(tries, error)),
                 Happened::Client(Heard::Body(part)) => {
@@ -245,7 +245,7 @@ impl Exchange<'_> {
                     if !tries.is_empty() {
                         self.ctx.failed.push(failed);
                     } else if let Some(next) =
-                        choose::after(self.ctx, self.session.req_header(), failed, now)
+                        choose::after(self.ctx, self.downstream.request(), failed, now)
                     {
                         answer.discard(self.edge);
                         let next = (next, Some(RetryReason::Status));
@@ -272,9 +272,7 @@ impl Exchange<'_> {
                     if self.deadline().is_some_and(|deadline| now >= deadline) {
                         return Err(too_late(self.ctx, tries));
                     }
-                    if client == Client::Body
-                        && self.silent_until().is_some_and(|until| now >= until)
-                    {
+                    if body::awaited_until(self.ctx).is_some_and(|until| now >= until) {
                         return Err(self.gone(tries, body::too_slow()));
                     }
                     while let Some(at) = self.late(&tries, now) {
@@ -304,7 +302,7 @@ impl Exchange<'_> {
                     {
                         hedged |= due;
                         let waiting = (tries[0].this.pool, tries[0].this.endpoint);
-                        let next = choose::after(self.ctx, self.session.req_header(), waiting, now);
+                        let next = choose::after(self.ctx, self.downstream.request(), waiting, now);
                         if let Some(next) = next {
                             let next = (next, Some(RetryReason::Beside));
                             tries.push(self.begin(next, upload, expects, now)?);
@@ -323,7 +321,7 @@ impl Exchange<'_> {
         };
         body::taken(self.ctx, &part, now)?;
         upload.add(part);
-        if self.session.as_downstream_mut().is_body_done() {
+        if self.downstream.is_body_done() {
             upload.end();
         }
         Ok(())
@@ -360,7 +358,7 @@ impl Exchange<'_> {
         now: Tick,
     ) -> Result<Running> {
         let (pool, _) = place;
-        let downstream = self.session.req_header();
+        let downstream = self.downstream.request();
         let request = Request {
             head: request::for_endpoint(downstream, self.ctx, self.route, pool, self.length)?,
             length: self.length,
@@ -369,11 +367,14 @@ impl Exchange<'_> {
             upgrade: self.ctx.wants_upgrade,
             flows: !upload.is_complete(),
         };
-        let peer = choose::peer(self.ctx, place)?;
+        let target = choose::target(self.ctx, place)?;
         let mut this = choose::begin(self.ctx, place, now, again);
         for old in this.live.endpoint().old_cohorts() {
-            let old = choose::peer_of_cohort(self.ctx, place, old)?;
-            self.edge.upstream.close(old);
+            if target.speaks_http2() {
+                self.edge
+                    .upstream
+                    .close(target.clone().of_cohort(old).peer());
+            }
         }
         if upload.is_complete() {
             this.live.wait(now);
@@ -384,7 +385,7 @@ impl Exchange<'_> {
             idle: timeouts.idle,
         };
         let upstream = self.edge.upstream.clone();
-        let attempt = Attempt::new(upstream, peer, request, patience, now);
+        let attempt = Attempt::new(upstream, target, request, patience, now);
         Ok(Running { this, attempt })
     }
 
@@ -430,14 +431,10 @@ impl Exchange<'_> {
     async fn interim(&mut self, mut head: Box<ResponseHeader>, alone: bool) -> Result<()> {
         // Of two tries nobody knows yet whose word counts; and who speaks HTTP/1.0 knows no such
         // answers.
-        if alone && self.session.req_header().version != Version::HTTP_10 {
+        if alone && self.downstream.request().version != Version::HTTP_10 {
             relay::strip(&mut head);
-            let tasks = vec![HttpTask::Header(head, false)];
-            self.session
-                .as_downstream_mut()
-                .response_duplex_vec(tasks)
-                .await
-                .map_err(Error::into_down)?;
+            self.downstream.put_head(head, false)?;
+            self.downstream.send().await?;
         }
         Ok(())
     }
@@ -451,7 +448,7 @@ impl Exchange<'_> {
             return Client::Body;
         }
         // Over HTTP/1.1 only reading would tell whether it is still there.
-        match self.session.as_downstream_mut().is_http2() {
+        match self.downstream.is_http2() {
             true => Client::Presence,
             false => Client::Nothing,
         }
@@ -460,11 +457,6 @@ impl Exchange<'_> {
     /// When the request's time is over.
     fn deadline(&self) -> Option<Tick> {
         self.ctx.given.map(|given| given + self.route.timeout)
-    }
-
-    /// Until when the client may be silent.
-    fn silent_until(&self) -> Option<Tick> {
-        body::patience(self.ctx).map(|patience| self.ctx.client_heard + patience)
     }
 
     /// A try whose time is over.
@@ -476,14 +468,14 @@ impl Exchange<'_> {
     }
 
     /// When to look again if nothing happens.
-    fn next_wake(&self, tries: &[Running], look: Tick, hedged: bool, client: Client) -> Tick {
+    fn next_wake(&self, tries: &[Running], look: Tick, hedged: bool) -> Tick {
         let limits = tries
             .iter()
             .filter_map(|running| running.limit(self.ctx, self.route));
         let held = tries
             .iter()
             .filter_map(|running| running.attempt.held_until());
-        let silent = self.silent_until().filter(|_| client == Client::Body);
+        let silent = body::awaited_until(self.ctx);
         let hedge = hedge_at(self.ctx, self.route, tries, hedged);
         limits
             .chain(held)
@@ -502,8 +494,8 @@ impl Exchange<'_> {
         wake: Tick,
     ) -> Happened {
         let clock = self.clock;
-        let mut heard = pin!(hear(self.session, client));
-        let mut sleep = pin!(tokio::time::sleep_until(clock.instant(wake).into()));
+        let wake = clock.instant(wake).into();
+        let downstream = &mut *self.downstream;
         std::future::poll_fn(|cx| {
             for (at, running) in tries.iter_mut().enumerate() {
                 match running.attempt.poll(cx, upload, clock) {
@@ -512,14 +504,17 @@ impl Exchange<'_> {
                     Poll::Pending => {}
                 }
             }
-            if let Poll::Ready(heard) = heard.as_mut().poll(cx) {
+            if let Poll::Ready(heard) = hear(downstream, cx, client) {
                 return Poll::Ready(Happened::Client(heard));
             }
             // The endpoint may have taken what there was, and could take more.
             if client != Client::Body && !upload.is_complete() && wants_more(tries, upload) {
                 return Poll::Ready(Happened::Time);
             }
-            sleep.as_mut().poll(cx).map(|()| Happened::Time)
+            if downstream.poll_time(cx, wake) {
+                return Poll::Ready(Happened::Time);
+            }
+            Poll::Pending
         })
         .await
     }
@@ -549,7 +544,7 @@ impl Exchange<'_> {
         if !self.may_retry(failed.fault, failed.sent, upload, now) {
             return None;
         }
-        let next = choose::after(self.ctx, self.session.req_header(), which, now)?;
+        let next = choose::after(self.ctx, self.downstream.request(), which, now)?;
         Some((next, Some(choose::reason(failed.fault))))
     }
 }
@@ -559,21 +554,12 @@ fn wants_more(tries: &[Running], upload: &Upload) -> bool {
     matches!(tries, [running] if running.attempt.wants_more(upload))
 }
 
-/// Waits for what is expected of the client.
-async fn hear(session: &mut Session, client: Client) -> Heard {
+/// What is heard of the client, of which this is expected.
+fn hear(downstream: &mut Downstream, cx: &mut Context<'_>, client: Client) -> Poll<Heard> {
     match client {
-        Client::Body => Heard::Body(session.as_downstream_mut().read_request_body().await),
-        Client::Presence => Heard::Gone(client_gone(session).await),
-        Client::Nothing => std::future::pending().await,
-    }
-}
-
-/// Waits until the client has gone away.
-async fn client_gone(session: &mut Session) -> Box<Error> {
-    match session.as_downstream_mut().read_body_or_idle(true).await {
-        Err(error) => error,
-        // More than the body was to be: none of this request's business.
-        Ok(_) => std::future::pending().await,
+        Client::Body => downstream.poll_body(cx).map(Heard::Body),
+        Client::Presence => downstream.poll_gone(cx).map(Heard::Gone),
+        Client::Nothing => Poll::Pending,
     }
 }
 
@@ -632,6 +618,6 @@ fn too_late(ctx: &mut RequestContext, tries: Tries) -> Box<Error> {
 impl Answer {
     /// Gives the answer up: nobody wants it.
     fn discard(self, edge: &Edge) {
-        self.wire.give_back(&edge.upstream, &self.peer);
+        self.wire.give_back(&edge.upstream, self.target);
     }
 }

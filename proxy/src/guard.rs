@@ -5,9 +5,9 @@ use http::{HeaderValue, Method, Uri};
 use pingora::http::{RequestHeader, ResponseHeader};
 use portolan_config::plan::{LimitsPlan, PathsPlan, normal_host};
 
-use crate::connection::is_host;
 use crate::context::ConnectionContext;
 use crate::edge::host;
+use crate::http1::request::is_host;
 use crate::refusal::Refusal;
 
 /// Headers that end at the next hop (RFC 9110, section 7.6.1), besides those the engine frames

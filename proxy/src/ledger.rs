@@ -1,12 +1,8 @@
 //! An entry in the ledger: opened when a request is accepted, closed with exactly one outcome.
 //!
-//! Whoever holds an entry closes it. If nobody does, because the engine answered without asking or
-//! because a future was dropped, it closes itself with the outcome that stands for that.
-//!
-//! The engine makes a request's context itself, and tells it nothing. So the entry waits beside the
-//! task until the context is made ([`with`], [`take`]).
+//! Whoever holds an entry closes it. If nobody does, because a future was dropped, it closes itself
+//! with the outcome that stands for that.
 
-use std::cell::Cell;
 use std::sync::Arc;
 
 use portolan_control::clock::Tick;
@@ -24,8 +20,6 @@ pub(crate) struct Entry {
     pub(crate) began: Tick,
     /// `HTTP/1.1` or `HTTP/2`.
     pub(crate) protocol: &'static str,
-    /// The engine has it, and has not asked anybody about it.
-    handed: bool,
     closed: bool,
 }
 
@@ -38,7 +32,6 @@ impl Entry {
             began: recorder.clock.now(),
             connection,
             protocol,
-            handed: false,
             closed: false,
         }
     }
@@ -78,31 +71,8 @@ impl Drop for Entry {
         if self.closed {
             return;
         }
-        let (outcome, status) = if self.handed {
-            // The engine's own check of the head is the only thing between the two.
-            let refusal = Refusal::Malformed;
-            (Outcome::Refused(refusal), refusal.status().as_u16())
-        } else {
-            (Self::abandoned(), 0)
-        };
+        let (outcome, status) = (Self::abandoned(), 0);
         self.count(outcome, status);
         self.connection.recorder.early(self, outcome, status, "-");
     }
-}
-
-tokio::task_local! {
-    static HANDED: Cell<Option<Entry>>;
-}
-
-/// Hands a request to the engine: `engine` is what it does with it.
-pub(crate) async fn with<T>(mut entry: Entry, engine: impl Future<Output = T>) -> T {
-    entry.handed = true;
-    HANDED.scope(Cell::new(Some(entry)), engine).await
-}
-
-/// The entry of the request that this task was handed. Once.
-pub(crate) fn take() -> Option<Entry> {
-    let mut entry = HANDED.try_with(Cell::take).ok().flatten()?;
-    entry.handed = false;
-    Some(entry)
 }

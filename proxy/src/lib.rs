@@ -3,18 +3,20 @@
 //! One request goes through these rooms:
 //!
 //! 1. [`listener`] accepts it (bind → accept → [`proxy_protocol`] → TLS), [`connection`] takes its
-//!    head as a whole and refuses what must not pass, [`body_rate`] what takes too long;
-//! 2. [`edge`] is called by the engine for every phase, with what is known in [`context`];
+//!    head as a whole and refuses what must not pass ([`http1`]), [`body_rate`] what takes too long;
+//!    [`downstream`] is the client's side of it from there on;
+//! 2. [`edge`] takes it through its phases, with what is known in [`context`];
 //! 3. [`guard`] checks it, [`client_address`] says who asks, the control plane's `decide` says where
 //!    it goes; [`affinity`] ties it to where its client was before;
-//! 4. [`exchange`] makes the tries, or the engine's own loop does for uploads and upgrades;
-//!    [`choose`] finds the endpoint of each, [`peer`] says how to connect to it, [`announce`] tells
+//! 4. [`exchange`] makes the tries and passes the answer on; [`choose`] finds the endpoint of each, [`peer`] says how to connect to it, [`announce`] tells
 //!    it for whom;
 //! 5. [`forward`] changes headers both ways, [`expose`] tells the client how it was steered;
 //! 6. [`fault`], [`refusal`] and [`reply`] answer what cannot be served, over gRPC in the words of
 //!    [`grpc`];
 //! 7. [`record`] writes its line and closes its entry in the [`ledger`], which was opened when it was
 //!    accepted.
+//!
+//! All of it runs on the [`workers`], and every connection on one of them.
 //!
 //! [`probe`] asks endpoints whether they serve, for the control plane. This is the only crate that
 //! names the engine.
@@ -31,6 +33,7 @@ mod client_certificate;
 mod connection;
 mod context;
 mod dialer;
+mod downstream;
 mod edge;
 mod exchange;
 mod expose;
@@ -38,8 +41,10 @@ mod fault;
 mod forward;
 mod grpc;
 mod guard;
+mod http1;
 mod ledger;
 mod listener;
+mod outgoing;
 mod peer;
 mod probe;
 mod proxy_protocol;
@@ -47,6 +52,8 @@ mod record;
 mod refusal;
 mod reply;
 mod server;
+mod timer;
+mod workers;
 
 pub use dialer::EngineDialer;
 pub use listener::HandedSocket;

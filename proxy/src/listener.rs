@@ -48,6 +48,8 @@ pub(crate) struct Listener {
     pub(crate) clients: Arc<PerClient>,
     /// Told when its clients are to leave.
     leaving: watch::Sender<bool>,
+    /// They are: for those who only look.
+    left: AtomicBool,
     /// The socket once more, for a process that takes over. Gone when its clients are to leave:
     /// as long as anybody has it, clients can connect.
     socket: Mutex<Option<OwnedFd>>,
@@ -76,6 +78,7 @@ impl Listener {
             handshakes: Arc::default(),
             clients: Arc::default(),
             leaving: watch::channel(false).0,
+            left: AtomicBool::new(false),
             settings: ArcSwap::new(Arc::new(settings)),
         })
     }
@@ -97,10 +100,10 @@ impl Listener {
 
     /// Whether its clients are to leave.
     pub(crate) fn is_leaving(&self) -> bool {
-        *self.leaving.borrow()
+        self.left.load(Ordering::Relaxed)
     }
 
-    /// Tells when its clients are to leave: the engine's own kind of signal.
+    /// Tells when its clients are to leave.
     pub(crate) fn leaving(&self) -> watch::Receiver<bool> {
         let mut leaving = self.leaving.subscribe();
         if *leaving.borrow() {
@@ -113,6 +116,7 @@ impl Listener {
     /// Asks its clients to leave, and accepts nobody any more.
     fn leave(&self) {
         self.socket().take();
+        self.left.store(true, Ordering::Relaxed);
         self.leaving.send_replace(true);
     }
 

@@ -11,15 +11,23 @@ use std::time::Duration;
 
 use pingora::protocols::TcpKeepalive;
 use pingora::protocols::tls::CaType;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use portolan_certs::UpstreamIdentity;
 use portolan_config::document::{Protocol, ProxyVersion};
 use portolan_config::plan::PoolPlan;
+use portolan_control::endpoint::Endpoint;
 
 use crate::announce::announce;
+use crate::proxy_protocol::Addresses;
 
-/// How long a connection may wait for its next request. Shorter than the 60 s after which the load
+/// When a silent connection is first asked whether it still lives, how often from then on, and how
+/// often in vain.
+pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const KEEPALIVE_COUNT: u32 = 3;
+
+/// How long an HTTP/2 connection may wait for its next request. Shorter than the 60 s after which the load
 /// balancers of the large clouds close it, so that we are the ones who do.
 const KEEP_IDLE: Duration = Duration::from_secs(50);
 
@@ -38,9 +46,9 @@ const PING: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
     /// For requests.
-    requests: HttpPeer,
+    requests: Prepared,
     /// For requests that want to upgrade their connection: HTTP/1.1 alone, and more patience.
-    upgrades: HttpPeer,
+    upgrades: Prepared,
     /// For probes: the same, perhaps on another port.
     pub(crate) probes: HttpPeer,
     /// Probes that failed: what the next one is sent over was opened after the last of them.
@@ -52,11 +60,14 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// For requests, over connections of this cohort ([`Endpoint::cohort`]).
-    ///
-    /// [`Endpoint::cohort`]: portolan_control::endpoint::Endpoint::cohort
-    pub(crate) fn requests(&self, cohort: u64) -> HttpPeer {
-        of_cohort(&self.requests, cohort)
+    /// For requests, over connections of the endpoint's current cohort ([`Endpoint::cohort`]).
+    pub(crate) fn requests(&self, endpoint: &Arc<Endpoint>) -> Target {
+        Target::new(&self.requests, endpoint)
+    }
+
+    /// For requests that want to upgrade their connection.
+    pub(crate) fn upgrades(&self, endpoint: &Arc<Endpoint>) -> Target {
+        Target::new(&self.upgrades, endpoint)
     }
 
     /// For a probe that begins now; `peer` is `probes`, or made of it.
@@ -67,11 +78,6 @@ impl Peers {
     /// A probe has failed, and perhaps because its connection was dead.
     pub(crate) fn probe_failed(&self) {
         self.failed_probes.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// For requests that want to upgrade their connection, over connections of this cohort.
-    pub(crate) fn upgrades(&self, cohort: u64) -> HttpPeer {
-        of_cohort(&self.upgrades, cohort)
     }
 
     /// Prepares connections to an endpoint.
@@ -110,13 +116,116 @@ impl Peers {
             announce(&mut probes, version, None);
         }
         Self {
-            requests,
-            upgrades,
+            requests: Prepared::new(requests),
+            upgrades: Prepared::new(upgrades),
             probes,
             failed_probes: Arc::default(),
             probe_host,
             send_proxy: pool.send_proxy,
         }
+    }
+}
+
+/// What does not change between connections.
+#[derive(Clone, Debug)]
+struct Prepared {
+    peer: Arc<HttpPeer>,
+    /// What they are known by, but for their cohort.
+    key: u64,
+}
+
+impl Prepared {
+    fn new(peer: HttpPeer) -> Self {
+        Self {
+            key: peer.reuse_hash(),
+            peer: Arc::new(peer),
+        }
+    }
+}
+
+/// Where a request's connection leads.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    peer: Arc<HttpPeer>,
+    key: u64,
+    endpoint: Arc<Endpoint>,
+    cohort: u64,
+    /// The PROXY protocol header that it begins with, and for whom it is.
+    announced: Option<(ProxyVersion, Addresses)>,
+}
+
+impl Target {
+    fn new(prepared: &Prepared, endpoint: &Arc<Endpoint>) -> Self {
+        let target = Self {
+            peer: prepared.peer.clone(),
+            key: prepared.key,
+            endpoint: endpoint.clone(),
+            cohort: 0,
+            announced: None,
+        };
+        target.of_cohort(endpoint.cohort())
+    }
+
+    /// The same over connections of this cohort.
+    pub(crate) fn of_cohort(mut self, cohort: u64) -> Self {
+        self.key ^= apart(self.cohort) ^ apart(cohort);
+        self.cohort = cohort;
+        self
+    }
+
+    /// The same over connections that begin with a header which says for whom they are.
+    pub(crate) fn announcing(mut self, version: ProxyVersion, who: Addresses) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (self.key, who.source, who.destination).hash(&mut hasher);
+        self.key = hasher.finish();
+        self.announced = Some((version, who));
+        self
+    }
+
+    /// Connections are shared between requests with the same key.
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// Whether the endpoint has not been out of order since.
+    pub(crate) fn is_current(&self) -> bool {
+        self.endpoint.cohort() == self.cohort
+    }
+
+    /// Whether it leads over TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.peer.is_tls()
+    }
+
+    /// Whether HTTP/2 may be spoken.
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.peer.options.alpn.get_max_http_version() == 2
+    }
+
+    /// Whether HTTP/1.1 may be spoken.
+    pub(crate) fn speaks_http1(&self) -> bool {
+        self.peer.options.alpn.get_min_http_version() == 1
+    }
+
+    /// How long connecting may take.
+    pub(crate) fn connect_timeout(&self) -> Option<Duration> {
+        self.peer.options.connection_timeout
+    }
+
+    /// The address, if there is nothing more to it than to connect and speak HTTP/1.1.
+    pub(crate) fn plain(&self) -> Option<SocketAddr> {
+        let plain = !self.is_tls() && !self.speaks_http2() && self.announced.is_none();
+        self.peer.address().as_inet().copied().filter(|_| plain)
+    }
+
+    /// The same for the engine.
+    pub(crate) fn peer(&self) -> HttpPeer {
+        let mut peer = HttpPeer::clone(&self.peer);
+        peer.group_key ^= apart(self.cohort);
+        if let Some((version, who)) = self.announced {
+            announce(&mut peer, version, Some(who));
+        }
+        peer
     }
 }
 
@@ -148,9 +257,9 @@ fn peer(
     options.h2_connection_window_size = Some(CONNECTION_WINDOW);
     options.h2_ping_interval = Some(PING);
     options.tcp_keepalive = Some(TcpKeepalive {
-        idle: Duration::from_secs(30),
-        interval: Duration::from_secs(10),
-        count: 3,
+        idle: KEEPALIVE_IDLE,
+        interval: KEEPALIVE_INTERVAL,
+        count: KEEPALIVE_COUNT as usize,
         user_timeout: Duration::ZERO,
     });
     match (pool.protocol, pool.tls.is_some()) {
@@ -182,11 +291,16 @@ fn peer(
 
 /// Connections are shared only within a cohort.
 fn of_cohort(peer: &HttpPeer, cohort: u64) -> HttpPeer {
-    // Odd, so that no two cohorts have one key.
-    const APART: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut peer = peer.clone();
-    peer.group_key ^= cohort.wrapping_mul(APART);
+    peer.group_key ^= apart(cohort);
     peer
+}
+
+/// A number by which the keys of a cohort differ from those of all others.
+fn apart(cohort: u64) -> u64 {
+    // Odd, so that no two cohorts have one.
+    const APART: u64 = 0x9e37_79b9_7f4a_7c15;
+    cohort.wrapping_mul(APART)
 }
 
 /// Connections are shared only between requests with the same key: never across pools, and never

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use pingora::proxy::Session;
 use pingora::{Error, ErrorSource};
 use portolan_control::access_log::AccessLog;
 use portolan_control::clock::{Clock, Tick};
@@ -13,6 +12,7 @@ use portolan_control::stats::Totals;
 use serde::Serialize;
 
 use crate::context::RequestContext;
+use crate::downstream::Downstream;
 use crate::ledger::Entry;
 use crate::refusal::Refusal;
 
@@ -59,13 +59,11 @@ impl Recorder {
     /// A request is over. `error`: what cut it short, if anything did.
     pub(crate) fn request(
         &self,
-        session: &Session,
+        downstream: &Downstream,
         error: Option<&Error>,
         ctx: &mut RequestContext,
     ) {
-        let written = session
-            .response_written()
-            .map(|response| response.status.as_u16());
+        let written = downstream.written().map(|status| status.as_u16());
         let outcome = outcome(ctx, written, error);
         let status = match (outcome, written) {
             // 0: the client went away before there was an answer.
@@ -74,7 +72,7 @@ impl Recorder {
             (Outcome::Refused(refusal), Some(_)) => refusal.status().as_u16(),
             (_, Some(status)) => status,
         };
-        self.end(ctx, outcome, status, Some(session));
+        self.end(ctx, outcome, status, Some(downstream));
     }
 
     /// A request is dropped: nobody will say how it ended.
@@ -106,7 +104,7 @@ impl Recorder {
         ctx: &mut RequestContext,
         outcome: Outcome,
         status: u16,
-        session: Option<&Session>,
+        downstream: Option<&Downstream>,
     ) {
         let Some(entry) = ctx.entry.take() else {
             return;
@@ -135,8 +133,8 @@ impl Recorder {
         if self.access_log.wants(fastrand::u32(..), error) {
             let mut line = self.of_context(&entry, ctx, outcome, status);
             line.duration_ms = milliseconds(took.as_secs_f64());
-            if let Some(session) = session {
-                let request = session.req_header();
+            if let Some(downstream) = downstream {
+                let request = downstream.request();
                 line.method = request.method.as_str();
                 line.host = crate::edge::host(request).unwrap_or("-");
                 line.path = request
@@ -220,7 +218,7 @@ impl Recorder {
     }
 }
 
-/// How a request ended, of which the engine says that it has.
+/// How a request ended, of which is known that it has.
 fn outcome(ctx: &RequestContext, written: Option<u16>, error: Option<&Error>) -> Outcome {
     if let Some(refusal) = ctx.refusal {
         return Outcome::Refused(refusal);

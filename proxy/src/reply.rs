@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
-use pingora::protocols::http::HttpTask;
-use pingora::proxy::Session;
 use smallvec::SmallVec;
 
+use crate::downstream::Downstream;
 use crate::forward;
 use crate::grpc;
 use crate::refusal::Refusal;
@@ -119,10 +119,14 @@ impl Reply {
         }
     }
 
-    /// Writes it through the engine. `close`: nothing more is read from this client.
-    pub(crate) async fn write(self, session: &mut Session, close: bool) -> pingora::Result<()> {
+    /// Writes it. `close`: nothing more is read from this client.
+    pub(crate) async fn write(
+        self,
+        downstream: &mut Downstream,
+        close: bool,
+    ) -> pingora::Result<()> {
         if let Some(code) = grpc::code(self.status)
-            && grpc::is_call(session.req_header())
+            && grpc::is_call(downstream.request())
         {
             let mut head = grpc::answer(code, self.detail, self.retry_after)?;
             if let Some(request_id) = self.request_id {
@@ -131,9 +135,7 @@ impl Reply {
             for (name, value) in self.more {
                 head.append_header(name, value)?;
             }
-            let whole = HttpTask::Header(Box::new(head), true);
-            session.write_response_tasks(vec![whole]).await?;
-            return Ok(());
+            return downstream.answer(head, Bytes::new()).await;
         }
         let mut head = ResponseHeader::build(self.status, Some(6))?;
         head.insert_header(header::CONTENT_TYPE, self.content_type)?;
@@ -155,21 +157,12 @@ impl Reply {
             head.append_header(name, value)?;
         }
         if close {
-            session.set_keepalive(None);
+            downstream.close_after();
         }
-        let without_body = session.req_header().method == http::Method::HEAD;
-        session
-            .write_response_header(Box::new(head), without_body)
-            .await?;
-        if !without_body {
-            session
-                .write_response_body(Some(self.body.into()), true)
-                .await?;
-        }
-        Ok(())
+        downstream.answer(head, self.body.into()).await
     }
 
-    /// The bytes of it as HTTP/1.1, for connections that never got as far as the engine.
+    /// The bytes of it as HTTP/1.1, for connections whose request never got as far as that.
     pub(crate) fn to_http1(&self) -> Vec<u8> {
         format!(
             "HTTP/1.1 {} {}\r\ncontent-type: {}\r\ncontent-length: {}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n{}",

@@ -1,11 +1,9 @@
-//! The data plane as a whole: its runtime, the engine on it, and its listeners.
+//! The data plane as a whole: its runtime, what serves requests on it, and its listeners.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::proxy::{HttpProxy, http_proxy};
-use pingora::server::configuration::ServerConf;
 use portolan_certs::acme::Answers;
 use portolan_control::access_log::AccessLog;
 use portolan_control::affinity::SecretKeeper;
@@ -13,25 +11,23 @@ use portolan_control::clock::Clock;
 use portolan_control::engine::{Messenger, Published};
 use portolan_control::listeners::Listeners;
 use portolan_control::stats::{Gauge, Totals};
-use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
 
 use crate::edge::Edge;
-use crate::exchange::Upstream;
+use crate::exchange::{self, Upstream};
 use crate::listener::{HandedSocket, ListenerSet};
 use crate::record::Recorder;
+use crate::workers::Workers;
 
 /// Idle connections to endpoints that are kept, in all.
 const KEPT_CONNECTIONS: usize = 4096;
 
-/// How long it may take to cut what has not finished when the process ends.
-const CUTTING: Duration = Duration::from_secs(1);
-
 /// The data plane.
 pub struct DataPlane {
-    runtime: Option<Runtime>,
     listeners: Arc<ListenerSet>,
     under_way: Arc<Gauge>,
+    /// Dropped last: what did not finish in time is cut, and written down as that.
+    _workers: Workers,
 }
 
 impl fmt::Debug for DataPlane {
@@ -74,11 +70,7 @@ impl DataPlane {
             affinity,
             answers,
         } = parts;
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(workers)
-            .thread_name("worker")
-            .enable_all()
-            .build()?;
+        let workers = Workers::start(workers, exchange::keep_house)?;
         let recorder = Arc::new(Recorder {
             clock,
             totals,
@@ -89,23 +81,23 @@ impl DataPlane {
         let edge = Edge {
             published: published.clone(),
             messenger,
-            upstream: Arc::new(Upstream::new(KEPT_CONNECTIONS)),
+            upstream: Arc::new(Upstream::new(KEPT_CONNECTIONS, workers.count())),
             recorder: recorder.clone(),
             affinity,
             answers,
             under_way: under_way.clone(),
         };
         let service = crate::listener::Service {
-            proxy: Arc::new(engine(workers, edge)),
+            edge: Arc::new(edge),
             recorder,
             published,
             tasks: TaskTracker::new(),
+            dispatch: workers.dispatch(),
         };
-        let listeners = Arc::new(ListenerSet::new(service, runtime.handle().clone()));
         Ok(Self {
-            runtime: Some(runtime),
-            listeners,
+            listeners: Arc::new(ListenerSet::new(service)),
             under_way,
+            _workers: workers,
         })
     }
 
@@ -163,33 +155,4 @@ impl DataPlane {
     pub fn under_way(&self) -> i64 {
         self.under_way.get()
     }
-}
-
-impl Drop for DataPlane {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // What did not finish in time is cut, and written down as that. Waiting for it is not
-            // for a thread of another runtime.
-            let cutting = std::thread::spawn(move || runtime.shutdown_timeout(CUTTING));
-            let _ = cutting.join();
-        }
-    }
-}
-
-/// The engine. Its own defaults are those of a library: what matters is set here, and where
-/// connections are prepared.
-fn engine(workers: usize, edge: Edge) -> HttpProxy<Edge> {
-    let conf = ServerConf {
-        threads: workers,
-        // The engine asks no endpoint itself: see `exchange`.
-        max_retries: 1,
-        upstream_keepalive_pool_size: 1,
-        ..ServerConf::default()
-    };
-    let mut proxy = http_proxy(&Arc::new(conf), edge);
-    // CONNECT is refused by us, in our words.
-    let mut options = pingora::apps::HttpServerOptions::default();
-    options.allow_connect_method_proxying = true;
-    proxy.server_options = Some(options);
-    proxy
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use portolan_control::clock::{Clock, Tick};
 use portolan_control::retry::{Fault, Sent};
@@ -21,6 +20,7 @@ use super::pool::{Connected, Upstream};
 use super::upload::Upload;
 use super::wire::{Length, Next, Wire};
 use crate::fault;
+use crate::peer::Target;
 
 /// Pooled connections that may be found closed before that counts as the endpoint's failure.
 const MOST_REPLACEMENTS: u32 = 3;
@@ -56,7 +56,7 @@ pub(super) struct Patience {
 /// The head of an answer, and where the rest of it comes from.
 pub(crate) struct Answer {
     pub(super) wire: Wire,
-    pub(super) peer: HttpPeer,
+    pub(super) target: Target,
     pub(super) head: Box<ResponseHeader>,
     pub(super) next: Next,
     /// How much of the request's body was sent.
@@ -95,6 +95,8 @@ pub(crate) struct Failed {
 type Connecting = Pin<Box<dyn Future<Output = Result<(Connected, bool)>> + Send>>;
 
 enum State {
+    /// A connection was there already.
+    Kept(Connected),
     Connecting(Connecting),
     Asking(Wire),
     Over,
@@ -103,7 +105,7 @@ enum State {
 /// A try under way.
 pub(super) struct Attempt {
     upstream: Arc<Upstream>,
-    peer: HttpPeer,
+    target: Target,
     request: Request,
     patience: Patience,
     state: State,
@@ -126,15 +128,15 @@ pub(super) struct Attempt {
 impl Attempt {
     pub(super) fn new(
         upstream: Arc<Upstream>,
-        peer: HttpPeer,
+        target: Target,
         request: Request,
         patience: Patience,
         now: Tick,
     ) -> Self {
-        let state = State::Connecting(connect(&upstream, &peer));
+        let state = connect(&upstream, &target);
         Self {
             upstream,
-            peer,
+            target,
             request,
             patience,
             state,
@@ -188,8 +190,8 @@ impl Attempt {
     ) -> Poll<Result<Progress, Failed>> {
         loop {
             match &mut self.state {
-                State::Connecting(connecting) => {
-                    let (connected, kept) = match ready!(connecting.as_mut().poll(cx)) {
+                State::Kept(_) | State::Connecting(_) => {
+                    let (connected, kept) = match ready!(self.state.poll_connected(cx)) {
                         Ok(connected) => connected,
                         Err(error) => return Poll::Ready(Err(self.unsent(error))),
                     };
@@ -224,7 +226,7 @@ impl Attempt {
                             };
                             return Poll::Ready(Ok(Progress::Answered(Answer {
                                 wire,
-                                peer: self.peer.clone(),
+                                target: self.target.clone(),
                                 head,
                                 next,
                                 at: self.at,
@@ -253,7 +255,7 @@ impl Attempt {
         self.holding =
             (self.request.expects && matches!(connected, Connected::One(_))).then_some(now + ASKED);
         self.sent = true;
-        let wire = Wire::begin(connected, &self.peer, &mut self.request)?;
+        let wire = Wire::begin(connected, &self.target, &mut self.request)?;
         self.state = State::Asking(wire);
         Ok(())
     }
@@ -329,7 +331,7 @@ impl Attempt {
         {
             self.replacements += 1;
             self.holding = None;
-            self.state = State::Connecting(connect(&self.upstream, &self.peer));
+            self.state = connect(&self.upstream, &self.target);
             return Ok(());
         }
         self.state = State::Over;
@@ -368,9 +370,26 @@ impl Attempt {
     }
 }
 
-fn connect(upstream: &Arc<Upstream>, peer: &HttpPeer) -> Connecting {
-    let (upstream, peer) = (upstream.clone(), peer.clone());
-    Box::pin(async move { upstream.connect(&peer).await })
+impl State {
+    /// The connection, and whether it was there already.
+    fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Connected, bool)>> {
+        match self {
+            Self::Connecting(connecting) => connecting.as_mut().poll(cx),
+            Self::Kept(_) => match std::mem::replace(self, Self::Over) {
+                Self::Kept(connected) => Poll::Ready(Ok((connected, true))),
+                _ => Poll::Pending,
+            },
+            Self::Asking(_) | Self::Over => Poll::Pending,
+        }
+    }
+}
+
+fn connect(upstream: &Arc<Upstream>, target: &Target) -> State {
+    if let Some(kept) = upstream.kept(target) {
+        return State::Kept(kept);
+    }
+    let (upstream, target) = (upstream.clone(), target.clone());
+    State::Connecting(Box::pin(async move { upstream.connect(&target).await }))
 }
 
 /// The engine's error, in the decider's words.

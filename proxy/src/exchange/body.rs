@@ -1,9 +1,12 @@
 //! The body of a request, as it comes from the client.
 
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::{Version, header};
 use pingora::http::RequestHeader;
-use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::RoutePlan;
 use portolan_control::clock::{Clock, Tick};
@@ -11,14 +14,15 @@ use portolan_control::clock::{Clock, Tick};
 use super::upload::Upload;
 use super::wire::Length;
 use crate::context::RequestContext;
+use crate::downstream::Downstream;
 use crate::grpc;
 
 /// How long a request's body will be.
-pub(super) fn length(session: &mut Session) -> Length {
-    if session.is_body_empty() {
+pub(super) fn length(downstream: &Downstream) -> Length {
+    if downstream.is_body_empty() {
         return Length::None;
     }
-    let length = session.req_header().headers.get(header::CONTENT_LENGTH);
+    let length = downstream.request().headers.get(header::CONTENT_LENGTH);
     match length.and_then(|length| length.to_str().ok()?.parse().ok()) {
         Some(length) => Length::Known(length),
         None => Length::Unknown,
@@ -37,21 +41,20 @@ pub(super) fn is_expected(request: &RequestHeader) -> bool {
 /// The body, as far as it has to be there before an endpoint is asked: what is kept for another try
 /// anyway is read as a whole, and no endpoint waits for a slow client. The rest comes later.
 pub(super) async fn first(
-    session: &mut Session,
+    downstream: &mut Downstream,
     ctx: &mut RequestContext,
     route: &RoutePlan,
     length: Length,
     clock: &Clock,
 ) -> Result<Upload> {
-    ctx.converses = grpc::is_call(session.req_header());
+    ctx.converses = grpc::is_call(downstream.request());
     match length {
         Length::None => Ok(Upload::whole(Bytes::new())),
         Length::Known(length) if length <= route.retry.max_body => {
-            if is_expected(session.req_header()) {
-                let told = session.write_continue_response().await;
-                told.map_err(Error::into_down)?;
+            if is_expected(downstream.request()) {
+                downstream.write_continue().await?;
             }
-            whole(session, ctx, length as usize, clock).await
+            whole(downstream, ctx, length as usize, clock).await
         }
         _ => Ok(Upload::new()),
     }
@@ -59,22 +62,22 @@ pub(super) async fn first(
 
 /// Reads all of it.
 async fn whole(
-    session: &mut Session,
+    downstream: &mut Downstream,
     ctx: &mut RequestContext,
     length: usize,
     clock: &Clock,
 ) -> Result<Upload> {
     let mut body = BytesMut::with_capacity(length);
     loop {
-        let reading = session.as_downstream_mut().read_request_body();
         let began = clock.now();
-        let part = match patience(ctx) {
-            None => reading.await.map_err(Error::into_down)?,
-            Some(patience) => match tokio::time::timeout(patience, reading).await {
-                Ok(part) => part.map_err(Error::into_down)?,
-                Err(_) => return Err(too_slow()),
-            },
-        };
+        let until = patience(ctx).map(|patience| clock.instant(began + patience).into());
+        let part = poll_fn(|cx| match downstream.poll_body(cx) {
+            Poll::Pending if until.is_some_and(|until| downstream.poll_time(cx, until)) => {
+                Poll::Ready(Err(too_slow()))
+            }
+            part => part,
+        })
+        .await?;
         match part {
             Some(part) => {
                 ctx.body_rate.came(0, clock.now().since(began));
@@ -96,8 +99,9 @@ async fn whole(
 /// When it has become larger than the listener allows.
 pub(super) fn taken(ctx: &mut RequestContext, part: &Bytes, now: Tick) -> Result<()> {
     ctx.bytes_in += part.len() as u64;
-    ctx.client_heard = now;
-    ctx.body_rate.came(part.len(), std::time::Duration::ZERO);
+    let waited = ctx.body_awaited.take();
+    let waited = waited.map_or(Duration::ZERO, |since| now.since(since));
+    ctx.body_rate.came(part.len(), waited);
     let limits = ctx.connection.as_ref().map(|c| c.listener.limits());
     let limit = limits.and_then(|limits| limits.body_bytes);
     if limit.is_some_and(|limit| ctx.bytes_in > limit) {
@@ -106,8 +110,25 @@ pub(super) fn taken(ctx: &mut RequestContext, part: &Bytes, now: Tick) -> Result
     Ok(())
 }
 
+/// Whether the client is waited for from now on: only such time counts.
+pub(super) fn awaited(ctx: &mut RequestContext, is_awaited: bool, clock: &Clock) {
+    match (is_awaited, ctx.body_awaited) {
+        (true, None) => ctx.body_awaited = Some(clock.now()),
+        (false, Some(since)) => {
+            ctx.body_rate.came(0, clock.now().since(since));
+            ctx.body_awaited = None;
+        }
+        (true, Some(_)) | (false, None) => {}
+    }
+}
+
+/// Until when a client that is waited for may send nothing of its body.
+pub(super) fn awaited_until(ctx: &RequestContext) -> Option<Tick> {
+    Some(ctx.body_awaited? + patience(ctx)?)
+}
+
 /// How much longer a client may send nothing of its body.
-pub(super) fn patience(ctx: &RequestContext) -> Option<std::time::Duration> {
+fn patience(ctx: &RequestContext) -> Option<Duration> {
     let limits = ctx.connection.as_ref()?.listener.limits();
     Some(match ctx.converses {
         true => limits.idle_timeout,

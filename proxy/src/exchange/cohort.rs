@@ -2,8 +2,9 @@
 //!
 //! An endpoint that was ejected or unhealthy may have died without a word, and connections from
 //! before would keep requests waiting for nothing. Requests ask for connections by cohort, and after
-//! such a time for those of a new one. The engine closes what is idle for too long, but it does not
-//! count an HTTP/2 connection as idle when its last stream was given up.
+//! such a time for those of a new one. Over HTTP/1.1 each worker closes its own ([`super::kept`]). The
+//! engine closes HTTP/2 connections that are idle for too long, but it does not count one as idle when
+//! its last stream was given up.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,54 +2,34 @@
 //!
 //! Written and read at the same time, and never for longer than there is something to write or to
 //! read: whoever polls decides. What is read is believed only as far as it can be read in one way
-//! ([`head`], [`body`]); the connection is kept only when both messages ended as they should and
+//! ([`answer`], [`body`](crate::http1::body)); the connection is kept only when both messages ended as they should and
 //! nothing stands behind the answer.
 
-mod body;
-mod head;
-
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::Stream;
 use pingora::protocols::http::v1::client::http_req_header_to_wire;
 use pingora::{Error, ErrorType, Result};
 use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
 
-use self::body::{Body, Step};
-use self::head::Asked;
+use super::stream::EndpointStream;
 use super::wire::{Length, Next, Part};
-
-/// What is sent in pieces up to this size is put together.
-const SMALL: usize = 16 << 10;
+use crate::http1::Bad;
+use crate::http1::answer::{self, Asked};
+use crate::http1::body::{Body, Step};
+use crate::outgoing::Outgoing;
 
 /// How much is read at a time: a head with a small body, and more of a body that is larger.
 const READ: usize = 8 << 10;
 const READ_MORE: usize = 64 << 10;
 
-const LINE_END: &[u8] = b"\r\n";
-
 /// Interim answers to one request: more than this is an attack.
 const MOST_INTERIM: u32 = 16;
-
-/// Why an answer is not believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Bad {
-    /// Something about its head.
-    #[error("the answer's head: {0}")]
-    Head(&'static str),
-    /// Something about its body.
-    #[error("the answer's body: {0}")]
-    Body(&'static str),
-    /// The connection ended before the answer did.
-    #[error("the answer ended too early")]
-    CutShort,
-}
 
 /// How the body of the request is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,14 +44,11 @@ enum Sending {
 
 /// A request and its answer.
 pub(crate) struct Http1 {
-    stream: Stream,
+    stream: EndpointStream,
     asked: Asked,
     sending: Sending,
-    /// Small things to be written.
-    small: BytesMut,
-    /// A large one, behind them, and the end of its chunk.
-    large: Bytes,
-    line_end: &'static [u8],
+    /// To be written.
+    outgoing: Outgoing,
     /// Written, and perhaps not sent.
     unflushed: bool,
     /// Nothing more can be written, and why.
@@ -102,7 +79,7 @@ impl Http1 {
     /// # Errors
     /// When it cannot be written as HTTP/1.1.
     pub(super) fn begin(
-        stream: Stream,
+        stream: EndpointStream,
         head: &RequestHeader,
         length: Length,
         upgrade: bool,
@@ -121,9 +98,7 @@ impl Http1 {
                 Length::Known(length) => Sending::Length(length),
                 Length::Unknown => Sending::Chunks,
             },
-            small,
-            large: Bytes::new(),
-            line_end: &[],
+            outgoing: Outgoing::beginning(small),
             unflushed: false,
             cut: None,
             read: BytesMut::new(),
@@ -138,10 +113,7 @@ impl Http1 {
 
     /// Whether it takes more to be sent.
     pub(super) fn has_room(&self) -> bool {
-        self.cut.is_none()
-            && self.large.is_empty()
-            && self.line_end.is_empty()
-            && self.small.len() < SMALL
+        self.cut.is_none() && self.outgoing.has_room()
     }
 
     /// Whether nothing more can be sent.
@@ -162,31 +134,13 @@ impl Http1 {
         match &mut self.sending {
             Sending::Length(rest) if *rest >= part.len() as u64 => {
                 *rest -= part.len() as u64;
-                self.put(part);
+                self.outgoing.put(part);
             }
-            Sending::Everything => self.put(part),
-            Sending::Chunks => {
-                let size = format!("{:x}\r\n", part.len());
-                self.small.extend_from_slice(size.as_bytes());
-                self.put(part);
-                if self.large.is_empty() {
-                    self.small.extend_from_slice(LINE_END);
-                } else {
-                    self.line_end = LINE_END;
-                }
-            }
+            Sending::Everything => self.outgoing.put(part),
+            Sending::Chunks => self.outgoing.put_chunk(part),
             Sending::Length(_) | Sending::Done => {
                 self.cut(io::Error::other("a body that is longer than it was to be"));
             }
-        }
-    }
-
-    /// Puts some of the body behind what is to be written.
-    fn put(&mut self, part: Bytes) {
-        if part.len() < SMALL {
-            self.small.extend_from_slice(&part);
-        } else {
-            self.large = part;
         }
     }
 
@@ -194,7 +148,7 @@ impl Http1 {
     pub(super) fn finish(&mut self) {
         match self.sending {
             Sending::Chunks => {
-                self.small.extend_from_slice(b"0\r\n\r\n");
+                self.outgoing.end_chunks();
                 self.sending = Sending::Done;
             }
             Sending::Length(0) => self.sending = Sending::Done,
@@ -206,47 +160,26 @@ impl Http1 {
     }
 
     fn cut(&mut self, error: io::Error) {
-        self.small.clear();
-        self.large.clear();
-        self.line_end = &[];
+        self.outgoing.clear();
         self.keep = false;
         self.cut.get_or_insert(error);
     }
 
     /// Whether all that it took was sent.
     pub(super) fn is_sent(&self) -> bool {
-        self.small.is_empty()
-            && self.large.is_empty()
-            && self.line_end.is_empty()
-            && !self.unflushed
+        self.outgoing.is_empty() && !self.unflushed
     }
 
     /// Sends what it took, as far as the endpoint takes it. What cannot be sent is given up: an
     /// answer may be there all the same. Whether anything was sent.
     pub(super) fn send_on(&mut self, cx: &mut Context<'_>) -> bool {
         let mut sent = false;
-        while !(self.small.is_empty() && self.large.is_empty() && self.line_end.is_empty()) {
-            let stream = Pin::new(&mut self.stream);
-            let written = if self.large.is_empty() && self.line_end.is_empty() {
-                stream.poll_write(cx, &self.small)
-            } else {
-                let slices = [
-                    IoSlice::new(&self.small),
-                    IoSlice::new(&self.large),
-                    IoSlice::new(self.line_end),
-                ];
-                stream.poll_write_vectored(cx, &slices)
-            };
-            match written {
+        while !self.outgoing.is_empty() {
+            match self.outgoing.poll_write(cx, Pin::new(&mut self.stream)) {
                 Poll::Pending => return sent,
                 Poll::Ready(Ok(count)) if count > 0 => {
                     sent = true;
                     self.unflushed = true;
-                    let small = count.min(self.small.len());
-                    let large = (count - small).min(self.large.len());
-                    self.small.advance(small);
-                    self.large.advance(large);
-                    self.line_end = &self.line_end[count - small - large..];
                 }
                 Poll::Ready(Ok(_)) => self.cut(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Err(error)) => self.cut(error),
@@ -294,7 +227,7 @@ impl Http1 {
         loop {
             if !self.read.is_empty()
                 && let Some(head) =
-                    head::take(&mut self.read, &mut self.seen, self.asked).map_err(refused)?
+                    answer::take(&mut self.read, &mut self.seen, self.asked).map_err(refused)?
             {
                 let interim = head.response.status.is_informational()
                     && head.response.status != http::StatusCode::SWITCHING_PROTOCOLS;
@@ -375,7 +308,7 @@ impl Http1 {
 
     /// The connection, if the next request may use it: both messages are over, and nothing stands
     /// behind the answer.
-    pub(super) fn into_kept(self) -> Option<Stream> {
+    pub(super) fn into_kept(self) -> Option<EndpointStream> {
         let sent = self.sending == Sending::Done && self.is_sent();
         let over = self.body.as_ref().is_some_and(Body::is_done) && self.read.is_empty();
         (self.keep && sent && over && !self.closed && self.cut.is_none()).then_some(self.stream)

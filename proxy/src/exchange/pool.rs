@@ -1,23 +1,27 @@
 //! Connections to endpoints, new ones and kept ones.
 //!
-//! They are kept by the engine's pools, under the peer's identity: a connection is never shared
-//! between pools or between TLS identities (see [`crate::peer`]).
+//! A connection is never shared between pools or between TLS identities (see [`crate::peer`]). Those
+//! over HTTP/1.1 are kept by each worker ([`super::kept`]), those over HTTP/2 by the engine.
 
 use std::time::Duration;
 
-use pingora::Result;
 use pingora::connectors::http::v2;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
-use pingora::protocols::Stream;
 use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v2::client::Http2Session;
-use pingora::upstreams::peer::{HttpPeer, Peer as _};
-use pingora::{Error, ErrorType};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+
+use super::kept;
+use super::stream::EndpointStream;
+use crate::peer::Target;
 
 /// Connections to endpoints.
 pub(crate) struct Upstream {
     one: TransportConnector,
     two: v2::Connector,
+    /// Idle connections over HTTP/1.1 that each worker keeps.
+    most: usize,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -28,36 +32,57 @@ impl std::fmt::Debug for Upstream {
 
 /// A connection, or a stream of one, for a request.
 pub(super) enum Connected {
-    One(Stream),
+    One(EndpointStream),
     Two(Box<Http2Session>),
 }
 
 impl Upstream {
     /// Keeps so many idle connections, in all.
-    pub(crate) fn new(kept: usize) -> Self {
+    pub(crate) fn new(kept: usize, workers: usize) -> Self {
         Self {
-            one: TransportConnector::new(Some(ConnectorOptions::new(kept))),
+            // It only connects.
+            one: TransportConnector::new(Some(ConnectorOptions::new(1))),
             two: v2::Connector::new(Some(ConnectorOptions::new(kept))),
+            most: (kept / workers).max(1),
         }
     }
 
-    /// Connects, and says whether the connection was there already.
-    pub(super) async fn connect(&self, peer: &HttpPeer) -> Result<(Connected, bool)> {
-        if peer.options.alpn.get_max_http_version() == 1 {
-            let (stream, kept) = self.one.get_stream(peer).await?;
-            return Ok((Connected::One(stream), kept));
+    /// A connection that is there already and speaks HTTP/1.1, where nothing else is spoken.
+    pub(super) fn kept(&self, target: &Target) -> Option<Connected> {
+        if target.speaks_http2() {
+            return None;
         }
-        if let Some(session) = self.two.reused_http_session(peer).await? {
+        kept::take(target).map(Connected::One)
+    }
+
+    /// Connects, and says whether the connection was there already.
+    pub(super) async fn connect(&self, target: &Target) -> Result<(Connected, bool)> {
+        if let Some(connected) = self.kept(target) {
+            return Ok((connected, true));
+        }
+        if let Some(address) = target.plain() {
+            let stream = EndpointStream::open(target, address).await?;
+            return Ok((Connected::One(stream), false));
+        }
+        let peer = target.peer();
+        if !target.speaks_http2() {
+            let stream = self.one.new_stream(&peer).await?;
+            return Ok((Connected::One(EndpointStream::Engine(stream)), false));
+        }
+        if let Some(session) = self.two.reused_http_session(&peer).await? {
             return Ok((Connected::Two(Box::new(session)), true));
         }
         // Whoever may speak both may have chosen HTTP/1.1 before.
-        if peer.options.alpn.get_min_http_version() == 1
-            && let Some(stream) = self.one.reused_stream(peer).await
+        if target.speaks_http1()
+            && let Some(stream) = kept::take(target)
         {
             return Ok((Connected::One(stream), true));
         }
-        match self.two.new_http_session::<_, ()>(peer).await? {
-            HttpSession::H1(session) => Ok((Connected::One(session.into_inner()), false)),
+        match self.two.new_http_session::<_, ()>(&peer).await? {
+            HttpSession::H1(session) => {
+                let stream = EndpointStream::Engine(session.into_inner());
+                Ok((Connected::One(stream), false))
+            }
             HttpSession::H2(session) => Ok((Connected::Two(Box::new(session)), false)),
             HttpSession::Custom(()) => {
                 Error::e_explain(ErrorType::InternalError, "no such protocol")
@@ -65,15 +90,11 @@ impl Upstream {
         }
     }
 
-    /// Closes one idle connection of this peer, or ends one stream of it for good. Whether there was one.
+    /// Ends one stream of an HTTP/2 connection to this peer for good: with nothing else under way on
+    /// it, it is closed. Whether there was one.
     pub(super) async fn take_idle(&self, peer: &HttpPeer) -> bool {
-        // Dropped, it is closed.
-        if self.one.reused_stream(peer).await.is_some() {
-            return true;
-        }
         match self.two.reused_http_session(peer).await {
             Ok(Some(session)) => {
-                // With nothing else under way on it, it is closed at once.
                 self.two
                     .release_http_session(session, peer, Some(Duration::ZERO));
                 true
@@ -85,14 +106,14 @@ impl Upstream {
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn keep_one(&self, stream: Stream, peer: &HttpPeer) {
-        self.one
-            .release_stream(stream, peer.reuse_hash(), peer.options.idle_timeout);
+    pub(super) fn keep_one(&self, stream: EndpointStream, target: Target) {
+        kept::keep(stream, target, self.most);
     }
 
     /// Ends a stream, and keeps its connection.
-    pub(super) fn keep_two(&self, session: Http2Session, peer: &HttpPeer) {
+    pub(super) fn keep_two(&self, session: Http2Session, target: &Target) {
+        let peer = target.peer();
         self.two
-            .release_http_session(session, peer, peer.options.idle_timeout);
+            .release_http_session(session, &peer, peer.options.idle_timeout);
     }
 }

@@ -1,18 +1,14 @@
 //! The answer, from the endpoint to the client as it comes, while the rest of the request goes the
 //! other way.
 
-use std::future::Future as _;
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
-use pingora::protocols::http::HttpTask;
-use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use portolan_control::clock::Tick;
-use tokio::time::Sleep;
 
 use super::attempt::Answer;
 use super::body;
@@ -20,32 +16,32 @@ use super::upload::Upload;
 use super::wire::{Next, Part, Wire};
 use super::{Client, Heard, hear};
 use crate::context::RequestContext;
+use crate::downstream::Downstream;
 use crate::edge::Edge;
 use crate::fault;
 use crate::guard;
 
-/// How long a client that has its answer may go on sending its body, so that it gets to read the
-/// answer: a connection that is closed while something comes in is reset.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long nothing may happen where no pool says how long.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Passes an answer on.
 pub(super) async fn relay(
     edge: &Edge,
-    session: &mut Session,
+    downstream: &mut Downstream,
     ctx: &mut RequestContext,
     answer: Answer,
     upload: Upload,
 ) -> Result<()> {
     let Answer {
         wire,
-        peer,
+        target,
         head,
         next,
         at,
         finished,
     } = answer;
     let upgraded = next == Next::Upgraded;
-    let idle = ctx.current.as_ref().map_or(LINGER, |current| {
+    let idle = ctx.current.as_ref().map_or(IDLE, |current| {
         let timeouts = ctx.snapshot().plan.pools[current.pool.index()].timeouts;
         if upgraded {
             timeouts.upgrade_idle
@@ -61,7 +57,7 @@ pub(super) async fn relay(
     };
     let mut both = Both {
         edge,
-        session,
+        downstream,
         ctx,
         wire,
         upload,
@@ -74,11 +70,15 @@ pub(super) async fn relay(
     };
     let passed = both.pass(head, next).await;
     let Both { wire, upload, .. } = both;
-    wire.give_back(&edge.upstream, &peer);
+    wire.give_back(&edge.upstream, target);
     match passed {
         Ok(()) => {
             if !upload.is_complete() && !upgraded {
-                linger(session, ctx).await;
+                // A client that was not told to send anything sends nothing.
+                let untold = ctx.bytes_in == 0 && body::is_expected(downstream.request());
+                if !untold {
+                    ctx.bytes_in += downstream.linger().await;
+                }
             }
             Ok(())
         }
@@ -96,7 +96,7 @@ pub(super) async fn relay(
 /// The answer and the rest of the request, each on its way.
 struct Both<'a> {
     edge: &'a Edge,
-    session: &'a mut Session,
+    downstream: &'a mut Downstream,
     ctx: &'a mut RequestContext,
     wire: Wire,
     upload: Upload,
@@ -124,22 +124,22 @@ impl Both<'_> {
     async fn pass(&mut self, mut head: Box<ResponseHeader>, next: Next) -> Result<()> {
         let nothing = next == Next::Nothing;
         if !self.upgraded {
-            frame(self.session, &mut head, nothing)?;
-            let waits = self.upload.is_untouched() && body::is_expected(self.session.req_header());
+            frame(self.downstream, &mut head, nothing)?;
+            let waits = self.upload.is_untouched() && body::is_expected(self.downstream.request());
             if !self.upload.is_complete() && waits {
                 // A client that was never told to send its body may send it or not: nobody knows
                 // what would come next.
-                self.session.set_keepalive(None);
+                self.downstream.close_after();
             }
         }
-        self.edge.to_client(self.session, &mut head, self.ctx)?;
-        if self.write(HttpTask::Header(head, nothing)).await? || nothing {
-            return Ok(());
+        self.edge.to_client(self.downstream, &mut head, self.ctx)?;
+        self.downstream.put_head(head, nothing)?;
+        if nothing {
+            return self.send().await;
         }
         let clock = self.edge.recorder.clock;
-        let mut sleep = pin!(tokio::time::sleep_until(clock.instant(self.limit()).into()));
         loop {
-            match self.event(sleep.as_mut()).await {
+            match self.event().await {
                 Event::Part(part) => {
                     let part = part.map_err(Error::into_up)?;
                     self.happened();
@@ -160,7 +160,7 @@ impl Both<'_> {
                                 body::taken(self.ctx, &part, self.active)?;
                             }
                             self.upload.add(part);
-                            if self.session.as_downstream_mut().is_body_done() {
+                            if self.downstream.is_body_done() {
                                 self.upload.end();
                             }
                         }
@@ -173,7 +173,6 @@ impl Both<'_> {
                     if now >= self.limit() {
                         return Err(self.too_idle(now));
                     }
-                    sleep.as_mut().reset(clock.instant(self.limit()).into());
                 }
             }
         }
@@ -181,51 +180,56 @@ impl Both<'_> {
 
     /// Passes a part of the answer on. Whether it was the last.
     async fn pass_part(&mut self, part: Part) -> Result<bool> {
-        let (task, last) = match part {
+        let last = match part {
             Part::Body(part, end) => {
                 self.ctx.bytes_out += part.len() as u64;
-                let task = if self.upgraded {
-                    HttpTask::UpgradedBody(Some(part), end)
-                } else {
-                    HttpTask::Body(Some(part), end)
-                };
-                (task, end)
+                self.downstream.put_body(part, end);
+                end
             }
-            Part::Trailers(trailers) => (HttpTask::Trailer(Some(Box::new(trailers))), true),
-            Part::End => (HttpTask::Done, true),
+            Part::Trailers(trailers) => {
+                self.downstream.put_end(Some(trailers));
+                true
+            }
+            Part::End => {
+                self.downstream.put_end(None);
+                true
+            }
         };
-        Ok(self.write(task).await? || last)
+        // Small parts are collected until there is nothing more to be had at once.
+        if last || !self.downstream.has_room() {
+            self.send().await?;
+        }
+        Ok(last)
     }
 
-    /// Writes to the client, while the rest of the request goes on. Whether nothing more follows.
-    async fn write(&mut self, task: HttpTask) -> Result<bool> {
+    /// Sends what was written to the client, while the rest of the request goes on.
+    async fn send(&mut self) -> Result<()> {
         let Self {
-            session,
+            downstream,
             wire,
             upload,
             at,
             finished,
             ..
         } = self;
-        let written = {
-            let mut writing = pin!(session.as_downstream_mut().response_duplex_vec(vec![task]));
-            std::future::poll_fn(|cx| {
-                send_on(cx, wire, upload, at, finished);
-                writing.as_mut().poll(cx)
-            })
-            .await
-            .map_err(Error::into_down)
-        };
+        poll_fn(|cx| {
+            send_on(cx, wire, upload, at, finished);
+            downstream.poll_send(cx)
+        })
+        .await?;
         // To wait for a client is not to wait for an endpoint.
         self.happened();
-        written
+        Ok(())
     }
 
     /// Waits for whatever happens first.
-    async fn event(&mut self, mut sleep: Pin<&mut Sleep>) -> Event {
+    async fn event(&mut self) -> Event {
         let client = self.client();
+        let waits = client == Client::Body && !self.upgraded;
+        body::awaited(self.ctx, waits, &self.edge.recorder.clock);
+        let until = self.edge.recorder.clock.instant(self.limit()).into();
         let Self {
-            session,
+            downstream,
             wire,
             upload,
             at,
@@ -236,8 +240,7 @@ impl Both<'_> {
             upgraded,
             ..
         } = self;
-        let mut heard = pin!(hear(session, client));
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             if send_on(cx, wire, upload, at, finished) {
                 *active = edge.recorder.clock.now();
             }
@@ -247,7 +250,11 @@ impl Both<'_> {
             if let Poll::Ready(part) = wire.poll_part(cx) {
                 return Poll::Ready(Event::Part(part));
             }
-            if let Poll::Ready(heard) = heard.as_mut().poll(cx) {
+            // The endpoint has no more for now: the client shall not wait for what there is.
+            if let Poll::Ready(Err(error)) = downstream.poll_send(cx) {
+                return Poll::Ready(Event::Client(Heard::Gone(error)));
+            }
+            if let Poll::Ready(heard) = hear(downstream, cx, client) {
                 return Poll::Ready(Event::Client(heard));
             }
             // Room may have come up that the client could fill.
@@ -258,7 +265,10 @@ impl Both<'_> {
             {
                 return Poll::Ready(Event::Time);
             }
-            sleep.as_mut().poll(cx).map(|()| Event::Time)
+            if downstream.poll_time(cx, until) {
+                return Poll::Ready(Event::Time);
+            }
+            Poll::Pending
         })
         .await
     }
@@ -276,7 +286,7 @@ impl Both<'_> {
         if !self.wire.is_cut() && self.upload.is_used_up(self.at) && self.wire.has_room() {
             return Client::Body;
         }
-        match self.session.as_downstream_mut().is_http2() {
+        match self.downstream.is_http2() {
             true => Client::Presence,
             false => Client::Nothing,
         }
@@ -289,19 +299,11 @@ impl Both<'_> {
     /// Until when something has to happen, on either side.
     fn limit(&self) -> Tick {
         let endpoint = self.active + self.idle;
-        self.client_limit()
-            .map_or(endpoint, |client| client.min(endpoint))
-    }
-
-    /// Until when the client has to send more, if it is waited for.
-    fn client_limit(&self) -> Option<Tick> {
-        let waits = !self.upload.is_complete() && !self.upgraded && self.upload.is_used_up(self.at);
-        let patience = body::patience(self.ctx).filter(|_| waits)?;
-        Some(self.active + patience)
+        body::awaited_until(self.ctx).map_or(endpoint, |client| client.min(endpoint))
     }
 
     fn too_idle(&self, now: Tick) -> Box<Error> {
-        if self.client_limit().is_some_and(|limit| now >= limit) {
+        if body::awaited_until(self.ctx).is_some_and(|limit| now >= limit) {
             return body::too_slow();
         }
         Error::explain(ErrorType::ReadTimedout, "nothing more came").into_up()
@@ -341,43 +343,25 @@ fn send_on(
     }
 }
 
-/// Lets a client that has its answer finish its body, for a while: nobody wants it.
-async fn linger(session: &mut Session, ctx: &mut RequestContext) {
-    // Over HTTP/2 the stream is ended, and nothing else. A client that was not told to send
-    // anything sends nothing.
-    let untold = ctx.bytes_in == 0 && body::is_expected(session.req_header());
-    if session.as_downstream_mut().is_http2() || untold {
-        return;
-    }
-    let draining = async {
-        while let Ok(Some(part)) = session.as_downstream_mut().read_request_body().await {
-            ctx.bytes_in += part.len() as u64;
-        }
-    };
-    if tokio::time::timeout(LINGER, draining).await.is_err() {
-        session.set_keepalive(None);
-    }
-}
-
 /// An answer that does not say how long it is goes to the client in chunks, so that its connection
 /// can be kept.
-fn frame(session: &mut Session, head: &mut ResponseHeader, nothing: bool) -> Result<()> {
+fn frame(downstream: &mut Downstream, head: &mut ResponseHeader, nothing: bool) -> Result<()> {
     head.set_version(Version::HTTP_11);
-    let bodiless = session.req_header().method == Method::HEAD
+    let bodiless = downstream.request().method == Method::HEAD
         || matches!(
             head.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
-    let two = session.as_downstream_mut().is_http2();
+    let two = downstream.is_http2();
     if bodiless || two || head.headers.contains_key(header::CONTENT_LENGTH) {
         return Ok(());
     }
     if nothing {
         return head.insert_header(header::CONTENT_LENGTH, 0);
     }
-    if session.req_header().version == Version::HTTP_10 {
+    if downstream.request().version == Version::HTTP_10 {
         // Chunks are unknown there: the end of the connection is the end.
-        session.set_keepalive(None);
+        downstream.close_after();
         return Ok(());
     }
     head.insert_header(header::TRANSFER_ENCODING, "chunked")

@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use pingora::http::ResponseHeader;
-use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
 
 use super::attempt::Request;
@@ -13,6 +12,7 @@ use super::http1::Http1;
 use super::http2::Http2;
 use super::pool::{Connected, Upstream};
 use super::request;
+use crate::peer::Target;
 
 /// How long a request's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Wire {
     /// When it cannot be written, or the connection takes no more requests.
     pub(super) fn begin(
         connected: Connected,
-        peer: &HttpPeer,
+        target: &Target,
         request: &mut Request,
     ) -> Result<Self> {
         let length = request.length;
@@ -72,7 +72,7 @@ impl Wire {
                 // Who can only be spoken to like this gets the head as it is; otherwise the next
                 // connection may need it as it was.
                 let mut kept = None;
-                let head = if peer.options.alpn.get_max_http_version() == 1 {
+                let head = if !target.speaks_http2() {
                     &mut request.head
                 } else {
                     kept.insert(request.head.clone())
@@ -86,7 +86,7 @@ impl Wire {
             }
             Connected::Two(session) => {
                 let mut head = request.head.clone();
-                request::for_http2(&mut head, peer.is_tls())?;
+                request::for_http2(&mut head, target.is_tls())?;
                 let two = Http2::begin(*session, head, length)?;
                 Ok(Self::Two(Box::new(two)))
             }
@@ -178,14 +178,14 @@ impl Wire {
 
     /// Gives the connection back, if it may be used again. Otherwise it is cut: over HTTP/1.1 the
     /// connection ends, over HTTP/2 the stream (`CANCEL`).
-    pub(super) fn give_back(self, upstream: &Upstream, peer: &HttpPeer) {
+    pub(super) fn give_back(self, upstream: &Upstream, target: Target) {
         match self {
             Self::One(one) => {
                 if let Some(stream) = one.into_kept() {
-                    upstream.keep_one(stream, peer);
+                    upstream.keep_one(stream, target);
                 }
             }
-            Self::Two(two) => upstream.keep_two(two.into_session(), peer),
+            Self::Two(two) => upstream.keep_two(two.into_session(), &target),
         }
     }
 }

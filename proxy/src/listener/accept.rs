@@ -1,32 +1,30 @@
-//! Lets clients in: accepts, shakes hands, finds out what they speak, and hands their requests to
-//! the engine.
+//! Lets clients in: accepts, shakes hands, finds out what they speak, and hands their requests on.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
 use std::time::Duration;
 
-use pingora::apps::{HttpServerApp as _, ReusedHttpStream};
-use pingora::protocols::http::ServerSession;
-use pingora::proxy::HttpProxy;
-use pingora::server::ShutdownWatch;
-use portolan_config::plan::LimitsPlan;
 use portolan_control::engine::Published;
 use portolan_control::ledger::{Gone, Outcome};
 use portolan_control::stats::Gauge;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::handshake::shake_hands;
 use super::{Listener, http2, proxied};
-use crate::connection::{self, Connection, NoRequest, Speaks, Transport};
+use crate::connection::{Connection, NoRequest, Patience, Speaks, Transport};
 use crate::context::ConnectionContext;
+use crate::downstream::Downstream;
 use crate::edge::Edge;
-use crate::ledger;
 use crate::record::Recorder;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
+use crate::workers::Dispatch;
 
 /// How long an idle connection may still begin a request after it was asked to leave: the client
 /// may be sending one just now.
@@ -38,13 +36,15 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// What every connection needs.
 #[derive(Clone)]
 pub(crate) struct Service {
-    /// The engine: one for all listeners, so that connections to endpoints are shared.
-    pub(crate) proxy: Arc<HttpProxy<Edge>>,
+    /// Who serves requests: one for all listeners, so that connections to endpoints are shared.
+    pub(crate) edge: Arc<Edge>,
     pub(crate) recorder: Arc<Recorder>,
     /// The configuration that runs, among other things.
     pub(crate) published: Published,
     /// Every connection, so that the process can wait for them.
     pub(crate) tasks: TaskTracker,
+    /// Which thread serves the next one.
+    pub(crate) dispatch: Dispatch,
 }
 
 impl std::fmt::Debug for Service {
@@ -54,7 +54,18 @@ impl std::fmt::Debug for Service {
 }
 
 /// Accepts clients until the listener's clients are to leave.
-pub(crate) async fn accept(listener: Arc<Listener>, socket: TcpListener, service: Service) {
+pub(crate) async fn accept(
+    listener: Arc<Listener>,
+    socket: std::net::TcpListener,
+    service: Service,
+) {
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!("cannot accept on {}: {error}", listener.bound);
+            return;
+        }
+    };
     let mut leaving = listener.leaving();
     loop {
         let accepted = tokio::select! {
@@ -110,12 +121,20 @@ fn let_in(
     service: &Service,
 ) {
     let open = Open::new(&listener.connections, permit);
+    // From this thread to whichever serves it.
+    let Ok(stream) = stream.into_std() else {
+        return;
+    };
     let listener = listener.clone();
     let own = service.clone();
-    service.tasks.spawn(async move {
-        serve(listener, stream, &own).await;
-        drop(open);
-    });
+    let (worker, place) = service.dispatch.place();
+    let serving = async move {
+        if let Ok(stream) = TcpStream::from_std(stream) {
+            serve(listener, stream, &own).await;
+        }
+        drop((open, place));
+    };
+    service.tasks.spawn_on(serving, worker);
 }
 
 /// An open connection: counted, and in somebody's room, until it is dropped.
@@ -186,7 +205,6 @@ async fn serve(listener: Arc<Listener>, mut stream: TcpStream, service: &Service
         tls,
         totals: service.recorder.totals.clone(),
         last: AtomicBool::new(false),
-        upgraded: Arc::default(),
         recorder: service.recorder.clone(),
     });
     let mut connection = Connection::new(transport, context);
@@ -208,24 +226,24 @@ async fn serve(listener: Arc<Listener>, mut stream: TcpStream, service: &Service
 
 /// One request after the other.
 async fn http1(mut connection: Box<Connection>, listener: &Arc<Listener>, service: &Service) {
-    let leaving = listener.leaving();
+    let mut leaving = Leaving::new(listener.clone());
+    let context = connection.context().clone();
     let mut first = true;
-    let mut settings = None;
     let mut requests = 0;
     loop {
         let limits = listener.limits();
-        match next_request(&mut connection, &limits, first, leaving.clone()).await {
-            Ok(()) => {}
+        let head = match connection.next_request(&limits, first, &mut leaving).await {
+            Ok(head) => head,
             Err(NoRequest::Closed | NoRequest::Idle) => {
                 gone_in_head(&mut connection);
-                pingora::protocols::Shutdown::shutdown(&mut *connection).await;
+                connection.close(false).await;
                 return;
             }
             Err(NoRequest::Refused(refusal)) => {
                 refuse(connection, refusal).await;
                 return;
             }
-        }
+        };
         first = false;
         let Some(entry) = connection.take_entry() else {
             return;
@@ -235,33 +253,66 @@ async fn http1(mut connection: Box<Connection>, listener: &Arc<Listener>, servic
             .requests_per_connection
             .is_some_and(|most| requests >= most)
         {
-            connection.context().last.store(true, Ordering::Relaxed);
+            context.last.store(true, Ordering::Relaxed);
         }
-        let mut session = ServerSession::new_http1(connection);
-        if let Some(settings) = settings.take() {
-            apply(settings, &mut session);
-        }
-        let engine = service.proxy.process_new_http(session, &leaving);
-        let reused = ledger::with(entry, engine).await;
-        let Some((stream, persistent)) = reused.map(ReusedHttpStream::consume) else {
-            return;
-        };
-        settings = persistent;
-        match connection::from_stream(stream) {
-            Some(ours) => connection = ours,
+        let mut downstream = Downstream::over_http1(connection, head);
+        service
+            .edge
+            .serve(context.clone(), &mut downstream, entry)
+            .await;
+        match downstream.into_connection().await {
+            Some(kept) => connection = kept,
             None => return,
         }
     }
 }
 
-fn apply(settings: pingora::apps::HttpPersistentSettings, session: &mut ServerSession) {
-    settings.apply_to_session(session);
+/// Whether the clients of a listener are to leave, as one of its idle connections sees it.
+struct Leaving {
+    listener: Arc<Listener>,
+    told: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// This task is woken when they are. Once is enough: it stays the same task.
+    listens: bool,
+    /// How long a request that may be on its way just now is waited for.
+    until: Option<Instant>,
+}
+
+impl Leaving {
+    fn new(listener: Arc<Listener>) -> Self {
+        let mut leaving = listener.leaving();
+        let told = async move {
+            let _ = leaving.wait_for(|leaving| *leaving).await;
+        };
+        Self {
+            listener,
+            told: Box::pin(told),
+            listens: false,
+            until: None,
+        }
+    }
+}
+
+impl Patience for Leaving {
+    fn ends(&mut self, cx: &mut Context<'_>) -> Option<Instant> {
+        if !std::mem::replace(&mut self.listens, true) {
+            // Whether that is so already stands in the listener as well.
+            let _ = self.told.as_mut().poll(cx);
+        }
+        if !self.listener.is_leaving() {
+            return None;
+        }
+        Some(
+            *self
+                .until
+                .get_or_insert_with(|| Instant::now() + LEAVE_GRACE),
+        )
+    }
 }
 
 /// Finds out what a client speaks, unless it says nothing and it is time to leave.
 async fn find_out(
     connection: &mut Connection,
-    mut leaving: ShutdownWatch,
+    mut leaving: watch::Receiver<bool>,
 ) -> Result<Speaks, NoRequest> {
     let silent = async {
         let _ = leaving.wait_for(|leaving| *leaving).await;
@@ -279,30 +330,6 @@ async fn find_out(
     }
 }
 
-/// Waits for the next request, or until it is time to leave.
-async fn next_request(
-    connection: &mut Connection,
-    limits: &LimitsPlan,
-    first: bool,
-    mut leaving: ShutdownWatch,
-) -> Result<(), NoRequest> {
-    let silent = async {
-        let _ = leaving.wait_for(|leaving| *leaving).await;
-        tokio::time::sleep(LEAVE_GRACE).await;
-    };
-    tokio::select! {
-        biased;
-        outcome = connection.next_request(limits, first) => return outcome,
-        () = silent => {}
-    }
-    if connection.has_begun() {
-        // It is sending one: then it may finish it.
-        connection.next_request(limits, true).await
-    } else {
-        Err(NoRequest::Idle)
-    }
-}
-
 /// The client went away, perhaps in the middle of a head.
 fn gone_in_head(connection: &mut Connection) {
     connection.accept();
@@ -311,9 +338,8 @@ fn gone_in_head(connection: &mut Connection) {
     }
 }
 
-/// Answers what the engine must not see, and closes.
+/// Answers what nobody else is to see, and closes.
 async fn refuse(mut connection: Box<Connection>, refusal: Refusal) {
-    use tokio::io::AsyncWriteExt as _;
     let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     connection.accept();
     if let Some(entry) = connection.take_entry() {
@@ -326,10 +352,5 @@ async fn refuse(mut connection: Box<Connection>, refusal: Refusal) {
         refusal.reason()
     );
     let bytes = Reply::refusal(refusal, &id, None, None).to_http1();
-    let answering = async {
-        let _ = connection.write_all(&bytes).await;
-        let _ = connection.flush().await;
-        connection.linger().await;
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(2), answering).await;
+    connection.end_with(bytes).await;
 }

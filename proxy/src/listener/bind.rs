@@ -90,8 +90,8 @@ impl Bound {
     ///
     /// # Errors
     /// When somebody else has taken the address for listening since.
-    pub(crate) fn listen(self) -> io::Result<tokio::net::TcpListener> {
+    pub(crate) fn listen(self) -> io::Result<std::net::TcpListener> {
         self.socket.listen(BACKLOG)?;
-        tokio::net::TcpListener::from_std(self.socket.into())
+        Ok(self.socket.into())
     }
 }

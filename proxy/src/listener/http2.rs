@@ -1,16 +1,13 @@
 //! A client's connection over HTTP/2: requests side by side.
 //!
-//! The engine frames and speaks; the loop that accepts requests is ours, because the engine's own
-//! tells nobody of the requests that it turns away.
+//! What HTTP/2 asks of every server is the library's affair; here is what it asks of this one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::HttpServerApp as _;
-use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{H2Accept, HttpSession, default_h2_options, handshake};
-use pingora::protocols::{Digest, GetProxyDigest as _, GetSocketDigest as _};
-use pingora::server::ShutdownWatch;
+use bytes::Bytes;
+use http::Response;
+use pingora::http::RequestHeader;
 use portolan_config::plan::LimitsPlan;
 use portolan_control::ledger::Outcome;
 use portolan_control::stats::Gauge;
@@ -18,7 +15,10 @@ use tokio::sync::{Notify, watch};
 
 use super::accept::{LEAVE_GRACE, Service};
 use crate::connection::Connection;
-use crate::ledger::{self, Entry};
+use crate::connection::http2::Http2Connection;
+use crate::downstream::Downstream;
+use crate::downstream::http2::{Http2, is_unambiguous};
+use crate::ledger::Entry;
 use crate::refusal::Refusal;
 
 /// How long a connection without requests stays after it was told to go away. A client that is
@@ -52,25 +52,20 @@ async fn accept(
     connection: Box<Connection>,
     service: &Service,
     limits: &LimitsPlan,
-    mut leaving: ShutdownWatch,
+    mut leaving: watch::Receiver<bool>,
     requests: &Arc<Requests>,
 ) {
     let context = connection.context().clone();
-    let digest = Arc::new(Digest {
-        ssl_digest: None,
-        timing_digest: Vec::new(),
-        proxy_digest: connection.get_proxy_digest(),
-        socket_digest: connection.get_socket_digest(),
-    });
-    let mut options = default_h2_options();
     // Twice of what is taken: so it is our guard that refuses, and counts, what is only a little more.
     let list = limits.header_bytes.saturating_mul(2);
-    options.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
-    options.max_concurrent_streams(STREAMS);
-    options.initial_connection_window_size(CONNECTION_WINDOW);
-    options.initial_window_size(STREAM_WINDOW);
-    options.max_send_buffer_size(SEND_BUFFER);
-    let mut engine = match handshake(connection, Some(options)).await {
+    let handshake = h2::server::Builder::new()
+        .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
+        .max_concurrent_streams(STREAMS)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(STREAM_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake::<_, Bytes>(Http2Connection::new(connection));
+    let mut engine = match handshake.await {
         Ok(engine) => engine,
         Err(error) => {
             tracing::debug!("HTTP/2 with {} failed: {error}", context.peer);
@@ -90,45 +85,49 @@ async fn accept(
                 asked_to_leave = true;
                 continue;
             }
-            accepted = HttpSession::from_h2_conn(&mut engine, digest.clone()) => accepted,
+            accepted = engine.accept() => accepted,
             () = requests.idle_for(limits.idle_timeout), if !asked_to_leave => return,
         };
-        match accepted {
-            Ok(Some(H2Accept::Session(session))) => {
-                let entry = Entry::open(context.clone(), "HTTP/2");
-                let under_way = UnderWay::new(requests);
-                begun += 1;
-                if begun >= most && !asked_to_leave {
-                    engine.graceful_shutdown();
-                    requests.told.send_replace(true);
-                    asked_to_leave = true;
-                }
-                let (proxy, leaving) = (service.proxy.clone(), leaving.clone());
-                tokio::spawn(async move {
-                    let session = ServerSession::new_http2(session);
-                    ledger::with(entry, proxy.process_new_http(session, &leaving)).await;
-                    drop(under_way);
-                });
-            }
-            Ok(Some(H2Accept::Rejected)) => {
-                let refusal = Refusal::Malformed;
-                Entry::open(context.clone(), "HTTP/2").close_early(
-                    Outcome::Refused(refusal),
-                    refusal.status().as_u16(),
-                    "-",
-                );
-                malformed += 1;
-                if malformed == MOST_MALFORMED {
-                    tracing::debug!("{} sends nothing but malformed requests", context.peer);
-                    return;
-                }
-            }
-            Ok(None) => return,
-            Err(error) => {
+        let (request, mut respond) = match accepted {
+            Some(Ok(accepted)) => accepted,
+            None => return,
+            Some(Err(error)) => {
                 tracing::debug!("HTTP/2 with {} ended: {error}", context.peer);
                 return;
             }
+        };
+        let entry = Entry::open(context.clone(), "HTTP/2");
+        let (parts, body) = request.into_parts();
+        let request = RequestHeader::from(parts);
+        if !is_unambiguous(&request) {
+            let refusal = Refusal::Malformed;
+            entry.close_early(Outcome::Refused(refusal), refusal.status().as_u16(), "-");
+            let mut response = Response::new(());
+            *response.status_mut() = refusal.status();
+            // It may have taken its request back.
+            let _ = respond.send_response(response, true);
+            malformed += 1;
+            if malformed == MOST_MALFORMED {
+                tracing::debug!("{} sends nothing but malformed requests", context.peer);
+                return;
+            }
+            continue;
         }
+        let under_way = UnderWay::new(requests);
+        begun += 1;
+        if begun >= most && !asked_to_leave {
+            engine.graceful_shutdown();
+            requests.told.send_replace(true);
+            asked_to_leave = true;
+        }
+        let (edge, context) = (service.edge.clone(), context.clone());
+        tokio::spawn(async move {
+            let side = Http2::new(body, respond);
+            let mut downstream = Downstream::over_http2(request, side);
+            edge.serve(context, &mut downstream, entry).await;
+            drop(downstream);
+            drop(under_way);
+        });
     }
 }
 

@@ -10,7 +10,6 @@ use portolan_certs::Material;
 use portolan_config::diagnostic::{Code, Diagnostic};
 use portolan_config::plan::Plan;
 use portolan_control::listeners::{ListenerStatus, Listeners, PreparedListeners};
-use tokio::runtime::Handle;
 
 use super::accept::{Service, accept};
 use super::bind::{Bound, HandedSocket};
@@ -23,8 +22,6 @@ pub(crate) struct ListenerSet {
 
 struct Inner {
     service: Service,
-    /// The data plane's runtime: clients are served there, whoever changes the set.
-    runtime: Handle,
     state: Mutex<State>,
 }
 
@@ -46,11 +43,10 @@ impl fmt::Debug for ListenerSet {
 
 impl ListenerSet {
     /// No listeners yet.
-    pub(crate) fn new(service: Service, runtime: Handle) -> Self {
+    pub(crate) fn new(service: Service) -> Self {
         Self {
             inner: Arc::new(Inner {
                 service,
-                runtime,
                 state: Mutex::default(),
             }),
         }
@@ -127,7 +123,6 @@ impl Inner {
     }
 
     fn open(&self, listener: Arc<Listener>, bound: Bound) -> std::io::Result<()> {
-        let _on_runtime = self.runtime.enter();
         let socket = bound.listen()?;
         tracing::info!(
             "listening on {}{}",
@@ -141,7 +136,8 @@ impl Inner {
         // Among what the process waits for when it stops: it still lets in who was waiting.
         self.service.tasks.spawn_on(
             accept(listener, socket, self.service.clone()),
-            &self.runtime,
+            // Clients are served by the data plane, whoever changes the set.
+            self.service.dispatch.any(),
         );
         Ok(())
     }

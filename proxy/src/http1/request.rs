@@ -1,31 +1,58 @@
-//! Is there a whole HTTP/1.1 request head in the buffer, and may it pass?
+//! The head of a request: is it there as a whole, may it pass, and what does it say?
 //!
-//! Read before the engine sees anything, so that limits and deadlines hold for the head as a whole,
-//! and so that what could be read in two ways never gets as far as the engine's more lenient parser
-//! (RFC 9112, section 11.2).
+//! Limits and deadlines hold for the head as a whole, and what could be read in two ways is refused
+//! here, so that nobody behind us is made to read it otherwise (RFC 9112, section 11.2).
 
+use std::mem::MaybeUninit;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use memchr::memmem;
+use pingora::http::RequestHeader;
 use portolan_config::plan::LimitsPlan;
 
-use super::framing::Framing;
+use super::body::Body;
 use crate::refusal::Refusal;
 
-/// The most headers the engine takes.
+/// The most headers that can be allowed.
 const MOST_HEADERS: usize = 256;
 
-/// What is in the buffer.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Scan {
-    /// Not a whole head yet.
-    Partial,
-    /// A head of so many bytes, and the framing of what follows it.
-    Whole(usize, Framing),
-    /// Something that must not pass.
-    Refused(Refusal),
+/// A head.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) request: RequestHeader,
+    /// What follows it.
+    pub(crate) body: Body,
+    /// The client may send another request on this connection.
+    pub(crate) keep: bool,
 }
 
-/// Looks at the buffer. `seen` bytes of it were looked at before without finding an end.
-pub(crate) fn scan(buffer: &[u8], seen: usize, limits: &LimitsPlan) -> Scan {
+/// Takes the head off the buffer once all of it is there. `seen` bytes of it were looked at before
+/// without finding an end; they are counted up.
+///
+/// # Errors
+/// When it must not pass, as soon as that can be told.
+pub(crate) fn take(
+    buffer: &mut BytesMut,
+    seen: &mut usize,
+    limits: &LimitsPlan,
+) -> Result<Option<Head>, Refusal> {
+    let Some((blank, end)) = find(buffer, *seen, limits)? else {
+        *seen = buffer.len();
+        return Ok(None);
+    };
+    *seen = 0;
+    buffer.advance(blank);
+    parse(&buffer.split_to(end).freeze(), limits).map(Some)
+}
+
+/// How many bytes stand before the head, and how long it is, if all of it is there.
+fn find(
+    buffer: &[u8],
+    seen: usize,
+    limits: &LimitsPlan,
+) -> Result<Option<(usize, usize)>, Refusal> {
     // Empty lines before a request are left over from clients that end bodies with one (RFC 9112,
     // section 2.2).
     let blank = buffer
@@ -35,57 +62,116 @@ pub(crate) fn scan(buffer: &[u8], seen: usize, limits: &LimitsPlan) -> Scan {
     let head = &buffer[blank..];
     let Some(first) = head.first() else {
         return if blank > 8 {
-            Scan::Refused(Refusal::Malformed)
+            Err(Refusal::Malformed)
         } else {
-            Scan::Partial
+            Ok(None)
         };
     };
     if !first.is_ascii_alphabetic() {
         // A TLS handshake, or something else that is not HTTP.
-        return Scan::Refused(Refusal::Malformed);
+        return Err(Refusal::Malformed);
     }
     let from = seen.saturating_sub(blank + 3);
-    let Some(end) = memmem::find(&head[from..], b"\r\n\r\n").map(|at| from + at + 4) else {
-        if head.len() > limits.header_bytes {
-            return Scan::Refused(Refusal::HeadersTooLarge);
-        }
-        return if memmem::find(&head[from..], b"\n\n").is_some() {
-            Scan::Refused(Refusal::Malformed)
-        } else {
-            Scan::Partial
-        };
-    };
-    let head = &head[..end];
-    if head.len() > limits.header_bytes {
-        return Scan::Refused(Refusal::HeadersTooLarge);
+    let end = memmem::find(&head[from..], b"\r\n\r\n").map(|at| from + at + 4);
+    if end.unwrap_or(head.len()) > limits.header_bytes {
+        return Err(Refusal::HeadersTooLarge);
     }
+    if end.is_none() && memmem::find(&head[from..], b"\n\n").is_some() {
+        return Err(Refusal::Malformed);
+    }
+    Ok(end.map(|end| (blank, end)))
+}
+
+fn parse(head: &Bytes, limits: &LimitsPlan) -> Result<Head, Refusal> {
     if has_bare_line_end(head) {
-        return Scan::Refused(Refusal::Malformed);
+        return Err(Refusal::Malformed);
     }
-    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let allowed = &mut headers[..limits.headers.min(MOST_HEADERS)];
-    let mut request = httparse::Request::new(allowed);
-    match request.parse(head) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Scan::Refused(Refusal::Malformed),
-        Err(httparse::Error::TooManyHeaders) => return Scan::Refused(Refusal::HeadersTooLarge),
-        Err(_) => return Scan::Refused(Refusal::Malformed),
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(head, allowed) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadersTooLarge),
+        Ok(_) | Err(_) => return Err(Refusal::Malformed),
     }
-    let target = request.path.unwrap_or_default();
+    let target = parsed.path.unwrap_or_default();
     if target.len() > limits.uri_bytes {
-        return Scan::Refused(Refusal::UriTooLong);
+        return Err(Refusal::UriTooLong);
     }
     if !target.bytes().all(is_target_character) {
-        return Scan::Refused(Refusal::BadPath);
+        return Err(Refusal::BadPath);
     }
-    let method = request.method.unwrap_or_default();
-    if !is_unambiguous(method, target, request.headers) {
-        return Scan::Refused(Refusal::BadHost);
+    let method = parsed.method.unwrap_or_default();
+    if !is_unambiguous(method, target, parsed.headers) {
+        return Err(Refusal::BadHost);
     }
-    match framing(request.version == Some(1), request.headers) {
-        Some(framing) => Scan::Whole(blank + end, framing),
-        None => Scan::Refused(Refusal::AmbiguousLength),
+    let version = match parsed.version {
+        Some(1) => Version::HTTP_11,
+        _ => Version::HTTP_10,
+    };
+    let body =
+        framing(version == Version::HTTP_11, parsed.headers).ok_or(Refusal::AmbiguousLength)?;
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::Malformed)?;
+    let mut map = HeaderMap::with_capacity(parsed.headers.len() + ROOM);
+    for parsed in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(parsed.name.as_bytes());
+        // Not copied: the head stays as long as one of them does.
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(parsed.value));
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err(Refusal::Malformed);
+        };
+        map.append(name, value);
     }
+    let keep = keeps(version, &map);
+    Ok(Head {
+        request: request(head, method, target, version, map)?,
+        body,
+        keep,
+    })
+}
+
+/// Headers that are added on the way to an endpoint.
+const ROOM: usize = 8;
+
+fn request(
+    head: &Bytes,
+    method: Method,
+    target: &str,
+    version: Version,
+    headers: HeaderMap,
+) -> Result<RequestHeader, Refusal> {
+    let path = target
+        .starts_with('/')
+        .then(|| Uri::from_maybe_shared(head.slice_ref(target.as_bytes())));
+    if let Some(Ok(uri)) = path {
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        (parts.method, parts.uri, parts.version) = (method, uri, version);
+        parts.headers = headers;
+        return Ok(parts.into());
+    }
+    // In absolute form, or as no URI has it: the target is kept as it was written.
+    let mut request = RequestHeader::build_no_case(method, target.as_bytes(), Some(headers.len()))
+        .map_err(|_| Refusal::Malformed)?;
+    request.set_version(version);
+    for (name, value) in &headers {
+        request
+            .append_header(name, value)
+            .map_err(|_| Refusal::Malformed)?;
+    }
+    Ok(request)
+}
+
+/// Whether the connection may be used again, as far as the client is concerned (RFC 9112, section
+/// 9.3).
+fn keeps(version: Version, headers: &HeaderMap) -> bool {
+    let (mut close, mut keep) = (false, false);
+    let lines = headers.get_all(header::CONNECTION).iter();
+    for token in lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')) {
+        let token = token.trim_ascii();
+        close |= token.eq_ignore_ascii_case(b"close");
+        keep |= token.eq_ignore_ascii_case(b"keep-alive");
+    }
+    !close && (keep || version == Version::HTTP_11)
 }
 
 /// Whether any line ends in a bare LF, or a CR stands anywhere but before one.
@@ -98,7 +184,7 @@ fn has_bare_line_end(head: &[u8]) -> bool {
 
 /// Whether a byte may stand in a target: what RFC 3986 allows, and what browsers send in queries
 /// without escaping it. A fragment is the client's own affair, and nobody agrees on backslashes.
-fn is_target_character(byte: u8) -> bool {
+pub(crate) fn is_target_character(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'`')
 }
 
@@ -124,7 +210,7 @@ fn is_unambiguous(method: &str, target: &str, headers: &[httparse::Header<'_>]) 
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return true;
     }
-    let Ok(uri) = target.parse::<http::Uri>() else {
+    let Ok(uri) = target.parse::<Uri>() else {
         return false;
     };
     let web = matches!(uri.scheme_str(), Some("http" | "https"));
@@ -172,7 +258,7 @@ pub(crate) fn is_host(host: &[u8]) -> bool {
 }
 
 /// The framing that the headers give, unless they contradict each other.
-fn framing(http_11: bool, headers: &[httparse::Header<'_>]) -> Option<Framing> {
+fn framing(http_11: bool, headers: &[httparse::Header<'_>]) -> Option<Body> {
     let mut length: Option<u64> = None;
     let mut chunked = false;
     for header in headers {
@@ -198,9 +284,9 @@ fn framing(http_11: bool, headers: &[httparse::Header<'_>]) -> Option<Framing> {
     }
     match (chunked, length) {
         (true, Some(_)) => None,
-        (true, None) => Some(Framing::chunked()),
-        (false, Some(length)) => Some(Framing::Length(length)),
-        (false, None) => Some(Framing::NONE),
+        (true, None) => Some(Body::chunked_request()),
+        (false, Some(length)) => Some(Body::Length(length)),
+        (false, None) => Some(Body::Done),
     }
 }
 
@@ -222,53 +308,58 @@ mod tests {
         min_body_rate: None,
     };
 
-    fn look(text: &str) -> Scan {
-        let whole = scan(text.as_bytes(), 0, &LIMITS);
+    /// What follows the head, and what stands behind it; `None`: it is not there as a whole.
+    type Found = Result<Option<(Body, String)>, Refusal>;
+
+    fn look(text: &str) -> Found {
+        let try_take = |buffer: &mut BytesMut, seen: &mut usize| -> Found {
+            let head = take(buffer, seen, &LIMITS)?;
+            let rest = String::from_utf8_lossy(buffer).into_owned();
+            Ok(head.map(|head| (head.body, rest)))
+        };
+        let whole = try_take(&mut BytesMut::from(text), &mut 0);
         // What is found does not depend on how the bytes came.
-        for seen in 0..text.len() {
-            if scan(&text.as_bytes()[..seen], 0, &LIMITS) == Scan::Partial {
+        for at in 0..text.len() {
+            let mut buffer = BytesMut::from(&text.as_bytes()[..at]);
+            let mut seen = 0;
+            if try_take(&mut buffer, &mut seen) == Ok(None) {
+                buffer.extend_from_slice(&text.as_bytes()[at..]);
                 assert_eq!(
-                    scan(text.as_bytes(), seen, &LIMITS),
+                    try_take(&mut buffer, &mut seen),
                     whole,
-                    "{text:?} after {seen}"
+                    "{text:?} after {at}"
                 );
             }
         }
         whole
     }
 
+    fn found(body: Body, rest: &str) -> Found {
+        Ok(Some((body, rest.to_owned())))
+    }
+
     #[test]
     fn whole_heads_say_how_their_body_is_framed() {
         let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        assert_eq!(look(get), Scan::Whole(get.len(), Framing::NONE));
-        assert_eq!(
-            look(&format!("\r\n{get}GET")),
-            Scan::Whole(get.len() + 2, Framing::NONE)
-        );
+        assert_eq!(look(get), found(Body::Done, ""));
+        assert_eq!(look(&format!("\r\n{get}GET")), found(Body::Done, "GET"));
         for target in ["http://a/x?y", "//a/x", "/x?y=http://b/", "/x?a={|}^%"] {
             let absolute = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
-            assert_eq!(
-                look(&absolute),
-                Scan::Whole(absolute.len(), Framing::NONE),
-                "{target}"
-            );
+            assert_eq!(look(&absolute), found(Body::Done, ""), "{target}");
         }
-        assert_eq!(look(&get[..20]), Scan::Partial);
-        assert_eq!(look(""), Scan::Partial);
+        assert_eq!(look(&get[..20]), Ok(None));
+        assert_eq!(look(""), Ok(None));
         let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
-        assert_eq!(look(post), Scan::Whole(post.len(), Framing::Length(5)));
+        assert_eq!(look(post), found(Body::Length(5), ""));
         let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n";
-        assert_eq!(
-            look(chunked),
-            Scan::Whole(chunked.len(), Framing::chunked())
-        );
+        assert_eq!(look(chunked), found(Body::chunked_request(), ""));
     }
 
     #[test]
     fn what_could_be_read_in_two_ways_is_refused() {
         let refused = |refusal, all: &[&str]| {
             for bad in all {
-                assert_eq!(look(bad), Scan::Refused(refusal), "{bad:?}");
+                assert_eq!(look(bad), Err(refusal), "{bad:?}");
             }
         };
         refused(
@@ -358,17 +449,45 @@ mod tests {
     }
 
     #[test]
+    fn a_head_says_what_it_says() {
+        let read = |text: &str| {
+            let head = take(&mut BytesMut::from(text), &mut 0, &LIMITS).unwrap();
+            head.unwrap()
+        };
+        let head = read("PUT /a?b=c HTTP/1.1\r\nHost: x\r\nX-Two: 1\r\nx-two:  2 \r\n\r\n");
+        assert_eq!(head.request.method, Method::PUT);
+        assert_eq!(head.request.uri, "/a?b=c");
+        assert_eq!(head.request.raw_path(), b"/a?b=c");
+        let two: Vec<_> = head.request.headers.get_all("x-two").iter().collect();
+        assert_eq!(two, ["1", "2"]);
+        let absolute = read("GET http://x/a HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(absolute.request.raw_path(), b"http://x/a");
+        for (text, keeps) in [
+            ("GET / HTTP/1.1\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", true),
+            (
+                "GET / HTTP/1.1\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n",
+                false,
+            ),
+        ] {
+            assert_eq!(read(text).keep, keeps, "{text:?}");
+        }
+    }
+
+    #[test]
     fn limits_hold_for_the_head_as_a_whole() {
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(300));
-        assert_eq!(look(&long), Scan::Refused(Refusal::HeadersTooLarge));
+        assert_eq!(look(&long), Err(Refusal::HeadersTooLarge));
         assert_eq!(
             look(&long[..280]),
-            Scan::Refused(Refusal::HeadersTooLarge),
+            Err(Refusal::HeadersTooLarge),
             "without its end"
         );
         let target = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(128));
-        assert_eq!(look(&target), Scan::Refused(Refusal::UriTooLong));
+        assert_eq!(look(&target), Err(Refusal::UriTooLong));
         let many = "GET / HTTP/1.1\r\nA: 1\r\nB: 1\r\nC: 1\r\nD: 1\r\nE: 1\r\n\r\n";
-        assert_eq!(look(many), Scan::Refused(Refusal::HeadersTooLarge));
+        assert_eq!(look(many), Err(Refusal::HeadersTooLarge));
     }
 }

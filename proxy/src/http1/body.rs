@@ -1,4 +1,4 @@
-//! The body of an answer: which of the bytes that came belong to it, and where it ends.
+//! The body of a message: which of the bytes that came belong to it, and where it ends.
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName};
@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue};
 use memchr::memmem;
 
 use super::Bad;
-use super::head::has_bare_line_end;
+use super::answer::has_bare_line_end;
 
 /// Chunk extensions nobody reads: more than this, over a whole body, is an attack.
 const MOST_EXTENSIONS: usize = 8 << 10;
@@ -41,14 +41,35 @@ const NOT_BEHIND: [HeaderName; 18] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// The body of an answer, as far as it was read.
+/// What makes a request with such a trailer a bad one: somebody behind us might merge it into the
+/// head.
+const REFUSED_BEHIND: [HeaderName; 16] = [
+    header::AUTHORIZATION,
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The body of a message, as far as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(crate) enum Body {
     /// So many bytes are still to come.
     Length(u64),
     /// Chunks (RFC 9112, section 7.1).
     Chunked(Chunked),
-    /// Whatever comes until the endpoint closes the connection.
+    /// Whatever comes until the sender closes the connection.
     UntilClose,
     /// The same, and no longer HTTP.
     Everything,
@@ -58,10 +79,12 @@ pub(super) enum Body {
 
 /// Where in a chunked body we are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chunked {
+pub(crate) struct Chunked {
     state: State,
     /// Bytes of extensions so far.
     extensions: usize,
+    /// Trailers that must not be there are refused, and not only taken off.
+    strict: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +101,7 @@ enum State {
 
 /// What comes next of a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// Some of it.
     Data(Bytes),
     /// It is over; perhaps with trailers.
@@ -88,16 +111,26 @@ pub(super) enum Step {
 }
 
 impl Body {
-    /// The beginning of a chunked body.
-    pub(super) fn chunked() -> Self {
+    /// The beginning of an answer's chunked body.
+    pub(crate) fn chunked() -> Self {
         Self::Chunked(Chunked {
             state: State::Size,
             extensions: 0,
+            strict: false,
+        })
+    }
+
+    /// The beginning of a request's.
+    pub(crate) fn chunked_request() -> Self {
+        Self::Chunked(Chunked {
+            state: State::Size,
+            extensions: 0,
+            strict: true,
         })
     }
 
     /// Whether there is nothing more to come.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         matches!(self, Self::Done | Self::Length(0))
     }
 
@@ -105,7 +138,7 @@ impl Body {
     ///
     /// # Errors
     /// When the bytes break the framing, or end too early.
-    pub(super) fn take(&mut self, buffer: &mut BytesMut, closed: bool) -> Result<Step, Bad> {
+    pub(crate) fn take(&mut self, buffer: &mut BytesMut, closed: bool) -> Result<Step, Bad> {
         let step = match self {
             Self::Done => Step::End(None),
             Self::Length(rest) => {
@@ -185,7 +218,7 @@ impl Chunked {
                     self.state = State::Size;
                 }
                 State::Trailers => {
-                    return Ok(trailers(buffer)?.map_or(Step::More, Step::End));
+                    return Ok(trailers(buffer, self.strict)?.map_or(Step::More, Step::End));
                 }
             }
         }
@@ -233,7 +266,7 @@ fn size_line(buffer: &[u8]) -> Result<Option<(u64, usize)>, Bad> {
 }
 
 /// The trailers, once all of them are there: the empty line that ends them as well.
-fn trailers(buffer: &mut BytesMut) -> Result<Option<Option<HeaderMap>>, Bad> {
+fn trailers(buffer: &mut BytesMut, strict: bool) -> Result<Option<Option<HeaderMap>>, Bad> {
     if buffer.starts_with(b"\r\n") {
         let _ = buffer.split_to(2);
         return Ok(Some(None));
@@ -262,6 +295,9 @@ fn trailers(buffer: &mut BytesMut) -> Result<Option<Option<HeaderMap>>, Bad> {
         let (Ok(name), Ok(value)) = (name, value) else {
             return Err(Bad::Body("a trailer that is none"));
         };
+        if strict && REFUSED_BEHIND.contains(&name) {
+            return Err(Bad::Body("a trailer that must not be one"));
+        }
         if !NOT_BEHIND.contains(&name) {
             trailers.append(name, value);
         }

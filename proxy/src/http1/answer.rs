@@ -17,31 +17,31 @@ use super::Bad;
 use super::body::Body;
 
 /// The longest head.
-pub(super) const MOST_BYTES: usize = 64 << 10;
+pub(crate) const MOST_BYTES: usize = 64 << 10;
 
 /// The most headers.
-pub(super) const MOST_HEADERS: usize = 128;
+pub(crate) const MOST_HEADERS: usize = 128;
 
 /// What every head begins with.
 const BEGINNING: &[u8] = b"HTTP/1.";
 
 /// What the request says about its answer.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     /// By HEAD: there is no body, whatever the head says.
-    pub(super) head: bool,
+    pub(crate) head: bool,
     /// For the connection to be upgraded.
-    pub(super) upgrade: bool,
+    pub(crate) upgrade: bool,
 }
 
 /// A head.
 #[derive(Debug)]
-pub(super) struct Head {
-    pub(super) response: Box<ResponseHeader>,
+pub(crate) struct Head {
+    pub(crate) response: Box<ResponseHeader>,
     /// What follows it.
-    pub(super) body: Body,
+    pub(crate) body: Body,
     /// The endpoint takes another request on this connection.
-    pub(super) keep: bool,
+    pub(crate) keep: bool,
 }
 
 /// Takes the head off the buffer once all of it is there. `seen` bytes were looked at before; they
@@ -49,7 +49,7 @@ pub(super) struct Head {
 ///
 /// # Errors
 /// When it must not pass, as soon as that can be told.
-pub(super) fn take(
+pub(crate) fn take(
     buffer: &mut BytesMut,
     seen: &mut usize,
     asked: Asked,
@@ -77,7 +77,7 @@ pub(super) fn take(
 
 /// Whether any line ends in a bare LF, or a CR stands anywhere but before one. A CR at the end may
 /// still be followed by one; an LF at the beginning was looked at before, unless this is the `start`.
-pub(super) fn has_bare_line_end(bytes: &[u8], start: bool) -> bool {
+pub(crate) fn has_bare_line_end(bytes: &[u8], start: bool) -> bool {
     memchr::memchr2_iter(b'\r', b'\n', bytes).any(|at| match bytes[at] {
         b'\r' => bytes.get(at + 1).is_some_and(|next| *next != b'\n'),
         _ if at == 0 => start,

@@ -1,0 +1,244 @@
+//! A request over HTTP/1.1, and its answer.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode, Version, header};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::date::get_cached_date;
+use pingora::{Error, ErrorType, Result};
+
+use super::gone;
+use crate::connection::Connection;
+use crate::http1::Bad;
+use crate::http1::body::{Body, Step};
+use crate::http1::request::Head;
+use crate::timer::Timer;
+
+/// How much is read at a time of a body.
+const READ: usize = 8 << 10;
+const READ_MORE: usize = 64 << 10;
+
+/// How the body of the answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    /// The head was not written yet.
+    Head,
+    /// So many bytes are still to be written.
+    Length(u64),
+    Chunks,
+    /// Until the connection ends.
+    UntilClose,
+    Done,
+}
+
+/// A request and its answer.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    connection: Box<Connection>,
+    /// The request's body, as far as it was read.
+    body: Body,
+    writing: Writing,
+    /// It was asked for by HEAD: no answer has a body.
+    head_only: bool,
+    version: Version,
+    /// Another request may come over this connection.
+    keep: bool,
+}
+
+impl Http1 {
+    pub(super) fn new(connection: Box<Connection>, head: &Head) -> Self {
+        Self {
+            connection,
+            body: head.body.clone(),
+            writing: Writing::Head,
+            head_only: head.request.method == Method::HEAD,
+            version: head.request.version,
+            keep: head.keep,
+        }
+    }
+
+    pub(super) fn timer(&mut self) -> &mut Timer {
+        &mut self.connection.timer
+    }
+
+    pub(super) fn is_body_done(&self) -> bool {
+        self.body.is_done()
+    }
+
+    pub(super) fn keeps(&self) -> bool {
+        self.keep
+    }
+
+    pub(super) fn close_after(&mut self) {
+        self.keep = false;
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.connection.outgoing.has_room()
+    }
+
+    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        let mut closed = false;
+        loop {
+            match self.body.take(&mut self.connection.read, closed) {
+                Ok(Step::Data(part)) => return Poll::Ready(Ok(Some(part))),
+                // Trailers have nowhere to go.
+                Ok(Step::End(_)) => return Poll::Ready(Ok(None)),
+                Ok(Step::More) => {
+                    let room = match self.body {
+                        Body::Length(rest) => usize::try_from(rest).unwrap_or(READ_MORE),
+                        _ => 2 * READ,
+                    };
+                    let room = room.clamp(READ, READ_MORE);
+                    match ready!(self.connection.poll_fill(cx, room)) {
+                        Ok(count) => closed = count == 0,
+                        Err(error) => return Poll::Ready(Err(unread(error))),
+                    }
+                }
+                Err(bad) => {
+                    self.keep = false;
+                    return Poll::Ready(Err(match bad {
+                        Bad::CutShort => gone("the client ended the connection in its request"),
+                        bad => unread(io::Error::new(io::ErrorKind::InvalidData, bad)),
+                    }));
+                }
+            }
+        }
+    }
+
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+        self.connection.poll_gone(cx).map(unread)
+    }
+
+    pub(super) fn put_head(&mut self, head: &ResponseHeader, end: bool) {
+        let interim =
+            head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS;
+        if !interim {
+            self.frame(head, end);
+        }
+        let out = self.connection.outgoing.small();
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(head.status.as_str().as_bytes());
+        out.extend_from_slice(b" ");
+        let reason = head.get_reason_phrase().unwrap_or_default();
+        out.extend_from_slice(reason.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        for (name, value) in &head.headers {
+            put(out, name.as_str().as_bytes(), value.as_bytes());
+        }
+        if !interim {
+            if !head.headers.contains_key(header::DATE) {
+                // RFC 9110, section 6.6.1.
+                put(out, b"date", get_cached_date().as_bytes());
+            }
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                // It says itself what becomes of the connection.
+            } else if !self.keep {
+                put(out, b"connection", b"close");
+            } else if self.version == Version::HTTP_10 {
+                put(out, b"connection", b"keep-alive");
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// How what follows the head is framed.
+    fn frame(&mut self, head: &ResponseHeader, end: bool) {
+        let headers = &head.headers;
+        let bodiless = self.head_only
+            || matches!(
+                head.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            );
+        self.writing = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            // Neither side says any more where it ends.
+            self.body = Body::Everything;
+            self.keep = false;
+            Writing::UntilClose
+        } else if bodiless {
+            Writing::Done
+        } else if headers.contains_key(header::TRANSFER_ENCODING) {
+            Writing::Chunks
+        } else if let Some(length) = headers.get(header::CONTENT_LENGTH) {
+            let length = length.to_str().ok().and_then(|length| length.parse().ok());
+            length.map_or(Writing::UntilClose, Writing::Length)
+        } else {
+            Writing::UntilClose
+        };
+        if self.writing == Writing::UntilClose {
+            self.keep = false;
+        }
+        if end {
+            self.put_end();
+        }
+    }
+
+    pub(super) fn put_body(&mut self, part: Bytes, end: bool) {
+        if !part.is_empty() {
+            let outgoing = &mut self.connection.outgoing;
+            match &mut self.writing {
+                Writing::Length(rest) if *rest >= part.len() as u64 => {
+                    *rest -= part.len() as u64;
+                    outgoing.put(part);
+                }
+                Writing::UntilClose => outgoing.put(part),
+                Writing::Chunks => outgoing.put_chunk(part),
+                // More than was announced: the client would take it for the next answer.
+                Writing::Length(_) | Writing::Done | Writing::Head => self.keep = false,
+            }
+        }
+        if end {
+            self.put_end();
+        }
+    }
+
+    pub(super) fn put_end(&mut self) {
+        match self.writing {
+            Writing::Chunks => self.connection.outgoing.end_chunks(),
+            // Less than was announced, or nothing at all: the client still waits.
+            Writing::Length(1..) | Writing::Head => self.keep = false,
+            Writing::Length(0) | Writing::UntilClose | Writing::Done => {}
+        }
+        self.writing = Writing::Done;
+    }
+
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.connection.poll_send(cx).map_err(|error| {
+            self.keep = false;
+            let kind = match error.kind() {
+                io::ErrorKind::TimedOut => ErrorType::WriteTimedout,
+                _ => ErrorType::WriteError,
+            };
+            Error::because(kind, "when answering", error)
+        })
+    }
+
+    /// The connection, if another request may come over it; otherwise it ends.
+    pub(super) async fn into_connection(mut self) -> Option<Box<Connection>> {
+        let over = self.writing == Writing::Done && self.body.is_done();
+        if self.keep && over {
+            return Some(self.connection);
+        }
+        if self.writing == Writing::Done {
+            // Whoever still sends, or has sent more already, shall read why it need not.
+            let more = !self.connection.read.is_empty();
+            let may_send = more || !(self.body.is_done() || self.body == Body::Everything);
+            self.connection.close(may_send).await;
+        }
+        // An answer that breaks off must not look like one that is over.
+        None
+    }
+}
+
+fn put(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn unread(error: io::Error) -> Box<Error> {
+    Error::because(ErrorType::ReadError, "when reading a request", error)
+}

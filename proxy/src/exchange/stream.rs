@@ -1,0 +1,121 @@
+//! The connection to an endpoint over HTTP/1.1.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pingora::protocols::Stream;
+use pingora::{Error, ErrorType, Result};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::peer::Target;
+
+/// A connection to an endpoint.
+pub(crate) enum EndpointStream {
+    /// The socket as it is.
+    Plain(TcpStream),
+    /// What the engine has made of it: TLS, or what begins with a PROXY protocol header.
+    Engine(Stream),
+}
+
+impl std::fmt::Debug for EndpointStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EndpointStream")
+    }
+}
+
+impl EndpointStream {
+    /// Connects to an endpoint without TLS.
+    pub(super) async fn open(target: &Target, address: SocketAddr) -> Result<Self> {
+        let connecting = TcpStream::connect(address);
+        let connected = match target.connect_timeout() {
+            None => connecting.await,
+            Some(limit) => match tokio::time::timeout(limit, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => {
+                    return Error::e_explain(
+                        ErrorType::ConnectTimedout,
+                        format!("connecting to {address} took longer than {limit:?}"),
+                    );
+                }
+            },
+        };
+        let stream = connected.and_then(|stream| {
+            stream.set_nodelay(true)?;
+            let keepalive = TcpKeepalive::new()
+                .with_time(crate::peer::KEEPALIVE_IDLE)
+                .with_interval(crate::peer::KEEPALIVE_INTERVAL)
+                .with_retries(crate::peer::KEEPALIVE_COUNT);
+            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            Ok(stream)
+        });
+        stream.map(Self::Plain).map_err(|error| {
+            Error::because(
+                crate::announce::kind(&error),
+                format!("cannot connect to {address}"),
+                error,
+            )
+        })
+    }
+}
+
+impl AsyncRead for EndpointStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, out),
+            Self::Engine(stream) => Pin::new(stream).poll_read(cx, out),
+        }
+    }
+}
+
+impl AsyncWrite for EndpointStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Engine(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Engine(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Engine(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Engine(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Engine(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

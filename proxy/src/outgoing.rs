@@ -1,0 +1,201 @@
+//! What is to be written to a socket: small things put together, and a large one behind them that is
+//! not copied.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+
+/// What is written in pieces up to this size is put together.
+const SMALL: usize = 16 << 10;
+
+const LINE_END: &[u8] = b"\r\n";
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+const LINE_END_AND_LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
+
+/// What is to be written, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    small: BytesMut,
+    large: Bytes,
+    /// What stands behind the large one.
+    tail: &'static [u8],
+}
+
+impl Outgoing {
+    /// Beginning with this.
+    pub(crate) fn beginning(small: BytesMut) -> Self {
+        Self {
+            small,
+            ..Self::default()
+        }
+    }
+
+    /// Whether there is nothing to be written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.small.is_empty() && self.large.is_empty() && self.tail.is_empty()
+    }
+
+    /// Whether it takes more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.large.is_empty() && self.tail.is_empty() && self.small.len() < SMALL
+    }
+
+    /// Where small things are put. Only while there is room.
+    pub(crate) fn small(&mut self) -> &mut BytesMut {
+        &mut self.small
+    }
+
+    /// Takes some bytes, as they are. Only while there is room.
+    pub(crate) fn put(&mut self, part: Bytes) {
+        if part.len() < SMALL {
+            self.small.extend_from_slice(&part);
+        } else {
+            self.large = part;
+        }
+    }
+
+    /// Takes some bytes as a chunk (RFC 9112, section 7.1). Only while there is room.
+    pub(crate) fn put_chunk(&mut self, part: Bytes) {
+        let mut digits = [0; 16];
+        self.small
+            .extend_from_slice(hexadecimal(part.len(), &mut digits));
+        self.small.extend_from_slice(LINE_END);
+        self.put(part);
+        if self.large.is_empty() {
+            self.small.extend_from_slice(LINE_END);
+        } else {
+            self.tail = LINE_END;
+        }
+    }
+
+    /// Ends a body of chunks. That has always room.
+    pub(crate) fn end_chunks(&mut self) {
+        if self.large.is_empty() && self.tail.is_empty() {
+            self.small.extend_from_slice(LAST_CHUNK);
+        } else if self.tail.is_empty() {
+            self.tail = LAST_CHUNK;
+        } else {
+            self.tail = LINE_END_AND_LAST_CHUNK;
+        }
+    }
+
+    /// Forgets all of it.
+    pub(crate) fn clear(&mut self) {
+        self.small.clear();
+        self.large.clear();
+        self.tail = &[];
+    }
+
+    /// Writes once, as much as is taken: how much that was.
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut to: Pin<&mut impl AsyncWrite>,
+    ) -> Poll<io::Result<usize>> {
+        let written = if self.large.is_empty() && self.tail.is_empty() {
+            to.as_mut().poll_write(cx, &self.small)
+        } else {
+            let slices = [
+                IoSlice::new(&self.small),
+                IoSlice::new(&self.large),
+                IoSlice::new(self.tail),
+            ];
+            to.as_mut().poll_write_vectored(cx, &slices)
+        };
+        let count = ready!(written)?;
+        let small = count.min(self.small.len());
+        let large = (count - small).min(self.large.len());
+        if small == self.small.len() {
+            // The room is used again.
+            self.small.clear();
+        } else {
+            self.small.advance(small);
+        }
+        self.large.advance(large);
+        self.tail = &self.tail[count - small - large..];
+        Poll::Ready(Ok(count))
+    }
+}
+
+/// A number in hexadecimal digits.
+fn hexadecimal(number: usize, digits: &mut [u8; 16]) -> &[u8] {
+    let mut rest = number;
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[rest & 15];
+        rest >>= 4;
+        if rest == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many bytes at a time.
+    struct Narrow(Vec<u8>, usize);
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let take = self.1.min(bytes.len());
+            self.0.extend_from_slice(&bytes[..take]);
+            Poll::Ready(Ok(take))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn drain(outgoing: &mut Outgoing, at_once: usize) -> Vec<u8> {
+        let mut to = Narrow(Vec::new(), at_once);
+        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        while !outgoing.is_empty() {
+            assert!(
+                outgoing
+                    .poll_write(&mut nobody, Pin::new(&mut to))
+                    .is_ready()
+            );
+        }
+        to.0
+    }
+
+    #[test]
+    fn what_is_put_comes_out_in_order_however_it_is_taken() {
+        for size in [1, 9, 255, SMALL - 1, SMALL, 3 * SMALL] {
+            for at_once in [1, 7, 1 << 20] {
+                let mut outgoing = Outgoing::default();
+                outgoing.small().extend_from_slice(b"head ");
+                let part = vec![b'x'; size];
+                outgoing.put_chunk(part.clone().into());
+                assert_eq!(outgoing.has_room(), size < SMALL / 2);
+                outgoing.end_chunks();
+                let mut whole = format!("head {size:x}\r\n").into_bytes();
+                whole.extend_from_slice(&part);
+                whole.extend_from_slice(b"\r\n0\r\n\r\n");
+                assert!(drain(&mut outgoing, at_once) == whole, "{size} {at_once}");
+                assert!(outgoing.has_room());
+                outgoing.end_chunks();
+                assert_eq!(drain(&mut outgoing, at_once), b"0\r\n\r\n");
+            }
+        }
+        let mut outgoing = Outgoing::default();
+        outgoing.put(vec![b'x'; SMALL].into());
+        outgoing.end_chunks();
+        assert!(drain(&mut outgoing, 100).ends_with(b"x0\r\n\r\n"));
+    }
+}
