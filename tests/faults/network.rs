@@ -110,6 +110,9 @@ async fn inside() {
     let portolan = Portolan::start(&config).await;
     let address = portolan.address().await;
     let post = || Ask::new(Method::POST, "/").body("once");
+    for pool in ["aws", "azure"] {
+        portolan.wait_for_pool(pool, true).await;
+    }
     send_exactly(address, 100, 4, |_| Ask::get("/"))
         .await
         .assert_flawless();

@@ -43,6 +43,8 @@ async fn a_stopped_process_keeps_nobody_who_may_be_repeated() {
     }
     let config = [
         LISTENER,
+        // Each worker keeps connections for itself: what one request leaves is there for the next.
+        "workers: 1\n",
         "defaults: { health: off, outlier: off }\npools:\n",
         &pools,
         &pool("good", &[good.address], ""),

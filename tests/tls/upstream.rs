@@ -99,8 +99,11 @@ async fn a_new_identity_is_used_at_once_and_the_old_one_s_connections_no_more() 
     let key = std::fs::read_to_string(folder.join("me.key")).unwrap();
     replace(&folder.join("me.key"), &wrong.key);
     portolan.wait_for_log("does not belong").await;
-    let faults = portolan.api("/certificates").await["faults"].clone();
-    assert_eq!(faults[0]["of"], "pool a", "{faults}");
+    eventually("it is told", async || {
+        let faults = portolan.api("/certificates").await["faults"].clone();
+        (faults[0]["of"] == "pool a").then_some(())
+    })
+    .await;
     assert_eq!(fetch(address, "/echo").await.status, 200);
     replace(&folder.join("me.key"), &key);
     eventually("it is mended", async || {

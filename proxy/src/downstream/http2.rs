@@ -215,6 +215,5 @@ pub(crate) fn is_unambiguous(request: &RequestHeader) -> bool {
         .uri
         .path_and_query()
         .map_or("", http::uri::PathAndQuery::as_str);
-    let whole = target == "*" && request.method == http::Method::OPTIONS;
-    (whole || target.starts_with('/')) && target.bytes().all(is_target_character)
+    (target == "*" || target.starts_with('/')) && target.bytes().all(is_target_character)
 }
