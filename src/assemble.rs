@@ -29,6 +29,7 @@ use portolan_control::overrides::keeper::OverrideKeeper;
 use portolan_control::reload::{self, Parts, Reloader, Running, Trigger};
 use portolan_control::resolve::NameServers;
 use portolan_control::stats::Totals;
+use portolan_control::token_keys::{self, TokenKeyKeeper};
 use portolan_control::watch::{FileWatch, keep_up};
 use portolan_proxy::{DataPlane, DataPlaneParts, EngineDialer};
 use tokio::net::TcpListener;
@@ -366,6 +367,7 @@ async fn run(
     );
     tokio::spawn(watch_files(reloader.clone()));
     tokio::spawn(watch_certificates(reloader.clone()));
+    tokio::spawn(TokenKeyKeeper::new(reloader.clone(), clock).run());
 
     notifier.send(&["STATUS=Waiting for the first verdicts about endpoints."]);
     let grace = plan.process.startup_grace;
@@ -381,6 +383,8 @@ async fn run(
             return Ok(exit::DONE);
         }
     };
+    // Those who come with tokens are judged from the beginning, if the keys can be had in time.
+    let _ = tokio::time::timeout(grace, token_keys::asked_once(&reloader)).await;
     if !judged {
         // The process before this one has a verdict about every pool, and serves better.
         if patience.is_some() {

@@ -193,7 +193,7 @@ pub(crate) fn peer_of_cohort(
 
 /// For whom a request is, as a PROXY protocol header says it. Of a client that was only named to us
 /// the port is not known.
-fn on_behalf_of(ctx: &RequestContext, connection: &ConnectionContext) -> Addresses {
+pub(crate) fn on_behalf_of(ctx: &RequestContext, connection: &ConnectionContext) -> Addresses {
     let peer = connection.peer;
     let source = match ctx.client {
         Some(client) if client != peer.ip().to_canonical() => SocketAddr::new(client, 0),
