@@ -376,15 +376,21 @@ async fn run(
         .filter(|predecessor| predecessor.judged)
         // A little less, so that it hears why.
         .map(|predecessor| predecessor.patience.mul_f64(0.9));
+    let judging = async {
+        let (judged, _) = tokio::join!(
+            engine.wait_until_judged(patience.unwrap_or(grace)),
+            // Those who come with tokens are judged from the beginning, if keys can be had in time.
+            tokio::time::timeout(grace, token_keys::asked_once(&reloader)),
+        );
+        judged
+    };
     let judged = tokio::select! {
-        judged = engine.wait_until_judged(patience.unwrap_or(grace)) => judged,
+        judged = judging => judged,
         stop = signals.stop(&reloader, &listeners) => {
             tracing::info!("stopping before anybody was served ({stop})");
             return Ok(exit::DONE);
         }
     };
-    // Those who come with tokens are judged from the beginning, if the keys can be had in time.
-    let _ = tokio::time::timeout(grace, token_keys::asked_once(&reloader)).await;
     if !judged {
         // The process before this one has a verdict about every pool, and serves better.
         if patience.is_some() {

@@ -94,9 +94,7 @@ impl KeySet {
     /// Keys came. Whether they are other ones than before.
     pub fn replace(&self, keys: TokenKeys, now: u64) -> bool {
         let before = self.keys.load();
-        let new = before
-            .as_ref()
-            .is_none_or(|before| !before.is_same(&keys));
+        let new = before.as_ref().is_none_or(|before| !before.is_same(&keys));
         if new {
             self.keys.store(Some(Arc::new(keys)));
         }

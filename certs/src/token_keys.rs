@@ -440,9 +440,7 @@ impl VerifyingKey {
             // A curve that is not known here, or members that are missing.
             _ => {
                 return match (entry.get("crv").and_then(Value::as_str), entry.get("x")) {
-                    (Some(curve), Some(_))
-                        if !matches!(curve, "P-256" | "P-384" | "Ed25519") =>
-                    {
+                    (Some(curve), Some(_)) if !matches!(curve, "P-256" | "P-384" | "Ed25519") => {
                         Ok(None)
                     }
                     _ => Err("its members are not what they should be"),
@@ -457,7 +455,8 @@ impl VerifyingKey {
                 _ => return Ok(None),
             },
         };
-        let key = DecodingKey::from_jwk(&jwk).map_err(|_| "its members are not what they should be")?;
+        let key =
+            DecodingKey::from_jwk(&jwk).map_err(|_| "its members are not what they should be")?;
         Ok(Some(Self {
             id: common.key_id.clone(),
             kind,

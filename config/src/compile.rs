@@ -24,9 +24,9 @@ use crate::names::{HostPattern, Name};
 use crate::node::{Node, Value};
 use crate::plan::{
     AccessLogPlan, AccessPlan, AdminPlan, AdminTokenPlan, AffinityPlan, AuthPlan, BalancePlan,
-    BrowserPlan, CertificateFiles, CertificateSource, ClientAuthPlan, ClientClasses,
-    ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, CorsPlan, EndpointPlan,
-    GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitKeyPlan,
+    BrowserPlan, CertificateFiles, CertificateSource, ClientAuthPlan, ClientClasses, ClientFacts,
+    ClientIpPlan, ClientSet, Conditions, ConfigHash, CorsPlan, EndpointPlan, GeoIpPlan,
+    GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitKeyPlan,
     LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, OutlierPlan,
     PathRule, PathsPlan, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan,
     RateLimitPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan,

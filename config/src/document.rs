@@ -51,9 +51,7 @@ pub use route::{
 };
 pub use target::{GeoRule, IfDown, SplitMember, Target, TargetKind};
 pub use test::{ShareNumber, Test, TestClient, TestExpect, TestRequest};
-pub use token::{
-    ClaimName, JwtAuth, KeysUrl, ScopeName, TokenAlgorithm, TokenKeys, TokenPlace,
-};
+pub use token::{ClaimName, JwtAuth, KeysUrl, ScopeName, TokenAlgorithm, TokenKeys, TokenPlace};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

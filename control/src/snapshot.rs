@@ -11,9 +11,8 @@ use std::sync::{Arc, OnceLock};
 use portolan_certs::KeySet;
 use portolan_config::names::Name;
 use portolan_config::plan::{
-    Class, ClassIndex, ClientClasses, Plan, PoolId, RequestHead, RouteId, RoutePlan, ServiceId,
-    TargetId, TargetKindPlan,
-    ProofPlan, TokenKeySource,
+    Class, ClassIndex, ClientClasses, Plan, PoolId, ProofPlan, RequestHead, RouteId, RoutePlan,
+    ServiceId, TargetId, TargetKindPlan, TokenKeySource,
 };
 
 use crate::auth::Basic;
@@ -23,9 +22,9 @@ use crate::geo::{Locator, Whereabouts};
 use crate::overrides::weights::Fitted;
 use crate::pool::PoolView;
 use crate::rate_limit::Limiter;
-use crate::token::Gate;
 use crate::stats::{ByRetryReason, PoolStats, RoutePoolStats};
 use crate::steering::{Basis, Conditions, Latency, Sequence, Table, evaluate};
+use crate::token::Gate;
 
 /// One picture of the world.
 #[derive(Debug)]

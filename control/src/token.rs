@@ -125,7 +125,9 @@ impl Objection {
             Self::Doubted(doubt) => doubt.words().into(),
             Self::NoKeys => "there are no keys yet that tokens could be verified with".into(),
             Self::Scope(scope) => format!("the token has no scope `{scope}`").into(),
-            Self::Claim(name) => format!("the token has no claim `{name}` that is asked for").into(),
+            Self::Claim(name) => {
+                format!("the token has no claim `{name}` that is asked for").into()
+            }
         }
     }
 
@@ -156,7 +158,10 @@ impl Objection {
 /// A claim: of this name, or where this path leads if it begins with `/`.
 pub fn claim<'a>(claims: &'a Claims, name: &str) -> Option<&'a Value> {
     let found = claims.get(name).or_else(|| {
-        let (first, rest) = name.strip_prefix('/')?.split_once('/').unwrap_or((&name[1..], ""));
+        let (first, rest) = name
+            .strip_prefix('/')?
+            .split_once('/')
+            .unwrap_or((&name[1..], ""));
         let first = claims.get(&first.replace("~1", "/").replace("~0", "~"))?;
         match rest {
             "" => Some(first),
@@ -198,9 +203,7 @@ pub fn header_value(value: &Value) -> Option<HeaderValue> {
 pub fn told(plan: &JwtPlan, claims: &Claims) -> Vec<(HeaderName, HeaderValue)> {
     let headers = plan.headers.iter();
     headers
-        .filter_map(|(name, header)| {
-            Some((header.clone(), header_value(claim(claims, name)?)?))
-        })
+        .filter_map(|(name, header)| Some((header.clone(), header_value(claim(claims, name)?)?)))
         .collect()
 }
 
@@ -276,9 +279,21 @@ routes: [ {{ to: a, auth: {{ jwt: {{ keys: {{ file: keys.json }}, {more} }} }} }
             ("scp", json!(7), Objection::Scope("read".into())),
             ("tenant", json!("acme2"), Objection::Claim("tenant".into())),
             ("tenant", json!(null), Objection::Claim("tenant".into())),
-            ("tenant", json!({ "acme": 1 }), Objection::Claim("tenant".into())),
-            ("realm", json!("editor"), Objection::Claim("/realm/roles".into())),
-            ("realm", json!({ "roles": "user" }), Objection::Claim("/realm/roles".into())),
+            (
+                "tenant",
+                json!({ "acme": 1 }),
+                Objection::Claim("tenant".into()),
+            ),
+            (
+                "realm",
+                json!("editor"),
+                Objection::Claim("/realm/roles".into()),
+            ),
+            (
+                "realm",
+                json!({ "roles": "user" }),
+                Objection::Claim("/realm/roles".into()),
+            ),
             ("level", json!(70), Objection::Claim("level".into())),
         ] {
             let mut bad = good.clone();
@@ -293,17 +308,17 @@ routes: [ {{ to: a, auth: {{ jwt: {{ keys: {{ file: keys.json }}, {more} }} }} }
         let find = |lines: &[(&str, &str)], place| {
             let mut headers = HeaderMap::new();
             for (name, value) in lines {
-                headers.append(
-                    HeaderName::try_from(*name).unwrap(),
-                    value.parse().unwrap(),
-                );
+                headers.append(HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
             }
             find(&headers, &place).map(Cow::into_owned)
         };
         use TokenPlacePlan::{Bearer, Cookie, Header};
         let own = || Header(HeaderName::from_static("x-token"));
         let said = |text: &str| Some(text.to_owned());
-        assert_eq!(find(&[("authorization", "bearer  a.b.c")], Bearer), said("a.b.c"));
+        assert_eq!(
+            find(&[("authorization", "bearer  a.b.c")], Bearer),
+            said("a.b.c")
+        );
         let twice = [("authorization", "Bearer a"), ("authorization", "Bearer b")];
         assert_eq!(find(&twice, Bearer), None);
         for none in ["Bearer", "Bearer ", "Basic YQ==", "a.b.c"] {
@@ -328,7 +343,11 @@ routes: [ {{ to: a, auth: {{ jwt: {{ keys: {{ file: keys.json }}, {more} }} }} }
         assert_eq!(told(json!(["a", "b", 3])).unwrap(), "a,b,3");
         assert_eq!(told(json!(["a,b", "c"])).unwrap(), "[\"a,b\",\"c\"]");
         assert_eq!(told(json!({ "a": 1 })).unwrap(), "{\"a\":1}");
-        assert_eq!(told(json!("a\r\nx-admin: 1")), None, "nothing can be smuggled in");
+        assert_eq!(
+            told(json!("a\r\nx-admin: 1")),
+            None,
+            "nothing can be smuggled in"
+        );
     }
 
     #[test]

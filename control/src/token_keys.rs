@@ -329,13 +329,21 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..9 {
             schedule = schedule.asked(at(100), false);
-            waits.push(schedule.due(MINUTE * 5, false, 0.7).since(at(100)).as_secs());
+            waits.push(
+                schedule
+                    .due(MINUTE * 5, false, 0.7)
+                    .since(at(100))
+                    .as_secs(),
+            );
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         // Never seldomer than when all is well.
         let refresh = Duration::from_secs(3);
         assert_eq!(schedule.due(refresh, false, 0.0), at(103));
-        assert_eq!(schedule.asked(at(200), true).due(refresh, false, 0.0), at(203));
+        assert_eq!(
+            schedule.asked(at(200), true).due(refresh, false, 0.0),
+            at(203)
+        );
     }
 
     #[test]

@@ -66,9 +66,7 @@ pub(crate) async fn check(
         None => return Err(internal()),
         Some(Proof::Basic(basic)) => password(basic, request, ctx).await?,
         Some(Proof::Jwt(gate)) => token(edge, gate, request, ctx).await?,
-        Some(Proof::Forward(authority)) => {
-            authority::check(edge, authority, request, ctx).await?
-        }
+        Some(Proof::Forward(authority)) => authority::check(edge, authority, request, ctx).await?,
     };
     ctx.proved = Some(Box::new(proved));
     Ok(())

@@ -81,15 +81,7 @@ pub(crate) async fn check(
     let Ok(question) = question(request, plan, ctx) else {
         return Err(Stop::Refused(Refusal::Malformed, None));
     };
-    let told = ask(
-        edge,
-        ctx,
-        plan.pool,
-        question,
-        plan.timeout,
-        plan.max_body,
-    )
-    .await;
+    let told = ask(edge, ctx, plan.pool, question, plan.timeout, plan.max_body).await;
     let why = match told {
         Ok(told) if told.head.status.is_success() => {
             authority.ruled(Ruling::Allowed);
@@ -216,9 +208,7 @@ impl Denial {
             .write_response_header(Box::new(head), without_body)
             .await?;
         if !without_body {
-            session
-                .write_response_body(Some(self.body), true)
-                .await?;
+            session.write_response_body(Some(self.body), true).await?;
         }
         Ok(())
     }

@@ -104,7 +104,8 @@ fn what_a_token_says_is_believed_only_of_whom_it_should_be() {
     let keys = read(&signer.keys());
     let policy = policy("issuer: [ joe, jane ], audience: [ api, admin ]");
     let header = json!({ "alg": "EdDSA", "kid": "e" });
-    let good = json!({ "iss": "jane", "aud": ["other", "api"], "exp": 2_000, "nbf": 1_000, "sub": "s" });
+    let good =
+        json!({ "iss": "jane", "aud": ["other", "api"], "exp": 2_000, "nbf": 1_000, "sub": "s" });
     let judge = |claims: &Value| keys.believe(&signer.sign(&header, claims), &policy, at(1_500));
     assert_eq!(judge(&good).unwrap()["sub"], "s");
     let mut changed = good.clone();
@@ -141,29 +142,44 @@ fn tokens_that_lie_about_their_signature_are_not_believed() {
     let signer = Signer::new();
     let mut set = signer.keys();
     let rsa: Value = serde_json::from_str(SET).unwrap();
-    set["keys"].as_array_mut().unwrap().push(rsa["keys"][0].clone());
+    set["keys"]
+        .as_array_mut()
+        .unwrap()
+        .push(rsa["keys"][0].clone());
     let keys = read(&set);
     let policy = policy("issuer: joe");
     let claims = json!({ "iss": "joe", "exp": 2_000 });
     let judge = |token: &str| keys.believe(token, &policy, at(1_500)).unwrap_err();
     let signed = |header: Value| judge(&signer.sign(&header, &claims));
     assert_eq!(signed(json!({ "alg": "none" })), Doubt::Malformed);
-    assert_eq!(signed(json!({ "alg": "ES256K", "kid": "c" })), Doubt::Malformed);
+    assert_eq!(
+        signed(json!({ "alg": "ES256K", "kid": "c" })),
+        Doubt::Malformed
+    );
     assert_eq!(signed(json!({ "kid": "c" })), Doubt::Malformed);
-    assert_eq!(signed(json!({ "alg": "HS256", "kid": "c" })), Doubt::Algorithm);
+    assert_eq!(
+        signed(json!({ "alg": "HS256", "kid": "c" })),
+        Doubt::Algorithm
+    );
     // Another key of the set, another algorithm than the key's, and a key that is none of these.
-    assert_eq!(signed(json!({ "alg": "ES256", "kid": "e" })), Doubt::UnknownKey);
-    assert_eq!(signed(json!({ "alg": "ES384", "kid": "c" })), Doubt::UnknownKey);
-    assert_eq!(signed(json!({ "alg": "ES256", "kid": "x" })), Doubt::UnknownKey);
+    assert_eq!(
+        signed(json!({ "alg": "ES256", "kid": "e" })),
+        Doubt::UnknownKey
+    );
+    assert_eq!(
+        signed(json!({ "alg": "ES384", "kid": "c" })),
+        Doubt::UnknownKey
+    );
+    assert_eq!(
+        signed(json!({ "alg": "ES256", "kid": "x" })),
+        Doubt::UnknownKey
+    );
     assert_eq!(signed(json!({ "alg": "RS256" })), Doubt::UnknownKey);
     let critical = json!({ "alg": "ES256", "kid": "c", "crit": ["b64"], "b64": false });
     assert_eq!(signed(critical), Doubt::Malformed);
     // A shared secret that everybody knows: the public key.
     let n = rsa["keys"][0]["n"].as_str().unwrap();
-    let secret = ring::hmac::Key::new(
-        ring::hmac::HMAC_SHA256,
-        &URL_SAFE_NO_PAD.decode(n).unwrap(),
-    );
+    let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &URL_SAFE_NO_PAD.decode(n).unwrap());
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let message = format!(
         "{}.{}",
@@ -261,7 +277,14 @@ fn keys_that_are_none_are_left_alone_and_broken_ones_refuse_the_set() {
             "{broken}: {error}"
         );
     }
-    for text in ["", "[]", "{}", "{\"keys\": {}}", "<html>", "{\"keys\": [7]}"] {
+    for text in [
+        "",
+        "[]",
+        "{}",
+        "{\"keys\": {}}",
+        "<html>",
+        "{\"keys\": [7]}",
+    ] {
         assert!(TokenKeys::parse(text.as_bytes()).is_err(), "{text}");
     }
     let many = json!({ "keys": vec![signer.keys()["keys"][0].clone(); 101] }).to_string();

@@ -105,13 +105,6 @@ fn forward(auth: &Auth, forward: &ForwardAuth, found: &mut Vec<Diagnostic>) {
             "it lies between 1ms and 1m",
         );
     }
-    if forward.at_once.value.get() == 0 {
-        bad(
-            forward.at_once.origin,
-            "`at_once: 0` would let nobody pass".to_owned(),
-            "leave it out for 1024",
-        );
-    }
     if forward.max_body.value.bytes() > LARGEST_ANSWER {
         bad(
             forward.max_body.origin,

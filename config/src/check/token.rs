@@ -16,8 +16,16 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 pub(super) fn check(jwt: &JwtAuth, found: &mut Vec<Diagnostic>) {
     keys(&jwt.keys, found);
     for (key, given, meaning) in [
-        ("issuer", &jwt.issuer, "whoever has one of the keys may have issued it"),
-        ("audience", &jwt.audience, "a token that was meant for another service is good for this one"),
+        (
+            "issuer",
+            &jwt.issuer,
+            "whoever has one of the keys may have issued it",
+        ),
+        (
+            "audience",
+            &jwt.audience,
+            "a token that was meant for another service is good for this one",
+        ),
     ] {
         match given {
             None => found.push(
@@ -57,7 +65,7 @@ pub(super) fn check(jwt: &JwtAuth, found: &mut Vec<Diagnostic>) {
             "the most is 10m",
         );
     }
-    match (&jwt.token.header, &jwt.token.cookie) {
+    match (&jwt.from.header, &jwt.from.cookie) {
         (Some(_), Some(cookie)) => bad(
             cookie.origin,
             "a token stands in a header or in a cookie".to_owned(),
@@ -66,7 +74,7 @@ pub(super) fn check(jwt: &JwtAuth, found: &mut Vec<Diagnostic>) {
         (Some(header), None) if header.value == http::header::AUTHORIZATION => bad(
             header.origin,
             "a token is looked for in Authorization anyway".to_owned(),
-            "leave `token` out",
+            "leave `from` out",
         ),
         _ => {}
     }

@@ -75,7 +75,7 @@ fn jwt(jwt: &JwtAuth, sources: &Sources) -> Option<JwtPlan> {
         audiences: texts(&jwt.audience),
         algorithms: jwt.algorithms.iter().map(|it| it.value).collect(),
         leeway: jwt.leeway.value.duration(),
-        place: match (&jwt.token.header, &jwt.token.cookie) {
+        place: match (&jwt.from.header, &jwt.from.cookie) {
             (Some(header), _) => TokenPlacePlan::Header(header.value.clone()),
             (None, Some(cookie)) => TokenPlacePlan::Cookie(cookie.value.shared()),
             (None, None) => TokenPlacePlan::Bearer,

@@ -33,7 +33,7 @@ document! {
         pub leeway: At<TimeSpan> = "60s",
         /// Where the token stands: `{ header: X-Token }` or `{ cookie: session }`. By default in
         /// `Authorization: Bearer`.
-        pub token: TokenPlace = "{}",
+        pub from: TokenPlace = "{}",
         /// Scopes that a token must have, all of them (in its `scope`, or in `scp`).
         pub scopes: Vec<At<ScopeName>>,
         /// Claims that a token must have, all of them: each with this value, or with one of these. A
@@ -69,7 +69,7 @@ document! {
 
 document! {
     /// Where a token stands in a request.
-    pub struct TokenPlace as "`token`" {
+    pub struct TokenPlace as "`from`" {
         /// In this header, alone or behind `Bearer`.
         pub header: Option<At<HeaderName>>,
         /// In this cookie.

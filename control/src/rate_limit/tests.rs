@@ -88,11 +88,17 @@ fn clients_are_told_apart_by_what_the_limit_says() {
     );
     let by_cookie = of(LimitKeyPlan::Cookie("session".into()));
     let a = by_cookie.key(&with("cookie", "x=1; session=a"), None, None);
-    assert_eq!(a, by_cookie.key(&with("cookie", "session=a; y=2"), None, None));
+    assert_eq!(
+        a,
+        by_cookie.key(&with("cookie", "session=a; y=2"), None, None)
+    );
     assert_ne!(a, by_cookie.key(&with("cookie", "session=b"), None, None));
     let by_claim = of(LimitKeyPlan::JwtClaim("sub".into()));
     let says = |claims: serde_json::Value| claims.as_object().unwrap().clone();
-    let (alice, bob) = (says(serde_json::json!({ "sub": "alice" })), says(serde_json::json!({ "sub": 7 })));
+    let (alice, bob) = (
+        says(serde_json::json!({ "sub": "alice" })),
+        says(serde_json::json!({ "sub": 7 })),
+    );
     let a = by_claim.key(&none, Some(&alice), ip("192.0.2.1"));
     assert_eq!(a, by_claim.key(&none, Some(&alice), ip("192.0.2.2")));
     assert_ne!(a, by_claim.key(&none, Some(&bob), ip("192.0.2.1")));

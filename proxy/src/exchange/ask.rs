@@ -87,7 +87,9 @@ pub(crate) async fn ask(
             Ok(Ok(answer)) => {
                 let now = clock.now();
                 let status = answer.head.status.as_u16();
-                let took = now.since(until).max(patience.saturating_sub(until.since(now)));
+                let took = now
+                    .since(until)
+                    .max(patience.saturating_sub(until.since(now)));
                 live.answered(status, took, now, &edge.messenger);
                 let rest = tokio::time::timeout(until.since(now), whole(edge, answer, most));
                 return match rest.await {
