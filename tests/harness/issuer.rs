@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
-    RSA_PSS_SHA256, RsaKeyPair,
+    RSA_PSS_SHA256, RsaKeyPair, RsaPublicKeyComponents,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -59,27 +59,17 @@ impl Issuer {
         }
     }
 
-    /// The modulus of its RSA key.
-    pub(crate) fn modulus(&self) -> Vec<u8> {
-        self.rsa
-            .public()
-            .modulus()
-            .big_endian_without_leading_zero()
-            .to_vec()
+    fn rsa(&self) -> RsaPublicKeyComponents<Vec<u8>> {
+        self.rsa.public().into()
     }
 
     /// Its public keys.
     pub(crate) fn keys(&self) -> Value {
-        let exponent = self
-            .rsa
-            .public()
-            .exponent()
-            .big_endian_without_leading_zero()
-            .to_vec();
+        let rsa = self.rsa();
         let point = self.curve.public_key().as_ref();
         let id = |kind: &str| format!("{}-{kind}", self.name);
         json!({ "keys": [
-            { "kty": "RSA", "use": "sig", "kid": id("rsa"), "n": base64(self.modulus()), "e": base64(exponent) },
+            { "kty": "RSA", "use": "sig", "kid": id("rsa"), "n": base64(rsa.n), "e": base64(rsa.e) },
             { "kty": "EC", "crv": "P-256", "kid": id("curve"), "x": base64(&point[1..33]), "y": base64(&point[33..]) },
             { "kty": "OKP", "crv": "Ed25519", "kid": id("ed"), "x": base64(self.ed.public_key().as_ref()) },
         ] })
@@ -119,7 +109,7 @@ impl Issuer {
             Some("EdDSA") => self.ed.sign(bytes).as_ref().to_vec(),
             // Whoever has the public key can make this one.
             Some("HS256") => {
-                let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.modulus());
+                let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.rsa().n);
                 ring::hmac::sign(&key, bytes).as_ref().to_vec()
             }
             Some("none") => Vec::new(),

@@ -55,12 +55,12 @@ pub(crate) async fn ask(
     let until = clock.now() + patience;
     let mut failed: SmallVec<[usize; MOST_TRIES]> = SmallVec::new();
     while failed.len() < MOST_TRIES {
-        let now = clock.now();
-        let left = until.since(now);
+        let began = clock.now();
+        let left = until.since(began);
         if left.is_zero() {
             return Err("it took too long");
         }
-        let Some(endpoint) = pick(view, &failed, now) else {
+        let Some(endpoint) = pick(view, &failed, began) else {
             break;
         };
         let Some(peer) = peer(ctx, view, endpoint) else {
@@ -79,18 +79,15 @@ pub(crate) async fn ask(
             first_byte: left,
             idle: left,
         };
-        let mut attempt = Attempt::new(edge.upstream.clone(), peer, request, within, now);
+        let mut attempt = Attempt::new(edge.upstream.clone(), peer, request, within, began);
         let mut nothing = Upload::whole(Bytes::new());
-        live.wait(now);
+        live.wait(began);
         let answer = tokio::time::timeout(left, end_of(&mut attempt, &mut nothing, clock)).await;
         match answer {
             Ok(Ok(answer)) => {
                 let now = clock.now();
                 let status = answer.head.status.as_u16();
-                let took = now
-                    .since(until)
-                    .max(patience.saturating_sub(until.since(now)));
-                live.answered(status, took, now, &edge.messenger);
+                live.answered(status, now.since(began), now, &edge.messenger);
                 let rest = tokio::time::timeout(until.since(now), whole(edge, answer, most));
                 return match rest.await {
                     Ok(Some(told)) => Ok(told),
