@@ -29,6 +29,7 @@ use portolan_control::overrides::keeper::OverrideKeeper;
 use portolan_control::reload::{self, Parts, Reloader, Running, Trigger};
 use portolan_control::resolve::NameServers;
 use portolan_control::stats::Totals;
+use portolan_control::token_keys::{self, TokenKeyKeeper};
 use portolan_control::watch::{FileWatch, keep_up};
 use portolan_proxy::{DataPlane, DataPlaneParts, EngineDialer};
 use tokio::net::TcpListener;
@@ -366,6 +367,7 @@ async fn run(
     );
     tokio::spawn(watch_files(reloader.clone()));
     tokio::spawn(watch_certificates(reloader.clone()));
+    tokio::spawn(TokenKeyKeeper::new(reloader.clone(), clock).run());
 
     notifier.send(&["STATUS=Waiting for the first verdicts about endpoints."]);
     let grace = plan.process.startup_grace;
@@ -374,8 +376,16 @@ async fn run(
         .filter(|predecessor| predecessor.judged)
         // A little less, so that it hears why.
         .map(|predecessor| predecessor.patience.mul_f64(0.9));
+    let judging = async {
+        let (judged, _) = tokio::join!(
+            engine.wait_until_judged(patience.unwrap_or(grace)),
+            // Those who come with tokens are judged from the beginning, if keys can be had in time.
+            tokio::time::timeout(grace, token_keys::asked_once(&reloader)),
+        );
+        judged
+    };
     let judged = tokio::select! {
-        judged = engine.wait_until_judged(patience.unwrap_or(grace)) => judged,
+        judged = judging => judged,
         stop = signals.stop(&reloader, &listeners) => {
             tracing::info!("stopping before anybody was served ({stop})");
             return Ok(exit::DONE);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use http::Method;
 use serde_json::{Map, Value, json};
 
+use crate::harness::issuer::{Does, Issuer, Service};
 use crate::harness::portolan::{command_in, stderr, stdout};
 use crate::harness::{Ask, Origin, Portolan};
 
@@ -87,6 +88,9 @@ async fn every_example_starts_and_serves_every_route() {
         let name = path.display();
         let mut config = written(&path).await;
         let origins = move_here(&mut config).await;
+        let issuer = Issuer::new("k").await;
+        let publisher = Service::start(Does::answer(200, &[], &issuer.keys().to_string())).await;
+        publish_here(&mut config, &publisher);
         assert!(!origins.is_empty(), "{name} has no endpoints");
         let routes = config["routes"].as_array().unwrap().clone();
         assert!(!routes.is_empty(), "{name} has no routes");
@@ -110,7 +114,8 @@ async fn every_example_starts_and_serves_every_route() {
         let known = portolan.api("/routes").await;
         for (route, known) in routes.iter().zip(known.as_array().unwrap()) {
             let label = known["name"].as_str().unwrap();
-            let answer = request(route).to(address).await.unwrap();
+            let answer = sign_in(request(route), route, &issuer);
+            let answer = answer.to(address).await.unwrap();
             assert_eq!(answer.status, 200, "{name}, {label}: {}", answer.text());
             assert!(
                 origins.contains_key(answer.origin()),
@@ -190,6 +195,45 @@ async fn move_here(config: &mut Map<String, Value>) -> BTreeMap<String, Origin> 
         }
     }
     origins
+}
+
+/// Has the keys of tokens published on this machine.
+fn publish_here(config: &mut Map<String, Value>, publisher: &Service) {
+    for route in config["routes"].as_array_mut().unwrap() {
+        if let Some(jwt) = route.pointer_mut("/auth/jwt") {
+            jwt["keys"] = json!({ "url": format!("http://{}/keys", publisher.address) });
+        }
+    }
+}
+
+/// Gives a request the token that its route asks for, if it does.
+fn sign_in(ask: Ask, route: &Value, issuer: &Issuer) -> Ask {
+    let Some(jwt) = route.pointer("/auth/jwt") else {
+        return ask;
+    };
+    let first = |value: &Value| match value {
+        Value::Array(several) => several[0].clone(),
+        one => one.clone(),
+    };
+    let scopes: Vec<&str> = jwt["scopes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|scope| scope.as_str().unwrap())
+        .collect();
+    let mut claims = json!({
+        "iss": first(&jwt["issuer"]),
+        "aud": first(&jwt["audience"]),
+        "scope": scopes.join(" "),
+        "sub": "somebody",
+    });
+    for (name, values) in jwt["claims"].as_object().into_iter().flatten() {
+        claims[name] = first(values);
+    }
+    ask.header(
+        "authorization",
+        &format!("Bearer {}", issuer.token(&claims)),
+    )
 }
 
 /// As often as a test wants to wait, and with what the endpoints of tests say when they are well.

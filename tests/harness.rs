@@ -7,6 +7,7 @@ pub(crate) mod config;
 mod deadline;
 pub(crate) mod geo;
 pub(crate) mod grpc;
+pub(crate) mod issuer;
 pub(crate) mod names;
 pub(crate) mod openssl;
 pub(crate) mod origin;

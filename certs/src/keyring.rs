@@ -1,17 +1,18 @@
 //! What outlives configurations and files: the keys of session tickets, the last certificates that
-//! were good, and the answers to CAs' questions.
+//! were good, the keys of tokens, and the answers to CAs' questions.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use portolan_config::plan::CertificateSource;
+use portolan_config::plan::{CertificateSource, TokenKeySource};
 use portolan_config::source::Origin;
 use rustls::server::ProducesTickets;
 
 use crate::bundle::{Bundle, BundleError, PairFiles};
 use crate::challenge::Challenges;
 use crate::folder;
+use crate::key_set::KeySet;
 
 /// Everything about TLS that lasts as long as the process.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,8 @@ struct Inner {
     good: Mutex<HashMap<PairFiles, Arc<Bundle>>>,
     /// The pairs that were last found in a folder.
     folders: Mutex<HashMap<PathBuf, Vec<PairFiles>>>,
+    /// Keys of tokens that some configuration uses.
+    key_sets: Mutex<HashMap<TokenKeySource, Weak<KeySet>>>,
 }
 
 impl Default for Inner {
@@ -36,6 +39,7 @@ impl Default for Inner {
             challenges: Challenges::default(),
             good: Mutex::default(),
             folders: Mutex::default(),
+            key_sets: Mutex::default(),
         }
     }
 }
@@ -67,6 +71,18 @@ impl Keyring {
     /// The answers to CAs' questions that stand now.
     pub fn challenges(&self) -> &Challenges {
         &self.0.challenges
+    }
+
+    /// The keys of tokens from this source: those that are in use, or none yet.
+    pub(crate) fn key_set(&self, source: &TokenKeySource) -> Arc<KeySet> {
+        let mut sets = lock(&self.0.key_sets);
+        if let Some(set) = sets.get(source).and_then(Weak::upgrade) {
+            return set;
+        }
+        sets.retain(|_, set| set.strong_count() > 0);
+        let set = Arc::new(KeySet::new(source.clone()));
+        sets.insert(source.clone(), Arc::downgrade(&set));
+        set
     }
 
     pub(crate) fn tickets(&self) -> Option<&Arc<dyn ProducesTickets>> {

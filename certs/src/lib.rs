@@ -9,6 +9,7 @@
 //! - [`client`]: mutual TLS;
 //! - [`server`]: the TLS settings of a listener made of them;
 //! - [`upstream`]: what endpoints are verified with, and what Portolan shows them;
+//! - [`token_keys`]: public keys of who signs tokens, and what they verify; [`key_set`]: the same in use;
 //! - [`acme`]: certificates that look after themselves;
 //! - [`material`]: all that a plan needs, loaded at once, with a diagnostic for every file that
 //!   cannot be used, and read again when files change.
@@ -18,21 +19,25 @@ pub mod bundle;
 pub mod challenge;
 pub mod client;
 pub mod folder;
+pub mod key_set;
 pub mod keyring;
 pub mod material;
 pub mod server;
 pub mod staple;
 pub mod state_file;
 pub mod store;
+pub mod token_keys;
 pub mod upstream;
 
 pub use bundle::{Bundle, BundleError};
 pub use challenge::Challenges;
 pub use client::{ClientAuth, ClientIdentity};
+pub use key_set::KeySet;
 pub use keyring::{Fault, Keyring};
 pub use material::Material;
 pub use server::{ServerTls, install_provider};
 pub use store::CertificateStore;
+pub use token_keys::TokenKeys;
 pub use upstream::UpstreamIdentity;
 
 /// The time by which certificates are judged, in seconds since 1970: the same that rustls takes.

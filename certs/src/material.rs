@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use portolan_config::diagnostic::{Code, Diagnostic};
-use portolan_config::plan::{Plan, PoolId, UpstreamTlsPlan};
+use portolan_config::plan::{Plan, PoolId, TokenKeySource, TokenKeysPlan, UpstreamTlsPlan};
 use portolan_config::source::Origin;
 
-use crate::bundle::{BundleError, Validity};
+use crate::bundle::{BundleError, Validity, read_chain};
+use crate::client::roots;
+use crate::key_set::{KeySet, Looked};
 use crate::keyring::{Fault, Keyring, worry};
 use crate::now;
 use crate::server::{Refreshed, ServerTls};
@@ -22,6 +24,8 @@ pub struct Material {
     pub listeners: HashMap<usize, Arc<ServerTls>>,
     /// Identities towards endpoints, by pool.
     pub pools: HashMap<PoolId, Arc<UpstreamIdentity>>,
+    /// Keys of tokens, by where they come from.
+    pub token_keys: HashMap<TokenKeySource, Arc<KeySet>>,
     /// What is suspicious about it, though it can be used.
     pub warnings: Vec<Diagnostic>,
 }
@@ -66,6 +70,7 @@ impl Material {
                 Err((place, error)) => found.push(unusable(place.origin, &error)),
             }
         }
+        material.load_token_keys(plan, keyring, now, &mut found);
         if found.is_empty() {
             Ok(material)
         } else {
@@ -73,13 +78,64 @@ impl Material {
         }
     }
 
-    /// Reads all files again. What is new and good in those of listeners is served from now on;
-    /// what is new towards endpoints is given back, for whoever opens connections.
+    /// Keys of tokens: those in files are read, those of URLs are had later.
+    fn load_token_keys(
+        &mut self,
+        plan: &Plan,
+        keyring: &Keyring,
+        now: i64,
+        found: &mut Vec<Diagnostic>,
+    ) {
+        for keys in token_keys(plan) {
+            let source = &keys.source;
+            if self.token_keys.contains_key(source) {
+                continue;
+            }
+            let set = keyring.key_set(source);
+            match source {
+                TokenKeySource::File(path) => {
+                    set.look(path, u64::try_from(now).unwrap_or(0));
+                    match (set.error(), set.keys()) {
+                        (None, _) => {}
+                        // What was good before goes on.
+                        (Some(error), Some(_)) => self.warnings.push(Diagnostic::warning(
+                            Code::TokenKeys,
+                            keys.origin,
+                            error.to_string(),
+                        )),
+                        (Some(error), None) => found.push(Diagnostic::error(
+                            Code::TokenKeys,
+                            keys.origin,
+                            error.to_string(),
+                        )),
+                    }
+                }
+                TokenKeySource::Url(_, Some(ca)) => {
+                    let read = read_chain(ca).and_then(|chain| roots(&chain, ca).map(drop));
+                    if let Err(error) = read {
+                        found.push(unusable(keys.origin, &error));
+                    }
+                }
+                TokenKeySource::Url(_, None) => {}
+            }
+            self.token_keys.insert(source.clone(), set);
+        }
+    }
+
+    /// Reads all files again. What is new and good in those of listeners is served from now on, and
+    /// so are keys of tokens; what is new towards endpoints is given back, for whoever opens
+    /// connections.
     pub fn refresh(&self, plan: &Plan) -> Fresh {
         let now = now();
         let mut fresh = Fresh::default();
         for (at, server) in &self.listeners {
             fresh.listeners.insert(*at, server.refresh(now));
+        }
+        for set in self.token_keys.values() {
+            if let TokenKeySource::File(path) = set.source() {
+                let looked = set.look(path, u64::try_from(now).unwrap_or(0));
+                fresh.token_keys.push((set.source().clone(), looked));
+            }
         }
         let mut pools = self.pools.clone();
         let mut changed = false;
@@ -100,6 +156,7 @@ impl Material {
         fresh.material = changed.then(|| Self {
             listeners: self.listeners.clone(),
             pools,
+            token_keys: self.token_keys.clone(),
             warnings: self.warnings.clone(),
         });
         fresh
@@ -116,6 +173,11 @@ impl Material {
             watched.extend(tls.ca.iter().map(|ca| ca.value.clone()));
             if let Some((cert, key)) = &tls.client {
                 watched.extend([cert.value.clone(), key.value.clone()]);
+            }
+        }
+        for source in self.token_keys.keys() {
+            if let TokenKeySource::File(path) = source {
+                watched.push(path.clone());
             }
         }
         watched.sort();
@@ -135,6 +197,14 @@ pub struct Fresh {
     pub replaced: Vec<PoolId>,
     /// Files for pools that cannot be used now.
     pub faults: Vec<(PoolId, Fault)>,
+    /// What became of the files with keys of tokens.
+    pub token_keys: Vec<(TokenKeySource, Looked)>,
+}
+
+/// What every route that asks for tokens says about their keys.
+fn token_keys(plan: &Plan) -> impl Iterator<Item = &TokenKeysPlan> {
+    let auth = plan.routes.iter().filter_map(|route| route.auth.as_ref());
+    auth.filter_map(|auth| Some(&auth.jwt()?.keys))
 }
 
 /// A pool's identity, if it is another one now.

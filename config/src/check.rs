@@ -14,6 +14,7 @@ mod routes;
 mod rto;
 mod targets;
 mod tests;
+mod token;
 
 pub(crate) use references::{Definition, Names};
 

@@ -1,6 +1,7 @@
 //! A checked document → the plan: every name resolved, every value in the runtime's own type.
 
 mod acme;
+mod auth;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -13,19 +14,19 @@ use crate::check::{Definition, Names};
 use crate::decode::Encode;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{
-    AccessLog, Affinity, Auth, Balance, BalanceWord, Certificate, ClientAuth, Clients, Document,
+    AccessLog, Affinity, Balance, BalanceWord, Certificate, ClientAuth, Clients, Document,
     Endpoint, EndpointPlace, Expect, FrameOptions, GeoRule, HashKey, HeaderEdits, Health,
     HedgeAfter, LimitKey, Listener, PathMatch, Pool, ReferrerPolicy, Retry, RetryOn, Route, Target,
-    TargetKind, Test, UpstreamTls, WhenAllDown, htpasswd,
+    TargetKind, Test, UpstreamTls, WhenAllDown,
 };
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
 use crate::node::{Node, Value};
 use crate::plan::{
     AccessLogPlan, AccessPlan, AdminPlan, AdminTokenPlan, AffinityPlan, AuthPlan, BalancePlan,
-    BasicPlan, BrowserPlan, CertificateFiles, CertificateSource, ClientAuthPlan, ClientClasses,
-    ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, CorsPlan, EndpointPlan,
-    GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitKeyPlan,
+    BrowserPlan, CertificateFiles, CertificateSource, ClientAuthPlan, ClientClasses, ClientFacts,
+    ClientIpPlan, ClientSet, Conditions, ConfigHash, CorsPlan, EndpointPlan, GeoIpPlan,
+    GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitKeyPlan,
     LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, OutlierPlan,
     PathRule, PathsPlan, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan,
     RateLimitPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan,
@@ -73,7 +74,9 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
             let id = RouteId::new(at);
             let target = targets.target(&written.to);
             insert_route(&mut route_table, id, written);
-            route(id, written, target, &targets.graph, targets.locations)
+            let auth = written.auth.on();
+            let auth = auth.and_then(|written| auth::auth(written, &names, sources));
+            route(id, written, target, &targets.graph, targets.locations, auth)
         })
         .collect();
     let graph = targets.graph;
@@ -665,6 +668,7 @@ fn route(
     target: TargetId,
     graph: &TargetGraph,
     locations: &Arc<LocationTable>,
+    auth: Option<AuthPlan>,
 ) -> RoutePlan {
     let name = route
         .name
@@ -702,7 +706,7 @@ fn route(
         affinity: route.affinity.on().and_then(affinity),
         expose: route.expose.value,
         access,
-        auth: route.auth.on().and_then(auth),
+        auth,
         rate_limits: rate_limits(route),
         browser: browser(route),
         request_headers: header_edits(&route.request_headers),
@@ -725,33 +729,6 @@ fn access(
 ) -> Option<AccessPlan> {
     let set = |clients: &Clients| ClientSet::new(clients, locations);
     AccessPlan::new(allow.map(set), deny.map(set), locations)
-}
-
-/// The checks have made sure that it asks for something, and that its users can be read.
-fn auth(auth: &Auth) -> Option<AuthPlan> {
-    let basic = auth.basic.as_ref()?;
-    let written = basic
-        .users
-        .iter()
-        .map(|user| (user.name.value.clone(), user.password.value.clone()));
-    let in_file = basic
-        .htpasswd
-        .iter()
-        .filter_map(|text| htpasswd(text.value.expose()).ok())
-        .flatten();
-    let realm = basic.realm.value.as_str();
-    let challenge = format!("Basic realm=\"{realm}\", charset=\"UTF-8\"");
-    Some(AuthPlan {
-        basic: BasicPlan {
-            users: written
-                .chain(in_file)
-                .map(|(name, hash)| (name.as_str().into(), hash))
-                .collect(),
-            challenge: HeaderValue::try_from(challenge).ok()?,
-        },
-        user_header: auth.user_header.as_ref().map(|name| name.value.clone()),
-        forward_authorization: auth.forward_authorization.value,
-    })
 }
 
 fn browser(route: &Route) -> BrowserPlan {
@@ -814,6 +791,7 @@ fn rate_limits(route: &Route) -> Vec<RateLimitPlan> {
                 LimitKey::ClientIp(_) => LimitKeyPlan::ClientIp,
                 LimitKey::Header(name) => LimitKeyPlan::Header(name.value.clone()),
                 LimitKey::Cookie(name) => LimitKeyPlan::Cookie(name.value.shared()),
+                LimitKey::JwtClaim(name) => LimitKeyPlan::JwtClaim(name.value.shared()),
             },
             headers: limit.headers.value,
             clients: limit.clients.value.get() as usize,

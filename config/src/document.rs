@@ -10,6 +10,7 @@ mod admin;
 mod auth;
 mod browser;
 mod clients;
+mod forward_auth;
 mod health;
 mod listener;
 mod paths;
@@ -18,6 +19,7 @@ mod retry;
 mod route;
 mod target;
 mod test;
+mod token;
 
 pub use access::{LimitKey, LimitKeyLong, RateLimit};
 pub use acme::{
@@ -32,6 +34,7 @@ pub use browser::{
 pub use clients::{
     AutonomousSystem, ClientIp, Clients, CloudflareRegion, Continent, CountryCode, Subdivision,
 };
+pub use forward_auth::ForwardAuth;
 pub use health::{Expect, Health, JsonPointer, Outlier, StatusRange};
 pub use listener::{
     Certificate, ClientAuth, Limits, Listener, ListenerTls, MinTlsVersion, TlsProfile,
@@ -48,6 +51,7 @@ pub use route::{
 };
 pub use target::{GeoRule, IfDown, SplitMember, Target, TargetKind};
 pub use test::{ShareNumber, Test, TestClient, TestExpect, TestRequest};
+pub use token::{ClaimName, JwtAuth, KeysUrl, ScopeName, TokenAlgorithm, TokenKeys, TokenPlace};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

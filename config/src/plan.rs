@@ -20,7 +20,10 @@ pub use acme::{
     AcmeIssuerPlan, ChallengePlan, DnsHookKind, DnsHookPlan, ExternalAccountPlan,
     ManagedCertificate,
 };
-pub use auth::{AuthPlan, BasicPlan};
+pub use auth::{
+    AuthPlan, BasicPlan, ForwardAuthPlan, JwtPlan, ProofPlan, TokenKeySource, TokenKeysPlan,
+    TokenPlacePlan,
+};
 pub use browser::{BrowserPlan, CorsPlan};
 pub use classes::{Class, ClassIndex, ClientClasses, TooManyClasses};
 pub use location::{BitSet, ClientSet, LocationId, LocationTable};

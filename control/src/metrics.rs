@@ -10,6 +10,7 @@ pub mod family;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use portolan_certs::KeySet;
 use prometheus::TextEncoder;
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
@@ -18,7 +19,7 @@ use prometheus::proto::{
 use self::family::{Family, Kind};
 use crate::listeners::ListenerStatus;
 use crate::outlier::Reason;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Proof, Snapshot};
 use crate::stats::{ByClass, DURATION_BUCKETS, RetryReason, RoutePoolStats, Totals, TryOutcome};
 
 /// What the page is about.
@@ -40,6 +41,7 @@ impl Page<'_> {
         let mut families = Families::default();
         self.process(&mut families);
         self.routes(&mut families);
+        self.auth(&mut families);
         self.rate_limits(&mut families);
         self.pools(&mut families);
         self.services(&mut families);
@@ -220,6 +222,50 @@ impl Page<'_> {
                     let count = route.retries.get(reason);
                     (count > 0).then_some(([&*route.name, reason.as_str()], count))
                 })
+            }),
+        );
+    }
+
+    fn auth(&self, families: &mut Families) {
+        let proofs = || {
+            let routes = self.snapshot.routes.iter();
+            routes.filter_map(|route| Some((&*route.name, route.proof.as_ref()?)))
+        };
+        families.counters(
+            &family::FORWARD_AUTH,
+            proofs().flat_map(|(route, proof)| {
+                let authority = match proof {
+                    Proof::Forward(authority) => Some(authority),
+                    _ => None,
+                };
+                let counted = authority.into_iter().flat_map(|it| it.counted());
+                counted.map(move |(outcome, count)| ([route, outcome], count))
+            }),
+        );
+        // Routes share what comes from one place.
+        let sets: BTreeMap<String, &KeySet> = proofs()
+            .filter_map(|(_, proof)| match proof {
+                Proof::Jwt(gate) => Some((gate.keys.source().to_string(), &*gate.keys)),
+                _ => None,
+            })
+            .collect();
+        families.gauges(
+            &family::TOKEN_KEYS,
+            sets.iter().map(|(source, set)| {
+                let count = set.keys().map_or(0, |keys| keys.count());
+                ([source.as_str()], count as f64)
+            }),
+        );
+        families.gauges(
+            &family::TOKEN_KEYS_LAST_SUCCESS,
+            sets.iter()
+                .filter_map(|(source, set)| Some(([source.as_str()], set.had()? as f64))),
+        );
+        families.counters(
+            &family::TOKEN_KEY_LOOKS,
+            sets.iter().flat_map(|(source, set)| {
+                let named = ["had", "failed"].into_iter().zip(set.counted());
+                named.map(|(outcome, count)| ([source.as_str(), outcome], count))
             }),
         );
     }

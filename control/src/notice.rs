@@ -17,7 +17,7 @@ use crate::health::{Because, Verdict};
 use crate::outlier::Change;
 use crate::overrides::weights::Misfit;
 use crate::reload::{Reloaded, Trigger};
-use crate::{acme, overrides, suspicion};
+use crate::{acme, overrides, suspicion, token_keys};
 
 /// Something an operator wants to know.
 #[derive(Clone, Debug)]
@@ -110,6 +110,8 @@ pub enum Notice {
     },
     /// A certificate that looks after itself is there, or is not.
     Certificate(acme::Said),
+    /// Keys of tokens are new, or cannot be had.
+    TokenKeys(token_keys::Said),
     /// An operator overrides the configuration, or does so no longer.
     Overridden(overrides::Change),
     /// The running configuration does not fit the weights that an operator gave to a service.
@@ -223,6 +225,7 @@ impl Notice {
             Self::CertificateRefused { .. } => "certificate_refused",
             Self::CertificateEnds { .. } => "certificate_ends",
             Self::Certificate(said) => said.kind(),
+            Self::TokenKeys(said) => said.kind(),
             Self::Overridden(change) => change.kind(),
             Self::WeightsIdle { .. } => "weights_idle",
             Self::WeightsFit { .. } => "weights_fit",
@@ -266,6 +269,7 @@ impl Notice {
             | Self::CertificateEnds { of, .. } => of.clone(),
             Self::IdentityReplaced { pool } => format!("pool {pool}"),
             Self::Certificate(said) => said.subject(),
+            Self::TokenKeys(said) => said.subject(),
             Self::Overridden(change) => change.subject().to_string(),
             Self::WeightsIdle { service, .. } | Self::WeightsFit { service } => {
                 format!("service {service}")
@@ -290,6 +294,7 @@ impl Notice {
                 Some(error.clone())
             }
             Self::Certificate(said) => said.reason(),
+            Self::TokenKeys(said) => said.reason(),
             Self::Overridden(change) => change.reason().map(str::to_owned),
             Self::WeightsIdle { misfit, .. } => Some(misfit.to_string()),
             Self::Reloaded { trigger, outcome } => match outcome {
@@ -306,6 +311,7 @@ impl Notice {
     pub fn emit(&self) {
         match self {
             Self::Certificate(said) => said.emit(),
+            Self::TokenKeys(said) => said.emit(),
             Self::EndpointJudged {
                 verdict: Verdict::Unhealthy,
                 ..
@@ -405,6 +411,7 @@ impl fmt::Display for Notice {
                 write!(f, "{of}: `{name}` ends in {days} days")
             }
             Self::Certificate(said) => said.fmt(f),
+            Self::TokenKeys(said) => said.fmt(f),
             Self::Overridden(change) => change.fmt(f),
             Self::WeightsIdle { service, misfit } => write!(
                 f,

@@ -12,6 +12,7 @@
 //! in it is forgotten: under a flood of addresses those go that came once, and those stay that are
 //! limited. Whoever is refused writes nothing at all.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -19,11 +20,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderMap;
+use portolan_certs::token_keys::Claims;
 use portolan_config::plan::{LimitKeyPlan, RateLimitPlan};
 
 use crate::affinity::cookie;
 use crate::clock::Tick;
 use crate::stats::Counter;
+use crate::token;
 
 /// Time is counted in parts of the time in which one token comes back: so many of them.
 const UNITS: u64 = 64;
@@ -184,13 +187,23 @@ impl Limiter {
             )
     }
 
-    /// What a request's client is known by here: a number that nobody outside can foresee.
-    pub fn key(&self, headers: &HeaderMap, client: Option<IpAddr>) -> u64 {
+    /// What a request's client is known by here: a number that nobody outside can foresee. `claims`
+    /// are those of a token that was believed.
+    pub fn key(&self, headers: &HeaderMap, claims: Option<&Claims>, client: Option<IpAddr>) -> u64 {
         let mut hasher = self.seed.build_hasher();
+        let claimed_text: Option<Cow<'_, str>>;
         let said = match &self.plan.on {
             LimitKeyPlan::ClientIp => None,
             LimitKeyPlan::Header(name) => headers.get(name).map(http::HeaderValue::as_bytes),
             LimitKeyPlan::Cookie(name) => cookie(headers, name).map(str::as_bytes),
+            LimitKeyPlan::JwtClaim(name) => {
+                let claimed = claims.and_then(|claims| token::claim(claims, name));
+                claimed_text = claimed.map(|value| match token::text(value) {
+                    Some(text) => text,
+                    None => value.to_string().into(),
+                });
+                claimed_text.as_deref().map(str::as_bytes)
+            }
         };
         match (said, client.map(|client| client.to_canonical())) {
             (Some(said), _) => (0_u8, said).hash(&mut hasher),

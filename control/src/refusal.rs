@@ -94,7 +94,24 @@ refusals! {
     /// Nobody said who the client is, or somebody who is not known.
     Unauthenticated = StatusCode::UNAUTHORIZED, "unauthenticated",
         "Say who you are.";
-    /// More passwords are to be checked than can be.
+    /// The client's token is not believed.
+    InvalidToken = StatusCode::UNAUTHORIZED, "invalid_token",
+        "The token is not accepted.";
+    /// The client's token is believed, and does not say what it would have to.
+    InsufficientScope = StatusCode::FORBIDDEN, "insufficient_scope",
+        "The token does not allow this.";
+    /// No token can be judged: the keys could not be had yet.
+    NoKeys = StatusCode::SERVICE_UNAVAILABLE, "no_keys",
+        "The service cannot take the request now.";
+    /// The route's authorization service said so.
+    AuthDenied(status: u16) =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN), "auth_denied",
+        "Access is not allowed.";
+    /// The route's authorization service did not answer.
+    AuthUnavailable = StatusCode::SERVICE_UNAVAILABLE, "auth_unavailable",
+        "The service cannot take the request now.";
+    /// More passwords are to be checked than can be, or more questions to an authorization service
+    /// are under way than may be.
     AuthBusy = StatusCode::SERVICE_UNAVAILABLE, "auth_busy",
         "The service cannot take the request now.";
     /// The client has come too often.

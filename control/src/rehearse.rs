@@ -1,8 +1,11 @@
 //! What would become of a request? For `portolan explain`, and for the tests that a configuration
 //! brings along. Decided by the same code that serves, over pools whose health is made up.
 
+mod auth;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use portolan_config::diagnostic::{Code, Diagnostic};
@@ -13,6 +16,7 @@ use portolan_config::plan::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::auth::AuthExplained;
 use crate::affinity::Tie;
 use crate::clock::Tick;
 use crate::decide::{Fate, denied_words, route_access};
@@ -42,6 +46,8 @@ pub struct Question<'a> {
     pub method: &'a Method,
     /// The headers.
     pub headers: &'a HeaderMap,
+    /// The time since 1970, where tokens are to be judged by it.
+    pub now: Option<Duration>,
 }
 
 /// A question as people ask it: with a URL.
@@ -99,6 +105,7 @@ impl Asked {
             path: &self.path,
             method: &self.method,
             headers: &self.headers,
+            now: None,
         }
     }
 }
@@ -126,6 +133,9 @@ pub struct Explanation {
     /// Why the route is not for its client, if it is not.
     #[serde(default)]
     pub denied: Option<String>,
+    /// What the route's `auth` would say, if it has one. It is asked before a pool gets the request.
+    #[serde(default)]
+    pub auth: Option<AuthExplained>,
 }
 
 /// What keeps a client where it is.
@@ -164,6 +174,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
         status: Some(status),
         affinity: None,
         denied: None,
+        auth: None,
     };
     let path = match snapshot.plan.paths.normal(question.path) {
         Ok(path) => path,
@@ -190,11 +201,13 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
             status: Some(403),
             affinity: None,
             denied: Some(denied_words("the route", denied)),
+            auth: None,
         };
     }
     let tables = snapshot.tables_without(route.target, question.client, &found, &[]);
     let mut explanation = explained(snapshot, route, &found, &tables);
     explanation.affinity = affinity(snapshot, route, question, &tables);
+    explanation.auth = auth::explain(snapshot, route, question);
     explanation
 }
 
@@ -283,6 +296,7 @@ fn explained(
         pools,
         affinity: None,
         denied: None,
+        auth: None,
     }
 }
 
@@ -386,6 +400,7 @@ fn run_test(snapshot: &Snapshot, test: &TestPlan) -> Vec<String> {
             path: &test.path,
             method: &test.method,
             headers: &test.headers,
+            now: None,
         },
     );
     let mut wrong = Vec::new();

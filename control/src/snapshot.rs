@@ -8,13 +8,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use portolan_certs::KeySet;
 use portolan_config::names::Name;
 use portolan_config::plan::{
-    Class, ClassIndex, ClientClasses, Plan, PoolId, RequestHead, RouteId, RoutePlan, ServiceId,
-    TargetId, TargetKindPlan,
+    Class, ClassIndex, ClientClasses, Plan, PoolId, ProofPlan, RequestHead, RouteId, RoutePlan,
+    ServiceId, TargetId, TargetKindPlan, TokenKeySource,
 };
 
 use crate::auth::Basic;
+use crate::authority::Authority;
 use crate::clock::Tick;
 use crate::geo::{Locator, Whereabouts};
 use crate::overrides::weights::Fitted;
@@ -22,6 +24,7 @@ use crate::pool::PoolView;
 use crate::rate_limit::Limiter;
 use crate::stats::{ByRetryReason, PoolStats, RoutePoolStats};
 use crate::steering::{Basis, Conditions, Latency, Sequence, Table, evaluate};
+use crate::token::Gate;
 
 /// One picture of the world.
 #[derive(Debug)]
@@ -421,13 +424,54 @@ pub struct RouteState {
     pub retries: Arc<ByRetryReason>,
     /// Its rate limits, in the order written, with the buckets of their clients.
     pub limits: Vec<Arc<Limiter>>,
-    /// Its users, and which of them have proved themselves.
-    pub basic: Option<Arc<Basic>>,
+    /// Who may use it, by what they can prove.
+    pub proof: Option<Proof>,
 }
+
+/// How somebody proves who they are, with what is known for it.
+#[derive(Debug)]
+pub enum Proof {
+    /// Users, and which of them have proved themselves.
+    Basic(Arc<Basic>),
+    /// Keys of tokens.
+    Jwt(Arc<Gate>),
+    /// A service that says.
+    Forward(Arc<Authority>),
+}
+
+impl Proof {
+    /// What a route asks for. What was known `before` goes on. Nothing if the system has no
+    /// randomness.
+    fn new(plan: &ProofPlan, before: Option<&Self>, keys: &KeySets) -> Option<Self> {
+        match plan {
+            ProofPlan::Basic(plan) => match before {
+                Some(Self::Basic(old)) if old.plan == *plan => Some(Self::Basic(old.clone())),
+                _ => Some(Self::Basic(Arc::new(Basic::new(plan.clone())?))),
+            },
+            ProofPlan::Jwt(plan) => {
+                let source = &plan.keys.source;
+                let set = keys.get(source).cloned();
+                let set = set.unwrap_or_else(|| Arc::new(KeySet::new(source.clone())));
+                Some(Self::Jwt(Arc::new(Gate::new(plan.clone(), set))))
+            }
+            ProofPlan::Forward(plan) => {
+                let before = match before {
+                    Some(Self::Forward(old)) => Some(&**old),
+                    _ => None,
+                };
+                let authority = Authority::new(plan.clone(), before);
+                Some(Self::Forward(Arc::new(authority)))
+            }
+        }
+    }
+}
+
+/// Keys of tokens, by where they come from.
+pub(crate) type KeySets = HashMap<TokenKeySource, Arc<KeySet>>;
 
 impl RouteState {
     /// The state of a route in a new plan. What `before` counted and drew goes on.
-    pub(crate) fn new(plan: &Plan, id: RouteId, before: Option<&Self>) -> Self {
+    pub(crate) fn new(plan: &Plan, id: RouteId, keys: &KeySets, before: Option<&Self>) -> Self {
         let route = &plan.routes[id.index()];
         let mut sequences = before.map(|b| b.sequences.clone()).unwrap_or_default();
         sequences.resize_with(
@@ -449,12 +493,9 @@ impl RouteState {
             name: route.name.clone(),
             none: by_pool.entry("".into()).or_default().clone(),
             retries: before.map(|b| b.retries.clone()).unwrap_or_default(),
-            basic: route.auth.as_ref().and_then(|auth| {
-                let old = before.and_then(|b| b.basic.as_ref());
-                match old.filter(|old| old.plan == auth.basic) {
-                    Some(old) => Some(old.clone()),
-                    None => Basic::new(auth.basic.clone()).map(Arc::new),
-                }
+            proof: route.auth.as_ref().and_then(|auth| {
+                let old = before.and_then(|b| b.proof.as_ref());
+                Proof::new(&auth.proof, old, keys)
             }),
             limits: route
                 .rate_limits

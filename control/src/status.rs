@@ -1,6 +1,7 @@
 //! What runs now, as data: what the admin API answers, and what the commands print.
 
 mod certificates;
+mod token_keys;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::certificates::{CertificateEntry, CertificateTotals, CertificatesEntry, FaultEntry};
+pub use self::token_keys::TokenKeysEntry;
 use crate::health::Verdict;
 use crate::ledger::Outcome;
 use crate::listeners::ListenerStatus;
@@ -41,6 +43,9 @@ pub struct Status {
     /// The certificates that clients get.
     #[serde(default)]
     pub certificates: CertificateTotals,
+    /// Keys that tokens are verified with.
+    #[serde(default)]
+    pub token_keys: Vec<TokenKeysEntry>,
     /// The geo databases in use.
     pub geo: Vec<GeoEntry>,
     /// For how long this instance has suspected its own network, in seconds, if it does.

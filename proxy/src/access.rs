@@ -61,7 +61,8 @@ fn refused(ctx: &mut RequestContext, who: &str, denied: Denied<'_>) -> Stop {
     Stop::Refused(Refusal::AccessDenied, None)
 }
 
-/// Takes a token of every limit of the route, in the order written. Those before the one that
+/// Takes a token of every limit of the route, in the order written: first of those that hold for
+/// anybody, and of those that depend on who it is when that was proved. Those before the one that
 /// refuses have given theirs.
 ///
 /// # Errors
@@ -71,13 +72,16 @@ pub(crate) fn rate(
     route: &RoutePlan,
     headers: &HeaderMap,
     ctx: &mut RequestContext,
+    proved: bool,
     now: Tick,
 ) -> Result<(), Stop> {
     let limiters = &snapshot.routes[route.id.index()].limits;
-    let mut told: Option<Box<Told>> = None;
+    let mut told = ctx.allowance.take();
     let mut stop = None;
-    for (plan, limiter) in route.rate_limits.iter().zip(limiters) {
-        let allowance = limiter.take(limiter.key(headers, ctx.client), now);
+    let claims = ctx.proved.as_ref().and_then(|it| it.claims.as_ref());
+    let limits = route.rate_limits.iter().zip(limiters);
+    for (plan, limiter) in limits.filter(|(plan, _)| plan.on.needs_proof() == proved) {
+        let allowance = limiter.take(limiter.key(headers, claims, ctx.client), now);
         if plan.headers || allowance.refused {
             told.get_or_insert_default().add(plan, &allowance);
         }

@@ -1,5 +1,5 @@
-//! Who somebody is: asked before a request takes a token of a rate limit, and before anybody decides
-//! where it goes.
+//! Who somebody is: asked before anybody decides where a request goes, and after the limits that
+//! hold for anybody.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -7,13 +7,17 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, header};
 use pingora::Result;
 use pingora::http::RequestHeader;
-use portolan_config::plan::RoutePlan;
+use portolan_certs::token_keys::{Claims, Doubt};
+use portolan_config::plan::{AuthPlan, ProofPlan, RoutePlan, TokenPlacePlan};
 use portolan_control::auth::{Basic, Credentials};
+use portolan_control::snapshot::Proof;
+use portolan_control::token::{self, Gate, Objection};
 use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
+use crate::authority;
 use crate::context::RequestContext;
-use crate::edge::Stop;
+use crate::edge::{Edge, Stop};
 use crate::refusal::Refusal;
 
 /// Passwords that are checked at the same time: each keeps a core busy, and serving needs some too.
@@ -28,32 +32,109 @@ static WAITING: Semaphore = Semaphore::const_new(256);
 /// How long one waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether a request may take its route, as far as that depends on who sends it.
+/// Requests that wait for keys that may verify their tokens. Those beyond are refused at once.
+static WAITING_FOR_KEYS: Semaphore = Semaphore::const_new(256);
+
+/// How long one waits for that at most.
+const PATIENCE_FOR_KEYS: Duration = Duration::from_secs(5);
+
+/// What was proved about who sends a request.
+#[derive(Debug, Default)]
+pub(crate) struct Proved {
+    /// The user's name.
+    pub(crate) user: Option<Box<str>>,
+    /// What endpoints are told besides.
+    pub(crate) told: Vec<(HeaderName, HeaderValue)>,
+    /// What its token says.
+    pub(crate) claims: Option<Claims>,
+}
+
+/// Whether a request may take its route, as far as that depends on who sends it. Its route asks.
 ///
 /// # Errors
 /// When it may not.
-pub(crate) async fn check(request: &RequestHeader, ctx: &mut RequestContext) -> Result<(), Stop> {
-    let Some(id) = ctx.route else {
-        return Ok(());
-    };
+pub(crate) async fn check(
+    edge: &Edge,
+    request: &RequestHeader,
+    ctx: &mut RequestContext,
+) -> Result<(), Stop> {
+    let internal = || Stop::Refused(Refusal::Internal, None);
+    let id = ctx.route.ok_or_else(internal)?;
     let snapshot = ctx.snapshot().clone();
-    if snapshot.plan.routes[id.index()].auth.is_none() {
-        return Ok(());
-    }
-    // Without its users a route is for nobody.
-    let Some(basic) = &snapshot.routes[id.index()].basic else {
-        return Err(Stop::Refused(Refusal::Internal, None));
+    let proved = match &snapshot.routes[id.index()].proof {
+        // Without its users a route is for nobody.
+        None => return Err(internal()),
+        Some(Proof::Basic(basic)) => password(basic, request, ctx).await?,
+        Some(Proof::Jwt(gate)) => token(edge, gate, request, ctx).await?,
+        Some(Proof::Forward(authority)) => authority::check(edge, authority, request, ctx).await?,
+    };
+    ctx.proved = Some(Box::new(proved));
+    Ok(())
+}
+
+async fn password(
+    basic: &Arc<Basic>,
+    request: &RequestHeader,
+    ctx: &mut RequestContext,
+) -> Result<Proved, Stop> {
+    let mut refused = |why: &str| {
+        ctx.why = Some(why.into());
+        ctx.challenge = Some(basic.plan.challenge.clone());
+        Stop::Refused(Refusal::Unauthenticated, None)
     };
     let Some(credentials) = Credentials::of(&request.headers) else {
-        ctx.why = Some("the route asks for a name and a password".into());
-        return Err(Stop::Refused(Refusal::Unauthenticated, None));
+        return Err(refused("the route asks for a name and a password"));
     };
     if !basic.recall(&credentials) && !prove(basic, &credentials).await? {
-        ctx.why = Some("the route does not know this name and password".into());
-        return Err(Stop::Refused(Refusal::Unauthenticated, None));
+        return Err(refused("the route does not know this name and password"));
     }
-    ctx.user = Some(credentials.name().into());
-    Ok(())
+    Ok(Proved {
+        user: Some(credentials.name().into()),
+        ..Proved::default()
+    })
+}
+
+async fn token(
+    edge: &Edge,
+    gate: &Gate,
+    request: &RequestHeader,
+    ctx: &mut RequestContext,
+) -> Result<Proved, Stop> {
+    let clock = &edge.recorder.clock;
+    let mut judged = gate.judge(&request.headers, clock.wall());
+    if judged == Err(Objection::Doubted(Doubt::UnknownKey)) && new_keys(gate).await {
+        judged = gate.judge(&request.headers, clock.wall());
+    }
+    match judged {
+        Ok(claims) => {
+            let subject = claims.get("sub").and_then(token::text);
+            Ok(Proved {
+                user: subject.map(|subject| subject.into()),
+                told: token::told(&gate.plan, &claims),
+                claims: Some(claims),
+            })
+        }
+        Err(objection) => {
+            ctx.why = Some(objection.words().into());
+            ctx.challenge = objection.challenge(&gate.plan);
+            Err(Stop::Refused(objection.refusal(), None))
+        }
+    }
+}
+
+/// A token names a key that nobody knows: has the keys looked for, and waits for what comes of it if
+/// that is done at once. Whether it was done.
+async fn new_keys(gate: &Gate) -> bool {
+    let Some(mut looks) = gate.keys.want() else {
+        return false;
+    };
+    let Ok(_waiting) = WAITING_FOR_KEYS.try_acquire() else {
+        return false;
+    };
+    let patience = gate.plan.keys.timeout.min(PATIENCE_FOR_KEYS);
+    tokio::time::timeout(patience, looks.changed())
+        .await
+        .is_ok()
 }
 
 /// Checks a password, away from the threads that serve.
@@ -77,6 +158,24 @@ async fn prove(basic: &Arc<Basic>, credentials: &Credentials) -> Result<bool, St
     .map_err(|_| Stop::Refused(Refusal::Internal, None))
 }
 
+/// The headers in which endpoints are told who it is, whatever clients say there.
+pub(crate) fn told_names(auth: &AuthPlan) -> SmallVec<[&HeaderName; 4]> {
+    let mut names: SmallVec<[&HeaderName; 4]> = auth.user_header.iter().collect();
+    match &auth.proof {
+        ProofPlan::Basic(_) => {}
+        ProofPlan::Jwt(jwt) => names.extend(jwt.headers.iter().map(|(_, name)| name)),
+        ProofPlan::Forward(forward) => names.extend(&forward.copy_headers),
+    }
+    names
+}
+
+/// Whether two names are the same, also for those who take `_` for `-`.
+pub(crate) fn is_alike(one: &HeaderName, other: &HeaderName) -> bool {
+    let bytes = |b: u8| if b == b'_' { b'-' } else { b };
+    let one = one.as_str().bytes().map(bytes);
+    one.eq(other.as_str().bytes().map(bytes))
+}
+
 /// Changes a request as its route says: endpoints learn who it is, and not by what it was proved.
 pub(crate) fn edit(
     request: &mut RequestHeader,
@@ -87,28 +186,93 @@ pub(crate) fn edit(
         return Ok(());
     };
     if !auth.forward_authorization {
-        request.remove_header(&header::AUTHORIZATION);
+        match auth.jwt().map(|jwt| &jwt.place) {
+            Some(TokenPlacePlan::Header(name)) => drop_alike(request, name),
+            Some(TokenPlacePlan::Cookie(name)) => drop_cookie(request, name)?,
+            Some(TokenPlacePlan::Bearer) | None => {
+                request.remove_header(&header::AUTHORIZATION);
+            }
+        }
     }
-    if let Some(name) = &auth.user_header {
-        // Also as those endpoints would read it that take `_` for `-`.
-        let alike: SmallVec<[HeaderName; 1]> = request
-            .headers
-            .keys()
-            .filter(|sent| {
-                let bytes = |b: u8| if b == b'_' { b'-' } else { b };
-                let sent = sent.as_str().bytes().map(bytes);
-                sent.eq(name.as_str().bytes().map(bytes))
-            })
-            .cloned()
-            .collect();
-        for sent in &alike {
-            request.remove_header(sent);
-        }
-        let user = ctx.user.as_deref().unwrap_or_default();
+    for name in told_names(auth) {
+        drop_alike(request, name);
+    }
+    let Some(proved) = &ctx.proved else {
+        return Ok(());
+    };
+    for (name, value) in &proved.told {
+        request.append_header(name.clone(), value.clone())?;
+    }
+    if let (Some(name), Some(user)) = (&auth.user_header, &proved.user)
         // What no header can say is not said at all.
-        if let Ok(user) = HeaderValue::from_bytes(user.as_bytes()) {
-            request.insert_header(name.clone(), user)?;
-        }
+        && let Ok(user) = HeaderValue::from_bytes(user.as_bytes())
+    {
+        request.insert_header(name.clone(), user)?;
     }
     Ok(())
+}
+
+/// Takes off all headers of this name, also as those endpoints would read it that take `_` for `-`.
+fn drop_alike(request: &mut RequestHeader, name: &HeaderName) {
+    let alike: SmallVec<[HeaderName; 1]> = request
+        .headers
+        .keys()
+        .filter(|sent| is_alike(sent, name))
+        .cloned()
+        .collect();
+    for sent in &alike {
+        request.remove_header(sent);
+    }
+}
+
+/// Takes one cookie off, and leaves the others.
+fn drop_cookie(request: &mut RequestHeader, name: &str) -> Result<()> {
+    let is_it = |pair: &str| {
+        pair.trim()
+            .split_once('=')
+            .is_some_and(|(key, _)| key == name)
+    };
+    let lines: Vec<HeaderValue> = request
+        .headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|line| {
+            let Ok(text) = line.to_str() else {
+                // What cannot be read was not read for the token either.
+                return Some(line.clone());
+            };
+            if !text.split(';').any(is_it) {
+                return Some(line.clone());
+            }
+            let kept: Vec<&str> = text
+                .split(';')
+                .filter(|pair| !is_it(pair))
+                .map(str::trim)
+                .collect();
+            (!kept.is_empty())
+                .then(|| HeaderValue::try_from(kept.join("; ")).ok())
+                .flatten()
+        })
+        .collect();
+    request.remove_header(&header::COOKIE);
+    for line in lines {
+        request.append_header(header::COOKIE, line)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_cookie_is_taken_off_and_others_stay() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for line in ["a=1; session=x.y.z; b=2", "session=again", "c=3"] {
+            request.append_header("cookie", line).unwrap();
+        }
+        drop_cookie(&mut request, "session").unwrap();
+        let left: Vec<_> = request.headers.get_all("cookie").iter().collect();
+        assert_eq!(left, ["a=1; b=2", "c=3"]);
+    }
 }

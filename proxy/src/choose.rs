@@ -10,6 +10,7 @@ use portolan_control::affinity::cookie;
 use portolan_control::balance::Wish;
 use portolan_control::clock::Tick;
 use portolan_control::decide::{Fate, decide_again};
+use portolan_control::pool::PoolView;
 use portolan_control::retry::Fault;
 use portolan_control::stats::RetryReason;
 use portolan_control::steering::Draw;
@@ -163,21 +164,37 @@ fn cross_over(ctx: &mut RequestContext, from: PoolId) -> Option<PoolId> {
 
 /// How to connect to an endpoint.
 pub(crate) fn target(ctx: &RequestContext, (pool, endpoint): Place) -> Result<Target> {
-    let view = &ctx.snapshot().pools[pool.index()].endpoints[endpoint];
-    let Some(peers) = view.dial.get::<Peers>() else {
-        return Error::e_explain(ErrorType::InternalError, "an endpoint that nobody prepared");
-    };
-    let target = if ctx.wants_upgrade {
-        peers.upgrades(&view.live)
-    } else {
-        peers.requests(&view.live)
-    };
-    Ok(match (peers.send_proxy, &ctx.connection) {
+    let view = &ctx.snapshot().pools[pool.index()];
+    match peers(view, endpoint) {
+        Some(peers) if ctx.wants_upgrade => {
+            let target = peers.upgrades(&view.endpoints[endpoint].live);
+            Ok(announced(ctx, peers, target))
+        }
+        _ => target_of(ctx, view, endpoint).ok_or_else(|| {
+            Error::explain(ErrorType::InternalError, "an endpoint that nobody prepared")
+        }),
+    }
+}
+
+/// How to connect to an endpoint of this pool for a request that is no upgrade.
+pub(crate) fn target_of(ctx: &RequestContext, view: &PoolView, endpoint: usize) -> Option<Target> {
+    let peers = peers(view, endpoint)?;
+    let target = peers.requests(&view.endpoints[endpoint].live);
+    Some(announced(ctx, peers, target))
+}
+
+fn peers(view: &PoolView, endpoint: usize) -> Option<&Peers> {
+    view.endpoints[endpoint].dial.get()
+}
+
+/// With a PROXY protocol header, if the pool's connections begin with one.
+fn announced(ctx: &RequestContext, peers: &Peers, target: Target) -> Target {
+    match (peers.send_proxy, &ctx.connection) {
         (Some(version), Some(connection)) => {
             target.announcing(version, on_behalf_of(ctx, connection))
         }
         _ => target,
-    })
+    }
 }
 
 /// For whom a request is, as a PROXY protocol header says it. Of a client that was only named to us

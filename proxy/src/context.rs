@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::HeaderValue;
 use portolan_certs::CertificateStore;
 use portolan_certs::store::Able;
 use portolan_config::plan::{PoolId, RouteId, RoutePlan};
@@ -22,6 +23,7 @@ use portolan_control::steering::Basis;
 use smallvec::SmallVec;
 
 use crate::access;
+use crate::auth::Proved;
 use crate::body_rate::BodyRate;
 use crate::client_certificate::ClientCertificate;
 use crate::ledger::Entry;
@@ -119,8 +121,10 @@ pub(crate) struct RequestContext {
     pub(crate) chances: Repeatable,
     /// Why Portolan answers itself, if it does.
     pub(crate) refusal: Option<Refusal>,
-    /// Who sends it, where that was proved.
-    pub(crate) user: Option<Box<str>>,
+    /// What was proved about who sends it.
+    pub(crate) proved: Option<Box<Proved>>,
+    /// What its client is told about how to prove who it is.
+    pub(crate) challenge: Option<HeaderValue>,
     /// What its rate limits tell its client.
     pub(crate) allowance: Option<Box<access::Told>>,
     /// Its answer is that it is to be had over https.
@@ -331,7 +335,8 @@ impl RequestContext {
                 body_kept: false,
             },
             refusal: None,
-            user: None,
+            proved: None,
+            challenge: None,
             allowance: None,
             redirected: false,
             wants_upgrade: false,

@@ -21,6 +21,7 @@ use portolan_control::stats::Gauge;
 use crate::access;
 use crate::affinity;
 use crate::auth;
+use crate::authority::Denial;
 use crate::browser;
 use crate::client_address::client_address;
 use crate::context::{ConnectionContext, RequestContext, UnderWay};
@@ -103,10 +104,11 @@ impl Edge {
             reply
                 .more
                 .extend(browser::own(&route.browser, request, ctx));
-            if let (Refusal::Unauthenticated, Some(auth)) = (refusal, &route.auth) {
-                let challenge = auth.basic.challenge.clone();
-                reply.more.push((header::WWW_AUTHENTICATE, challenge));
-            }
+        }
+        if let Some(challenge) = &ctx.challenge {
+            reply
+                .more
+                .push((header::WWW_AUTHENTICATE, challenge.clone()));
         }
         reply
     }
@@ -150,13 +152,21 @@ impl Edge {
             ctx.found = snapshot.locate(route, client);
         }
         access::route(route, ctx)?;
-        access::rate(
-            &snapshot,
-            route,
-            &request.headers,
-            ctx,
-            self.recorder.clock.now(),
-        )
+        let now = self.recorder.clock.now();
+        access::rate(&snapshot, route, &request.headers, ctx, false, now)
+    }
+
+    /// Whether a request may pass, as far as that depends on who sends it.
+    async fn prove(&self, request: &RequestHeader, ctx: &mut RequestContext) -> Result<(), Stop> {
+        let snapshot = ctx.snapshot().clone();
+        let id = ctx.route.ok_or(Stop::Refused(Refusal::Internal, None))?;
+        let route = &snapshot.plan.routes[id.index()];
+        if route.auth.is_none() {
+            return Ok(());
+        }
+        auth::check(self, request, ctx).await?;
+        let now = self.recorder.clock.now();
+        access::rate(&snapshot, route, &request.headers, ctx, true, now)
     }
 
     /// Decides where a request of this route goes. `Err`: nowhere, and why.
@@ -237,6 +247,8 @@ pub(crate) enum Stop {
     Redirect,
     /// A browser asks whether it may ask, and the route has the answer.
     Preflight,
+    /// The route's authorization service has the answer.
+    Denied(Box<Denial>),
 }
 
 impl Edge {
@@ -301,7 +313,7 @@ impl Edge {
         }
         let mut steered = self.admit(downstream, ctx);
         if steered.is_ok() {
-            steered = auth::check(downstream.request(), ctx).await;
+            steered = self.prove(downstream.request(), ctx).await;
         }
         if steered.is_ok() {
             steered = self.steer(downstream.request(), ctx);
@@ -333,6 +345,15 @@ impl Edge {
                 };
                 head.insert_header(forward::X_REQUEST_ID, ctx.id.as_str())?;
                 downstream.answer(head, Bytes::new()).await
+            }
+            Err(Stop::Denied(denial)) => {
+                let refusal = Refusal::AuthDenied(denial.status.as_u16());
+                if grpc::is_call(downstream.request()) {
+                    return self.refuse(downstream, ctx, refusal, None).await;
+                }
+                ctx.refusal = Some(refusal);
+                let more = Self::reply(refusal, downstream, ctx, None).more;
+                denial.write(downstream, ctx, more).await
             }
             Err(Stop::Refused(refusal, retry_after)) => {
                 self.refuse(downstream, ctx, refusal, retry_after).await

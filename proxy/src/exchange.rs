@@ -9,6 +9,7 @@
 //! can be sent again; a try's time begins when the request was sent as a whole, for before that
 //! nobody knows whether the endpoint or the client is waited for.
 
+mod ask;
 mod attempt;
 mod body;
 mod cohort;
@@ -36,10 +37,11 @@ use portolan_control::silence::Judgement;
 use portolan_control::stats::{RetryReason, TryOutcome};
 use smallvec::SmallVec;
 
+pub(crate) use self::ask::{Told, ask};
 use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
 pub(crate) use self::kept::keep_house;
 pub(crate) use self::pool::Upstream;
-pub(crate) use self::request::wants_upgrade;
+pub(crate) use self::request::{ends_here, wants_upgrade};
 use self::upload::Upload;
 use self::wire::Length;
 use crate::choose::{self, Place};

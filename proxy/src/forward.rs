@@ -78,6 +78,24 @@ pub(crate) fn to_endpoint(
     Ok(())
 }
 
+/// Changes a question about a request on its way to the service that is asked.
+pub(crate) fn to_authority(
+    question: &mut RequestHeader,
+    origin: &Origin<'_>,
+    pool: &PoolPlan,
+    random: &mut fastrand::Rng,
+) -> Result<()> {
+    forwarded(question, origin)?;
+    question.insert_header(X_REQUEST_ID, origin.id)?;
+    trace(question, random)?;
+    via(question, origin.version)?;
+    client_certificate::tell(question, origin.agreed)?;
+    if let Some(host) = &pool.host {
+        set_host(question, host)?;
+    }
+    Ok(())
+}
+
 /// X-Forwarded-*: what an untrusted peer says about itself is dropped, what a trusted one says is
 /// continued.
 fn forwarded(request: &mut RequestHeader, origin: &Origin<'_>) -> Result<()> {

@@ -25,6 +25,7 @@ mod access;
 mod affinity;
 mod announce;
 mod auth;
+mod authority;
 mod body_rate;
 mod browser;
 mod choose;

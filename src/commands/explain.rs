@@ -113,6 +113,11 @@ fn words(explanation: &Explanation) -> String {
     if let Some(denied) = &explanation.denied {
         rows.push(vec!["access".to_owned(), denied.clone()]);
     }
+    if let Some(auth) = &explanation.auth {
+        let status = auth.status.map_or_else(String::new, |it| format!(": {it}"));
+        let said = format!("{}: {}{status}", auth.by, auth.says);
+        rows.push(vec!["auth".to_owned(), said]);
+    }
     let mut out = output::table(&rows);
     if let Some(status) = explanation.status {
         out.push_str(&format!("answered by Portolan itself: {status}\n"));

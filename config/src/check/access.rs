@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::{Document, RateLimit};
+use crate::document::{Document, LimitKey, RateLimit};
 use crate::source::Origin;
 
 use super::clients;
@@ -41,6 +41,18 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
                         format!("two limits of this route are named `{name}`"),
                     )
                     .related(first, "the other one"),
+                );
+            }
+            if let LimitKey::JwtClaim(claim) = &limit.on
+                && route.auth.on().is_none_or(|auth| auth.jwt.is_none())
+            {
+                found.push(
+                    Diagnostic::error(
+                        Code::Unreachable,
+                        claim.origin,
+                        "the route asks for no token that could have claims",
+                    )
+                    .help("ask for one with `auth: { jwt: … }`, or limit by something else"),
                 );
             }
             rate_limit(limit, found);

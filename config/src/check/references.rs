@@ -86,8 +86,30 @@ pub(super) fn check<'a>(document: &'a Document, found: &mut Vec<Diagnostic>) -> 
             }
         });
     }
+    for name in authorizers(document) {
+        let text = name.value.as_str();
+        let diagnostic = match names.get(text) {
+            Some(Definition::Pool(_)) => continue,
+            Some(Definition::Service(_)) => {
+                let message = format!("`{name}` is a service, and a pool belongs here");
+                Diagnostic::error(Code::BadValue, name.origin, message)
+            }
+            None => {
+                let message = format!("there is no pool named `{name}`");
+                Diagnostic::error(Code::UnknownName, name.origin, message)
+                    .suggest(text, names.iter(true))
+            }
+        };
+        found.push(diagnostic);
+    }
     cycles(document, &names, found);
     names
+}
+
+/// The pools that are asked who may pass.
+fn authorizers(document: &Document) -> impl Iterator<Item = &At<Name>> {
+    let auth = document.routes.iter().filter_map(|route| route.auth.on());
+    auth.filter_map(|auth| Some(&auth.forward_auth.as_ref()?.to))
 }
 
 /// Calls `visit` with every name that a target mentions, in the order written.
@@ -215,6 +237,11 @@ pub(super) fn check_use(document: &Document, names: &Names<'_>, found: &mut Vec<
             }
             _ => {}
         });
+    }
+    for name in authorizers(document) {
+        if let Some(Definition::Pool(at)) = names.get(name.value.as_str()) {
+            used_pools[at] = true;
+        }
     }
     // A pool that only an unused service leads to is as good as named: the service says enough.
     let mut named = used_pools;

@@ -103,6 +103,10 @@ codes! {
     Unreachable = "unreachable",
     /// Certificates of endpoints are not verified.
     Insecure = "insecure",
+    /// Keys of tokens that cannot be used.
+    TokenKeys = "token-keys",
+    /// Tokens that were meant for somebody else, or come from anybody, are believed.
+    TokenForAnybody = "token-for-anybody",
     /// A challenge that the certificate authority may not be able to see answered.
     AcmeReach = "acme-reach",
     /// An issuer that no certificate names.

@@ -3,6 +3,7 @@
 use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use super::token::ClaimName;
 use crate::decode::{Decode, Encode, Reader, document};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::names::{CookieName, Name};
@@ -26,8 +27,10 @@ document! {
         /// How many requests may come at once. By default as many as `requests`.
         pub burst: Option<At<Count>>,
         /// What tells clients apart: `client_ip` (IPv6 addresses by their /64, which is what one
-        /// customer has at least), `{ header: X-Api-Key }` or `{ cookie: session }`. Requests without that header or cookie
-        /// are limited by their client's address.
+        /// customer has at least), `{ header: X-Api-Key }`, `{ cookie: session }` or
+        /// `{ jwt_claim: sub }` of the token that the route's `auth` asks for. Requests without that
+        /// header, cookie or claim are limited by their client's address. Limits by a claim are asked
+        /// when the token was believed, all others before.
         pub on: LimitKey = "client_ip",
         /// Tell clients in every answer how much is left (`RateLimit` and `RateLimit-Policy`).
         /// Those who are refused are always told.
@@ -47,15 +50,19 @@ pub enum LimitKey {
     Header(At<HeaderName>),
     /// A cookie's value.
     Cookie(At<CookieName>),
+    /// A claim of the token.
+    JwtClaim(At<ClaimName>),
 }
 
 document! {
-    /// A header or a cookie.
+    /// A header, a cookie or a claim.
     pub struct LimitKeyLong as "`on`" {
         /// The header's name.
         pub header: Option<At<HeaderName>>,
         /// The cookie's name.
         pub cookie: Option<At<CookieName>>,
+        /// The name of a claim of the token that was believed (see `auth`).
+        pub jwt_claim: Option<At<ClaimName>>,
     }
 }
 
@@ -71,21 +78,22 @@ impl Decode for LimitKey {
                     node.origin,
                     format!("`{}` does not tell clients apart", scalar.text),
                 )
-                .help("write `client_ip`, `{ header: NAME }` or `{ cookie: NAME }`"),
+                .help("write `client_ip`, `{ header: NAME }`, `{ cookie: NAME }` or `{ jwt_claim: NAME }`"),
             );
             return None;
         }
         let before = reader.diagnostics.len();
         let long = LimitKeyLong::decode(node, reader)?;
-        match (long.header, long.cookie) {
-            (Some(header), None) => Some(Self::Header(header)),
-            (None, Some(cookie)) => Some(Self::Cookie(cookie)),
+        match (long.header, long.cookie, long.jwt_claim) {
+            (Some(header), None, None) => Some(Self::Header(header)),
+            (None, Some(cookie), None) => Some(Self::Cookie(cookie)),
+            (None, None, Some(claim)) => Some(Self::JwtClaim(claim)),
             _ => {
                 if reader.diagnostics.len() == before {
                     reader.report(Diagnostic::error(
                         Code::BadValue,
                         node.origin,
-                        "`on` needs `header` or `cookie`, one of them",
+                        "`on` needs `header`, `cookie` or `jwt_claim`, one of them",
                     ));
                 }
                 None
@@ -99,6 +107,7 @@ impl Encode for LimitKey {
         let empty = |origin: Origin| LimitKeyLong {
             header: None,
             cookie: None,
+            jwt_claim: None,
             origin,
         };
         match self {
@@ -110,6 +119,10 @@ impl Encode for LimitKey {
             Self::Cookie(cookie) => LimitKeyLong {
                 cookie: Some(cookie.clone()),
                 ..empty(cookie.origin)
+            },
+            Self::JwtClaim(claim) => LimitKeyLong {
+                jwt_claim: Some(claim.clone()),
+                ..empty(claim.origin)
             },
         }
         .encode()

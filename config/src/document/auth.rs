@@ -3,21 +3,28 @@
 use http::HeaderName;
 use schemars::{Schema, json_schema};
 
+use super::forward_auth::ForwardAuth;
+use super::token::JwtAuth;
 use crate::decode::{Secret, document};
 use crate::leaf::{Leaf, LeafError};
 use crate::source::At;
 
 document! {
-    /// Who may use a route, by what they can prove. Whoever cannot gets 401.
+    /// Who may use a route, by what they can prove, in one of three ways. Whoever cannot gets 401.
     pub struct Auth as "`auth`" {
         /// Names and passwords (RFC 7617).
         pub basic: Option<BasicAuth>,
-        /// The header in which endpoints get the user's name. What clients send under it is taken off.
+        /// Tokens that an issuer has signed.
+        pub jwt: Option<JwtAuth>,
+        /// A service of your own that is asked about every request.
+        pub forward_auth: Option<ForwardAuth>,
+        /// The header in which endpoints get the user's name (of a token: its `sub`). What clients
+        /// send under it is taken off.
         pub user_header: Option<At<HeaderName>>,
-        /// Send the request's Authorization on to endpoints. By default it ends here.
+        /// Send on to endpoints what it was proved by: the request's Authorization, or the header or
+        /// the cookie in which its token stood. By default it ends here.
         pub forward_authorization: At<bool> = "false",
     }
-    not_yet { "forward_auth", "jwt" }
 }
 
 document! {

@@ -61,7 +61,8 @@ document! {
         pub allow: Option<Clients>,
         /// Who may not use it, even if `allow` names them.
         pub deny: Option<Clients>,
-        /// Who may use it, by what they can prove: names and passwords. `off`: nobody is asked.
+        /// Who may use it, by what they can prove: names and passwords, tokens, or whatever a
+        /// service of your own asks for. `off`: nobody is asked.
         pub auth: Switch<Auth> = "off",
         /// How often one client may come: one limit, or a list of them that all must hold.
         pub rate_limit: Option<OneOrMany<RateLimit>>,

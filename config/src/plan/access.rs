@@ -143,4 +143,13 @@ pub enum LimitKeyPlan {
     Header(HeaderName),
     /// A cookie's value.
     Cookie(Arc<str>),
+    /// A claim of the token that was believed.
+    JwtClaim(Arc<str>),
+}
+
+impl LimitKeyPlan {
+    /// Whether it can only be known when somebody has proved who they are.
+    pub fn needs_proof(&self) -> bool {
+        matches!(self, Self::JwtClaim(_))
+    }
 }

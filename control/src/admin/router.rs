@@ -19,7 +19,7 @@ use crate::rehearse::{self, Asked, Explanation};
 use crate::reload::{Reloaded, Trigger};
 use crate::status::{
     self, CertificatesEntry, ConfigStatus, ListenerEntry, PoolEntry, PoolTotals, RequestTotals,
-    RouteEntry, ServiceEntry, Status,
+    RouteEntry, ServiceEntry, Status, TokenKeysEntry,
 };
 
 /// The whole API.
@@ -120,9 +120,14 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
     let now = portolan_certs::now();
     let certificates = CertificatesEntry::new(&state.listeners.status(), &state.reloader, now);
     warnings.extend(certificates.worries(now));
-    // What was said of certificates when they were read first may be otherwise by now.
+    let token_keys = TokenKeysEntry::all(&snapshot);
+    warnings.extend(token_keys.iter().filter_map(TokenKeysEntry::worry));
+    // What was said of files when they were read first may be otherwise by now.
     let lasting = running.warnings.diagnostics.iter().filter(|diagnostic| {
-        !matches!(diagnostic.code, Code::Certificate | Code::CertificateExpiry)
+        !matches!(
+            diagnostic.code,
+            Code::Certificate | Code::CertificateExpiry | Code::TokenKeys
+        )
     });
     warnings.extend(lasting.map(|diagnostic| {
         let place = diagnostic
@@ -151,6 +156,7 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
             .map(ListenerEntry::from)
             .collect(),
         certificates: certificates.totals(),
+        token_keys,
         geo: status::geo(&snapshot),
         self_suspicion_seconds: snapshot
             .suspicion
@@ -238,10 +244,9 @@ async fn explain(
     })?;
     let method = asked.method.as_deref().unwrap_or("GET");
     let asked = Asked::new(asked.client_ip, method, &asked.url, &asked.headers).map_err(bad)?;
-    Ok(Json(rehearse::explain(
-        &state.published.load(),
-        &asked.question(),
-    )))
+    let mut question = asked.question();
+    question.now = Some(state.clock.wall());
+    Ok(Json(rehearse::explain(&state.published.load(), &question)))
 }
 
 async fn reload(State(state): State<AdminState>) -> Result<Json<serde_json::Value>, Problem> {

@@ -603,12 +603,13 @@ impl Core {
         self.dirty_targets.clear();
 
         let before = std::mem::take(&mut self.routes);
+        let keys = &self.material.token_keys;
         self.route_states = plan
             .routes
             .iter()
             .map(|route| {
                 let old = before.get(&route.name).map(AsRef::as_ref);
-                Arc::new(RouteState::new(&plan, route.id, old))
+                Arc::new(RouteState::new(&plan, route.id, keys, old))
             })
             .collect();
         self.routes = self

@@ -82,6 +82,16 @@ families! {
     /// Tries that were not the first of their request, by route and by what had failed before:
     /// `connect`, `reset`, `timeout`, `status`; or `beside` one that took long.
     RETRIES = Counter "portolan_retries_total" ["route", "reason"];
+    /// Questions to the authorization services of routes, by what became of them: `allowed`, `denied`,
+    /// `failed` (no answer, and the request was refused), `failed_open` (no answer, and it passed) or
+    /// `busy` (too many were under way).
+    FORWARD_AUTH = Counter "portolan_forward_auth_total" ["route", "outcome"];
+    /// Keys that tokens are verified with, by where they come from.
+    TOKEN_KEYS = Gauge "portolan_token_keys" ["source"];
+    /// When the keys of tokens were last had, in seconds since 1970. Without a sample, never.
+    TOKEN_KEYS_LAST_SUCCESS = Gauge "portolan_token_keys_last_success_timestamp_seconds" ["source"];
+    /// How often keys of tokens were looked for, by how it went: `had` or `failed`.
+    TOKEN_KEY_LOOKS = Counter "portolan_token_key_looks_total" ["source", "outcome"];
     /// Requests that a route's rate limit refused.
     RATE_LIMITED = Counter "portolan_rate_limited_requests_total" ["route", "limit"];
     /// Clients that a route's rate limit forgot before they had all their tokens again, because too

@@ -62,7 +62,7 @@ fn clients_are_told_apart_by_what_the_limit_says() {
     let none = HeaderMap::new();
     let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
     let by_ip = of(LimitKeyPlan::ClientIp);
-    let key = |text: &str| by_ip.key(&none, ip(text));
+    let key = |text: &str| by_ip.key(&none, None, ip(text));
     assert_eq!(
         key("2001:db8:0:1::1"),
         key("2001:db8:0:1:ffff::2"),
@@ -78,21 +78,38 @@ fn clients_are_told_apart_by_what_the_limit_says() {
             http::HeaderValue::from_static(value),
         )])
     };
-    let a = by_header.key(&with("x-key", "a"), ip("192.0.2.1"));
-    assert_eq!(a, by_header.key(&with("x-key", "a"), ip("192.0.2.2")));
-    assert_ne!(a, by_header.key(&with("x-key", "b"), ip("192.0.2.1")));
+    let a = by_header.key(&with("x-key", "a"), None, ip("192.0.2.1"));
+    assert_eq!(a, by_header.key(&with("x-key", "a"), None, ip("192.0.2.2")));
+    assert_ne!(a, by_header.key(&with("x-key", "b"), None, ip("192.0.2.1")));
     assert_ne!(
-        by_header.key(&none, ip("192.0.2.1")),
-        by_header.key(&none, ip("192.0.2.2")),
+        by_header.key(&none, None, ip("192.0.2.1")),
+        by_header.key(&none, None, ip("192.0.2.2")),
         "without the header, the address"
     );
     let by_cookie = of(LimitKeyPlan::Cookie("session".into()));
-    let a = by_cookie.key(&with("cookie", "x=1; session=a"), None);
-    assert_eq!(a, by_cookie.key(&with("cookie", "session=a; y=2"), None));
-    assert_ne!(a, by_cookie.key(&with("cookie", "session=b"), None));
+    let a = by_cookie.key(&with("cookie", "x=1; session=a"), None, None);
+    assert_eq!(
+        a,
+        by_cookie.key(&with("cookie", "session=a; y=2"), None, None)
+    );
+    assert_ne!(a, by_cookie.key(&with("cookie", "session=b"), None, None));
+    let by_claim = of(LimitKeyPlan::JwtClaim("sub".into()));
+    let says = |claims: serde_json::Value| claims.as_object().unwrap().clone();
+    let (alice, bob) = (
+        says(serde_json::json!({ "sub": "alice" })),
+        says(serde_json::json!({ "sub": 7 })),
+    );
+    let a = by_claim.key(&none, Some(&alice), ip("192.0.2.1"));
+    assert_eq!(a, by_claim.key(&none, Some(&alice), ip("192.0.2.2")));
+    assert_ne!(a, by_claim.key(&none, Some(&bob), ip("192.0.2.1")));
+    assert_ne!(
+        by_claim.key(&none, None, ip("192.0.2.1")),
+        by_claim.key(&none, None, ip("192.0.2.2")),
+        "without the claim, the address"
+    );
     let other = of(LimitKeyPlan::ClientIp);
     assert_ne!(
-        other.key(&none, ip("192.0.2.1")),
+        other.key(&none, None, ip("192.0.2.1")),
         key("192.0.2.1"),
         "every limit has a seed of its own"
     );

@@ -6,12 +6,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
+use portolan_certs::key_set::Looked;
 use portolan_certs::keyring::Fault;
 use portolan_certs::material::Fresh;
 use portolan_config::plan::{Plan, PoolId};
 
 use super::Reloader;
 use crate::notice::Notice;
+use crate::token_keys::Said;
 
 /// How many days before its end a certificate is announced.
 const DAYS: [i64; 4] = [30, 14, 7, 1];
@@ -104,6 +106,23 @@ impl Reloader {
             self.parts.journal.tell(&Notice::IdentityReplaced {
                 pool: plan.pools[id.index()].name.clone(),
             });
+        }
+        for (source, looked) in &fresh.token_keys {
+            let source = source.to_string();
+            let said = match looked {
+                Looked::Same | Looked::StillFailed => continue,
+                Looked::New(count) => Said::Replaced {
+                    source,
+                    count: *count,
+                },
+                // A file that could not be used from the beginning was refused with its configuration.
+                Looked::Failed(error) => Said::Failed {
+                    source,
+                    error: error.to_string(),
+                    keys: true,
+                },
+            };
+            self.parts.journal.tell(&Notice::TokenKeys(said));
         }
         let mut known = self.known();
         for (id, fault) in &fresh.faults {

@@ -7,6 +7,7 @@ use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{PoolId, RoutePlan};
 
 use super::wire::Length;
+use crate::auth;
 use crate::context::RequestContext;
 use crate::edge::{fastrand_scope, host};
 use crate::forward::{self, Origin};
@@ -52,7 +53,8 @@ pub(super) fn for_endpoint(
             .headers
             .get(header::TE)
             .is_some_and(|te| te.as_bytes() == b"trailers");
-    strip_hop_by_hop(&mut request)?;
+    let told = route.auth.as_ref().map(auth::told_names);
+    strip_hop_by_hop(&mut request, &told.unwrap_or_default())?;
     if trailers {
         // gRPC servers insist on it.
         request.insert_header(header::TE, "trailers")?;
@@ -88,8 +90,21 @@ pub(super) fn for_endpoint(
     Ok(request)
 }
 
-/// Takes off what was meant for us alone, and what the client names in its Connection.
-fn strip_hop_by_hop(request: &mut RequestHeader) -> Result<()> {
+/// Takes off what was meant for us alone, and what the client names in its Connection. Nobody has
+/// taken off what endpoints are told of who it is.
+fn strip_hop_by_hop(request: &mut RequestHeader, told: &[&HeaderName]) -> Result<()> {
+    let named = ends_here(request)?;
+    if named.iter().any(|name| told.contains(&name)) {
+        return Err(names_too_much());
+    }
+    for name in &named {
+        request.remove_header(name);
+    }
+    Ok(())
+}
+
+/// What was meant for us alone, and what the client names in its Connection.
+pub(crate) fn ends_here(request: &RequestHeader) -> Result<Vec<HeaderName>> {
     let mut named: Vec<HeaderName> = Vec::new();
     let lines = request.headers.get_all(header::CONNECTION).iter();
     for token in lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')) {
@@ -99,19 +114,19 @@ fn strip_hop_by_hop(request: &mut RequestHeader) -> Result<()> {
         }
         match HeaderName::from_bytes(token) {
             Ok(name) if !PROTECTED.contains(&name.as_str()) => named.push(name),
-            _ => {
-                let error = Error::explain(
-                    ErrorType::InvalidHTTPHeader,
-                    "a Connection that names what it must not",
-                );
-                return Err(error.into_down());
-            }
+            _ => return Err(names_too_much()),
         }
     }
-    for name in named.iter().chain(&ENDS_HERE) {
-        request.remove_header(name);
-    }
-    Ok(())
+    named.extend(ENDS_HERE);
+    Ok(named)
+}
+
+fn names_too_much() -> Box<Error> {
+    let error = Error::explain(
+        ErrorType::InvalidHTTPHeader,
+        "a Connection that names what it must not",
+    );
+    error.into_down()
 }
 
 /// Whether a request asks for its connection to be upgraded, in a way that is passed on: to
@@ -206,7 +221,7 @@ mod tests {
             ("expect", "100-continue"),
             ("x-other", "stays"),
         ]);
-        strip_hop_by_hop(&mut named).unwrap();
+        strip_hop_by_hop(&mut named, &[]).unwrap();
         let mut left: Vec<&str> = named.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["host", "x-other"]);
@@ -216,8 +231,11 @@ mod tests {
     fn nobody_has_protected_headers_taken_off() {
         for name in ["host", "X-Forwarded-For", ":authority", "a b"] {
             let mut named = request(&[("connection", name)]);
-            assert!(strip_hop_by_hop(&mut named).is_err(), "{name}");
+            assert!(strip_hop_by_hop(&mut named, &[]).is_err(), "{name}");
         }
+        let told = HeaderName::from_static("x-user");
+        let mut named = request(&[("connection", "close, X-User"), ("x-user", "alice")]);
+        assert!(strip_hop_by_hop(&mut named, &[&told]).is_err());
     }
 
     #[test]

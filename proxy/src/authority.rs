@@ -1,0 +1,230 @@
+//! A service that says who may pass: what it is asked, and what its answer means.
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName};
+use http::{HeaderValue, StatusCode};
+use pingora::Result;
+use pingora::http::{RequestHeader, ResponseHeader};
+use portolan_config::plan::ForwardAuthPlan;
+use portolan_control::authority::{Authority, Ruling};
+use smallvec::SmallVec;
+
+use crate::auth::{Proved, is_alike};
+use crate::context::RequestContext;
+use crate::downstream::Downstream;
+use crate::edge::{Edge, Stop, fastrand_scope, host};
+use crate::exchange::{Told, ask};
+use crate::forward::{self, Origin};
+use crate::refusal::Refusal;
+
+const METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+
+/// What Portolan says itself about where a request comes from. A peer that is trusted may have said
+/// something before.
+const FROM: [HeaderName; 4] = [
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+];
+
+/// What is about the body, about parts of the answer or about older answers: none of it is asked for.
+const NOT_ASKED: [HeaderName; 10] = [
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_TYPE,
+    header::HOST,
+    header::RANGE,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+];
+
+/// What a client learns of a service's answer.
+const PASSED_ON: [HeaderName; 6] = [
+    header::CACHE_CONTROL,
+    header::CONTENT_TYPE,
+    header::LOCATION,
+    header::RETRY_AFTER,
+    header::SET_COOKIE,
+    header::WWW_AUTHENTICATE,
+];
+
+/// A service's answer, as the client gets it.
+#[derive(Debug)]
+pub(crate) struct Denial {
+    pub(crate) status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// Asks whether a request may pass.
+///
+/// # Errors
+/// When it may not.
+pub(crate) async fn check(
+    edge: &Edge,
+    authority: &Authority,
+    request: &RequestHeader,
+    ctx: &mut RequestContext,
+) -> Result<Proved, Stop> {
+    let plan = &authority.plan;
+    let Some(_room) = authority.room() else {
+        // Even if it may fail open: nobody is to open it by coming in numbers.
+        authority.ruled(Ruling::Busy);
+        ctx.why = Some("too many questions to the authorization service are under way".into());
+        return Err(Stop::Refused(Refusal::AuthBusy, None));
+    };
+    let Ok(question) = question(request, plan, ctx) else {
+        return Err(Stop::Refused(Refusal::Malformed, None));
+    };
+    let told = ask(edge, ctx, plan.pool, question, plan.timeout, plan.max_body).await;
+    let why = match told {
+        Ok(told) if told.head.status.is_success() => {
+            authority.ruled(Ruling::Allowed);
+            return Ok(Proved {
+                told: copied(&told, plan),
+                ..Proved::default()
+            });
+        }
+        Ok(told) if is_ruling(told.head.status) => {
+            authority.ruled(Ruling::Denied);
+            let status = told.head.status;
+            ctx.why = Some(format!("the authorization service says {}", status.as_u16()).into());
+            return Err(Stop::Denied(Box::new(Denial::new(told))));
+        }
+        Ok(told) => format!("it answered with {}", told.head.status.as_u16()),
+        Err(why) => why.to_owned(),
+    };
+    if plan.fail_open {
+        authority.ruled(Ruling::FailedOpen);
+        return Ok(Proved::default());
+    }
+    authority.ruled(Ruling::Failed);
+    ctx.why = Some(format!("no word of the authorization service: {why}").into());
+    Err(Stop::Refused(Refusal::AuthUnavailable, None))
+}
+
+/// Whether an answer says something about the request, and not about the service itself.
+fn is_ruling(status: StatusCode) -> bool {
+    (status.is_redirection() && status != StatusCode::NOT_MODIFIED) || status.is_client_error()
+}
+
+/// What endpoints are told of an answer.
+fn copied(told: &Told, plan: &ForwardAuthPlan) -> Vec<(HeaderName, HeaderValue)> {
+    let names = plan.copy_headers.iter();
+    names
+        .flat_map(|name| {
+            let values = told.head.headers.get_all(name).iter();
+            values.map(|value| (name.clone(), value.clone()))
+        })
+        .collect()
+}
+
+/// The question about a request.
+fn question(
+    request: &RequestHeader,
+    plan: &ForwardAuthPlan,
+    ctx: &RequestContext,
+) -> Result<RequestHeader> {
+    let mut question = RequestHeader::build("GET", plan.path.as_bytes(), Some(24))?;
+    let ended = crate::exchange::ends_here(request)?;
+    for (name, value) in &request.headers {
+        let from = FROM.contains(name);
+        let sent = match &plan.send_headers {
+            Some(wanted) => from || wanted.contains(name),
+            None => true,
+        };
+        // Nobody is to say in our name what is asked for, in whatever way the service reads it.
+        let ours = is_alike(name, &METHOD)
+            || is_alike(name, &URI)
+            || (!from && FROM.iter().any(|ours| is_alike(name, ours)));
+        if sent && !ours && !NOT_ASKED.contains(name) && !ended.contains(name) {
+            question.append_header(name.clone(), value.clone())?;
+        }
+    }
+    let target = request.uri.path_and_query();
+    let target = target.map_or("/", http::uri::PathAndQuery::as_str);
+    question.insert_header(METHOD, request.method.as_str())?;
+    question.insert_header(URI, target)?;
+    if let Some(host) = host(request) {
+        question.insert_header(header::HOST, host)?;
+    }
+    if let Some(connection) = &ctx.connection {
+        let origin = Origin {
+            peer: connection.peer.ip(),
+            trusted: ctx.peer_trusted,
+            tls: connection.tls.is_some(),
+            agreed: connection.tls.as_ref(),
+            host: host(request).unwrap_or_default(),
+            id: &ctx.id,
+            version: request.version,
+        };
+        let pool = &ctx.snapshot().plan.pools[plan.pool.index()];
+        fastrand_scope(|random| forward::to_authority(&mut question, &origin, pool, random))?;
+    }
+    Ok(question)
+}
+
+impl Denial {
+    fn new(told: Told) -> Self {
+        let mut headers = HeaderMap::new();
+        for name in &PASSED_ON {
+            for value in told.head.headers.get_all(name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        headers
+            .entry(header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
+        Self {
+            status: told.head.status,
+            headers,
+            body: told.body,
+        }
+    }
+
+    /// Writes it, with what else the route has to say.
+    pub(crate) async fn write(
+        self,
+        downstream: &mut Downstream,
+        ctx: &RequestContext,
+        more: SmallVec<[(HeaderName, HeaderValue); 2]>,
+    ) -> Result<()> {
+        let mut head = ResponseHeader::build(self.status, Some(8))?;
+        for (name, value) in &self.headers {
+            head.append_header(name.clone(), value.clone())?;
+        }
+        head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
+        head.insert_header(forward::X_REQUEST_ID, ctx.id.as_str())?;
+        for (name, value) in more {
+            head.append_header(name, value)?;
+        }
+        downstream.answer(head, self.body).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_about_the_request_is_a_ruling() {
+        for (status, ruling) in [
+            (302, true),
+            (304, false),
+            (400, true),
+            (401, true),
+            (403, true),
+            (429, true),
+            (500, false),
+            (503, false),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(is_ruling(status), ruling, "{status}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! A question of Portolan's own to a pool, asked beside a request: without a body, and answered as a
+//! whole.
+//!
+//! It goes the way of every other request: an endpoint by the pool's balancer, a kept connection or a
+//! new one, the strict reader of answers. What becomes of it is the endpoint's to answer for, like
+//! any try. One that fails is followed by another endpoint, as long as there is time.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use pingora::http::{RequestHeader, ResponseHeader};
+use portolan_config::plan::PoolId;
+use portolan_control::balance::Wish;
+use portolan_control::clock::Tick;
+use portolan_control::pool::PoolView;
+use portolan_control::stats::TryOutcome;
+use portolan_control::steering::Basis;
+use smallvec::SmallVec;
+
+use super::attempt::{Answer, Attempt, Patience, Request};
+use super::end_of;
+use super::upload::Upload;
+use super::wire::{Length, Next, Part};
+use crate::choose;
+use crate::context::{InFlight, RequestContext};
+use crate::edge::{Edge, fastrand_scope};
+use crate::fault;
+
+/// Endpoints that are asked before it is given up.
+const MOST_TRIES: usize = 3;
+
+/// An answer.
+pub(crate) struct Told {
+    pub(crate) head: Box<ResponseHeader>,
+    /// Its body, as far as it was asked for.
+    pub(crate) body: Bytes,
+}
+
+/// Asks a pool, and waits no longer than this. Of the answer's body so much is kept. Nothing: there
+/// was no answer, and why.
+pub(crate) async fn ask(
+    edge: &Edge,
+    ctx: &RequestContext,
+    pool: PoolId,
+    head: RequestHeader,
+    patience: Duration,
+    most: usize,
+) -> Result<Told, &'static str> {
+    let snapshot = ctx.snapshot();
+    let view = &snapshot.pools[pool.index()];
+    let clock = &edge.recorder.clock;
+    let until = clock.now() + patience;
+    let mut failed: SmallVec<[usize; MOST_TRIES]> = SmallVec::new();
+    while failed.len() < MOST_TRIES {
+        let began = clock.now();
+        let left = until.since(began);
+        if left.is_zero() {
+            return Err("it took too long");
+        }
+        let Some(endpoint) = pick(view, &failed, began) else {
+            break;
+        };
+        let Some(target) = choose::target_of(ctx, view, endpoint) else {
+            return Err("an endpoint that nobody prepared");
+        };
+        let mut live = InFlight::new(view.endpoints[endpoint].live.clone());
+        let request = Request {
+            head: head.clone(),
+            length: Length::None,
+            idempotent: true,
+            expects: false,
+            upgrade: false,
+            flows: false,
+        };
+        let within = Patience {
+            first_byte: left,
+            idle: left,
+        };
+        let mut attempt = Attempt::new(edge.upstream.clone(), target, request, within, began);
+        let mut nothing = Upload::whole(Bytes::new());
+        live.wait(began);
+        let answer = tokio::time::timeout(left, end_of(&mut attempt, &mut nothing, clock)).await;
+        match answer {
+            Ok(Ok(answer)) => {
+                let now = clock.now();
+                let status = answer.head.status.as_u16();
+                live.answered(status, now.since(began), now, &edge.messenger);
+                let rest = tokio::time::timeout(until.since(now), whole(edge, answer, most));
+                return match rest.await {
+                    Ok(Some(told)) => Ok(told),
+                    Ok(None) => {
+                        live.ended(TryOutcome::Broken);
+                        Err("its answer broke off")
+                    }
+                    Err(_) => Err("it took too long"),
+                };
+            }
+            Ok(Err(error)) => {
+                live.ended(fault::outcome(&error.error));
+                failed.push(endpoint);
+            }
+            Err(_) => {
+                live.ended(TryOutcome::TimedOut);
+                return Err("it took too long");
+            }
+        }
+    }
+    Err(if failed.is_empty() {
+        "it has no endpoint that can be asked"
+    } else {
+        "it cannot be reached"
+    })
+}
+
+/// An endpoint that has not failed: a healthy one if there is one.
+fn pick(view: &PoolView, failed: &[usize], now: Tick) -> Option<usize> {
+    fastrand_scope(|random| {
+        [Basis::Health, Basis::EveryEndpoint]
+            .into_iter()
+            .find_map(|basis| {
+                let mut wish = Wish {
+                    hash: None,
+                    excluded: failed,
+                    random,
+                    now,
+                };
+                view.pick(basis, &mut wish)
+            })
+    })
+}
+
+/// The whole of an answer, with so much of its body. Nothing if it breaks off.
+async fn whole(edge: &Edge, answer: Answer, most: usize) -> Option<Told> {
+    let Answer {
+        mut wire,
+        target,
+        head,
+        next,
+        ..
+    } = answer;
+    let mut body = BytesMut::new();
+    match next {
+        Next::Body => loop {
+            let part = std::future::poll_fn(|cx| wire.poll_part(cx)).await;
+            let last = match part.ok()? {
+                Part::Body(part, last) => {
+                    let room = most - body.len();
+                    if part.len() > room {
+                        // The rest is nobody's: its connection is not kept.
+                        body.extend_from_slice(&part[..room]);
+                        return Some(Told {
+                            head,
+                            body: body.freeze(),
+                        });
+                    }
+                    body.extend_from_slice(&part);
+                    last
+                }
+                Part::Trailers(_) | Part::End => true,
+            };
+            if last {
+                break;
+            }
+        },
+        Next::Nothing => {}
+        // Nobody asked for that.
+        Next::Interim | Next::Upgraded => return None,
+    }
+    wire.give_back(&edge.upstream, target);
+    Some(Told {
+        head,
+        body: body.freeze(),
+    })
+}
