@@ -102,11 +102,15 @@ async fn names_and_labels_are_those_of_the_contract_and_prometheus_likes_them() 
     let mut declared: BTreeSet<&str> = family::ALL.iter().map(|family| family.name).collect();
     // Nobody was ejected: tests/outlier.rs sees that one move.
     declared.remove(family::EJECTIONS.name);
-    // Nor was anybody sent away, or came too often; nobody shook hands, and no certificate was
-    // asked for or replaced: other tests see these.
+    // Nor was anybody sent away, or came too often, or was asked who it is; nobody shook hands, and no
+    // certificate was asked for or replaced: other tests see these.
     for elsewhere in [
         &family::REFUSED_CONNECTIONS,
         &family::REFUSED_STREAMS,
+        &family::FORWARD_AUTH,
+        &family::TOKEN_KEYS,
+        &family::TOKEN_KEYS_LAST_SUCCESS,
+        &family::TOKEN_KEY_LOOKS,
         &family::RATE_LIMITED,
         &family::RATE_LIMIT_FORGOTTEN,
         &family::TLS_HANDSHAKES,

@@ -1,3 +1,5 @@
+//! Sets of keys good and bad, and tokens that tell the truth or lie.
+
 use super::*;
 use portolan_config::{Machine, check_text};
 use ring::rand::SystemRandom;
