@@ -2,7 +2,6 @@
 
 mod acme;
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,16 +19,15 @@ use crate::document::{
 };
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
-use crate::node::{Node, Value};
 use crate::plan::{
     AccessLogPlan, AccessPlan, AdminPlan, AdminTokenPlan, AffinityPlan, AuthPlan, BalancePlan,
-    BasicPlan, BrowserPlan, CertificateFiles, CertificateSource, ClientAuthPlan, ClientClasses,
-    ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, CorsPlan, EndpointPlan,
-    GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitKeyPlan,
-    LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, OutlierPlan,
-    PathRule, PathsPlan, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan,
-    RateLimitPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan,
-    SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
+    BasicPlan, BrowserPlan, CertificateFiles, CertificateSource, ClassMaker, ClientAuthPlan,
+    ClientClasses, ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, CorsPlan,
+    EndpointPlan, GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan,
+    LimitKeyPlan, LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink,
+    OutlierPlan, PathRule, PathsPlan, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan,
+    ProcessPlan, RateLimitPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId,
+    ServicePlan, SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
     UpstreamTlsPlan, WhenAllDownPlan,
 };
 use crate::source::{At, Sources};
@@ -79,6 +77,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
     let graph = targets.graph;
 
     let mut classes: Vec<Option<Arc<ClientClasses>>> = vec![None; graph.len()];
+    let mut maker = ClassMaker::new(&graph, &locations);
     let of_services = services
         .iter()
         .map(|service| service.target)
@@ -91,7 +90,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         if classes[target.index()].is_some() {
             continue;
         }
-        match ClientClasses::of(target, &graph, &locations) {
+        match maker.classes_of(target) {
             Ok(found) => classes[target.index()] = Some(Arc::new(found)),
             Err(error) => found.push(
                 Diagnostic::error(
@@ -200,43 +199,15 @@ fn file(path: &At<PathBuf>, sources: &Sources) -> At<PathBuf> {
 /// What the configuration is known by: changes when any value changes, secrets included, however
 /// the files are laid out.
 fn hash(document: &Document) -> ConfigHash {
-    let mut text = String::new();
-    if let Some(node) = document.encode() {
-        canonical(&node, &mut text);
-    }
-    let digest = Sha256::digest(text.as_bytes());
+    let mut text = Vec::new();
+    document.canonical(&mut text);
+    let digest = Sha256::digest(&text);
     let digits: String = digest
         .iter()
         .take(6)
         .map(|byte| format!("{byte:02x}"))
         .collect();
     ConfigHash::new(&digits)
-}
-
-fn canonical(node: &Node, out: &mut String) {
-    match &node.value {
-        Value::Null => out.push('~'),
-        Value::Scalar(scalar) => {
-            let _ = write!(out, "{:?}", scalar.text);
-        }
-        Value::List(items) => {
-            out.push('[');
-            for item in items {
-                canonical(item, out);
-                out.push(',');
-            }
-            out.push(']');
-        }
-        Value::Map(entries) => {
-            out.push('{');
-            for entry in entries {
-                let _ = write!(out, "{:?}:", entry.key.value);
-                canonical(&entry.value, out);
-                out.push(',');
-            }
-            out.push('}');
-        }
-    }
 }
 
 // === Listeners and logs ===

@@ -22,6 +22,7 @@ pub use acme::{
 };
 pub use auth::{AuthPlan, BasicPlan};
 pub use browser::{BrowserPlan, CorsPlan};
+pub(crate) use classes::ClassMaker;
 pub use classes::{Class, ClassIndex, ClientClasses, TooManyClasses};
 pub use location::{BitSet, ClientSet, LocationId, LocationTable};
 pub use paths::{PathFault, PathsPlan};

@@ -9,7 +9,9 @@ use super::browser::{Cors, Hsts, SecurityHeaders};
 use super::clients::Clients;
 use super::retry::{Hedge, Retry};
 use super::target::Target;
-use crate::decode::{Decode, Encode, Entries, OneOrMany, Reader, Switch, document};
+use crate::decode::{
+    Decode, Encode, Entries, OneOrMany, Reader, Switch, canonical_entry, document,
+};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::leaf::{Leaf, LeafError, keywords};
 use crate::names::{CookieName, HostPattern};
@@ -232,6 +234,14 @@ impl Encode for PathMatch {
             },
         }
         .encode()
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Prefix(path) => path.canonical(out),
+            Self::Exact(path) => canonical_entry("exact", path, out),
+            Self::Regex(pattern) => canonical_entry("regex", pattern, out),
+        }
     }
 }
 
