@@ -223,7 +223,11 @@ fn listener(
         bind: listener.bind.value,
         origin: listener.bind.origin,
         redirect_to_https: listener.redirect_to_https.value,
-        access: access(listener.allow.as_ref(), listener.deny.as_ref(), locations),
+        access: access(
+            listener.allow.as_deref(),
+            listener.deny.as_deref(),
+            locations,
+        ),
         tls: listener.tls.as_ref().map(|tls| ListenerTlsPlan {
             certificates: tls
                 .certificates
@@ -484,8 +488,8 @@ fn subdivisions<'a>(document: &'a Document) -> Vec<(&'a str, crate::geography::C
     let of_listeners = document.listeners.iter().map(|l| (&l.allow, &l.deny));
     let of_routes = document.routes.iter().map(|r| (&r.allow, &r.deny));
     for (allow, deny) in of_listeners.chain(of_routes) {
-        names(allow.as_ref());
-        names(deny.as_ref());
+        names(allow.as_deref());
+        names(deny.as_deref());
     }
     for test in &document.tests {
         if let Some(subdivision) = &test.client.subdivision {
@@ -644,7 +648,7 @@ fn route(
     let mut needs = facts(target, graph);
     // The client's country is part of what is exposed.
     needs.place |= route.expose.value;
-    let access = access(route.allow.as_ref(), route.deny.as_ref(), locations);
+    let access = access(route.allow.as_deref(), route.deny.as_deref(), locations);
     if let Some(access) = &access {
         needs.place |= access.needs.place;
         needs.system |= access.needs.system;
@@ -670,10 +674,14 @@ fn route(
                 retry_after: respond.retry_after.value.duration(),
             },
         },
-        affinity: route.affinity.on().and_then(affinity),
+        affinity: route.affinity.on().and_then(|written| affinity(written)),
         expose: route.expose.value,
-        access,
-        auth: route.auth.on().and_then(auth),
+        access: access.map(Box::new),
+        auth: route
+            .auth
+            .on()
+            .and_then(|written| auth(written))
+            .map(Box::new),
         rate_limits: rate_limits(route),
         browser: browser(route),
         request_headers: header_edits(&route.request_headers),
@@ -764,7 +772,7 @@ fn browser(route: &Route) -> BrowserPlan {
             .to_vec()
         }),
         overwrite: security.is_some_and(|headers| headers.overwrite.value),
-        cors: route.cors.on().map(CorsPlan::new),
+        cors: route.cors.on().map(|cors| Box::new(CorsPlan::new(cors))),
     }
 }
 

@@ -308,6 +308,31 @@ impl<T: Encode> Encode for Option<T> {
     }
 }
 
+/// What few have need not make the others large.
+impl<T: Decode> Decode for Box<T> {
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
+        T::decode(node, reader).map(Self::new)
+    }
+
+    fn absent() -> Option<Self> {
+        T::absent().map(Self::new)
+    }
+}
+
+impl<T: Encode> Encode for Box<T> {
+    fn encode(&self) -> Option<Node> {
+        T::encode(self)
+    }
+
+    fn says_nothing(&self) -> bool {
+        T::says_nothing(self)
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        T::canonical(self, out);
+    }
+}
+
 impl<T: Decode> Decode for Vec<T> {
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
         let items = match &node.value {
