@@ -3,7 +3,6 @@
 mod acme;
 mod auth;
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,12 +20,11 @@ use crate::document::{
 };
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
-use crate::node::{Node, Value};
 use crate::plan::{
     AccessLogPlan, AccessPlan, AdminPlan, AdminTokenPlan, AffinityPlan, AuthPlan, BalancePlan,
-    BrowserPlan, CertificateFiles, CertificateSource, ClientAuthPlan, ClientClasses, ClientFacts,
-    ClientIpPlan, ClientSet, Conditions, ConfigHash, CorsPlan, EndpointPlan, GeoIpPlan,
-    GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitKeyPlan,
+    BrowserPlan, CertificateFiles, CertificateSource, ClassMaker, ClientAuthPlan, ClientClasses,
+    ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, CorsPlan, EndpointPlan,
+    GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitKeyPlan,
     LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, OutlierPlan,
     PathRule, PathsPlan, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan,
     RateLimitPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan,
@@ -82,6 +80,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
     let graph = targets.graph;
 
     let mut classes: Vec<Option<Arc<ClientClasses>>> = vec![None; graph.len()];
+    let mut maker = ClassMaker::new(&graph, &locations);
     let of_services = services
         .iter()
         .map(|service| service.target)
@@ -94,7 +93,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         if classes[target.index()].is_some() {
             continue;
         }
-        match ClientClasses::of(target, &graph, &locations) {
+        match maker.classes_of(target) {
             Ok(found) => classes[target.index()] = Some(Arc::new(found)),
             Err(error) => found.push(
                 Diagnostic::error(
@@ -203,43 +202,15 @@ fn file(path: &At<PathBuf>, sources: &Sources) -> At<PathBuf> {
 /// What the configuration is known by: changes when any value changes, secrets included, however
 /// the files are laid out.
 fn hash(document: &Document) -> ConfigHash {
-    let mut text = String::new();
-    if let Some(node) = document.encode() {
-        canonical(&node, &mut text);
-    }
-    let digest = Sha256::digest(text.as_bytes());
+    let mut text = Vec::new();
+    document.canonical(&mut text);
+    let digest = Sha256::digest(&text);
     let digits: String = digest
         .iter()
         .take(6)
         .map(|byte| format!("{byte:02x}"))
         .collect();
     ConfigHash::new(&digits)
-}
-
-fn canonical(node: &Node, out: &mut String) {
-    match &node.value {
-        Value::Null => out.push('~'),
-        Value::Scalar(scalar) => {
-            let _ = write!(out, "{:?}", scalar.text);
-        }
-        Value::List(items) => {
-            out.push('[');
-            for item in items {
-                canonical(item, out);
-                out.push(',');
-            }
-            out.push(']');
-        }
-        Value::Map(entries) => {
-            out.push('{');
-            for entry in entries {
-                let _ = write!(out, "{:?}:", entry.key.value);
-                canonical(&entry.value, out);
-                out.push(',');
-            }
-            out.push('}');
-        }
-    }
 }
 
 // === Listeners and logs ===
@@ -255,7 +226,11 @@ fn listener(
         bind: listener.bind.value,
         origin: listener.bind.origin,
         redirect_to_https: listener.redirect_to_https.value,
-        access: access(listener.allow.as_ref(), listener.deny.as_ref(), locations),
+        access: access(
+            listener.allow.as_deref(),
+            listener.deny.as_deref(),
+            locations,
+        ),
         tls: listener.tls.as_ref().map(|tls| ListenerTlsPlan {
             certificates: tls
                 .certificates
@@ -516,8 +491,8 @@ fn subdivisions<'a>(document: &'a Document) -> Vec<(&'a str, crate::geography::C
     let of_listeners = document.listeners.iter().map(|l| (&l.allow, &l.deny));
     let of_routes = document.routes.iter().map(|r| (&r.allow, &r.deny));
     for (allow, deny) in of_listeners.chain(of_routes) {
-        names(allow.as_ref());
-        names(deny.as_ref());
+        names(allow.as_deref());
+        names(deny.as_deref());
     }
     for test in &document.tests {
         if let Some(subdivision) = &test.client.subdivision {
@@ -677,7 +652,7 @@ fn route(
     let mut needs = facts(target, graph);
     // The client's country is part of what is exposed.
     needs.place |= route.expose.value;
-    let access = access(route.allow.as_ref(), route.deny.as_ref(), locations);
+    let access = access(route.allow.as_deref(), route.deny.as_deref(), locations);
     if let Some(access) = &access {
         needs.place |= access.needs.place;
         needs.system |= access.needs.system;
@@ -703,10 +678,10 @@ fn route(
                 retry_after: respond.retry_after.value.duration(),
             },
         },
-        affinity: route.affinity.on().and_then(affinity),
+        affinity: route.affinity.on().and_then(|written| affinity(written)),
         expose: route.expose.value,
-        access,
-        auth,
+        access: access.map(Box::new),
+        auth: auth.map(Box::new),
         rate_limits: rate_limits(route),
         browser: browser(route),
         request_headers: header_edits(&route.request_headers),
@@ -770,7 +745,7 @@ fn browser(route: &Route) -> BrowserPlan {
             .to_vec()
         }),
         overwrite: security.is_some_and(|headers| headers.overwrite.value),
-        cors: route.cors.on().map(CorsPlan::new),
+        cors: route.cors.on().map(|cors| Box::new(CorsPlan::new(cors))),
     }
 }
 

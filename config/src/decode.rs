@@ -6,7 +6,7 @@
 //! --effective`). [`document!`] derives both, and the JSON Schema, from one declaration whose doc
 //! comments are the reference manual.
 
-use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
@@ -84,6 +84,116 @@ pub trait Decode: Sized {
 pub trait Encode {
     /// The node that says it, or nothing when it is absent.
     fn encode(&self) -> Option<Node>;
+
+    /// Whether it says nothing, so that leaving its key out is the same.
+    fn says_nothing(&self) -> bool {
+        false
+    }
+
+    /// Adds what it says to `out`, secrets included, in a form in which equal configurations are
+    /// equal bytes, and others are not. What nobody would have to write is left out: most of a
+    /// large configuration is defaults.
+    fn canonical(&self, out: &mut Vec<u8>) {
+        if let Some(node) = self.encode() {
+            canonical_node(&node, out);
+        }
+    }
+}
+
+/// The canonical form of a tree.
+fn canonical_node(node: &Node, out: &mut Vec<u8>) {
+    match &node.value {
+        Value::Null => out.push(b'~'),
+        Value::Scalar(scalar) => canonical_text(&scalar.text, out),
+        Value::List(items) => {
+            out.push(b'[');
+            items.iter().for_each(|item| canonical_node(item, out));
+            out.push(b']');
+        }
+        Value::Map(entries) => {
+            out.push(b'{');
+            for entry in entries {
+                canonical_text(&entry.key.value, out);
+                canonical_node(&entry.value, out);
+            }
+            out.push(b'}');
+        }
+    }
+}
+
+/// The canonical form of a mapping with one key.
+pub(crate) fn canonical_entry(key: &str, value: &impl Encode, out: &mut Vec<u8>) {
+    out.push(b'{');
+    canonical_text(key, out);
+    value.canonical(out);
+    out.push(b'}');
+}
+
+/// The canonical form of a text: its length first, so that nothing in it can look like an end.
+fn canonical_text(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// What a key stands for when it is left out: read once, however often it is.
+#[derive(Debug)]
+pub struct Omitted<T> {
+    text: Option<&'static str>,
+    value: OnceLock<Option<T>>,
+    canonical: OnceLock<Vec<u8>>,
+}
+
+impl<T> Omitted<T> {
+    /// Begins with the text of the default, if the key has one.
+    pub const fn new(text: Option<&'static str>) -> Self {
+        Self {
+            text,
+            value: OnceLock::new(),
+            canonical: OnceLock::new(),
+        }
+    }
+}
+
+impl<T: Decode> Omitted<T> {
+    fn value(&self, text: &str) -> Option<&T> {
+        // Defaults are sound: a test reads every one of them.
+        let read = || T::decode(&Node::from_default(text), &mut Reader::default());
+        self.value.get_or_init(read).as_ref()
+    }
+}
+
+impl<T: Decode + Clone> Omitted<T> {
+    /// The default, if there is one.
+    pub fn default(&self) -> Option<T> {
+        self.text.and_then(|text| self.value(text)).cloned()
+    }
+}
+
+impl<T: Decode + Encode + PartialEq> Omitted<T> {
+    /// Adds a key and its value to the canonical form of a mapping, unless it says what the key
+    /// stands for anyhow.
+    pub fn canonical(&self, key: &str, value: &T, out: &mut Vec<u8>) {
+        let default = self.text.and_then(|text| self.value(text));
+        if value.says_nothing() || default == Some(value) {
+            return;
+        }
+        let before = out.len();
+        canonical_text(key, out);
+        let begin = out.len();
+        value.canonical(out);
+        // Some values are equal only in what they say.
+        if let Some(default) = default {
+            let said = self.canonical.get_or_init(|| {
+                let mut said = Vec::new();
+                default.canonical(&mut said);
+                said
+            });
+            if out[begin..] == said[..] {
+                out.truncate(before);
+            }
+        }
+    }
 }
 
 // === Leaves ===
@@ -108,6 +218,10 @@ impl<T: Leaf> Encode for At<T> {
             value: Value::Scalar(scalar),
             origin: self.origin,
         })
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        canonical_text(&self.value.show(), out);
     }
 }
 
@@ -182,6 +296,41 @@ impl<T: Encode> Encode for Option<T> {
     fn encode(&self) -> Option<Node> {
         self.as_ref().and_then(Encode::encode)
     }
+
+    fn says_nothing(&self) -> bool {
+        self.is_none()
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        if let Some(value) = self {
+            value.canonical(out);
+        }
+    }
+}
+
+/// What few have need not make the others large.
+impl<T: Decode> Decode for Box<T> {
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
+        T::decode(node, reader).map(Self::new)
+    }
+
+    fn absent() -> Option<Self> {
+        T::absent().map(Self::new)
+    }
+}
+
+impl<T: Encode> Encode for Box<T> {
+    fn encode(&self) -> Option<Node> {
+        T::encode(self)
+    }
+
+    fn says_nothing(&self) -> bool {
+        T::says_nothing(self)
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        T::canonical(self, out);
+    }
 }
 
 impl<T: Decode> Decode for Vec<T> {
@@ -194,10 +343,8 @@ impl<T: Decode> Decode for Vec<T> {
                 return None;
             }
         };
-        let read: Self = items
-            .iter()
-            .filter_map(|item| T::decode(item, reader))
-            .collect();
+        let mut read = Self::with_capacity(items.len());
+        read.extend(items.iter().filter_map(|item| T::decode(item, reader)));
         Some(read)
     }
 
@@ -211,6 +358,16 @@ impl<T: Encode> Encode for Vec<T> {
         let items: Vec<Node> = self.iter().filter_map(Encode::encode).collect();
         let origin = items.first().map_or(Origin::Default, |item| item.origin);
         Some(Node::list(items, origin))
+    }
+
+    fn says_nothing(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        out.push(b'[');
+        self.iter().for_each(|item| item.canonical(out));
+        out.push(b']');
     }
 }
 
@@ -230,6 +387,10 @@ impl<T: Decode> Decode for OneOrMany<T> {
 impl<T: Encode> Encode for OneOrMany<T> {
     fn encode(&self) -> Option<Node> {
         self.0.encode()
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        self.0.canonical(out);
     }
 }
 
@@ -311,6 +472,19 @@ impl<K: Leaf, V: Encode> Encode for Entries<K, V> {
             .map_or(Origin::Default, |entry| entry.key.origin);
         Some(Node::map(entries, origin))
     }
+
+    fn says_nothing(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        for (key, value) in &self.0 {
+            canonical_text(&key.value.show(), out);
+            value.canonical(out);
+        }
+        out.push(b'}');
+    }
 }
 
 impl<K: Leaf, V: JsonSchema> JsonSchema for Entries<K, V> {
@@ -377,6 +551,13 @@ impl<T: Encode> Encode for Switch<T> {
             Self::On(value) => value.encode(),
         }
     }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Off(_) => out.push(b'-'),
+            Self::On(value) => value.canonical(out),
+        }
+    }
 }
 
 impl<T: JsonSchema> JsonSchema for Switch<T> {
@@ -411,7 +592,9 @@ pub struct Fields<'a> {
     entries: &'a [Entry],
     origin: Origin,
     what: &'static str,
-    taken: BTreeSet<usize>,
+    /// Which of the entries were taken, and how many were not.
+    taken: Vec<bool>,
+    left: usize,
 }
 
 impl<'a> Fields<'a> {
@@ -429,28 +612,28 @@ impl<'a> Fields<'a> {
             entries,
             origin: node.origin,
             what,
-            taken: BTreeSet::new(),
+            taken: vec![false; entries.len()],
+            left: entries.len(),
         })
     }
 
     /// Reads what stands under `key`, or its default, or complains that it is missing.
-    pub fn take<T: Decode>(
+    pub fn take<T: Decode + Clone>(
         &mut self,
         key: &'static str,
-        default: Option<&str>,
+        omitted: &Omitted<T>,
         reader: &mut Reader,
     ) -> Option<T> {
-        let found = self.entries.iter().position(|entry| entry.key.value == key);
-        if let Some(at) = found {
-            self.taken.insert(at);
+        if let Some(at) = self.find(key) {
             let node = &self.entries[at].value;
             // `key:` with nothing behind it is the same as no key, where that is allowed.
-            if !matches!(node.value, Value::Null) || (default.is_none() && T::absent().is_none()) {
+            let required = omitted.text.is_none() && T::absent().is_none();
+            if !matches!(node.value, Value::Null) || required {
                 return T::decode(node, reader);
             }
         }
-        if let Some(default) = default {
-            return T::decode(&Node::from_default(default), reader);
+        if omitted.text.is_some() {
+            return omitted.default();
         }
         let absent = T::absent();
         if absent.is_none() {
@@ -463,10 +646,21 @@ impl<'a> Fields<'a> {
         absent
     }
 
+    /// Which entry has this key: the first, which is then taken.
+    fn find(&mut self, key: &str) -> Option<usize> {
+        if self.left == 0 {
+            return None;
+        }
+        let at = self.entries.iter().position(|e| e.key.value == key)?;
+        self.left -= 1;
+        self.taken[at] = true;
+        Some(at)
+    }
+
     /// Complains about every key that nobody took.
     pub fn close(self, keys: &[&'static str], not_yet: &[NotYet], reader: &mut Reader) {
-        for (at, entry) in self.entries.iter().enumerate() {
-            if self.taken.contains(&at) {
+        for (entry, taken) in self.entries.iter().zip(&self.taken) {
+            if *taken {
                 continue;
             }
             let key = entry.key.value.as_str();
@@ -555,11 +749,11 @@ macro_rules! document {
                 reader: &mut $crate::decode::Reader,
             ) -> Option<Self> {
                 let mut fields = $crate::decode::Fields::open(node, $what, reader)?;
-                $( let $field: Option<$type> = fields.take(
-                    stringify!($field),
-                    $crate::decode::document!(@default $($default)?),
-                    reader,
-                ); )*
+                $( let $field: Option<$type> = {
+                    static OMITTED: $crate::decode::Omitted<$type> =
+                        $crate::decode::Omitted::new($crate::decode::document!(@default $($default)?));
+                    fields.take(stringify!($field), &OMITTED, reader)
+                }; )*
                 fields.close(Self::KEYS, Self::NOT_YET, reader);
                 Some(Self { $( $field: $field?, )* origin: node.origin })
             }
@@ -572,6 +766,16 @@ macro_rules! document {
                     entries.push($crate::node::Entry::new(stringify!($field), value));
                 } )*
                 Some($crate::node::Node::map(entries, self.origin))
+            }
+
+            fn canonical(&self, out: &mut Vec<u8>) {
+                out.push(b'{');
+                $( {
+                    static OMITTED: $crate::decode::Omitted<$type> =
+                        $crate::decode::Omitted::new($crate::decode::document!(@default $($default)?));
+                    OMITTED.canonical(stringify!($field), &self.$field, out);
+                } )*
+                out.push(b'}');
             }
         }
 

@@ -78,6 +78,11 @@ impl Coordinates {
         let h = half_dlat.sin().powi(2) + lat1.cos() * lat2.cos() * half_dlon.sin().powi(2);
         2.0 * EARTH_RADIUS_KM * h.sqrt().min(1.0).asin()
     }
+
+    /// The same point always has the same bits, so that it can be looked up.
+    pub(crate) fn bits(self) -> [u64; 2] {
+        [self.latitude.to_bits(), self.longitude.to_bits()]
+    }
 }
 
 /// All of it.

@@ -59,7 +59,7 @@ use document::Document;
 use load::Loaded;
 use node::{Entry, Node, Value};
 use plan::Plan;
-use source::At;
+use source::Origin;
 
 /// What became of a configuration.
 #[derive(Debug)]
@@ -74,6 +74,7 @@ pub struct Checked {
     pub plan: Option<Arc<Plan>>,
     /// What it was made of.
     pub watch: Watch,
+    state_dir: PathBuf,
 }
 
 impl Checked {
@@ -102,15 +103,8 @@ impl Checked {
     }
 
     /// Where it says that state is kept, as far as that can be read.
-    pub fn state_dir(&self) -> PathBuf {
-        let default = At::default_value(PathBuf::from("./state"));
-        let state_dir = self
-            .document
-            .as_ref()
-            .map_or(&default, |document| &document.state_dir);
-        self.report
-            .sources
-            .resolve(state_dir.origin, &state_dir.value)
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
     }
 
     /// The configuration with every default filled in, as YAML that says where each value came
@@ -129,21 +123,36 @@ impl Checked {
 
 /// Reads, checks and compiles the configuration in a file.
 pub fn check_file(path: &Path, environment: &dyn Environment) -> Checked {
-    check_loaded(load::load(path, environment))
+    check_loaded(load::load(path, environment), Keep::Everything)
+}
+
+/// The same for somebody who wants the plan and the report alone: `written` and `document` are
+/// `None`. They take more memory than the plan.
+pub fn plan_file(path: &Path, environment: &dyn Environment) -> Checked {
+    check_loaded(load::load(path, environment), Keep::Plan)
 }
 
 /// Reads, checks and compiles a configuration that is not in a file. Relative paths in it belong to
 /// the current folder.
 pub fn check_text(name: &str, text: String, environment: &dyn Environment) -> Checked {
-    check_loaded(load::load_text(name, Path::new(""), text, environment))
+    let loaded = load::load_text(name, Path::new(""), text, environment);
+    check_loaded(loaded, Keep::Everything)
 }
 
-/// Checks and compiles a configuration from texts that were kept, the main one first.
-pub fn check_saved(saved: &[SavedSource], environment: &dyn Environment) -> Checked {
-    check_loaded(load::load_saved(saved, environment))
+/// Checks and compiles a configuration from texts that were kept, the main one first. Like
+/// [`plan_file`], for somebody who wants the plan alone.
+pub fn plan_saved(saved: &[SavedSource], environment: &dyn Environment) -> Checked {
+    check_loaded(load::load_saved(saved, environment), Keep::Plan)
 }
 
-fn check_loaded(loaded: Loaded) -> Checked {
+/// What is wanted besides the plan and the report.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Everything,
+    Plan,
+}
+
+fn check_loaded(loaded: Loaded, keep: Keep) -> Checked {
     let Loaded {
         sources,
         root,
@@ -151,7 +160,7 @@ fn check_loaded(loaded: Loaded) -> Checked {
         watch,
     } = loaded;
     let mut reader = Reader { diagnostics };
-    let mut written = root.clone();
+    let mut written = (keep == Keep::Everything).then(|| root.clone()).flatten();
     if let Some(written) = &mut written {
         hide_secrets(written, false);
     }
@@ -189,10 +198,15 @@ fn check_loaded(loaded: Loaded) -> Checked {
         }
         document
     });
+    let state_dir = document.as_ref().map_or_else(
+        || sources.resolve(Origin::Default, Path::new("./state")),
+        |document| sources.resolve(document.state_dir.origin, &document.state_dir.value),
+    );
     Checked {
         report: Report::new(sources, found),
         written,
-        document,
+        document: document.filter(|_| keep == Keep::Everything),
+        state_dir,
         plan,
         watch,
     }

@@ -4,6 +4,11 @@
 //! the file, so that `min_version: 1.20`, the country `NO` and the port `0080` mean what their key
 //! says they mean. Anchors, aliases and merge keys work; bombs made of them hit the limit of what
 //! aliases may repeat.
+//!
+//! Most files need little of what YAML can do. Those are read by [`simple`], many times as fast; whatever it
+//! is not sure of, and all that is wrong, is left to the crate.
+
+mod simple;
 
 use std::fmt;
 
@@ -31,6 +36,12 @@ pub(crate) fn parse(
     id: SourceId,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Node> {
+    let text = &sources.get(id).text;
+    simple::parse(text, id).or_else(|| general(sources, id, diagnostics))
+}
+
+/// The same for every YAML that there is.
+fn general(sources: &Sources, id: SourceId, diagnostics: &mut Vec<Diagnostic>) -> Option<Node> {
     let text = &sources.get(id).text;
     let reader = Reader { sources, id };
     match from_text(text, DuplicateKeyPolicy::Error) {

@@ -25,6 +25,7 @@ pub use auth::{
     TokenPlacePlan,
 };
 pub use browser::{BrowserPlan, CorsPlan};
+pub(crate) use classes::ClassMaker;
 pub use classes::{Class, ClassIndex, ClientClasses, TooManyClasses};
 pub use location::{BitSet, ClientSet, LocationId, LocationTable};
 pub use paths::{PathFault, PathsPlan};

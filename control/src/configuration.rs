@@ -8,7 +8,7 @@ use portolan_certs::{Keyring, Material};
 use portolan_config::diagnostic::{Code, Diagnostic, Report};
 use portolan_config::plan::Plan;
 use portolan_config::source::Origin;
-use portolan_config::{Checked, Machine, SavedSource, Watch, check_file, check_saved};
+use portolan_config::{Checked, Machine, SavedSource, Watch, plan_file, plan_saved};
 
 use crate::access_log::AccessLog;
 use crate::geo::Locator;
@@ -52,11 +52,11 @@ pub enum Source {
 /// Reads a configuration, opens the files it names, and runs its tests.
 pub fn read(source: &Source, machine: &Machine, keyring: &Keyring) -> Outcome {
     let checked = match source {
-        Source::File(path) => check_file(path, machine),
-        Source::Saved(saved) => check_saved(saved, machine),
+        Source::File(path) => plan_file(path, machine),
+        Source::Saved(saved) => plan_saved(saved, machine),
     };
     let saved = checked.saved_sources();
-    let state_dir = checked.state_dir();
+    let state_dir = checked.state_dir().to_path_buf();
     let Checked {
         mut report,
         plan,

@@ -8,6 +8,7 @@ pub mod core;
 #[cfg(test)]
 mod idle;
 mod passive;
+mod retired;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -300,7 +301,10 @@ impl Driver {
         if self.core.is_dirty() {
             let snapshot = self.core.publish(self.clock.now());
             let judged = snapshot.judged();
-            self.published.store(snapshot);
+            let before = self.published.swap(snapshot.clone());
+            if before.generation != snapshot.generation {
+                tokio::spawn(retired::retire(before));
+            }
             self.judged
                 .send_if_modified(|before| std::mem::replace(before, judged) != judged);
         }

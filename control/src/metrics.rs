@@ -301,7 +301,7 @@ impl Page<'_> {
         families.counters(
             &family::BYTES,
             pools()
-                .zip(&self.snapshot.pool_stats)
+                .zip(self.snapshot.pool_stats.iter())
                 .flat_map(|(pool, stats)| {
                     let name = pool.plan.name.as_str();
                     [

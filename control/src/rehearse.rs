@@ -361,9 +361,9 @@ pub fn pretend(
         plan: plan.clone(),
         locator: locator.clone(),
         pools: plan.pools.iter().map(view).collect(),
-        pool_stats: Vec::new(),
+        pool_stats: Arc::default(),
         tables: Vec::new(),
-        routes: Vec::new(),
+        routes: Arc::default(),
     }
 }
 

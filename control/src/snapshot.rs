@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use portolan_certs::KeySet;
-use portolan_config::names::Name;
 use portolan_config::plan::{
     Class, ClassIndex, ClientClasses, Plan, PoolId, ProofPlan, RequestHead, RouteId, RoutePlan,
     ServiceId, TargetId, TargetKindPlan, TokenKeySource,
@@ -44,11 +43,11 @@ pub struct Snapshot {
     /// Every pool, by its id.
     pub pools: Vec<Arc<PoolView>>,
     /// What is counted about every pool, by its id.
-    pub pool_stats: Vec<Arc<PoolStats>>,
+    pub pool_stats: Arc<[Arc<PoolStats>]>,
     /// The tables of every target of a route or a service, by target.
     pub tables: Vec<Option<Arc<TargetTables>>>,
     /// What lives on about every route, by its id.
-    pub routes: Vec<Arc<RouteState>>,
+    pub routes: Arc<[Arc<RouteState>]>,
 }
 
 /// The tables of one target, one for every class of clients.
@@ -408,6 +407,49 @@ impl Snapshot {
     }
 }
 
+/// What is counted about a route and a pool: made when first needed, because most routes of a large
+/// configuration never see most of their pools.
+type Counted = Arc<OnceLock<Box<RoutePoolStats>>>;
+
+/// What is counted for the pools of a target, and for those that were among them before.
+#[expect(
+    clippy::type_complexity,
+    reason = "two fields of the state, on their way there"
+)]
+fn counted_by(
+    plan: &Plan,
+    target: TargetId,
+    before: Option<&RouteState>,
+) -> (Vec<(PoolId, Arc<str>, Counted)>, Vec<(Arc<str>, Counted)>) {
+    let pools = plan.targets.node(target).pools.iter();
+    let pools = pools.map(|pool| (*pool, plan.pools[pool.index()].name.shared()));
+    let Some(before) = before else {
+        let slots = pools.map(|(pool, name)| (pool, name, Counted::default()));
+        return (slots.collect(), Vec::new());
+    };
+    let names_before = before.slots.iter().map(|(_, name, _)| name);
+    if pools
+        .clone()
+        .map(|(_, name)| name)
+        .eq(names_before.cloned())
+    {
+        let slots = pools.zip(&before.slots);
+        let slots = slots.map(|((pool, name), (.., counted))| (pool, name, counted.clone()));
+        return (slots.collect(), before.earlier.clone());
+    }
+    let led_to = before.slots.iter();
+    let led_to = led_to.map(|(_, name, counted)| (name.clone(), counted.clone()));
+    let mut kept: HashMap<Arc<str>, Counted> =
+        before.earlier.iter().cloned().chain(led_to).collect();
+    let slots = pools
+        .map(|(pool, name)| {
+            let counted = kept.remove(&name).unwrap_or_default();
+            (pool, name, counted)
+        })
+        .collect();
+    (slots, kept.into_iter().collect())
+}
+
 /// What lives on about a route while its name stays.
 #[derive(Debug)]
 pub struct RouteState {
@@ -415,11 +457,12 @@ pub struct RouteState {
     pub name: Arc<str>,
     /// One sequence of draws for every outcome of its target's `geo` rules.
     sequences: Vec<Arc<Sequence>>,
-    /// What is counted, by pool; made when first needed. The empty name is "no pool".
-    by_pool: HashMap<Arc<str>, Arc<OnceLock<RoutePoolStats>>>,
-    /// The same by the pool's id in the current plan.
-    slots: Vec<(PoolId, Arc<OnceLock<RoutePoolStats>>)>,
-    none: Arc<OnceLock<RoutePoolStats>>,
+    /// What is counted by pools that the route led to before, by their names.
+    earlier: Vec<(Arc<str>, Counted)>,
+    /// What is counted, by pool, ascending.
+    slots: Vec<(PoolId, Arc<str>, Counted)>,
+    /// What is counted without a pool.
+    none: Counted,
     /// Tries that were not the first of their request.
     pub retries: Arc<ByRetryReason>,
     /// Its rate limits, in the order written, with the buckets of their clients.
@@ -478,20 +521,10 @@ impl RouteState {
             plan.classes(route.target).rules().max(sequences.len()),
             Arc::default,
         );
-        let mut by_pool = before.map(|b| b.by_pool.clone()).unwrap_or_default();
-        let slots = plan
-            .targets
-            .node(route.target)
-            .pools
-            .iter()
-            .map(|pool| {
-                let name: &Name = &plan.pools[pool.index()].name;
-                (*pool, by_pool.entry(name.shared()).or_default().clone())
-            })
-            .collect();
+        let (slots, earlier) = counted_by(plan, route.target, before);
         Self {
             name: route.name.clone(),
-            none: by_pool.entry("".into()).or_default().clone(),
+            none: before.map(|b| b.none.clone()).unwrap_or_default(),
             retries: before.map(|b| b.retries.clone()).unwrap_or_default(),
             proof: route.auth.as_ref().and_then(|auth| {
                 let old = before.and_then(|b| b.proof.as_ref());
@@ -507,7 +540,7 @@ impl RouteState {
                 })
                 .collect(),
             sequences,
-            by_pool,
+            earlier,
             slots,
         }
     }
@@ -520,17 +553,22 @@ impl RouteState {
     /// What is counted about the requests that a pool served, or that none did.
     pub fn stats(&self, pool: Option<PoolId>) -> &RoutePoolStats {
         let slot = pool.and_then(|pool| {
-            let at = self.slots.binary_search_by_key(&pool, |(id, _)| *id).ok()?;
-            Some(&self.slots[at].1)
+            let slots = &self.slots;
+            let at = slots.binary_search_by_key(&pool, |(id, ..)| *id).ok()?;
+            Some(&slots[at].2)
         });
-        slot.unwrap_or(&self.none)
-            .get_or_init(RoutePoolStats::default)
+        slot.unwrap_or(&self.none).get_or_init(Box::default)
     }
 
     /// Everything that was counted so far, by pool name; the empty name is "no pool".
     pub fn counted(&self) -> impl Iterator<Item = (&str, &RoutePoolStats)> {
-        self.by_pool
-            .iter()
-            .filter_map(|(name, stats)| Some((&**name, stats.get()?)))
+        let slots = self.slots.iter();
+        let slots = slots.map(|(_, name, counted)| (&**name, counted));
+        let earlier = self.earlier.iter();
+        let earlier = earlier.map(|(name, counted)| (&**name, counted));
+        slots
+            .chain(earlier)
+            .chain([("", &self.none)])
+            .filter_map(|(name, counted)| Some((name, &**counted.get()?)))
     }
 }

@@ -619,7 +619,7 @@ pub fn routes(snapshot: &Snapshot) -> Vec<RouteEntry> {
         .plan
         .routes
         .iter()
-        .zip(&snapshot.routes)
+        .zip(snapshot.routes.iter())
         .map(|(route, state)| {
             let mut counts = [0; 6];
             for (_, stats) in state.counted() {

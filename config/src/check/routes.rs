@@ -1,12 +1,13 @@
 //! Routes: told apart from each other, with edits that cannot break a request.
 
 use std::collections::HashMap;
+use std::slice;
 
 use http::HeaderName;
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Affinity, Document, HeaderEdits, HedgeAfter, PathMatch, Route, WhenAllDown};
-use crate::leaf::Leaf as _;
+use crate::names::HostPattern;
 use crate::source::{At, Origin};
 
 /// Headers that belong to the connection or to the framing of the message: Portolan writes them.
@@ -25,7 +26,7 @@ pub(super) const PROTECTED: [&str; 10] = [
 
 pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
     let mut names: HashMap<&str, Origin> = HashMap::new();
-    let mut matches: HashMap<String, Origin> = HashMap::new();
+    let mut matches = HashMap::with_capacity(document.routes.len());
     for route in &document.routes {
         if let Some(name) = &route.name
             && let Some(first) = names.insert(name.value.as_str(), name.origin)
@@ -102,15 +103,33 @@ fn retries(route: &Route, found: &mut Vec<Diagnostic>) {
     }
 }
 
+/// What tells routes apart.
+#[derive(PartialEq, Eq, Hash)]
+struct Matched<'a> {
+    host: Option<&'a HostPattern>,
+    path: PathKey<'a>,
+    methods: Vec<&'a str>,
+    headers: Vec<(&'a str, &'a str)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum PathKey<'a> {
+    Prefix(&'a str),
+    Exact(&'a str),
+    Regex(&'a str),
+}
+
 /// Complains about a route that the same requests would match as another before it.
-fn duplicates(route: &Route, seen: &mut HashMap<String, Origin>, found: &mut Vec<Diagnostic>) {
+fn duplicates<'a>(
+    route: &'a Route,
+    seen: &mut HashMap<Matched<'a>, Origin>,
+    found: &mut Vec<Diagnostic>,
+) {
     let path = match &route.path {
-        None => "prefix ".to_owned(),
-        Some(PathMatch::Prefix(path)) => {
-            format!("prefix {}", path.value.as_str().trim_end_matches('/'))
-        }
-        Some(PathMatch::Exact(path)) => format!("exact {}", path.value.as_str()),
-        Some(PathMatch::Regex(pattern)) => format!("regex {}", pattern.value.show()),
+        None => PathKey::Prefix(""),
+        Some(PathMatch::Prefix(path)) => PathKey::Prefix(path.value.as_str().trim_end_matches('/')),
+        Some(PathMatch::Exact(path)) => PathKey::Exact(path.value.as_str()),
+        Some(PathMatch::Regex(pattern)) => PathKey::Regex(pattern.value.regex().as_str()),
     };
     let mut methods: Vec<_> = route.methods.iter().map(|m| m.value.as_str()).collect();
     methods.sort_unstable();
@@ -118,18 +137,21 @@ fn duplicates(route: &Route, seen: &mut HashMap<String, Origin>, found: &mut Vec
     let mut headers: Vec<_> = route
         .headers
         .iter()
-        .map(|(name, value)| format!("{}={value}", name.value))
+        .map(|(name, value)| (name.value.as_str(), value.value.as_str()))
         .collect();
     headers.sort_unstable();
-    let hosts: Vec<Option<String>> = match (&route.host, route.hosts.as_slice()) {
-        (Some(host), _) => vec![Some(host.to_string())],
-        (None, []) => vec![None],
-        (None, hosts) => hosts.iter().map(|host| Some(host.to_string())).collect(),
-    };
-    for host in hosts {
-        let shown = host.as_deref().unwrap_or("any host");
-        let key = format!("{shown} {path} {methods:?} {headers:?}");
+    let every_host = route.host.is_none() && route.hosts.is_empty();
+    let hosts = route.host.as_ref().map_or(&*route.hosts, slice::from_ref);
+    let hosts = hosts.iter().map(|host| Some(&host.value));
+    for host in hosts.chain(every_host.then_some(None)) {
+        let key = Matched {
+            host,
+            path,
+            methods: methods.clone(),
+            headers: headers.clone(),
+        };
         if let Some(first) = seen.insert(key, route.origin) {
+            let shown = host.map_or_else(|| "any host".to_owned(), ToString::to_string);
             let twice = first == route.origin;
             let message = if twice {
                 format!("`{shown}` stands in this route twice")

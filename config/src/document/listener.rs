@@ -29,9 +29,9 @@ document! {
         pub proxy_protocol: At<bool> = "false",
         /// Who may send requests here, over all routes: everybody else gets 403. Who cannot be placed
         /// is in no country. Without it, everybody whom `deny` does not name.
-        pub allow: Option<Clients>,
+        pub allow: Option<Box<Clients>>,
         /// Who may not, even if `allow` names them.
-        pub deny: Option<Clients>,
+        pub deny: Option<Box<Clients>>,
         /// How much one client may ask for.
         pub limits: Limits = "{}",
     }

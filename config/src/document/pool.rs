@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::clients::CountryCode;
 use super::health::{Health, Outlier};
-use crate::decode::{Decode, Encode, Reader, Switch, document};
+use crate::decode::{Decode, Encode, Omitted, Reader, Switch, document};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::leaf::keywords;
 use crate::names::DnsEndpoint;
@@ -109,10 +109,11 @@ document! {
 impl Decode for Endpoint {
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
         if let Value::Scalar(_) = node.value {
+            static WEIGHT: Omitted<At<Weight>> = Omitted::new(Some("1"));
             let address = At::<SocketAddr>::decode(node, reader)?;
             return Some(Self {
                 place: EndpointPlace::Address(address),
-                weight: At::decode(&Node::from_default("1"), reader)?,
+                weight: WEIGHT.default()?,
                 backup: At::default_value(false),
                 origin: node.origin,
             });
@@ -147,8 +148,9 @@ impl Decode for Endpoint {
     }
 }
 
-impl Encode for Endpoint {
-    fn encode(&self) -> Option<Node> {
+impl Endpoint {
+    /// The same in full.
+    fn long(&self) -> EndpointLong {
         let (address, dns) = match &self.place {
             EndpointPlace::Address(address) => (Some(address.clone()), None),
             EndpointPlace::Dns(dns) => (None, Some(dns.clone())),
@@ -160,7 +162,16 @@ impl Encode for Endpoint {
             backup: self.backup.clone(),
             origin: self.origin,
         }
-        .encode()
+    }
+}
+
+impl Encode for Endpoint {
+    fn encode(&self) -> Option<Node> {
+        self.long().encode()
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        self.long().canonical(out);
     }
 }
 

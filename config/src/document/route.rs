@@ -9,7 +9,9 @@ use super::browser::{Cors, Hsts, SecurityHeaders};
 use super::clients::Clients;
 use super::retry::{Hedge, Retry};
 use super::target::Target;
-use crate::decode::{Decode, Encode, Entries, OneOrMany, Reader, Switch, document};
+use crate::decode::{
+    Decode, Encode, Entries, OneOrMany, Reader, Switch, canonical_entry, document,
+};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::leaf::{Leaf, LeafError, keywords};
 use crate::names::{CookieName, HostPattern};
@@ -44,7 +46,7 @@ document! {
         /// After that, only `timeouts.idle` counts.
         pub timeout: At<TimeSpan> = "60s",
         /// A second try beside a slow first one. By default there is none.
-        pub hedge: Option<Hedge>,
+        pub hedge: Option<Box<Hedge>>,
         /// How soon traffic must have left a dead endpoint, whichever pool of the target it is in.
         /// `check` fails when a pool's probes can take longer (`portolan check` prints how long).
         pub rto: Option<At<TimeSpan>>,
@@ -52,26 +54,26 @@ document! {
         pub when_all_down: WhenAllDown = "try_all",
         /// Keep a client where it was first served, by a cookie, a header or its address. `off`:
         /// every request is drawn anew.
-        pub affinity: Switch<Affinity> = "off",
+        pub affinity: Switch<Box<Affinity>> = "off",
         /// Tell the client how its request was steered, in `x-portolan-*` headers. For testing:
         /// these name pools and endpoints.
         pub expose: At<bool> = "false",
         /// Who may use it: everybody else gets 403. Who cannot be placed is in no country. Without
         /// it, everybody whom `deny` does not name.
-        pub allow: Option<Clients>,
+        pub allow: Option<Box<Clients>>,
         /// Who may not use it, even if `allow` names them.
-        pub deny: Option<Clients>,
+        pub deny: Option<Box<Clients>>,
         /// Who may use it, by what they can prove: names and passwords, tokens, or whatever a
         /// service of your own asks for. `off`: nobody is asked.
-        pub auth: Switch<Auth> = "off",
+        pub auth: Switch<Box<Auth>> = "off",
         /// How often one client may come: one limit, or a list of them that all must hold.
         pub rate_limit: Option<OneOrMany<RateLimit>>,
         /// Tell browsers to use https alone. Sent over TLS, by Portolan or by a trusted proxy before it.
-        pub hsts: Switch<Hsts> = "off",
+        pub hsts: Switch<Box<Hsts>> = "off",
         /// Tell browsers to be careful with answers. `true` is a good beginning.
-        pub security_headers: Switch<SecurityHeaders> = "off",
+        pub security_headers: Switch<Box<SecurityHeaders>> = "off",
         /// Which other sites may use it from a browser. `off`: what endpoints say about it stays.
-        pub cors: Switch<Cors> = "off",
+        pub cors: Switch<Box<Cors>> = "off",
         /// Changes to the request's headers before it is sent on.
         pub request_headers: HeaderEdits = "{}",
         /// Changes to the answer's headers.
@@ -233,6 +235,14 @@ impl Encode for PathMatch {
             },
         }
         .encode()
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Prefix(path) => path.canonical(out),
+            Self::Exact(path) => canonical_entry("exact", path, out),
+            Self::Regex(pattern) => canonical_entry("regex", pattern, out),
+        }
     }
 }
 

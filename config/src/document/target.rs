@@ -3,7 +3,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::clients::Clients;
-use crate::decode::{Decode, Encode, Reader, document};
+use crate::decode::{Decode, Encode, Reader, canonical_entry, document};
 use crate::diagnostic::{Code, Diagnostic, quoted_list};
 use crate::leaf::keywords;
 use crate::names::Name;
@@ -199,6 +199,18 @@ impl Encode for Target {
             TargetKind::Geo(rules) => ("geo", rules.encode()?),
         };
         Some(Node::map(vec![Entry::new(key, value)], self.origin))
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        match &self.kind {
+            TargetKind::Name(name) => name.canonical(out),
+            TargetKind::Split(members) => canonical_entry("split", members, out),
+            TargetKind::Tiers(members) => canonical_entry("tiers", members, out),
+            TargetKind::Nearest(members) => canonical_entry("nearest", members, out),
+            TargetKind::Fastest(members) => canonical_entry("fastest", members, out),
+            TargetKind::LeastLoaded(members) => canonical_entry("least_loaded", members, out),
+            TargetKind::Geo(rules) => canonical_entry("geo", rules, out),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub struct BrowserPlan {
     /// Those also instead of what the endpoint says.
     pub overwrite: bool,
     /// Which other sites may ask.
-    pub cors: Option<CorsPlan>,
+    pub cors: Option<Box<CorsPlan>>,
 }
 
 /// Which other sites may ask.

@@ -10,12 +10,14 @@
 //! rule tells apart fall into one group, so there are few combinations, and fewer classes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use super::{ClientSet, LocationId, LocationTable, TargetGraph, TargetId, TargetKindPlan};
+use super::{BitSet, ClientSet, LocationId, LocationTable, TargetGraph, TargetId, TargetKindPlan};
 use crate::geography::{Coordinates, Geography};
 
 /// Members nearer to each other than this count as equally near.
@@ -81,19 +83,66 @@ pub struct ClientClasses {
     /// the order of `nearest` share one.
     rule_of_class: Vec<u16>,
     rules: usize,
-    /// Place → group of places; empty when there are no rules.
-    rule_groups: Vec<u16>,
-    /// Place → group of orders; empty when nothing depends on distance.
-    order_groups: Vec<u16>,
-    /// The joint order of every `nearest` → group of orders, for clients whose coordinates are
-    /// known.
-    orders: HashMap<Vec<u16>, u16>,
+    /// Groups of places by the rules that take them; nothing when there are no rules.
+    by_rules: Arc<Places<bool>>,
+    /// Groups of places by the joint order of every `nearest`; nothing when nothing depends on
+    /// distance.
+    by_order: Arc<Places<u16>>,
     nearest: Vec<TargetId>,
     networks: Option<Box<Networks>>,
     systems: HashMap<u32, u16>,
     /// Group of places × group of orders × group of networks × group of systems → class.
     table: Vec<ClassIndex>,
     strides: [usize; 3],
+}
+
+/// Places in groups. Targets of the same shape share one.
+#[derive(Debug, Default)]
+struct Places<T> {
+    /// Place → group; empty when all are alike.
+    groups: Vec<u16>,
+    /// What each group has in common. One at least.
+    signatures: Vec<Vec<T>>,
+    /// The same, the other way round.
+    by_signature: HashMap<Vec<T>, u16>,
+}
+
+impl<T: Clone + Eq + Hash> Places<T> {
+    /// All places are alike.
+    fn alike() -> Self {
+        Self::new(Vec::new(), vec![Vec::new()])
+    }
+
+    fn new(groups: Vec<u16>, signatures: Vec<Vec<T>>) -> Self {
+        let by_signature = signatures.iter().cloned().zip(0..).collect();
+        Self {
+            groups,
+            signatures,
+            by_signature,
+        }
+    }
+
+    fn group(&self, place: LocationId) -> u16 {
+        self.groups.get(place.index()).copied().unwrap_or(0)
+    }
+}
+
+/// The places of the pools of every member of every `nearest` of a target, as far as distances
+/// depend on them.
+type NearestShape = Vec<Vec<Vec<[u64; 2]>>>;
+
+/// Works classes out, and remembers what targets have in common: most of those of a large
+/// configuration tell the same places apart.
+#[derive(Debug)]
+pub(crate) struct ClassMaker<'a> {
+    graph: &'a TargetGraph,
+    locations: &'a LocationTable,
+    /// Every place, and every cloud region.
+    viewpoints: Vec<Option<Coordinates>>,
+    by_rules: HashMap<Vec<&'a BitSet>, Arc<Places<bool>>>,
+    by_order: HashMap<NearestShape, Arc<Places<u16>>>,
+    /// From a pool's place to every viewpoint.
+    distances: HashMap<[u64; 2], Vec<f64>>,
 }
 
 /// Address → group of networks. Group 0 is in none.
@@ -129,18 +178,109 @@ impl Networks {
     }
 }
 
-impl ClientClasses {
+impl<'a> ClassMaker<'a> {
+    pub(crate) fn new(graph: &'a TargetGraph, locations: &'a LocationTable) -> Self {
+        let places = locations.ids().map(|place| locations.centre(place));
+        let regions = Geography::get()
+            .regions(None)
+            .map(|region| Some(region.place));
+        Self {
+            graph,
+            locations,
+            viewpoints: places.chain(regions).collect(),
+            by_rules: HashMap::new(),
+            by_order: HashMap::new(),
+            distances: HashMap::new(),
+        }
+    }
+
+    /// Places by the sets they are in.
+    fn by_rules(&mut self, sets: &[&'a ClientSet]) -> Arc<Places<bool>> {
+        let key: Vec<&BitSet> = sets.iter().map(|set| &set.locations).collect();
+        let locations = self.locations;
+        let made = self.by_rules.entry(key).or_insert_with_key(|sets| {
+            // Most targets have no rules at all: they need no tables by place.
+            if sets.is_empty() {
+                return Arc::new(Places::alike());
+            }
+            let (groups, signatures) = group(locations.ids().map(|place| {
+                let inside = sets.iter().map(|set| set.contains(place.index()));
+                inside.collect::<Vec<bool>>()
+            }));
+            Arc::new(Places::new(groups, signatures))
+        });
+        made.clone()
+    }
+
+    /// Places by the joint order they give. Every joint order is prepared for: those of every
+    /// country's centre, and of every cloud region, because people and clouds crowd in the same
+    /// places.
+    fn by_order(&mut self, nearest: &[TargetId]) -> Arc<Places<u16>> {
+        let graph = self.graph;
+        let shape: NearestShape = nearest
+            .iter()
+            .map(|id| {
+                let members = graph.node(*id).kind.children();
+                let places = members.iter().map(|member| &graph.node(*member).places);
+                places
+                    .map(|places| places.iter().map(|place| place.bits()).collect())
+                    .collect()
+            })
+            .collect();
+        if let Some(made) = self.by_order.get(&shape) {
+            return made.clone();
+        }
+        let made = if nearest.is_empty() {
+            Places::alike()
+        } else {
+            let viewpoints = &self.viewpoints;
+            for place in nearest.iter().flat_map(|id| &graph.node(*id).places) {
+                self.distances.entry(place.bits()).or_insert_with(|| {
+                    let all = viewpoints.iter();
+                    all.map(|from| from.map_or(f64::INFINITY, |from| place.distance_km(from)))
+                        .collect()
+                });
+            }
+            let distances = &self.distances;
+            let of_place: Vec<Vec<Vec<&[f64]>>> = shape
+                .iter()
+                .map(|members| {
+                    let member = |places: &Vec<[u64; 2]>| {
+                        let known = places.iter().filter_map(|place| distances.get(place));
+                        known.map(Vec::as_slice).collect()
+                    };
+                    members.iter().map(member).collect()
+                })
+                .collect();
+            let (mut groups, orders) = group(viewpoints.iter().enumerate().map(|(at, from)| {
+                let orders = of_place.iter().flat_map(|members| {
+                    let distance = members.iter().map(|places| {
+                        let each = places.iter().map(|distances| distances[at]);
+                        each.fold(f64::INFINITY, f64::min)
+                    });
+                    match from {
+                        Some(_) => by_distance(&distance.collect::<Vec<f64>>()),
+                        None => (0..members.len() as u16).collect(),
+                    }
+                });
+                orders.collect::<Vec<u16>>()
+            }));
+            groups.truncate(self.locations.len());
+            Places::new(groups, orders)
+        };
+        let made = Arc::new(made);
+        self.by_order.insert(shape, made.clone());
+        made
+    }
+
     /// Every class of a target.
     ///
     /// # Errors
     /// When there would be too many.
-    pub fn of(
-        target: TargetId,
-        graph: &TargetGraph,
-        locations: &LocationTable,
-    ) -> Result<Self, TooManyClasses> {
+    pub(crate) fn classes_of(&mut self, target: TargetId) -> Result<ClientClasses, TooManyClasses> {
+        let graph = self.graph;
         let reachable = graph.reachable(target);
-        let sets: Vec<&ClientSet> = reachable
+        let sets: Vec<&'a ClientSet> = reachable
             .iter()
             .filter_map(|id| match &graph.node(*id).kind {
                 TargetKindPlan::Geo(rules) => Some(rules),
@@ -155,23 +295,14 @@ impl ClientClasses {
             .filter(|id| matches!(graph.node(*id).kind, TargetKindPlan::Nearest(_)))
             .collect();
 
-        // Most targets have no rules at all: they need no tables by place.
-        let (rule_groups, rule_signatures) = if sets.is_empty() {
-            (Vec::new(), vec![Vec::new()])
-        } else {
-            group(locations.ids().map(|place| {
-                sets.iter()
-                    .map(|set| set.locations.contains(place.index()))
-                    .collect::<Vec<_>>()
-            }))
-        };
-        let (order_groups, orders) = order_groups(&nearest, graph, locations);
+        let by_rules = self.by_rules(&sets);
+        let by_order = self.by_order(&nearest);
         let (networks, network_signatures) = network_groups(&sets);
         let (systems, system_signatures) = system_groups(&sets);
 
         let sizes = [
-            rule_signatures.len(),
-            orders.len(),
+            by_rules.signatures.len(),
+            by_order.signatures.len(),
             network_signatures.len(),
             system_signatures.len(),
         ];
@@ -190,8 +321,8 @@ impl ClientClasses {
         let mut ids: BTreeMap<Class, ClassIndex> = BTreeMap::new();
         let mut classes = Vec::new();
         let mut table = Vec::with_capacity(combinations);
-        for places in &rule_signatures {
-            for order in &orders {
+        for places in &by_rules.signatures {
+            for order in &by_order.signatures {
                 walk.order = order;
                 for in_networks in &network_signatures {
                     for in_systems in &system_signatures {
@@ -208,17 +339,12 @@ impl ClientClasses {
             }
         }
         let (rule_of_class, rules) = group(classes.iter().map(|class| class.rules.clone()));
-        Ok(Self {
+        Ok(ClientClasses {
             classes,
             rule_of_class,
             rules: rules.len(),
-            rule_groups,
-            order_groups,
-            orders: orders
-                .into_iter()
-                .enumerate()
-                .map(|(at, o)| (o, at as u16))
-                .collect(),
+            by_rules,
+            by_order,
             nearest,
             networks,
             systems,
@@ -229,6 +355,20 @@ impl ClientClasses {
                 sizes[3],
             ],
         })
+    }
+}
+
+impl ClientClasses {
+    /// Every class of a target.
+    ///
+    /// # Errors
+    /// When there would be too many.
+    pub fn of(
+        target: TargetId,
+        graph: &TargetGraph,
+        locations: &LocationTable,
+    ) -> Result<Self, TooManyClasses> {
+        ClassMaker::new(graph, locations).classes_of(target)
     }
 
     /// The indices of every class.
@@ -259,8 +399,7 @@ impl ClientClasses {
         address: Option<IpAddr>,
         system: Option<u32>,
     ) -> ClassIndex {
-        let order_group = self.order_groups.get(place.index()).copied().unwrap_or(0);
-        self.lookup(place, order_group, address, system)
+        self.lookup(place, self.by_order.group(place), address, system)
     }
 
     /// The same for a client whose coordinates are known: they, not its country's centre, decide
@@ -278,7 +417,7 @@ impl ClientClasses {
             return Some(self.class_of(place, address, system));
         }
         let order = joint_order(&self.nearest, graph, Some(coordinates));
-        let group = *self.orders.get(&order)?;
+        let group = *self.by_order.by_signature.get(&order)?;
         Some(self.lookup(place, group, address, system))
     }
 
@@ -316,7 +455,7 @@ impl ClientClasses {
             .and_then(|asn| self.systems.get(&asn))
             .copied()
             .unwrap_or(0);
-        let rule_group = self.rule_groups.get(place.index()).copied().unwrap_or(0);
+        let rule_group = self.by_rules.group(place);
         let at = usize::from(rule_group) * self.strides[0]
             + usize::from(order_group) * self.strides[1]
             + usize::from(network) * self.strides[2]
@@ -386,7 +525,7 @@ impl Walk<'_> {
 }
 
 /// Numbers equal values: which group each one is in, and one value of every group.
-fn group<T: Eq + std::hash::Hash + Clone>(values: impl Iterator<Item = T>) -> (Vec<u16>, Vec<T>) {
+fn group<T: Eq + Hash + Clone>(values: impl Iterator<Item = T>) -> (Vec<u16>, Vec<T>) {
     let mut ids: HashMap<T, u16> = HashMap::new();
     let mut representatives = Vec::new();
     let groups = values
@@ -400,29 +539,6 @@ fn group<T: Eq + std::hash::Hash + Clone>(values: impl Iterator<Item = T>) -> (V
     (groups, representatives)
 }
 
-/// Place → group of joint orders, and every joint order that is prepared for: those of every
-/// country's centre, and of every cloud region, because people and clouds crowd in the same places.
-fn order_groups(
-    nearest: &[TargetId],
-    graph: &TargetGraph,
-    locations: &LocationTable,
-) -> (Vec<u16>, Vec<Vec<u16>>) {
-    if nearest.is_empty() {
-        return (Vec::new(), vec![Vec::new()]);
-    }
-    let places = locations.ids().map(|place| locations.centre(place));
-    let regions = Geography::get()
-        .regions(None)
-        .map(|region| Some(region.place));
-    let (mut groups, orders) = group(
-        places
-            .chain(regions)
-            .map(|place| joint_order(nearest, graph, place)),
-    );
-    groups.truncate(locations.len());
-    (groups, orders)
-}
-
 /// The orders of several `nearest` as seen from one place, one behind the other.
 fn joint_order(nearest: &[TargetId], graph: &TargetGraph, from: Option<Coordinates>) -> Vec<u16> {
     nearest
@@ -431,19 +547,24 @@ fn joint_order(nearest: &[TargetId], graph: &TargetGraph, from: Option<Coordinat
         .collect()
 }
 
-/// The order of the members of a `nearest` as seen from a place: by distance, but those within
-/// 100 km of the nearest of them in the order written.
+/// The order of the members of a `nearest` as seen from a place: the order written, if nobody knows
+/// the place.
 fn order_from(id: TargetId, graph: &TargetGraph, from: Option<Coordinates>) -> Vec<u16> {
     let members = graph.node(id).kind.children();
-    let written: Vec<u16> = (0..members.len() as u16).collect();
     let Some(from) = from else {
-        return written;
+        return (0..members.len() as u16).collect();
     };
     let distance: Vec<f64> = members
         .iter()
         .map(|member| graph.distance_km(*member, from))
         .collect();
-    let mut by_distance = written;
+    by_distance(&distance)
+}
+
+/// The order of members at these distances: the nearest first, but those within 100 km of the nearest
+/// of them in the order written.
+fn by_distance(distance: &[f64]) -> Vec<u16> {
+    let mut by_distance: Vec<u16> = (0..distance.len() as u16).collect();
     by_distance.sort_by(|a, b| distance[usize::from(*a)].total_cmp(&distance[usize::from(*b)]));
     let mut order = Vec::with_capacity(by_distance.len());
     let mut rest = by_distance.as_slice();
@@ -515,7 +636,6 @@ mod tests {
     use super::*;
     use crate::plan::{Plan, RouteId};
     use crate::{Machine, check_text};
-    use std::sync::Arc;
 
     fn plan(target: &str) -> Arc<Plan> {
         let text = format!(

@@ -32,9 +32,9 @@ pub struct RoutePlan {
     /// Tell the client how its request was steered.
     pub expose: bool,
     /// Who may use it, unless everybody may.
-    pub access: Option<AccessPlan>,
+    pub access: Option<Box<AccessPlan>>,
     /// Who may use it, by what they can prove.
-    pub auth: Option<AuthPlan>,
+    pub auth: Option<Box<AuthPlan>>,
     /// How often one client may come: all of these must hold.
     pub rate_limits: Vec<RateLimitPlan>,
     /// What browsers are told.

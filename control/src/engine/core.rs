@@ -190,7 +190,9 @@ pub struct Core {
     pools: HashMap<Name, PoolId>,
     pub(super) views: Vec<Arc<PoolView>>,
     tables: Vec<Option<Arc<TargetTables>>>,
-    route_states: Vec<Arc<RouteState>>,
+    /// The same by id, as it is published.
+    route_states: Arc<[Arc<RouteState>]>,
+    stats_of_pools: Arc<[Arc<PoolStats>]>,
     /// Targets with tables, by the pools they can lead to.
     targets_of_pool: Vec<Vec<TargetId>>,
     /// Targets whose shares move with measurements, by what moves them.
@@ -272,7 +274,8 @@ impl Core {
             pools: HashMap::new(),
             views: Vec::new(),
             tables: Vec::new(),
-            route_states: Vec::new(),
+            route_states: Arc::default(),
+            stats_of_pools: Arc::default(),
             targets_of_pool: Vec::new(),
             measured: Measured::default(),
             due: BTreeSet::new(),
@@ -364,12 +367,7 @@ impl Core {
             plan: self.plan.clone(),
             locator: self.locator.clone(),
             pools: self.views.clone(),
-            pool_stats: self
-                .plan
-                .pools
-                .iter()
-                .map(|pool| self.pool_stats[&pool.name].clone())
-                .collect(),
+            pool_stats: self.stats_of_pools.clone(),
             tables: self.tables.clone(),
             routes: self.route_states.clone(),
         })
@@ -465,14 +463,16 @@ impl Core {
     fn keep_endpoints(&mut self) {
         let plan = self.plan.clone();
         let mut wanted = HashSet::new();
+        let serving = self.serving();
         for pool in &plan.pools {
+            let serves = serving.contains(&pool.name);
             for placed in self.placed(pool) {
                 let key = EndpointKey {
                     pool: pool.name.clone(),
                     address: placed.address,
                 };
                 if wanted.insert(key.clone()) {
-                    self.keep_endpoint(pool, key, placed.name.as_deref());
+                    self.keep_endpoint(pool, key, placed.name.as_deref(), serves);
                 }
             }
         }
@@ -484,11 +484,16 @@ impl Core {
         });
     }
 
-    fn keep_endpoint(&mut self, pool: &Arc<PoolPlan>, key: EndpointKey, name: Option<&str>) {
+    fn keep_endpoint(
+        &mut self,
+        pool: &Arc<PoolPlan>,
+        key: EndpointKey,
+        name: Option<&str>,
+        serving: bool,
+    ) {
         let identity = self.material.pools.get(&pool.id);
         let dial = self.dialer.prepare(pool, identity, key.address, name);
         let now = self.now;
-        let serving = self.serves(&pool.name);
         let alarm = self.passive.alarm.clone();
         let handed = self.handed.endpoints.remove(&key);
         let state = self
@@ -594,6 +599,10 @@ impl Core {
             self.turns.entry(pool.name.clone()).or_default();
             self.pool_stats.entry(pool.name.clone()).or_default();
         }
+        let stats = plan.pools.iter();
+        self.stats_of_pools = stats
+            .map(|pool| self.pool_stats[&pool.name].clone())
+            .collect();
         // Views of other pools stood at these indices: all are made anew.
         self.views.clear();
         for pool in &plan.pools {

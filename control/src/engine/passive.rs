@@ -2,7 +2,7 @@
 //! the instance suspects itself. The judgements are in [`outlier`](crate::outlier),
 //! [`slow_start`] and [`suspicion`]; here they meet the state.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,11 +162,10 @@ impl EndpointState {
 }
 
 impl Core {
-    /// Whether a pool has been serving.
-    pub(super) fn serves(&self, pool: &Name) -> bool {
-        self.views
-            .iter()
-            .any(|view| view.plan.name == *pool && view.availability > 0.0)
+    /// The pools that have been serving.
+    pub(super) fn serving(&self) -> HashSet<Name> {
+        let serving = self.views.iter().filter(|view| view.availability > 0.0);
+        serving.map(|view| view.plan.name.clone()).collect()
     }
 
     /// Takes over what a configuration says. The views are still those of the last one.

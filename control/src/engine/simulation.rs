@@ -465,7 +465,7 @@ impl World {
 
     /// Sequences of draws go on over every change.
     fn check_draws(&mut self, snapshot: &Snapshot) {
-        for route in &snapshot.routes {
+        for route in &*snapshot.routes {
             let position = route.sequence(0).position();
             let before = self.draws.insert(route.name.clone(), position + 1);
             assert!(

@@ -29,7 +29,7 @@ impl TokenKeysEntry {
     /// Those of a snapshot.
     pub fn all(snapshot: &Snapshot) -> Vec<Self> {
         let mut found: BTreeMap<String, Self> = BTreeMap::new();
-        for route in &snapshot.routes {
+        for route in snapshot.routes.iter() {
             if let Some(Proof::Jwt(gate)) = &route.proof {
                 let entry = found
                     .entry(gate.keys.source().to_string())
