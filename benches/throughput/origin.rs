@@ -1,7 +1,9 @@
 //! Endpoints that do as little as they can: answers come from memory, and what requests bring is
 //! read and forgotten.
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -11,6 +13,11 @@ pub(crate) const SMALL: usize = 1024;
 pub(crate) const LARGE: usize = 1 << 20;
 
 pub(crate) const LARGE_PATH: &str = "/large";
+
+/// How many probes there were is asked for here.
+const PROBED_PATH: &str = "/probed";
+
+static PROBED: AtomicU64 = AtomicU64::new(0);
 
 /// What is read at once.
 const BUFFER: usize = 256 * 1024;
@@ -28,7 +35,7 @@ pub(crate) async fn serve(count: usize) {
     for listener in listeners {
         tokio::spawn(accept(listener, answers));
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[expect(clippy::print_stdout, reason = "whoever started this waits for it")]
@@ -65,7 +72,22 @@ async fn converse(mut stream: TcpStream, [small, large]: [&[u8]; 2]) -> std::io:
             continue;
         };
         let head = &read[..end];
-        let answer = if names_large(head) { large } else { small };
+        let count;
+        let answer = match path(head) {
+            path if path.starts_with(b"/v1") => small,
+            path if path.starts_with(LARGE_PATH.as_bytes()) => large,
+            path if path.starts_with(PROBED_PATH.as_bytes()) => {
+                let probed = PROBED.load(Ordering::Relaxed).to_string();
+                let length = probed.len();
+                count = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{probed}");
+                count.as_bytes()
+            }
+            path => {
+                let probe = path.starts_with(b"/health");
+                PROBED.fetch_add(u64::from(probe), Ordering::Relaxed);
+                small
+            }
+        };
         let mut missing = body_length(head).saturating_sub(read.len() - end);
         while missing > 0 {
             read.clear();
@@ -107,7 +129,23 @@ fn body_length(head: &[u8]) -> usize {
     digits.map_or(0, |digits| digits.parse().expect("a length"))
 }
 
-fn names_large(head: &[u8]) -> bool {
-    let path = head.iter().position(|byte| *byte == b' ');
-    path.is_some_and(|at| head[at + 1..].starts_with(LARGE_PATH.as_bytes()))
+fn path(head: &[u8]) -> &[u8] {
+    let at = head.iter().position(|byte| *byte == b' ');
+    at.map_or(&[], |at| &head[at + 1..])
+}
+
+/// How many probes the endpoints of this process have answered.
+pub(crate) fn probed(endpoint: SocketAddr) -> u64 {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect(endpoint)?;
+        let request = format!("GET {PROBED_PATH} HTTP/1.1\r\nhost: probed.test\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().expect("the endpoints answer");
+    let (_, count) = answer.rsplit_once('\n').expect("an answer");
+    count.parse().expect("a number")
 }
