@@ -19,8 +19,9 @@ const PROBED_PATH: &str = "/probed";
 
 static PROBED: AtomicU64 = AtomicU64::new(0);
 
-/// What is read at once.
-const BUFFER: usize = 256 * 1024;
+/// What is read of a head at once, and of a body.
+const HEAD_BUFFER: usize = 4 * 1024;
+const BODY_BUFFER: usize = 256 * 1024;
 
 /// So many endpoints, for ever. Says their addresses, a line each.
 pub(crate) async fn serve(count: usize) {
@@ -66,7 +67,7 @@ async fn accept(listener: TcpListener, answers: [&'static [u8]; 2]) {
 /// Requests come one at a time.
 async fn converse(mut stream: TcpStream, [small, large]: [&[u8]; 2]) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut read = Vec::with_capacity(BUFFER);
+    let mut read = Vec::with_capacity(HEAD_BUFFER);
     while stream.read_buf(&mut read).await? > 0 {
         let Some(end) = end_of_head(&read) else {
             continue;
@@ -91,6 +92,8 @@ async fn converse(mut stream: TcpStream, [small, large]: [&[u8]; 2]) -> std::io:
         let mut missing = body_length(head).saturating_sub(read.len() - end);
         while missing > 0 {
             read.clear();
+            // Only those that get bodies need so much.
+            read.reserve(BODY_BUFFER);
             let more = stream.read_buf(&mut read).await?;
             if more == 0 {
                 return Ok(());
