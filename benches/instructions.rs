@@ -16,6 +16,7 @@
 mod deciding;
 mod estate;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ const SIZES: [usize; 2] = [1, 1_000];
 /// So many requests are counted.
 const COUNTED: usize = 1_000;
 
-/// What is counted for each size, in this order.
+/// What is counted for each size.
 const PARTS: [&str; 3] = ["the whole decision", "route match", "client's place"];
 
 /// What was recorded, by size and part.
@@ -59,19 +60,21 @@ impl Budget {
     }
 }
 
-fn names() -> impl Iterator<Item = String> {
+/// Every part of every size.
+fn parts() -> impl Iterator<Item = (usize, &'static str)> {
     let sizes = SIZES.into_iter();
-    sizes.flat_map(|routes| PARTS.map(|part| format!("{part}, routes: {routes}")))
+    sizes.flat_map(|routes| PARTS.map(|part| (routes, part)))
 }
 
-/// Does what is counted, once each. What valgrind looks for is the name of this function.
+/// Does what is counted. What valgrind looks for is the name of this function.
 #[inline(never)]
-fn counted_by_valgrind(work: &mut dyn FnMut()) {
-    work();
+fn counted_by_valgrind(work: impl Fn(usize) -> usize) -> usize {
+    // Something is left to do after the last call, or this function would be left before it.
+    black_box((0..COUNTED).map(work).sum())
 }
 
-/// In valgrind: every part of every size, in the order of [`names`].
-fn count() {
+/// In valgrind: one part, and everything that it needs.
+fn count(routes: usize, part: &str) {
     // The engine's loop runs here; with probes off it has nothing to do.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -79,74 +82,62 @@ fn count() {
         .build()
         .expect("a runtime");
     let _inside = runtime.enter();
-    for routes in SIZES {
-        let published = publish(routes);
-        let requests = Requests::new(routes);
-        let mut random = fastrand::Rng::with_seed(2);
-        let some = &requests.all[..COUNTED];
-        let snapshot = published.load_full();
-        let hosts: Vec<String> = some
-            .iter()
-            .map(|request| normal_host(&request.host).into_owned())
-            .collect();
-        counted_by_valgrind(&mut || {
-            for request in some {
-                let endpoint = whole(&published, &requests, request, &mut random);
-                assert!(black_box(endpoint).is_some(), "every request is served");
-            }
-        });
-        counted_by_valgrind(&mut || {
-            for (request, host) in some.iter().zip(&hosts) {
-                let route = snapshot.route(&requests.head(request, host));
-                assert!(black_box(route).is_some(), "every request has a route");
-            }
-        });
-        let routes: Vec<_> = some
-            .iter()
-            .zip(&hosts)
-            .filter_map(|(request, host)| snapshot.route(&requests.head(request, host)))
-            .collect();
-        counted_by_valgrind(&mut || {
-            for (request, route) in some.iter().zip(&routes) {
-                black_box(snapshot.locate(route, request.client));
-            }
-        });
-    }
+    let published = publish(routes);
+    let requests = Requests::new(routes);
+    let random = RefCell::new(fastrand::Rng::with_seed(2));
+    let snapshot = published.load_full();
+    let some = &requests.all[..COUNTED];
+    let hosts: Vec<String> = some
+        .iter()
+        .map(|request| normal_host(&request.host).into_owned())
+        .collect();
+    let route = |at: usize| snapshot.route(&requests.head(&some[at], &hosts[at]));
+    let done = match part {
+        "the whole decision" => counted_by_valgrind(|at| {
+            let random = &mut random.borrow_mut();
+            usize::from(whole(&published, &requests, &some[at], random).is_some())
+        }),
+        "route match" => counted_by_valgrind(|at| usize::from(route(at).is_some())),
+        "client's place" => {
+            let routes: Vec<_> = (0..COUNTED).filter_map(route).collect();
+            counted_by_valgrind(|at| {
+                black_box(snapshot.locate(routes[at], some[at].client));
+                1
+            })
+        }
+        unknown => panic!("nothing is called {unknown}"),
+    };
+    assert_eq!(done, COUNTED, "every request is served");
 }
 
-/// Has valgrind run this program, and reads what it counted: a file for each time that the function
-/// was left.
+/// Has valgrind run this program, once for each part, and reads what it counted.
 fn instructions() -> BTreeMap<String, f64> {
     let folder = tempfile::tempdir().expect("a folder for what valgrind says");
     let out = folder.path().join("counts");
     let log = folder.path().join("log");
     let this = std::env::current_exe().expect("the path of this program");
-    let status = Command::new("valgrind")
-        .args(["--tool=callgrind", "--quiet"])
-        .arg("--toggle-collect=*counted_by_valgrind*")
-        .arg("--dump-after=*counted_by_valgrind*")
-        .arg(format!("--callgrind-out-file={}", out.display()))
-        .arg(format!("--log-file={}", log.display()))
-        .arg(this)
-        .arg("count")
-        .stdin(Stdio::null())
-        .status()
-        .expect("valgrind is there: apt-get install valgrind");
-    let said = std::fs::read_to_string(log).unwrap_or_default();
-    assert!(status.success(), "valgrind: {status}\n{said}");
-    let counts = (1..).zip(names()).map(|(number, name)| {
-        let file = out.with_extension(number.to_string());
-        let text = std::fs::read_to_string(&file);
-        let text = text.expect("valgrind wrote a file for each of them");
-        let totals = text.lines().find_map(|line| {
-            line.strip_prefix("totals:")
-                .or(line.strip_prefix("summary:"))
-        });
+    let counts = parts().map(|(routes, part)| {
+        let status = Command::new("valgrind")
+            .args(["--tool=callgrind", "--quiet"])
+            .arg("--toggle-collect=*counted_by_valgrind*")
+            .arg(format!("--callgrind-out-file={}", out.display()))
+            .arg(format!("--log-file={}", log.display()))
+            .arg(&this)
+            .args(["count", &routes.to_string(), part])
+            .stdin(Stdio::null())
+            .status()
+            .expect("valgrind is there: apt-get install valgrind");
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(status.success(), "valgrind: {status}\n{said}");
+        let text = std::fs::read_to_string(&out).expect("valgrind writes a file");
+        let mut lines = text.lines();
+        let totals = lines.find_map(|line| line.strip_prefix("totals:"));
         let count: f64 = totals
             .and_then(|totals| totals.trim().parse().ok())
             .expect("a number of instructions");
+        let name = format!("{part}, routes: {routes}");
         assert!(count > 0.0, "{name}: nothing was counted");
-        (name, count / COUNTED as f64)
+        (name, (count / COUNTED as f64).round())
     });
     counts.collect()
 }
@@ -177,7 +168,7 @@ fn compare(counted: &BTreeMap<String, f64>, budget: &Budget) -> bool {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["count"] => count(),
+        ["count", routes, part] => count(routes.parse().expect("a number"), part),
         ["record", "--bench"] => Budget {
             tolerance_percent: 12.0,
             instructions_per_request: instructions(),
