@@ -7,41 +7,28 @@
 
 #![expect(clippy::print_stdout, reason = "what was measured is the output")]
 
+mod deciding;
 mod estate;
 mod report;
 
+use std::cell::Cell;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use http::{HeaderMap, Method};
-use portolan_certs::{Material, UpstreamIdentity};
-use portolan_config::plan::{PoolPlan, RequestHead, normal_host};
-use portolan_config::{Machine, check_text};
-use portolan_control::affinity::Tie;
+use portolan_config::plan::normal_host;
 use portolan_control::balance::Wish;
-use portolan_control::clock::{Clock, Tick};
-use portolan_control::decide::{Fate, decide, fate};
-use portolan_control::dial::{Dial, Dialer, Probing};
-use portolan_control::engine::{Beginning, Engine, Published};
-use portolan_control::geo::Locator;
-use portolan_control::handover::Handover;
-use portolan_control::journal::Journal;
-use portolan_control::resolve::NameServers;
+use portolan_control::clock::Tick;
+use portolan_control::decide::fate;
 use portolan_control::snapshot::Snapshot;
 use serde_json::json;
 
-use estate::Estate;
+use deciding::{REQUESTS, Requests, publish, whole};
 use report::{Figures, Raw};
 
 /// How many routes there are.
 const SIZES: [usize; 3] = [1, 100, 10_000];
-
-/// Different requests: enough that no branch is learnt by heart.
-const REQUESTS: usize = 1 << 14;
 
 const PARTS: [&str; 6] = [
     "the whole decision",
@@ -52,144 +39,14 @@ const PARTS: [&str; 6] = [
     "endpoint",
 ];
 
-/// What is known of a request when it is to be decided.
-struct Request {
-    host: String,
-    path: String,
-    client: IpAddr,
-}
-
-/// The requests, again and again.
-struct Requests {
-    all: Vec<Request>,
-    next: usize,
-    method: Method,
-    headers: HeaderMap,
-}
-
-impl Requests {
-    fn new(routes: usize) -> Self {
-        let mut random = fastrand::Rng::with_seed(1);
-        let mut request = || Request {
-            // As clients write it.
-            host: format!("{}:8443", estate::host(random.usize(..routes))),
-            path: format!("/v1/items/{}", random.u32(..)),
-            client: public_address(&mut random),
-        };
-        Self {
-            all: std::iter::repeat_with(&mut request)
-                .take(REQUESTS)
-                .collect(),
-            next: 0,
-            method: Method::GET,
-            headers: HeaderMap::new(),
-        }
-    }
-
-    fn index(&mut self) -> usize {
-        self.next = (self.next + 1) % REQUESTS;
-        self.next
-    }
-
-    fn head<'a>(&'a self, request: &'a Request, host: &'a str) -> RequestHead<'a> {
-        RequestHead {
-            host,
-            path: &request.path,
-            method: &self.method,
-            headers: &self.headers,
-        }
-    }
-}
-
-/// An address of the public Internet, as far as a glance tells.
-fn public_address(random: &mut fastrand::Rng) -> IpAddr {
-    loop {
-        let address = Ipv4Addr::from_bits(random.u32(..));
-        let first = address.octets()[0];
-        if (1..224).contains(&first) && !address.is_private() && !address.is_loopback() {
-            return IpAddr::V4(address);
-        }
-    }
-}
-
-/// Nothing is connected to here.
-#[derive(Debug)]
-struct NoConnections;
-
-impl Dialer for NoConnections {
-    fn prepare(
-        &self,
-        _: &Arc<PoolPlan>,
-        _: Option<&Arc<UpstreamIdentity>>,
-        _: SocketAddr,
-        _: Option<&str>,
-    ) -> Dial {
-        Dial::new(())
-    }
-
-    fn probe(&self, _: &Arc<PoolPlan>, _: &Dial) -> Probing {
-        unreachable!("probes are off")
-    }
-}
-
-/// Has the engine run a configuration with so many routes.
-fn publish(routes: usize) -> Published {
-    let estate = Estate {
-        routes,
-        pools: (routes / 5).max(5),
-        endpoints_per_pool: 4,
-        probes: false,
-    };
-    let text = format!(
-        "listeners: [ {{ bind: '127.0.0.1:0' }} ]\n{}",
-        estate.yaml(&[])
-    );
-    let checked = check_text("estate.yaml", text, &Machine::default());
-    let plan = checked.plan.expect("the estate is sound");
-    let locator = Locator::load(&plan.geoip, plan.needs()).expect("the built-in database is sound");
-    let clock = Clock::start();
-    let engine = Engine::start(Beginning {
-        plan,
-        material: Arc::new(Material::default()),
-        locator: Arc::new(locator),
-        dialer: Arc::new(NoConnections),
-        resolver: Arc::new(NameServers::default()),
-        clock,
-        journal: Journal::new(clock),
-        handed: Handover::default(),
-    });
-    engine.published().clone()
-}
-
-/// From a request to an endpoint: the pool's index, and the endpoint's in the pool.
-fn whole(
-    published: &Published,
-    requests: &Requests,
-    request: &Request,
-    random: &mut fastrand::Rng,
-) -> Option<(usize, usize)> {
-    let snapshot = published.load_full();
-    let host = normal_host(&request.host);
-    let route = snapshot.route(&requests.head(request, &host))?;
-    let found = snapshot.locate(route, request.client);
-    match decide(&snapshot, route, Some(request.client), &found, &Tie::Free) {
-        Fate::Pool { pool, basis, .. } => {
-            let mut wish = Wish {
-                hash: None,
-                excluded: &[],
-                random,
-                now: Tick::ZERO,
-            };
-            let endpoint = snapshot.pools[pool.index()].pick(basis, &mut wish)?;
-            Some((pool.index(), endpoint))
-        }
-        _ => None,
-    }
-}
-
 fn measure(criterion: &mut Criterion, routes: usize) {
     let published = publish(routes);
-    let mut requests = Requests::new(routes);
+    let requests = Requests::new(routes);
+    let next = Cell::new(0);
+    let index = || {
+        next.set((next.get() + 1) % REQUESTS);
+        next.get()
+    };
     let mut random = fastrand::Rng::with_seed(2);
     for request in &requests.all {
         assert!(
@@ -238,33 +95,33 @@ fn measure(criterion: &mut Criterion, routes: usize) {
     ] = PARTS;
     group.bench_function(name_whole, |bencher| {
         bencher.iter(|| {
-            let at = requests.index();
+            let at = index();
             whole(&published, &requests, &requests.all[at], &mut random)
         });
     });
     group.bench_function(name_route, |bencher| {
         bencher.iter(|| {
-            let at = requests.index();
+            let at = index();
             let head = requests.head(&requests.all[at], &hosts[at]);
             snapshot.route(&head).map(|route| route.id)
         });
     });
     group.bench_function(name_place, |bencher| {
         bencher.iter(|| {
-            let at = requests.index();
+            let at = index();
             snapshot.locate(routes_taken[at], requests.all[at].client)
         });
     });
     group.bench_function(name_class, |bencher| {
         bencher.iter(|| {
-            let at = requests.index();
+            let at = index();
             let (target, client) = (routes_taken[at].target, requests.all[at].client);
             black_box(snapshot.tables_for(target, Some(client), &places[at]));
         });
     });
     group.bench_function(name_draw, |bencher| {
         bencher.iter(|| {
-            let at = requests.index();
+            let at = index();
             let (route, tables) = (routes_taken[at], &tables[at]);
             let state = &snapshot.routes[route.id.index()];
             let draw = state.sequence(tables.rule()).draw();
@@ -280,7 +137,7 @@ fn measure(criterion: &mut Criterion, routes: usize) {
         .collect();
     group.bench_function(name_endpoint, |bencher| {
         bencher.iter(|| {
-            let (pool, basis) = pools[requests.index()];
+            let (pool, basis) = pools[index()];
             let mut wish = Wish {
                 hash: None,
                 excluded: &[],

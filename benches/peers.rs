@@ -3,6 +3,7 @@
 //!
 //! A task is a [`Task`]: clouds, their shares, and what an operator wants when one of them fails.
 //! Every proxy has one worker thread, the same limit for a single try, and probes at the same pace.
+//! Connections to servers are kept, nothing is logged, and servers are told whom they serve.
 //! One that is not installed, and cannot be, is left out with a message.
 //!
 //! What a benchmark compares them with, Portolan above all, it sets up itself.
@@ -37,6 +38,11 @@ pub(crate) struct Task {
     /// Where they speak TLS, and the folder with `cert.pem`, `key.pem`, and both in `both.pem`.
     pub(crate) tls: Option<(SocketAddr, PathBuf)>,
     pub(crate) clouds: Vec<Cloud>,
+    /// Hosts, and the one cloud that each of them leads to; all others lead to the first. With
+    /// none, every request may go to any cloud, by their shares.
+    pub(crate) hosts: Vec<(String, usize)>,
+    /// How often endpoints are probed, by everybody who knows such a thing.
+    pub(crate) probes: Option<Duration>,
     /// How long a server may be silent before a request is tried elsewhere.
     pub(crate) limit: Duration,
     /// Whether bodies are large, and passed on as they come.
@@ -48,15 +54,13 @@ pub(crate) struct Task {
 /// Endpoints that stand and fall together.
 #[derive(Clone, Debug)]
 pub(crate) struct Cloud {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) endpoints: [SocketAddr; 2],
     /// Its share, of a hundred. With 0 it takes over when no other cloud can serve.
     pub(crate) weight: u32,
 }
 
-/// How often endpoints are probed, and how long a probe may take: the same for everybody who knows
-/// such a thing.
-pub(crate) const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How long a probe may take.
 pub(crate) const PROBE_LIMIT: Duration = Duration::from_millis(500);
 
 /// A configuration: names of files, and what they say.
@@ -99,7 +103,8 @@ pub(crate) fn present(peers: &[&'static dyn Peer]) -> Vec<&'static dyn Peer> {
 /// A proxy that serves.
 pub(crate) struct Serving {
     peer: &'static dyn Peer,
-    folder: PathBuf,
+    /// Where its configuration and its log are.
+    pub(crate) folder: PathBuf,
     pub(crate) process: Process,
 }
 
@@ -129,7 +134,7 @@ impl Serving {
         let process = Process::start(command.current_dir(&folder).stderr(log), cores);
         let serving = async {
             while !serves(listen) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
         let waited = tokio::time::timeout(PATIENCE, serving).await;
@@ -160,11 +165,6 @@ impl Serving {
     /// The files of its configuration for a task.
     pub(crate) fn files(&self, task: &Task) -> Files {
         self.peer.files(task, &self.folder)
-    }
-
-    /// Where its configuration and its log are.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
     }
 }
 

@@ -19,10 +19,13 @@ impl Figures {
         }
     }
 
-    /// `median [least – most]`, with so many decimals.
+    /// `median [least – most]`, with so many decimals; one alone has no spread.
     pub(crate) fn show(&self, decimals: usize) -> String {
         let (least, most) = (self.0[0], self.0[self.0.len() - 1]);
         let median = self.median();
+        if self.0.len() == 1 {
+            return format!("{median:.decimals$}");
+        }
         format!("{median:.decimals$} [{least:.decimals$} – {most:.decimals$}]")
     }
 }

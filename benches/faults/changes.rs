@@ -67,7 +67,7 @@ const POOL_FIELDS: [[&str; 2]; 6] = [
 ];
 
 fn files(task: &Task, chat: &Cloud, folder: &Path) -> Files {
-    let number = task.generation as usize;
+    let number = task.generation.expect("configurations are told apart") as usize;
     let value = |fields: [&'static str; 2]| fields[number / (FIELDS.len() + POOL_FIELDS.len()) % 2];
     let at = number % (FIELDS.len() + POOL_FIELDS.len());
     let (field, pool_field) = match FIELDS.get(at) {
@@ -122,7 +122,7 @@ async fn run(changes: u32, cores: &Cores) -> Value {
         let began = clock.now();
         for number in 1..=changes {
             tokio::time::sleep_until(clock.instant(began + EVERY * number).into()).await;
-            let change = serving.prepare(files(&task(number), &clouds[0], serving.folder()));
+            let change = serving.prepare(files(&task(number), &clouds[0], &serving.folder));
             moves.push((number, clock.now()));
             change.apply();
         }

@@ -11,6 +11,9 @@ use crate::peers::{self, Task};
 use crate::process::{Cores, Process};
 use crate::role;
 
+/// How often endpoints are probed: the same for everybody who knows such a thing.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
 /// How long a single try may take: the same for everybody who knows such a thing.
 const PER_TRY: Duration = Duration::from_millis(500);
 
@@ -20,6 +23,8 @@ pub(crate) fn task(listen: SocketAddr, clouds: [peers::Cloud; 2], generation: u3
         listen,
         tls: None,
         clouds: clouds.into(),
+        hosts: Vec::new(),
+        probes: Some(PROBE_EVERY),
         limit: PER_TRY,
         streams: false,
         generation: Some(generation),
@@ -58,7 +63,7 @@ impl Cloud {
     /// As a proxy is told of it.
     pub(crate) fn described(&self, weight: u32) -> peers::Cloud {
         peers::Cloud {
-            name: self.name,
+            name: self.name.to_owned(),
             endpoints: [address(&self.kept[0]), address(&self.kept[1])],
             weight,
         }

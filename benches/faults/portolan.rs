@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use crate::peers::{Cloud, Files, PROBE_EVERY, PROBE_LIMIT, Peer, Task, first_line};
+use crate::peers::{Cloud, Files, PROBE_LIMIT, Peer, Task, first_line};
 use crate::process::Process;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_portolan");
@@ -51,7 +51,10 @@ pub(crate) fn generation(task: &Task) -> String {
 /// A configuration, up to its first route.
 pub(crate) fn head(task: &Task, folder: &Path, admin: SocketAddr) -> String {
     let listen = task.listen;
-    let (every, timeout) = (PROBE_EVERY.as_millis(), PROBE_LIMIT.as_millis());
+    let (every, timeout) = (
+        task.probes.expect("endpoints are probed").as_millis(),
+        PROBE_LIMIT.as_millis(),
+    );
     let [a, b] = &task.clouds[..] else {
         panic!("it is about two clouds");
     };

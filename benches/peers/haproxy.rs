@@ -8,7 +8,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Files, PROBE_EVERY, PROBE_LIMIT, Peer, Task, debian};
+use super::{Cloud, Files, PROBE_LIMIT, Peer, Task, debian};
 use crate::process::Process;
 
 pub(crate) struct HaProxy;
@@ -25,7 +25,7 @@ impl Peer for HaProxy {
     fn files(&self, task: &Task, folder: &Path) -> Files {
         let listen = task.listen;
         let limit = task.limit.as_millis();
-        let (every, probe_limit) = (PROBE_EVERY.as_millis(), PROBE_LIMIT.as_millis());
+        let probe_limit = PROBE_LIMIT.as_millis();
         let tls = task.tls.as_ref().map_or_else(String::new, |(at, folder)| {
             let both = folder.join("both.pem");
             format!(
@@ -33,13 +33,24 @@ impl Peer for HaProxy {
                 both.display()
             )
         });
+        let backend = if task.hosts.is_empty() {
+            "default_backend clouds".to_owned()
+        } else {
+            let map = folder.join("hosts.map");
+            let first = &task.clouds[0].name;
+            format!(
+                "use_backend %[req.hdr(host),host_only,lower,map_str({},{first})]",
+                map.display()
+            )
+        };
         let generation = task.generation.map_or_else(String::new, |number| {
             format!("    http-response set-header x-generation {number}\n")
         });
         let mut text = format!(
             "global
     nbthread 1
-    maxconn 9000
+    maxconn 11000
+    no strict-limits
     stats socket {}/admin.sock mode 600 level admin expose-fd listeners
 
 defaults
@@ -61,30 +72,30 @@ frontend clients
 {tls}    option forwardfor
     http-request set-header x-forwarded-proto https if {{ ssl_fc }}
     http-request set-header x-forwarded-proto http unless {{ ssl_fc }}
-    default_backend clouds
-
-backend clouds
-    balance roundrobin
-    option allbackups
-    option httpchk GET /health
-    # What may have been acted upon is not repeated.
-    http-request disable-l7-retry unless {{ method GET HEAD OPTIONS PUT DELETE }}
-{generation}    default-server check inter {every}ms fall 2 rise 2
-    default-server observe layer7 error-limit 10 on-error mark-down on-marked-down shutdown-sessions
+{generation}    {backend}
 ",
             folder.display()
         );
-        for cloud in &task.clouds {
-            for (number, endpoint) in cloud.endpoints.iter().enumerate() {
-                let name = cloud.name;
+        if task.hosts.is_empty() {
+            text.push_str(&backend_head("clouds", task));
+            for cloud in &task.clouds {
                 let share = match cloud.weight {
-                    0 => "backup".to_owned(),
-                    weight => format!("weight {weight}"),
+                    0 => " backup".to_owned(),
+                    weight => format!(" weight {weight}"),
                 };
-                let _ = writeln!(text, "    server {name}-{number} {endpoint} {share}");
+                text.push_str(&servers(cloud, &share));
             }
+            return vec![("haproxy.cfg", text)];
         }
-        vec![("haproxy.cfg", text)]
+        for cloud in &task.clouds {
+            text.push_str(&backend_head(&cloud.name, task));
+            text.push_str(&servers(cloud, ""));
+        }
+        let mut map = String::new();
+        for (host, cloud) in &task.hosts {
+            let _ = writeln!(map, "{host} {}", task.clouds[*cloud].name);
+        }
+        vec![("hosts.map", map), ("haproxy.cfg", text)]
     }
 
     fn command(&self, _: &Path) -> Command {
@@ -97,4 +108,33 @@ backend clouds
         let master = Pid::from_raw(process.child.id().cast_signed());
         kill(master, Signal::SIGUSR2).expect("the master runs");
     }
+}
+
+fn backend_head(name: &str, task: &Task) -> String {
+    let probes = task.probes.map_or_else(String::new, |every| {
+        format!(
+            "    option httpchk GET /health
+    default-server check inter {}ms fall 2 rise 2
+    default-server observe layer7 error-limit 10 on-error mark-down on-marked-down shutdown-sessions
+",
+            every.as_millis()
+        )
+    });
+    format!(
+        "
+backend {name}
+    balance roundrobin
+    option allbackups
+    # What may have been acted upon is not repeated.
+    http-request disable-l7-retry unless {{ method GET HEAD OPTIONS PUT DELETE }}
+{probes}"
+    )
+}
+
+fn servers(cloud: &Cloud, share: &str) -> String {
+    let mut text = String::new();
+    for (number, endpoint) in cloud.endpoints.iter().enumerate() {
+        let _ = writeln!(text, "    server {}-{number} {endpoint}{share}", cloud.name);
+    }
+    text
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Files, Peer, Task, debian};
+use super::{Cloud, Files, Peer, Task, debian};
 use crate::process::Process;
 
 pub(crate) struct Nginx;
@@ -54,27 +54,20 @@ impl Peer for Nginx {
         } else {
             ""
         };
-        let mut servers = String::new();
-        for cloud in &task.clouds {
-            for endpoint in cloud.endpoints {
-                let share = match cloud.weight {
-                    0 => "backup".to_owned(),
-                    weight => format!("weight={weight}"),
-                };
-                let _ = writeln!(
-                    servers,
-                    "        server {endpoint} {share} max_fails=3 fail_timeout=5s;"
-                );
-            }
-        }
+        let upstreams = upstreams(task);
+        let to = if task.hosts.is_empty() {
+            "clouds"
+        } else {
+            "$cloud"
+        };
         let text = format!(
             "{user}
 daemon off;
 worker_processes 1;
-worker_rlimit_nofile 18000;
+worker_rlimit_nofile 20000;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log crit;
-events {{ worker_connections 9000; }}
+events {{ worker_connections 11000; }}
 http {{
     access_log off;
 {streams}    client_body_temp_path {folder}/client;
@@ -84,14 +77,10 @@ http {{
     scgi_temp_path {folder}/scgi;
     keepalive_timeout 60s;
     keepalive_requests 1000000;
-    upstream clouds {{
-{servers}        keepalive 256;
-        keepalive_requests 1000000;
-    }}
-    server {{
+{upstreams}    server {{
         listen {listen} backlog=4096;
 {tls}{generation}        location / {{
-            proxy_pass http://clouds;
+            proxy_pass http://{to};
             proxy_http_version 1.1;
             proxy_set_header Connection '';
             proxy_set_header Host $host;
@@ -120,4 +109,54 @@ http {{
         let master = Pid::from_raw(process.child.id().cast_signed());
         kill(master, Signal::SIGHUP).expect("the master runs");
     }
+}
+
+/// All servers together, or those of each cloud, and which host leads to which.
+fn upstreams(task: &Task) -> String {
+    let mut text = String::new();
+    if task.hosts.is_empty() {
+        text.push_str("    upstream clouds {\n");
+        for cloud in &task.clouds {
+            let share = match cloud.weight {
+                0 => "backup".to_owned(),
+                weight => format!("weight={weight}"),
+            };
+            text.push_str(&servers(cloud, &share));
+        }
+        text.push_str("        keepalive 256;\n        keepalive_requests 1000000;\n    }\n");
+        return text;
+    }
+    let _ = write!(
+        text,
+        "    map_hash_max_size 65536;
+    map_hash_bucket_size 128;
+    map $host $cloud {{
+        default {};
+",
+        task.clouds[0].name
+    );
+    for (host, cloud) in &task.hosts {
+        let _ = writeln!(text, "        {host} {};", task.clouds[*cloud].name);
+    }
+    text.push_str("    }\n");
+    for cloud in &task.clouds {
+        let _ = write!(
+            text,
+            "    upstream {} {{\n{}        keepalive 32;\n        keepalive_requests 1000000;\n    }}\n",
+            cloud.name,
+            servers(cloud, "")
+        );
+    }
+    text
+}
+
+fn servers(cloud: &Cloud, share: &str) -> String {
+    let mut text = String::new();
+    for endpoint in cloud.endpoints {
+        let _ = writeln!(
+            text,
+            "        server {endpoint} {share} max_fails=3 fail_timeout=5s;"
+        );
+    }
+    text
 }

@@ -53,8 +53,7 @@ fn binary() -> PathBuf {
 /// Builds it, unless it is there and up to date. What else is asked for is there already, and makes
 /// its dependencies the same.
 fn build() -> Result<(), String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
+    let built = Command::new(env!("CARGO"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["build", "--release", "--quiet", "--bin", "portolan"])
         .args(["--package", "portolan", "--package", "portolan-proxy"])

@@ -1,26 +1,33 @@
 //! One kind of load on every proxy in turn, and what it cost each of them.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::load::Kind;
+use crate::certificate;
+use crate::load::{Kind, Plan};
 use crate::peers::{self, Cloud, Peer, Serving, Task};
 use crate::process::{self, Cores, Process};
 use crate::report::{self, Figures, Raw};
 use crate::role;
 
 /// How long a proxy is warmed up, and how long it is measured.
-const WARM_UP: Duration = Duration::from_secs(1);
+const WARM_UP: Duration = Duration::from_millis(500);
 const MEASURE: Duration = Duration::from_secs(3);
 
 /// Probes give their first verdicts.
-const SETTLE: Duration = Duration::from_millis(300);
+pub(crate) const SETTLE: Duration = Duration::from_millis(300);
 
 /// The clouds, each with two endpoints: names and shares. The last one is to fall back on.
 const CLOUDS: [(&str, u32); 3] = [("aws", 70), ("azure", 30), ("gcp", 0)];
+
+/// How often endpoints are probed, by those who do.
+pub(crate) const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// How long an endpoint may be silent: long enough for whatever happens here.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// Whom the others are compared with.
 const REFERENCES: [&str; 3] = ["HAProxy", "nginx", "bare pingora"];
@@ -43,82 +50,109 @@ pub(crate) struct Endpoints {
 
 impl Endpoints {
     pub(crate) fn start(cores: &Cores) -> Self {
-        let mut command = role("origin");
-        command.arg((CLOUDS.len() * 2).to_string());
-        let mut process = Process::start(&mut command, cores.others());
-        let mut address = || -> SocketAddr { process.line().parse().expect("an address") };
-        let clouds = CLOUDS.map(|(name, weight)| Cloud {
-            name,
-            endpoints: [address(), address()],
-            weight,
+        let (process, addresses) = start_endpoints(CLOUDS.len() * 2, cores);
+        let clouds = CLOUDS.iter().zip(addresses.chunks_exact(2));
+        let clouds = clouds.map(|((name, weight), its)| Cloud {
+            name: (*name).to_owned(),
+            endpoints: [its[0], its[1]],
+            weight: *weight,
         });
         Self {
-            clouds: clouds.into(),
+            clouds: clouds.collect(),
             process,
         }
     }
 }
 
+/// So many endpoints, in one process.
+pub(crate) fn start_endpoints(count: usize, cores: &Cores) -> (Process, Vec<SocketAddr>) {
+    let mut process = Process::start(role("origin").arg(count.to_string()), cores.others());
+    let addresses = (0..count).map(|_| process.line().parse().expect("an address"));
+    let addresses = addresses.collect();
+    (process, addresses)
+}
+
 /// What every proxy is to do with these endpoints.
-pub(crate) fn task(endpoints: &Endpoints, tls: Option<PathBuf>, streams: bool) -> Task {
+pub(crate) fn task(endpoints: &Endpoints, tls: bool, streams: bool) -> Task {
     Task {
         listen: peers::free_address(),
-        tls: tls.map(|folder| (peers::free_address(), folder)),
+        tls: tls.then(|| (peers::free_address(), certificate::folder())),
         clouds: endpoints.clouds.clone(),
-        limit: Duration::from_secs(30),
+        hosts: Vec::new(),
+        probes: Some(PROBE_EVERY),
+        limit: LIMIT,
         streams,
         generation: None,
     }
 }
 
+/// Where clients go.
+pub(crate) fn front(task: &Task) -> SocketAddr {
+    task.tls.as_ref().map_or(task.listen, |(at, _)| *at)
+}
+
+/// Clients that do as they are told. They say `measuring` when they are warm, and what they saw when
+/// they are done.
+pub(crate) fn start_load(plan: &Plan, cores: &Cores) -> Process {
+    Process::start(
+        role("load").args([
+            plan.kind.name().to_owned(),
+            plan.hosts.start.to_string(),
+            plan.hosts.end.to_string(),
+            plan.to.to_string(),
+            plan.tls.to_string(),
+            plan.connections.to_string(),
+            plan.warm_up.as_millis().to_string(),
+            plan.measure.as_millis().to_string(),
+        ]),
+        cores.others(),
+    )
+}
+
+/// What clients saw, and what their requests cost.
+pub(crate) fn observe(plan: &Plan, proxy: &Process, endpoints: &Process, cores: &Cores) -> Value {
+    let mut clients = start_load(plan, cores);
+    clients.line();
+    let before = [proxy.cpu(), endpoints.cpu(), clients.cpu()];
+    let machine_before = process::busy();
+    let said = clients.line();
+    let mut line: Value = serde_json::from_str(&said).expect("the clients say what they saw");
+    let after = [proxy.cpu(), endpoints.cpu(), clients.cpu()];
+    let machine = process::busy() - machine_before;
+    let [cpu, cpu_endpoints, cpu_clients] = std::array::from_fn(|at| after[at] - before[at]);
+
+    let number = |key: &str| line[key].as_f64().expect("a number");
+    let (requests, seconds) = (number("requests"), number("seconds"));
+    assert!(requests > 0.0, "no answers at all");
+    line["per_second"] = json!(requests / seconds);
+    line["cpu_us"] = json!(cpu * 1e6 / requests);
+    line["core_busy"] = json!(cpu / seconds);
+    line["load_busy"] = json!((cpu_endpoints + cpu_clients) / seconds);
+    line["rss_mib"] = json!(proxy.memory());
+    // What neither the proxy nor its clients and endpoints did.
+    let foreign = (machine - cpu - cpu_endpoints - cpu_clients).max(0.0);
+    line["foreign_cores"] = json!(foreign / seconds);
+    line
+}
+
 impl Contest {
     /// One proxy, once.
-    async fn measure(&self, peer: &'static dyn Peer, round: usize, cores: &Cores) -> Value {
+    async fn measure(&self, peer: &'static dyn Peer, cores: &Cores) -> Value {
         let endpoints = Endpoints::start(cores);
-        let tls = self.tls.then(crate::certificate::folder);
         let streams = matches!(self.kind, Kind::Down | Kind::Up);
-        let task = task(&endpoints, tls, streams);
+        let task = task(&endpoints, self.tls, streams);
         let serving = Serving::start(peer, &task, cores.proxy()).await;
         tokio::time::sleep(SETTLE).await;
-        let to = match &task.tls {
-            Some((at, _)) => *at,
-            None => task.listen,
+        let plan = Plan {
+            kind: self.kind,
+            hosts: 0..0,
+            to: front(&task),
+            tls: self.tls,
+            connections: self.connections,
+            warm_up: WARM_UP,
+            measure: MEASURE,
         };
-        let mut clients = Process::start(
-            role("load").args([
-                self.kind.name().to_owned(),
-                to.to_string(),
-                self.connections.to_string(),
-                WARM_UP.as_millis().to_string(),
-                MEASURE.as_millis().to_string(),
-            ]),
-            cores.others(),
-        );
-        clients.line();
-        let proxy = &serving.process;
-        let before = [proxy.cpu(), endpoints.process.cpu(), clients.cpu()];
-        let machine_before = process::busy();
-        let mut line: Value =
-            serde_json::from_str(&clients.line()).expect("the clients say what they saw");
-        let after = [proxy.cpu(), endpoints.process.cpu(), clients.cpu()];
-        let machine = process::busy() - machine_before;
-        let [cpu, cpu_endpoints, cpu_clients] = std::array::from_fn(|at| after[at] - before[at]);
-
-        let number = |key: &str| line[key].as_f64().expect("a number");
-        let (requests, seconds) = (number("requests"), number("seconds"));
-        assert!(requests > 0.0, "{}: no answers at all", peer.name());
-        line["scenario"] = json!(self.name);
-        line["proxy"] = json!(peer.name());
-        line["round"] = json!(round);
-        line["per_second"] = json!(requests / seconds);
-        line["cpu_us"] = json!(cpu * 1e6 / requests);
-        line["core_busy"] = json!(cpu / seconds);
-        line["load_busy"] = json!((cpu_endpoints + cpu_clients) / seconds);
-        line["rss_mib"] = json!(proxy.memory());
-        // What neither the proxy nor its clients and endpoints did.
-        let foreign = (machine - cpu - cpu_endpoints - cpu_clients).max(0.0);
-        line["foreign_cores"] = json!(foreign / seconds);
-        line
+        observe(&plan, &serving.process, &endpoints.process, cores)
     }
 
     /// Every proxy in turn, and a table.
@@ -128,18 +162,21 @@ impl Contest {
         rounds: usize,
         cores: &Cores,
     ) -> String {
-        let mut runs = Runs::create(self.name, peers);
+        let names: Vec<&'static str> = peers.iter().map(|peer| peer.name()).collect();
+        let mut runs = Runs::create(self.name, &names);
         for round in 0..rounds {
             for at in turns(round, peers.len()) {
-                let line = self.measure(peers[at], round, cores).await;
+                let mut line = self.measure(peers[at], cores).await;
+                line["proxy"] = json!(names[at]);
+                line["round"] = json!(round);
                 runs.add(at, line);
             }
         }
-        let rows: Vec<[String; 12]> = (0..peers.len())
+        let rows: Vec<[String; 12]> = (0..names.len())
             .map(|at| {
                 let [haproxy, nginx, bare] = REFERENCES.map(|to| runs.ratio(at, to, "cpu_us"));
                 [
-                    peers[at].name().to_owned(),
+                    names[at].to_owned(),
                     runs.show(at, "cpu_us", 1),
                     haproxy,
                     nginx,
@@ -172,7 +209,16 @@ impl Contest {
             &rows,
         );
         let foreign = runs.all("foreign_cores").show(2);
-        format!("{table}\nForeign load, cores: {foreign}\n")
+        let mut text = format!("{table}\nForeign load, cores: {foreign}\n");
+        if self.kind == Kind::Resumed {
+            text.push_str("Sessions gone on with, of all connections:");
+            for (at, name) in names.iter().enumerate() {
+                let share = runs.quotient(at, "resumed", "requests").show(3);
+                let _ = write!(text, " {name} {share};");
+            }
+            text.push('\n');
+        }
+        text
     }
 }
 
@@ -189,11 +235,11 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    pub(crate) fn create(scenario: &str, peers: &[&'static dyn Peer]) -> Self {
+    pub(crate) fn create(scenario: &str, names: &[&'static str]) -> Self {
         Self {
             raw: Raw::create(&format!("throughput-{scenario}.jsonl")),
-            names: peers.iter().map(|peer| peer.name()).collect(),
-            lines: vec![Vec::new(); peers.len()],
+            names: names.to_vec(),
+            lines: vec![Vec::new(); names.len()],
         }
     }
 
@@ -213,17 +259,38 @@ impl Runs {
     }
 
     /// Compared with another proxy in the same round, if that one is there.
-    pub(crate) fn ratio(&self, at: usize, to: &str, key: &str) -> String {
+    fn compared(
+        &self,
+        at: usize,
+        to: &str,
+        key: &str,
+        decimals: usize,
+        compare: fn(f64, f64) -> f64,
+    ) -> String {
         let Some(to) = self.names.iter().position(|name| *name == to) else {
             return "–".to_owned();
         };
         let pairs = self.values(at, key).into_iter().zip(self.values(to, key));
-        let ratios: Figures = pairs.map(|(this, other)| this / other).collect();
-        ratios.show(2)
+        let compared: Figures = pairs.map(|(this, other)| compare(this, other)).collect();
+        compared.show(decimals)
+    }
+
+    pub(crate) fn ratio(&self, at: usize, to: &str, key: &str) -> String {
+        self.compared(at, to, key, 2, |this, other| this / other)
+    }
+
+    pub(crate) fn added(&self, at: usize, to: &str, key: &str, decimals: usize) -> String {
+        self.compared(at, to, key, decimals, |this, other| this - other)
+    }
+
+    /// One figure of a proxy by another one of the same run.
+    pub(crate) fn quotient(&self, at: usize, key: &str, by: &str) -> Figures {
+        let pairs = self.values(at, key).into_iter().zip(self.values(at, by));
+        pairs.map(|(this, by)| this / by).collect()
     }
 
     /// Over all proxies.
-    pub(crate) fn all(&self, key: &str) -> Figures {
+    fn all(&self, key: &str) -> Figures {
         let each = (0..self.lines.len()).flat_map(|at| self.values(at, key));
         each.collect()
     }

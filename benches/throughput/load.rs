@@ -2,19 +2,28 @@
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use portolan_control::clock::Clock;
+use rustls::HandshakeKind;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, LocalSet};
 
+use crate::h2;
 use crate::origin::{self, LARGE, LARGE_PATH, SMALL};
+use crate::tls::Connector;
 
 /// The host that clients ask for.
 pub(crate) const HOST: &str = "bench.test";
+
+/// One of the hosts that have routes of their own.
+pub(crate) fn host(number: usize) -> String {
+    format!("h{number}.example.com")
+}
 
 /// Paths and clients that a connection asks for, in turn.
 const REQUESTS: usize = 512;
@@ -31,13 +40,22 @@ pub(crate) enum Kind {
     Down,
     /// The same with requests of 1 MiB.
     Up,
+    /// A connection, and a full handshake, for every request.
+    Handshakes,
+    /// The same, coming back to the session of the one before.
+    Resumed,
+    /// Ten requests at once on every connection, by HTTP/2.
+    H2,
 }
 
 impl Kind {
-    const ALL: [(&'static str, Self); 3] = [
+    const ALL: [(&'static str, Self); 6] = [
         ("small", Self::Small),
         ("down", Self::Down),
         ("up", Self::Up),
+        ("handshakes", Self::Handshakes),
+        ("resumed", Self::Resumed),
+        ("h2", Self::H2),
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -54,38 +72,53 @@ impl Kind {
 }
 
 /// What a load is asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) kind: Kind,
+    /// The hosts with routes of their own that clients ask for, or [`HOST`] if there are none.
+    pub(crate) hosts: Range<usize>,
     pub(crate) to: SocketAddr,
+    pub(crate) tls: bool,
     pub(crate) connections: usize,
     pub(crate) warm_up: Duration,
     pub(crate) measure: Duration,
 }
 
-/// What was seen while it was measured.
+/// What is seen while it is measured.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct Tally(Rc<RefCell<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
     /// How long every answer took.
-    pub(crate) took: Vec<Duration>,
+    took: Vec<Duration>,
+    /// Sessions that were gone on with.
+    resumed: usize,
+}
+
+impl Tally {
+    pub(crate) fn add(&self, took: Duration) {
+        self.0.borrow_mut().took.push(took);
+    }
 }
 
 /// Sends requests, and says `measuring` when it is warm and what it saw when it is done.
 pub(crate) async fn run(plan: Plan) {
     let clock = Clock::start();
-    let seen: Rc<RefCell<Seen>> = Rc::default();
+    let tally = Tally::default();
     let measuring = async {
         tokio::time::sleep(plan.warm_up).await;
         say("measuring");
         let began = clock.now();
-        *seen.borrow_mut() = Seen::default();
+        tally.0.take();
         tokio::time::sleep(plan.measure).await;
-        (clock.now().since(began), seen.take())
+        (clock.now().since(began), tally.0.take())
     };
     let local = LocalSet::new();
     let mut clients = JoinSet::new();
     for seed in 0..plan.connections {
-        clients.spawn_local_on(client(plan, seed as u64, clock, seen.clone()), &local);
+        let client = client(plan.clone(), seed as u64, clock, tally.clone());
+        clients.spawn_local_on(client, &local);
     }
     let (span, seen) = local
         .run_until(async {
@@ -96,12 +129,13 @@ pub(crate) async fn run(plan: Plan) {
             }
         })
         .await;
-    say(&told(seen, span).to_string());
+    let mut line = told(seen.took, span);
+    line["resumed"] = json!(seen.resumed);
+    say(&line.to_string());
 }
 
 /// What whoever started this reads.
-pub(crate) fn told(mut seen: Seen, span: Duration) -> Value {
-    let took = &mut seen.took;
+pub(crate) fn told(mut took: Vec<Duration>, span: Duration) -> Value {
     took.sort_unstable();
     let quantile = |of_thousand: usize| {
         let at = took.len() * of_thousand / 1000;
@@ -122,20 +156,24 @@ pub(crate) fn say(line: &str) {
 }
 
 /// The requests of one client, each a path and an address of its own.
-pub(crate) fn requests(kind: Kind, seed: u64) -> Vec<Vec<u8>> {
+pub(crate) fn requests(kind: Kind, hosts: &Range<usize>, seed: u64) -> Vec<Vec<u8>> {
     let mut random = fastrand::Rng::with_seed(seed);
     let (method, path, length) = match kind {
-        Kind::Small => ("GET", "/v1/items", ""),
+        Kind::Small | Kind::Handshakes | Kind::Resumed | Kind::H2 => ("GET", "/v1/items", ""),
         Kind::Down => ("GET", LARGE_PATH, ""),
         Kind::Up => ("POST", "/v1/items", "content-length: 1048576\r\n"),
     };
     (0..REQUESTS)
         .map(|_| {
             let item = random.u16(..);
+            let host = match hosts.is_empty() {
+                true => HOST.to_owned(),
+                false => host(random.usize(hosts.clone())),
+            };
             // Clients from all over the world.
             let from = Ipv4Addr::from_bits(random.u32(0x0100_0000..0xE000_0000));
             format!(
-                "{method} {path}/{item} HTTP/1.1\r\nhost: {HOST}\r\nuser-agent: load\r\n\
+                "{method} {path}/{item} HTTP/1.1\r\nhost: {host}\r\nuser-agent: load\r\n\
                  accept: */*\r\nx-forwarded-for: {from}\r\n{length}\r\n"
             )
             .into_bytes()
@@ -144,21 +182,62 @@ pub(crate) fn requests(kind: Kind, seed: u64) -> Vec<Vec<u8>> {
 }
 
 /// One client, until nobody waits for it any more. Ends only by a panic.
-async fn client(plan: Plan, seed: u64, clock: Clock, seen: Rc<RefCell<Seen>>) {
-    let requests = requests(plan.kind, seed);
+async fn client(plan: Plan, seed: u64, clock: Clock, tally: Tally) {
+    let requests = requests(plan.kind, &plan.hosts, seed);
     let mut exchange = Exchange::of(plan.kind);
-    let stream = TcpStream::connect(plan.to).await.expect("a connection");
+    match plan.kind {
+        Kind::H2 => {
+            let stream = connect(plan.to).await;
+            let stream = Connector::new(b"h2", false).connect(stream).await;
+            h2::converse(stream.expect("a handshake"), seed, clock, &tally).await;
+        }
+        Kind::Handshakes | Kind::Resumed => {
+            let connector = Connector::new(b"http/1.1", plan.kind == Kind::Resumed);
+            for request in requests.iter().cycle() {
+                let began = clock.now();
+                let stream = connector.connect(connect(plan.to).await).await;
+                let mut stream = stream.expect("a handshake");
+                exchange.run(&mut stream, request).await;
+                let kind = stream.get_ref().1.handshake_kind();
+                tally.add(clock.now().since(began));
+                tally.0.borrow_mut().resumed += usize::from(kind == Some(HandshakeKind::Resumed));
+            }
+        }
+        Kind::Small | Kind::Down | Kind::Up if plan.tls => {
+            let stream = connect(plan.to).await;
+            let stream = Connector::new(b"http/1.1", false).connect(stream).await;
+            let mut stream = stream.expect("a handshake");
+            keep_asking(&mut stream, &mut exchange, &requests, clock, &tally).await;
+        }
+        Kind::Small | Kind::Down | Kind::Up => {
+            let mut stream = connect(plan.to).await;
+            keep_asking(&mut stream, &mut exchange, &requests, clock, &tally).await;
+        }
+    }
+}
+
+pub(crate) async fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).await.expect("a connection");
     stream.set_nodelay(true).expect("an open connection");
-    let mut stream = stream;
+    stream
+}
+
+async fn keep_asking<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    exchange: &mut Exchange,
+    requests: &[Vec<u8>],
+    clock: Clock,
+    tally: &Tally,
+) {
     for request in requests.iter().cycle() {
         let began = clock.now();
-        exchange.run(&mut stream, request).await;
-        seen.borrow_mut().took.push(clock.now().since(began));
+        exchange.run(stream, request).await;
+        tally.add(clock.now().since(began));
     }
 }
 
 /// A request and its answer.
-struct Exchange {
+pub(crate) struct Exchange {
     /// What follows the head of a request.
     body: Vec<u8>,
     /// Bytes of the answer's body.
@@ -167,9 +246,9 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn of(kind: Kind) -> Self {
+    pub(crate) fn of(kind: Kind) -> Self {
         let (body, expected) = match kind {
-            Kind::Small => (0, SMALL),
+            Kind::Small | Kind::Handshakes | Kind::Resumed | Kind::H2 => (0, SMALL),
             Kind::Down => (0, LARGE),
             Kind::Up => (LARGE, SMALL),
         };
@@ -182,9 +261,14 @@ impl Exchange {
 
     /// # Panics
     /// When it is not the answer that the endpoints give.
-    async fn run<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: &mut S, request: &[u8]) {
+    pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        request: &[u8],
+    ) {
         stream.write_all(request).await.expect("a request is taken");
         stream.write_all(&self.body).await.expect("a body is taken");
+        stream.flush().await.expect("a request is taken");
         self.read.clear();
         let head = loop {
             let read = stream.read_buf(&mut self.read).await.expect("an answer");

@@ -1,7 +1,9 @@
 //! Endpoints that do as little as they can: answers come from memory, and what requests bring is
 //! read and forgotten.
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,8 +14,14 @@ pub(crate) const LARGE: usize = 1 << 20;
 
 pub(crate) const LARGE_PATH: &str = "/large";
 
-/// What is read at once.
-const BUFFER: usize = 256 * 1024;
+/// How many probes there were is asked for here.
+const PROBED_PATH: &str = "/probed";
+
+static PROBED: AtomicU64 = AtomicU64::new(0);
+
+/// What is read of a head at once, and of a body.
+const HEAD_BUFFER: usize = 4 * 1024;
+const BODY_BUFFER: usize = 256 * 1024;
 
 /// So many endpoints, for ever. Says their addresses, a line each.
 pub(crate) async fn serve(count: usize) {
@@ -28,7 +36,7 @@ pub(crate) async fn serve(count: usize) {
     for listener in listeners {
         tokio::spawn(accept(listener, answers));
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[expect(clippy::print_stdout, reason = "whoever started this waits for it")]
@@ -59,16 +67,33 @@ async fn accept(listener: TcpListener, answers: [&'static [u8]; 2]) {
 /// Requests come one at a time.
 async fn converse(mut stream: TcpStream, [small, large]: [&[u8]; 2]) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut read = Vec::with_capacity(BUFFER);
+    let mut read = Vec::with_capacity(HEAD_BUFFER);
     while stream.read_buf(&mut read).await? > 0 {
         let Some(end) = end_of_head(&read) else {
             continue;
         };
         let head = &read[..end];
-        let answer = if names_large(head) { large } else { small };
+        let count;
+        let answer = match path(head) {
+            path if path.starts_with(b"/v1") => small,
+            path if path.starts_with(LARGE_PATH.as_bytes()) => large,
+            path if path.starts_with(PROBED_PATH.as_bytes()) => {
+                let probed = PROBED.load(Ordering::Relaxed).to_string();
+                let length = probed.len();
+                count = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{probed}");
+                count.as_bytes()
+            }
+            path => {
+                let probe = path.starts_with(b"/health");
+                PROBED.fetch_add(u64::from(probe), Ordering::Relaxed);
+                small
+            }
+        };
         let mut missing = body_length(head).saturating_sub(read.len() - end);
         while missing > 0 {
             read.clear();
+            // Only those that get bodies need so much.
+            read.reserve(BODY_BUFFER);
             let more = stream.read_buf(&mut read).await?;
             if more == 0 {
                 return Ok(());
@@ -107,7 +132,23 @@ fn body_length(head: &[u8]) -> usize {
     digits.map_or(0, |digits| digits.parse().expect("a length"))
 }
 
-fn names_large(head: &[u8]) -> bool {
-    let path = head.iter().position(|byte| *byte == b' ');
-    path.is_some_and(|at| head[at + 1..].starts_with(LARGE_PATH.as_bytes()))
+fn path(head: &[u8]) -> &[u8] {
+    let at = head.iter().position(|byte| *byte == b' ');
+    at.map_or(&[], |at| &head[at + 1..])
+}
+
+/// How many probes the endpoints of this process have answered.
+pub(crate) fn probed(endpoint: SocketAddr) -> u64 {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect(endpoint)?;
+        let request = format!("GET {PROBED_PATH} HTTP/1.1\r\nhost: probed.test\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().expect("the endpoints answer");
+    let (_, count) = answer.rsplit_once('\n').expect("an answer");
+    count.parse().expect("a number")
 }

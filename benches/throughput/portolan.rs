@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use crate::peers::{Cloud, Files, PROBE_EVERY, PROBE_LIMIT, Peer, Task, first_line};
+use crate::peers::{Cloud, Files, PROBE_LIMIT, Peer, Task, first_line};
 use crate::process::Process;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_portolan");
@@ -38,13 +38,11 @@ impl Peer for Portolan {
 
     fn files(&self, task: &Task, folder: &Path) -> Files {
         let mut text = self.head(task, folder);
-        let (every, limit) = (PROBE_EVERY.as_millis(), PROBE_LIMIT.as_millis());
-        let _ = write!(
-            text,
-            "defaults:\n  \
-               health: {{ http: /health, every: {every}ms, timeout: {limit}ms, down_after: 2, up_after: 2 }}\n\
-             pools:\n"
-        );
+        if !task.hosts.is_empty() {
+            write_hosts(&mut text, task);
+            return vec![("portolan.yaml", text)];
+        }
+        text.push_str("pools:\n");
         let regions = [
             ("aws", "eu-central-1"),
             ("azure", "westeurope"),
@@ -65,7 +63,7 @@ impl Peer for Portolan {
         };
         let split = |one: &Cloud, other: &Cloud| {
             let (heavy, light) = (a.weight, b.weight);
-            let (one, other) = (one.name, other.name);
+            let (one, other) = (&one.name, &other.name);
             format!("{{ split: {{ {one}: {heavy}, {other}: {light} }} }}")
         };
         let _ = write!(
@@ -111,6 +109,18 @@ impl Portolan {
             false => "off".to_owned(),
         };
         let state = folder.join("state");
+        let health = task.probes.map_or_else(
+            || "off".to_owned(),
+            |every| {
+                let (every, limit) = (every.as_millis(), PROBE_LIMIT.as_millis());
+                format!(
+                    "{{ http: /health, every: {every}ms, timeout: {limit}ms, down_after: 2, up_after: 2 }}"
+                )
+            },
+        );
+        let generation = task.generation.map_or_else(String::new, |number| {
+            format!("  response_headers: {{ set: {{ x-generation: '{number}' }} }}\n")
+        });
         format!(
             "listeners:\n  - bind: '{listen}'\n{tls}\
              client_ip: {{ trusted: [ 127.0.0.0/8 ] }}\n\
@@ -118,7 +128,30 @@ impl Portolan {
              workers: 1\n\
              state_dir: {state:?}\n\
              log: {{ level: warn }}\n\
-             access_log: {log}\n"
+             access_log: {log}\n\
+             defaults:\n  health: {health}\n{generation}"
         )
     }
+}
+
+/// A route for every host, to a pool.
+fn write_hosts(text: &mut String, task: &Task) {
+    text.push_str("pools:\n");
+    for cloud in &task.clouds {
+        let [one, other] = cloud.endpoints;
+        let _ = writeln!(
+            text,
+            "  {}: {{ endpoints: [ '{one}', '{other}' ] }}",
+            cloud.name
+        );
+    }
+    text.push_str("routes:\n");
+    for (host, cloud) in &task.hosts {
+        let _ = writeln!(
+            text,
+            "  - {{ host: {host}, to: {} }}",
+            task.clouds[*cloud].name
+        );
+    }
+    let _ = writeln!(text, "  - {{ to: {} }}", task.clouds[0].name);
 }
