@@ -33,6 +33,9 @@ pub mod diagnostic;
 pub mod document;
 mod effective;
 mod expand;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod geography;
 pub mod leaf;
 mod load;

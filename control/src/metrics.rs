@@ -264,6 +264,12 @@ impl Page<'_> {
                     ]
                 }),
         );
+        families.counters(
+            &family::UPGRADED_EXPIRED,
+            pools()
+                .zip(&self.snapshot.pool_stats)
+                .map(|(pool, stats)| ([pool.plan.name.as_str()], stats.expired.get())),
+        );
         let endpoints = || {
             pools().flat_map(|pool| {
                 let name = pool.plan.name.as_str();

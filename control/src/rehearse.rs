@@ -192,6 +192,19 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
             denied: Some(denied_words("the route", denied)),
         };
     }
+    if let Some(redirect) = &route.redirect {
+        return Explanation {
+            route: Some(route.name.clone()),
+            client: snapshot.plan.locations.label(found.place).to_owned(),
+            system: found.system,
+            basis: "redirect".to_owned(),
+            pools: Vec::new(),
+            refused: 0.0,
+            status: Some(redirect.status),
+            affinity: None,
+            denied: None,
+        };
+    }
     let tables = snapshot.tables_without(route.target, question.client, &found, &[]);
     let mut explanation = explained(snapshot, route, &found, &tables);
     explanation.affinity = affinity(snapshot, route, question, &tables);

@@ -7,6 +7,8 @@
 
 mod frames;
 mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod head;
 mod waiting;
 

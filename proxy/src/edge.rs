@@ -37,6 +37,7 @@ use crate::grpc;
 use crate::guard;
 use crate::ledger;
 use crate::record::Recorder;
+use crate::redirect;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
@@ -92,6 +93,32 @@ impl Edge {
         );
         let reply = Self::reply(refusal, session, ctx, retry_after);
         reply.write(session, close).await?;
+        Ok(true)
+    }
+
+    /// Answers a request whose route sends clients elsewhere.
+    async fn send_elsewhere(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestContext,
+    ) -> Result<bool> {
+        let request = session.req_header();
+        let route = Self::route(ctx);
+        let reply = route.and_then(|route| {
+            let mut reply = redirect::reply(route.redirect.as_ref()?, request, ctx)?;
+            if let Some(told) = &ctx.allowance {
+                reply.more.extend(told.fields());
+            }
+            reply
+                .more
+                .extend(browser::own(&route.browser, request, ctx));
+            Some(reply)
+        });
+        let Some(reply) = reply else {
+            return self.refuse(session, ctx, Refusal::BadHost, None).await;
+        };
+        ctx.redirected = true;
+        reply.write(session, false).await?;
         Ok(true)
     }
 
@@ -323,6 +350,9 @@ impl ProxyHttp for Edge {
         let mut steered = self.admit(session, ctx);
         if steered.is_ok() {
             steered = auth::check(session.req_header(), ctx).await;
+        }
+        if steered.is_ok() && Self::route(ctx).is_some_and(|route| route.redirect.is_some()) {
+            return self.send_elsewhere(session, ctx).await;
         }
         if steered.is_ok() {
             steered = self.steer(session.req_header(), ctx);

@@ -39,6 +39,8 @@ use portolan_control::stats::{RetryReason, TryOutcome};
 use smallvec::SmallVec;
 
 use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::http1::fuzzing;
 pub(crate) use self::pool::Upstream;
 pub(crate) use self::request::wants_upgrade;
 use self::upload::Upload;

@@ -36,6 +36,9 @@ mod exchange;
 mod expose;
 mod fault;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod guard;
 mod ledger;
@@ -44,6 +47,7 @@ mod peer;
 mod probe;
 mod proxy_protocol;
 mod record;
+mod redirect;
 mod refusal;
 mod reply;
 mod server;

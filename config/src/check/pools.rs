@@ -50,11 +50,16 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
                 format!("`{host}` is not a host"),
             ));
         }
-        for (name, limit) in [
+        let lifetime = pool.timeouts.upgrade_lifetime.as_ref();
+        let limits = [
             ("connect", &pool.timeouts.connect),
             ("idle", &pool.timeouts.idle),
             ("upgrade_idle", &pool.timeouts.upgrade_idle),
-        ] {
+        ];
+        for (name, limit) in limits
+            .into_iter()
+            .chain(lifetime.map(|lifetime| ("upgrade_lifetime", lifetime)))
+        {
             if limit.value.duration().is_zero() {
                 found.push(Diagnostic::error(
                     Code::BadValue,

@@ -13,6 +13,9 @@ use crate::refusal::Refusal;
 /// The most headers the engine takes.
 const MOST_HEADERS: usize = 256;
 
+/// Bytes of empty lines before a request.
+const MOST_BLANK: usize = 8;
+
 /// What is in the buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Scan {
@@ -32,13 +35,13 @@ pub(crate) fn scan(buffer: &[u8], seen: usize, limits: &LimitsPlan) -> Scan {
         .iter()
         .take_while(|byte| matches!(byte, b'\r' | b'\n'))
         .count();
+    // More than a few are an attempt, whether they come one by one or all at once.
+    if blank > MOST_BLANK {
+        return Scan::Refused(Refusal::Malformed);
+    }
     let head = &buffer[blank..];
     let Some(first) = head.first() else {
-        return if blank > 8 {
-            Scan::Refused(Refusal::Malformed)
-        } else {
-            Scan::Partial
-        };
+        return Scan::Partial;
     };
     if !first.is_ascii_alphabetic() {
         // A TLS handshake, or something else that is not HTTP.
@@ -255,6 +258,10 @@ mod tests {
         }
         assert_eq!(look(&get[..20]), Scan::Partial);
         assert_eq!(look(""), Scan::Partial);
+        // Empty lines before a request: a few.
+        let blank = |lines: usize| format!("{}{get}", "\r\n".repeat(lines));
+        assert_eq!(look(&blank(4)), Scan::Whole(get.len() + 8, Framing::NONE));
+        assert_eq!(look(&blank(5)), Scan::Refused(Refusal::Malformed));
         let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(look(post), Scan::Whole(post.len(), Framing::Length(5)));
         let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n";

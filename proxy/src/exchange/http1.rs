@@ -6,6 +6,8 @@
 //! nothing stands behind the answer.
 
 mod body;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod head;
 
 use std::io::{self, IoSlice};
