@@ -158,6 +158,9 @@ fn check_loaded(loaded: Loaded) -> Checked {
     if let Some(written) = &mut written {
         hide_secrets(written, false);
     }
+    if let Some(root) = &root {
+        routes_lead_somewhere(root, &mut reader);
+    }
     let named = root.as_ref().map(named);
     let document = root.and_then(|mut root| {
         defaults::inherit(&mut root);
@@ -198,6 +201,26 @@ fn check_loaded(loaded: Loaded) -> Checked {
         document,
         plan,
         watch,
+    }
+}
+
+/// Complains about routes that say neither where requests go nor where clients are sent. Of what was
+/// written and cannot be read, enough is said where it is read.
+fn routes_lead_somewhere(root: &Node, reader: &mut Reader) {
+    let Some(Value::List(routes)) = root.get("routes").map(|routes| &routes.value) else {
+        return;
+    };
+    for route in routes {
+        if let Value::Map(_) = route.value
+            && route.get("to").is_none()
+            && route.get("redirect").is_none()
+        {
+            reader.report(
+                Diagnostic::error(Code::MissingKey, route.origin, "a route needs `to`").help(
+                    "write where its requests go, or a `redirect` that sends clients elsewhere",
+                ),
+            );
+        }
     }
 }
 

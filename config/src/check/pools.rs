@@ -61,10 +61,15 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
             .chain(lifetime.map(|lifetime| ("upgrade_lifetime", lifetime)))
         {
             if limit.value.duration().is_zero() {
+                let lost = if name.starts_with("upgrade") {
+                    "no upgraded connection could ever say anything"
+                } else {
+                    "no endpoint could ever answer"
+                };
                 found.push(Diagnostic::error(
                     Code::BadValue,
                     limit.origin,
-                    format!("with `{name}: 0s` no endpoint could ever answer"),
+                    format!("with `{name}: 0s` {lost}"),
                 ));
             }
         }
@@ -391,7 +396,8 @@ fn probes(health: &Health, found: &mut Vec<Diagnostic>) {
         ("timeout", &health.timeout),
     ] {
         // Faster probes than this are an attack on the endpoints.
-        if span.value.duration().as_millis() < 10 {
+        let derived = name == "fast_every" && span.origin == Origin::Default;
+        if span.value.duration().as_millis() < 10 && !derived {
             found.push(Diagnostic::error(
                 Code::BadValue,
                 span.origin,

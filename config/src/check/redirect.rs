@@ -1,20 +1,18 @@
 //! Routes that lead to endpoints, and routes that send clients elsewhere: one or the other, and the
 //! latter somewhere else.
 
+use crate::decode::{Decode, Reader};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::{Document, PathMatch, Redirect, Route, WhenAllDown};
+use crate::document::{Document, HeaderEdits, PathMatch, Redirect, Route, WhenAllDown};
 use crate::leaf::Leaf as _;
+use crate::node::Node;
 use crate::source::Origin;
 
 pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
     for route in &document.routes {
         match (&route.to, &route.redirect) {
-            (Some(_), None) => {}
-            (None, None) => found.push(
-                Diagnostic::error(Code::MissingKey, route.origin, "a route needs `to`").help(
-                    "write where its requests go, or a `redirect` that sends clients elsewhere",
-                ),
-            ),
+            // Of neither, enough was said when the file was read.
+            (_, None) => {}
             (Some(to), Some(redirect)) => found.push(
                 Diagnostic::error(
                     Code::BadValue,
@@ -32,15 +30,16 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
 }
 
 /// Keys that say what is done with an endpoint, where there is none. What is inherited is meant for
-/// others.
+/// others, and what is said by default says nothing.
 fn useless(route: &Route, redirect: &Redirect, found: &mut Vec<Diagnostic>) {
     let down = match &route.when_all_down {
-        WhenAllDown::Word(word) => word.origin,
+        WhenAllDown::Word(_) => Origin::Default,
         WhenAllDown::Respond(respond) => respond.origin,
     };
+    let retry = (!is_default(&route.retry)).then_some(route.retry.origin);
+    let edits = |edits: &HeaderEdits| (!is_default(edits)).then_some(edits.origin);
     let written = [
-        ("retry", route.retry.origin),
-        ("timeout", route.timeout.origin),
+        ("retry", origin(retry)),
         (
             "hedge",
             origin(route.hedge.as_ref().map(|hedge| hedge.origin)),
@@ -55,8 +54,8 @@ fn useless(route: &Route, redirect: &Redirect, found: &mut Vec<Diagnostic>) {
             "expose",
             origin(route.expose.value.then_some(route.expose.origin)),
         ),
-        ("request_headers", route.request_headers.origin),
-        ("response_headers", route.response_headers.origin),
+        ("request_headers", origin(edits(&route.request_headers))),
+        ("response_headers", origin(edits(&route.response_headers))),
         (
             "rewrite",
             origin(route.rewrite.as_ref().map(|rewrite| rewrite.origin)),
@@ -65,8 +64,8 @@ fn useless(route: &Route, redirect: &Redirect, found: &mut Vec<Diagnostic>) {
     for (key, origin) in written {
         if matches!(origin, Origin::File(_)) {
             found.push(
-                Diagnostic::error(
-                    Code::BadValue,
+                Diagnostic::warning(
+                    Code::NoEffect,
                     origin,
                     format!("`{key}` says nothing where clients are sent elsewhere"),
                 )
@@ -75,6 +74,12 @@ fn useless(route: &Route, redirect: &Redirect, found: &mut Vec<Diagnostic>) {
             );
         }
     }
+}
+
+/// Whether something is as it is when nobody writes it.
+fn is_default<T: Decode + PartialEq>(written: &T) -> bool {
+    let default = T::decode(&Node::from_default("{}"), &mut Reader::default());
+    default.as_ref() == Some(written)
 }
 
 fn origin(written: Option<Origin>) -> Origin {
