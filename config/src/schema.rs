@@ -9,5 +9,10 @@ pub fn json_schema() -> serde_json::Value {
     let generator = SchemaSettings::draft2020_12().into_generator();
     let mut schema = generator.into_root_schema_for::<Document>();
     schema.insert("title".to_owned(), "Portolan configuration".into());
-    schema.to_value()
+    let mut schema = schema.to_value();
+    // No key of a route must be there by itself, but it leads somewhere.
+    if let Some(route) = schema.pointer_mut("/$defs/Route") {
+        route["anyOf"] = serde_json::json!([{ "required": ["to"] }, { "required": ["redirect"] }]);
+    }
+    schema
 }
