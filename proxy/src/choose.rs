@@ -127,8 +127,8 @@ fn pick(ctx: &RequestContext, pool: PoolId, request: &RequestHeader, now: Tick) 
             };
             let live = &view.endpoints[endpoint].live;
             // What may be repeated is what a silent endpoint is tried with: it can be rescued.
-            let silent = live.silence.is_suspect()
-                && !(ctx.chances.idempotent && live.silence.trickle(now));
+            let silent =
+                live.silence.is_suspect() && !(ctx.chances.idempotent && live.silence.trickle(now));
             if !silent && !live.witness.awaits_verdict() {
                 return Pick::Endpoint(endpoint);
             }
