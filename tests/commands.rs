@@ -124,7 +124,8 @@ pools:
 pools:
   books: { endpoints: [ '127.0.0.1:99999' ] }
   music: { cloud: aws, region: us-esat-1, endpoints: [ '127.0.0.1:2' ] }
-routes: [ { path: /books, to: music, redirect: { status: 301 } } ]
+routes: [ { path: /books, to: music } ]
+releases: {}
 ",
     ),
 ];
@@ -139,7 +140,7 @@ async fn every_problem_is_found_in_one_run_with_its_place() {
         "teams/a.yaml:2:42",
         "teams/b.yaml:2:25",
         "teams/b.yaml:3:32",
-        "teams/b.yaml:4:38",
+        "teams/b.yaml:5:1",
     ] {
         assert!(said.contains(&format!("--> {place}\n")), "{place}: {said}");
     }
@@ -151,7 +152,7 @@ async fn every_problem_is_found_in_one_run_with_its_place() {
         "error[bad-value]: `127.0.0.1:99999` has a port above 65535",
         "error[unknown-region]: `us-esat-1` is not a region of aws",
         "did you mean `us-east-1`?",
-        "error[not-available-yet]: `redirect` is not available yet",
+        "error[not-available-yet]: `releases` is not available yet",
         "  |     ^^^^^",
     ] {
         let words = words.trim_start_matches(['|', ' ']);

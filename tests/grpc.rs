@@ -7,6 +7,8 @@ use http::{Method, Request};
 use http_body_util::Full;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::harness::certificates::Authority;
 use crate::harness::client::Connection2;
@@ -230,6 +232,53 @@ routes: [ {{ host: api.example.com, to: a }} ]
         converse(&mut client, &mut server, "api.example.com").await;
         portolan.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_streams_speak_when_they_have_something_to_say() {
+    let python = python().await;
+    let server = Server::start(&python, &["a"]).await;
+    // A rate that no message reaches: what counts is the silence that it allows everybody else,
+    // which is five seconds.
+    let config = [
+        "listeners: [ { bind: \"127.0.0.1:0\", limits: { min_body_rate: 100MiB } } ]\n",
+        "pools:\n",
+        &format!(
+            "  a: {{ endpoints: [ \"{}\" ], protocol: h2c, health: off }}\n",
+            server.address
+        ),
+        "routes: [ { to: a } ]\n",
+    ]
+    .concat();
+    let portolan = Portolan::start(&config).await;
+    let address = portolan.address().await;
+    let mut client = client(&python, address);
+    client.ask(json!({ "open": "chat", "call": "Chat" })).await;
+    let say = async |client: &mut Talker, text: &str| {
+        client.ask(json!({ "on": "chat", "send": text })).await
+    };
+    let first = say(&mut client, "one").await;
+    // The same silence in a body that is no conversation, beside it.
+    let mut upload = TcpStream::connect(address).await.unwrap();
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\none";
+    upload.write_all(head).await.unwrap();
+    let mut refused = String::new();
+    soon("a refusal", upload.read_to_string(&mut refused))
+        .await
+        .unwrap();
+    assert!(refused.starts_with("HTTP/1.1 408"), "{refused}");
+    // By then the stream has been silent for longer.
+    let second = say(&mut client, "two").await;
+    assert_ne!(first, second);
+    let closed = client.ask(json!({ "on": "chat", "close": true })).await;
+    assert_eq!(closed["code"], "OK", "{first} {second} {closed}");
+    assert_eq!(
+        portolan
+            .metric("portolan_refused_requests_total", &["body_too_slow"])
+            .await,
+        1.0
+    );
+    portolan.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,7 +78,7 @@ async fn in_front_of(hostile: &Hostile) -> Portolan {
     Portolan::start(&config).await
 }
 
-const REFUSED: [&str; 24] = [
+const REFUSED: [&str; 26] = [
     "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
     "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
     "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello",
@@ -102,6 +102,8 @@ const REFUSED: [&str; 24] = [
     "\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
     "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\nhello",
+    "HTTP/1.1 101 Switching Protocols\r\nContent-Length: 0\r\n\r\n",
     "HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
 ];
 

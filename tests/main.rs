@@ -36,6 +36,7 @@ mod listeners;
 mod outlier;
 mod protocols;
 mod rate_limits;
+mod redirects;
 mod reload;
 mod requests;
 mod steering;

@@ -344,6 +344,69 @@ async fn websockets_pass_through_for_as_long_as_they_like() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn upgraded_connections_last_as_long_as_they_may_however_lively() {
+    let endpoint = websocket::endpoint().await;
+    let config = [
+        LISTENER,
+        "pools:\n",
+        &pool(
+            "chat",
+            &[endpoint],
+            ", health: off, timeouts: { upgrade_lifetime: 1s }",
+        ),
+        "routes: [ { name: chat, to: chat } ]\n",
+    ]
+    .concat();
+    let portolan = Portolan::start(&config).await;
+    let address = portolan.address().await;
+    let open = async || {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (socket, _) = soon(
+            "the handshake",
+            tokio_tungstenite::client_async(format!("ws://{address}/chat"), stream),
+        )
+        .await
+        .unwrap();
+        socket
+    };
+    let (mut lively, mut silent) = (open().await, open().await);
+    // One never falls silent, one never says anything: both end, and not before they have begun.
+    let mut echoes = 0;
+    let talking = async {
+        loop {
+            if lively.send(Message::text("and another")).await.is_err() {
+                break;
+            }
+            match lively.next().await {
+                Some(Ok(_)) => echoes += 1,
+                Some(Err(_)) | None => break,
+            }
+        }
+    };
+    soon("the end of a conversation", talking).await;
+    assert!(echoes > 0);
+    let end = soon("the end of silence", silent.next()).await;
+    assert!(!matches!(end, Some(Ok(_))), "{end:?}");
+    let expired = "portolan_upgraded_connections_expired_total";
+    portolan
+        .wait_for_metric(expired, &["pool=\"chat\""], 2.0)
+        .await;
+    portolan
+        .wait_for_metric("portolan_in_flight", &[], 0.0)
+        .await;
+    // It was nobody's fault: the endpoint is as good as before, and clients come again.
+    let tries = "portolan_upstream_tries_total";
+    assert_eq!(portolan.metric(tries, &["outcome=\"answered\""]).await, 2.0);
+    assert_eq!(portolan.metric(tries, &[]).await, 2.0);
+    let mut again = open().await;
+    again.send(Message::text("back")).await.unwrap();
+    let echo = soon("an echo", again.next()).await.unwrap().unwrap();
+    assert_eq!(echo, Message::text("back"));
+    drop(again);
+    portolan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_arrive_one_by_one() {
     let origin = Origin::start("a").await;
     let config = [

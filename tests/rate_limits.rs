@@ -177,3 +177,19 @@ async fn what_is_known_survives_reloads_that_leave_the_limit_alone() {
         "another limit begins anew"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_with_room_for_too_few_clients_says_so() {
+    let origin = Origin::start("a").await;
+    let limit = "{ name: small, requests: 3, per: 1h, clients: 8 }";
+    let (portolan, _) = start(&origin, limit).await;
+    let address = portolan.address().await;
+    for client in 1..=20 {
+        let answer = ask(address, &format!("192.0.2.{client}"), &[]).await;
+        assert_eq!(answer.status, 200);
+    }
+    // Eight are kept; all others made room before they had all their tokens again.
+    let forgotten = "portolan_rate_limit_forgotten_clients_total";
+    let labels = ["route=\"api\"", "limit=\"small\""];
+    portolan.wait_for_metric(forgotten, &labels, 12.0).await;
+}

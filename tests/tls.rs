@@ -5,6 +5,7 @@ mod clients;
 mod scan;
 mod sessions;
 mod swap;
+mod testssl;
 mod upstream;
 
 use std::path::Path;

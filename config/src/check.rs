@@ -9,6 +9,7 @@ mod browser;
 mod clients;
 mod listeners;
 mod pools;
+mod redirect;
 mod references;
 mod routes;
 mod rto;
@@ -40,6 +41,7 @@ pub(crate) fn check(document: &Document) -> Vec<Diagnostic> {
     pools::check(document, &mut found);
     targets::check(document, &names, unresolved, &mut found);
     routes::check(document, &mut found);
+    redirect::check(document, &mut found);
     access::check(document, &mut found);
     auth::check(document, &mut found);
     browser::check(document, &mut found);

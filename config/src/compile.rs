@@ -15,8 +15,9 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{
     AccessLog, Affinity, Balance, BalanceWord, Certificate, ClientAuth, Clients, Document,
     Endpoint, EndpointPlace, Expect, FrameOptions, GeoRule, HashKey, HeaderEdits, Health,
-    HedgeAfter, LimitKey, Listener, PathMatch, Pool, ReferrerPolicy, Retry, RetryOn, Route, Target,
-    TargetKind, Test, UpstreamTls, WhenAllDown,
+    HedgeAfter, LimitKey, Listener, PathMatch, Pool, Redirect, RedirectScheme, RedirectStatus,
+    ReferrerPolicy, Retry, RetryOn, Route, Target, TargetKind, Test, UpstreamTls, UrlPath,
+    WhenAllDown,
 };
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
@@ -27,9 +28,9 @@ use crate::plan::{
     GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitKeyPlan,
     LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, OutlierPlan,
     PathRule, PathsPlan, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan,
-    RateLimitPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan, RouteTable, ServiceId, ServicePlan,
-    SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan, TestPlan, TimeoutsPlan,
-    UpstreamTlsPlan, WhenAllDownPlan,
+    RateLimitPlan, RedirectPath, RedirectPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan,
+    RouteTable, ServiceId, ServicePlan, SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan,
+    TestPlan, TimeoutsPlan, UpstreamTlsPlan, WhenAllDownPlan,
 };
 use crate::source::{At, Sources};
 
@@ -70,7 +71,10 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         .enumerate()
         .map(|(at, written)| {
             let id = RouteId::new(at);
-            let target = targets.target(&written.to);
+            let target = match &written.to {
+                Some(to) => targets.target(to),
+                None => targets.nowhere(),
+            };
             insert_route(&mut route_table, id, written);
             let auth = written.auth.on();
             let auth = auth.and_then(|written| auth::auth(written, &names, sources));
@@ -88,7 +92,10 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
     let of_routes = routes
         .iter()
         .map(|route| route.target)
-        .zip(document.routes.iter().map(|written| written.to.origin));
+        .zip(document.routes.iter().map(|written| {
+            let to = written.to.as_ref();
+            to.map_or(written.origin, |to| to.origin)
+        }));
     for (target, origin) in of_services.chain(of_routes) {
         if classes[target.index()].is_some() {
             continue;
@@ -376,6 +383,11 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
             first_byte: pool.timeouts.first_byte.value.duration(),
             idle: pool.timeouts.idle.value.duration(),
             upgrade_idle: pool.timeouts.upgrade_idle.value.duration(),
+            upgrade_lifetime: pool
+                .timeouts
+                .upgrade_lifetime
+                .as_ref()
+                .map(|lifetime| lifetime.value.duration()),
         },
         capacity_in_flight: pool
             .capacity
@@ -485,7 +497,7 @@ fn subdivisions<'a>(document: &'a Document) -> Vec<(&'a str, crate::geography::C
         }
     };
     let services = document.services.iter().map(|(_, target)| target);
-    for target in services.chain(document.routes.iter().map(|route| &route.to)) {
+    for target in services.chain(document.routes.iter().filter_map(|route| route.to.as_ref())) {
         each_rule(target, &mut |rule| names(rule.clients.as_ref()));
     }
     let of_listeners = document.listeners.iter().map(|l| (&l.allow, &l.deny));
@@ -600,6 +612,11 @@ impl Targets<'_> {
         self.intern(kind)
     }
 
+    /// What leads to no pool.
+    fn nowhere(&mut self) -> TargetId {
+        self.intern(TargetKindPlan::Tiers(Vec::new()))
+    }
+
     fn all(&mut self, members: &[Target]) -> Vec<TargetId> {
         members.iter().map(|member| self.target(member)).collect()
     }
@@ -661,6 +678,10 @@ fn route(
         id,
         name: name.into(),
         target,
+        redirect: route
+            .redirect
+            .as_ref()
+            .map(|written| redirect(written, route)),
         needs,
         retry: retry(&route.retry),
         timeout: route.timeout.value.duration(),
@@ -694,6 +715,39 @@ fn route(
                 .trim_end_matches('/')
                 .into()
         }),
+    }
+}
+
+fn redirect(redirect: &Redirect, route: &Route) -> RedirectPlan {
+    let bare = |path: &UrlPath| -> Arc<str> { path.as_str().trim_end_matches('/').into() };
+    RedirectPlan {
+        status: match redirect.status.value {
+            RedirectStatus::MovedPermanently => 301,
+            RedirectStatus::Found => 302,
+            RedirectStatus::SeeOther => 303,
+            RedirectStatus::Temporary => 307,
+            RedirectStatus::Permanent => 308,
+        },
+        scheme: redirect.scheme.as_ref().map(|scheme| match scheme.value {
+            RedirectScheme::Http => "http",
+            RedirectScheme::Https => "https",
+        }),
+        host: redirect
+            .host
+            .as_ref()
+            .map(|host| host.value.as_str().into()),
+        path: match (&redirect.path, &redirect.prefix) {
+            (Some(path), _) => RedirectPath::Whole(path.value.as_str().into()),
+            (None, Some(prefix)) => RedirectPath::Prefix {
+                old: match &route.path {
+                    Some(PathMatch::Prefix(path)) => bare(&path.value),
+                    _ => "".into(),
+                },
+                new: bare(&prefix.value),
+            },
+            (None, None) => RedirectPath::Keep,
+        },
+        keep_query: !redirect.strip_query.value,
     }
 }
 

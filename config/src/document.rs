@@ -15,6 +15,7 @@ mod health;
 mod listener;
 mod paths;
 mod pool;
+mod redirect;
 mod retry;
 mod route;
 mod target;
@@ -44,6 +45,7 @@ pub use pool::{
     Balance, BalanceLong, BalanceWord, Capacity, Endpoint, EndpointLong, EndpointPlace, HashKey,
     HashKeyLong, HashOn, Pool, Protocol, ProxyVersion, Timeouts, UpstreamTls, UpstreamTlsFiles,
 };
+pub use redirect::{Redirect, RedirectHost, RedirectScheme, RedirectStatus};
 pub use retry::{Hedge, HedgeAfter, Retry, RetryOn};
 pub use route::{
     Affinity, HeaderEdits, PathMatch, PathMatchLong, PathPattern, Respond, Rewrite, Route, UrlPath,

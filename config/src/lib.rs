@@ -33,6 +33,9 @@ pub mod diagnostic;
 pub mod document;
 mod effective;
 mod expand;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod geography;
 pub mod leaf;
 mod load;
@@ -164,6 +167,9 @@ fn check_loaded(loaded: Loaded, keep: Keep) -> Checked {
     if let Some(written) = &mut written {
         hide_secrets(written, false);
     }
+    if let Some(root) = &root {
+        routes_lead_somewhere(root, &mut reader);
+    }
     let named = root.as_ref().map(named);
     let document = root.and_then(|mut root| {
         defaults::inherit(&mut root);
@@ -209,6 +215,26 @@ fn check_loaded(loaded: Loaded, keep: Keep) -> Checked {
         state_dir,
         plan,
         watch,
+    }
+}
+
+/// Complains about routes that say neither where requests go nor where clients are sent. Of what was
+/// written and cannot be read, enough is said where it is read.
+fn routes_lead_somewhere(root: &Node, reader: &mut Reader) {
+    let Some(Value::List(routes)) = root.get("routes").map(|routes| &routes.value) else {
+        return;
+    };
+    for route in routes {
+        if let Value::Map(_) = route.value
+            && route.get("to").is_none()
+            && route.get("redirect").is_none()
+        {
+            reader.report(
+                Diagnostic::error(Code::MissingKey, route.origin, "a route needs `to`").help(
+                    "write where its requests go, or a `redirect` that sends clients elsewhere",
+                ),
+            );
+        }
     }
 }
 

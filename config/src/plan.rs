@@ -11,6 +11,7 @@ mod classes;
 mod location;
 mod paths;
 mod pool;
+mod redirect;
 mod route;
 mod route_table;
 mod target;
@@ -33,6 +34,7 @@ pub use pool::{
     BalancePlan, EndpointPlan, HashProperty, OutlierPlan, PoolPlan, ProbeExpect, ProbeKind,
     ProbePlan, TimeoutsPlan, UpstreamTlsPlan,
 };
+pub use redirect::{RedirectPath, RedirectPlan};
 pub use route::{
     AffinityPlan, ClientFacts, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, RetryPlan, RoutePlan,
     WhenAllDownPlan,

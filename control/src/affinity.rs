@@ -439,5 +439,8 @@ fn parse_secret(text: &str) -> io::Result<[u8; SECRET_BYTES]> {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;

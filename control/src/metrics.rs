@@ -310,6 +310,12 @@ impl Page<'_> {
                     ]
                 }),
         );
+        families.counters(
+            &family::UPGRADED_EXPIRED,
+            pools()
+                .zip(self.snapshot.pool_stats.iter())
+                .map(|(pool, stats)| ([pool.plan.name.as_str()], stats.expired.get())),
+        );
         let endpoints = || {
             pools().flat_map(|pool| {
                 let name = pool.plan.name.as_str();

@@ -204,6 +204,20 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
             auth: None,
         };
     }
+    if let Some(redirect) = &route.redirect {
+        return Explanation {
+            route: Some(route.name.clone()),
+            client: snapshot.plan.locations.label(found.place).to_owned(),
+            system: found.system,
+            basis: "redirect".to_owned(),
+            pools: Vec::new(),
+            refused: 0.0,
+            status: Some(redirect.status),
+            affinity: None,
+            denied: None,
+            auth: auth::explain(snapshot, route, question),
+        };
+    }
     let tables = snapshot.tables_without(route.target, question.client, &found, &[]);
     let mut explanation = explained(snapshot, route, &found, &tables);
     explanation.affinity = affinity(snapshot, route, question, &tables);

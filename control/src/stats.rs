@@ -252,6 +252,8 @@ pub struct PoolStats {
     pub bytes_to: Counter,
     /// Bytes of bodies that came from it.
     pub bytes_from: Counter,
+    /// Upgraded connections to it that have lasted as long as they may.
+    pub expired: Counter,
     /// Tries under way there that are not the first of their request.
     pub retrying: Gauge,
 }

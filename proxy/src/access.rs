@@ -14,10 +14,12 @@ use crate::context::{ConnectionContext, RequestContext};
 use crate::edge::Stop;
 use crate::refusal::Refusal;
 
-/// What is left of limits (draft-ietf-httpapi-ratelimit-headers, since its eighth version).
+/// What is left of limits: a list of strings, each with `r` (requests that are left) and `t` (seconds),
+/// as in draft-ietf-httpapi-ratelimit-headers-11, section 4.
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
-/// What the limits are.
+/// What the limits are: a list of strings, each with `q` (requests) and, if it is whole seconds, `w` (the
+/// time they are for), as in section 3 there.
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Whether the listener is for this client.

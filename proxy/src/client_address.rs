@@ -19,11 +19,10 @@ pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, plan: &ClientIpP
     let mut left_most = peer;
     // Several lines of one header are one list, in the order of the lines.
     for line in headers.get_all(&plan.header).iter().rev() {
-        let Ok(line) = line.to_str() else {
-            return peer;
-        };
-        for hop in line.rsplit(',') {
-            let Some(address) = parse(hop.trim()) else {
+        // Byte by byte from the right: what a client has written to the left must not decide whether
+        // what a proxy has added is read.
+        for hop in line.as_bytes().rsplit(|byte| *byte == b',') {
+            let Some(address) = parse(hop) else {
                 return peer;
             };
             if !plan.trusts(address) {
@@ -36,7 +35,8 @@ pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, plan: &ClientIpP
 }
 
 /// An address as proxies write it: bare, in brackets, or with a port.
-fn parse(hop: &str) -> Option<IpAddr> {
+fn parse(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop.trim_ascii()).ok()?;
     if let Ok(address) = hop.parse::<IpAddr>() {
         return Some(address.to_canonical());
     }
@@ -124,9 +124,9 @@ mod tests {
             assert_eq!(found("10.0.0.1", &[garbage]), "10.0.0.1", "{garbage:?}");
         }
         // What stands left of the one that counts was never read.
-        assert_eq!(
-            found("10.0.0.1", &["garbage, 198.51.100.7"]),
-            "198.51.100.7"
-        );
+        for garbage in ["garbage", "", "\u{e9}", "\u{e9}, 10.0.0.2"] {
+            let line = format!("{garbage}, 198.51.100.7");
+            assert_eq!(found("10.0.0.1", &[&line]), "198.51.100.7", "{garbage:?}");
+        }
     }
 }

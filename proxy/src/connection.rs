@@ -5,6 +5,8 @@
 //! frames are looked at on their way ([`http2`]).
 
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub(crate) mod http2;
 mod waiting;
 

@@ -34,6 +34,7 @@ use crate::grpc;
 use crate::guard;
 use crate::ledger::Entry;
 use crate::record::Recorder;
+use crate::redirect;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
@@ -86,6 +87,31 @@ impl Edge {
         );
         let reply = Self::reply(refusal, downstream, ctx, retry_after);
         reply.write(downstream, close).await
+    }
+
+    /// Answers a request whose route sends clients elsewhere.
+    async fn send_elsewhere(
+        &self,
+        downstream: &mut Downstream,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        let request = downstream.request();
+        let route = Self::route(ctx);
+        let reply = route.and_then(|route| {
+            let mut reply = redirect::reply(route.redirect.as_ref()?, request, ctx)?;
+            if let Some(told) = &ctx.allowance {
+                reply.more.extend(told.fields());
+            }
+            reply
+                .more
+                .extend(browser::own(&route.browser, request, ctx));
+            Some(reply)
+        });
+        let Some(reply) = reply else {
+            return self.refuse(downstream, ctx, Refusal::BadHost, None).await;
+        };
+        ctx.redirected = true;
+        reply.write(downstream, false).await
     }
 
     /// What a request is answered that is not passed on, with all that its route says to clients.
@@ -314,6 +340,9 @@ impl Edge {
         let mut steered = self.admit(downstream, ctx);
         if steered.is_ok() {
             steered = self.prove(downstream.request(), ctx).await;
+        }
+        if steered.is_ok() && Self::route(ctx).is_some_and(|route| route.redirect.is_some()) {
+            return self.send_elsewhere(downstream, ctx).await;
         }
         if steered.is_ok() {
             steered = self.steer(downstream.request(), ctx);

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Version};
-use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{HeaderEditsPlan, PoolPlan, RoutePlan};
 
 use crate::client_certificate;
@@ -101,18 +101,17 @@ pub(crate) fn to_authority(
 fn forwarded(request: &mut RequestHeader, origin: &Origin<'_>) -> Result<()> {
     let peer = origin.peer.to_canonical().to_string();
     if origin.trusted {
-        let before: Vec<&str> = request
-            .headers
-            .get_all(X_FORWARDED_FOR)
-            .iter()
-            .filter_map(|line| line.to_str().ok())
+        // Byte by byte: a line in which a client wrote what is no text has the proxy's word as well.
+        let lines = request.headers.get_all(X_FORWARDED_FOR).iter();
+        let mut chain: Vec<&[u8]> = lines
+            .map(HeaderValue::as_bytes)
             .filter(|line| !line.is_empty())
             .collect();
-        let chain = if before.is_empty() {
-            peer
-        } else {
-            format!("{}, {peer}", before.join(", "))
-        };
+        chain.push(peer.as_bytes());
+        let chain = HeaderValue::from_bytes(&chain.join(&b", "[..]));
+        let chain = chain.map_err(|error| {
+            Error::because(ErrorType::InvalidHTTPHeader, "in X-Forwarded-For", error)
+        })?;
         request.insert_header(X_FORWARDED_FOR, chain)?;
         if !request.headers.contains_key(X_FORWARDED_PROTO) {
             request.insert_header(X_FORWARDED_PROTO, scheme(origin.tls))?;

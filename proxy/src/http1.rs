@@ -5,6 +5,8 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub(crate) mod request;
 
 /// Why a message is not believed.

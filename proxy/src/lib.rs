@@ -40,6 +40,9 @@ mod exchange;
 mod expose;
 mod fault;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod guard;
 mod http1;
@@ -50,6 +53,7 @@ mod peer;
 mod probe;
 mod proxy_protocol;
 mod record;
+mod redirect;
 mod refusal;
 mod reply;
 mod server;

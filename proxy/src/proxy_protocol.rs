@@ -270,7 +270,7 @@ pub(crate) fn write(version: ProxyVersion, addresses: Option<Addresses>) -> Vec<
 }
 
 /// Both of one family: an address of the other one is written as IPv6.
-fn one_family(addresses: Addresses) -> Addresses {
+pub(crate) fn one_family(addresses: Addresses) -> Addresses {
     let canonical =
         |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (source, destination) = (

@@ -103,6 +103,7 @@ fn what_is_plainly_wrong_the_schema_refuses() {
         ),
         ("services: { s: { nearby: [ a ] } }", "/services/s"),
         ("routes: [ { path: /v1 } ]", "/routes/0"),
+        ("routes: [ { redirect: { status: 304 } } ]", "/routes/0"),
         ("routes: [ { to: a, path: v1 } ]", "/routes/0/path"),
         ("routes: [ { to: a, rate_limit: { by: c } } ]", "/routes/0"),
         (

@@ -50,16 +50,26 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
                 format!("`{host}` is not a host"),
             ));
         }
-        for (name, limit) in [
+        let lifetime = pool.timeouts.upgrade_lifetime.as_ref();
+        let limits = [
             ("connect", &pool.timeouts.connect),
             ("idle", &pool.timeouts.idle),
             ("upgrade_idle", &pool.timeouts.upgrade_idle),
-        ] {
+        ];
+        for (name, limit) in limits
+            .into_iter()
+            .chain(lifetime.map(|lifetime| ("upgrade_lifetime", lifetime)))
+        {
             if limit.value.duration().is_zero() {
+                let lost = if name.starts_with("upgrade") {
+                    "no upgraded connection could ever say anything"
+                } else {
+                    "no endpoint could ever answer"
+                };
                 found.push(Diagnostic::error(
                     Code::BadValue,
                     limit.origin,
-                    format!("with `{name}: 0s` no endpoint could ever answer"),
+                    format!("with `{name}: 0s` {lost}"),
                 ));
             }
         }
@@ -386,7 +396,8 @@ fn probes(health: &Health, found: &mut Vec<Diagnostic>) {
         ("timeout", &health.timeout),
     ] {
         // Faster probes than this are an attack on the endpoints.
-        if span.value.duration().as_millis() < 10 {
+        let derived = name == "fast_every" && span.origin == Origin::Default;
+        if span.value.duration().as_millis() < 10 && !derived {
             found.push(Diagnostic::error(
                 Code::BadValue,
                 span.origin,

@@ -72,7 +72,8 @@ pub(super) fn check<'a>(document: &'a Document, found: &mut Vec<Diagnostic>) -> 
         names.define(name, Definition::Service(at), found);
     }
     let targets = document.services.iter().map(|(_, target)| target);
-    for target in targets.chain(document.routes.iter().map(|route| &route.to)) {
+    let of_routes = document.routes.iter().filter_map(|route| route.to.as_ref());
+    for target in targets.chain(of_routes) {
         each_name(target, &mut |name| {
             if names.get(name.value.as_str()).is_none() {
                 found.push(
@@ -227,7 +228,8 @@ fn cycles(document: &Document, names: &Names<'_>, found: &mut Vec<Diagnostic>) {
 pub(super) fn check_use(document: &Document, names: &Names<'_>, found: &mut Vec<Diagnostic>) {
     let mut used_pools = vec![false; document.pools.0.len()];
     let mut used_services = vec![false; document.services.0.len()];
-    let mut open: Vec<&Target> = document.routes.iter().map(|route| &route.to).collect();
+    let of_routes = document.routes.iter().filter_map(|route| route.to.as_ref());
+    let mut open: Vec<&Target> = of_routes.collect();
     while let Some(target) = open.pop() {
         each_name(target, &mut |name| match names.get(name.value.as_str()) {
             Some(Definition::Pool(at)) => used_pools[at] = true,

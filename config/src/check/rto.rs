@@ -17,10 +17,10 @@ const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 
 pub(super) fn check<'a>(document: &'a Document, names: &Names<'a>, found: &mut Vec<Diagnostic>) {
     for route in &document.routes {
-        let Some(rto) = &route.rto else {
+        let (Some(rto), Some(to)) = (&route.rto, &route.to) else {
             continue;
         };
-        for at in pools_of(&route.to, document, names) {
+        for at in pools_of(to, document, names) {
             let (name, pool) = &document.pools.0[at];
             found.extend(pool_in_time(rto, name, pool));
         }

@@ -23,7 +23,8 @@ pub(super) fn check(
         unresolved,
         found,
     };
-    for target in services.chain(document.routes.iter().map(|route| &route.to)) {
+    let of_routes = document.routes.iter().filter_map(|route| route.to.as_ref());
+    for target in services.chain(of_routes) {
         check.target(target);
     }
 }

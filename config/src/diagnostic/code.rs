@@ -101,6 +101,8 @@ codes! {
     MinHealthy = "min-healthy",
     /// A rule that never matches, or never gets a request.
     Unreachable = "unreachable",
+    /// Something that changes nothing where it stands.
+    NoEffect = "no-effect",
     /// Certificates of endpoints are not verified.
     Insecure = "insecure",
     /// Keys of tokens that cannot be used.

@@ -463,6 +463,9 @@ document! {
         pub idle: At<TimeSpan> = "60s",
         /// The same for connections that were upgraded (WebSocket).
         pub upgrade_idle: At<TimeSpan> = "1h",
+        /// For an upgraded connection as a whole, however much is said on it: then both sides are
+        /// closed, and clients come again. By default it lasts as long as both sides like.
+        pub upgrade_lifetime: Option<At<TimeSpan>>,
     }
 }
 

@@ -7,6 +7,7 @@ use super::access::RateLimit;
 use super::auth::Auth;
 use super::browser::{Cors, Hsts, SecurityHeaders};
 use super::clients::Clients;
+use super::redirect::Redirect;
 use super::retry::{Hedge, Retry};
 use super::target::Target;
 use crate::decode::{
@@ -38,8 +39,10 @@ document! {
         pub methods: Vec<At<Method>>,
         /// Headers that must be there with these values.
         pub headers: Entries<HeaderName, At<String>>,
-        /// Where the requests go.
-        pub to: Target,
+        /// Where the requests go. Every route has it, or `redirect`.
+        pub to: Option<Target>,
+        /// Send clients to another address, instead of `to`.
+        pub redirect: Option<Redirect>,
         /// When a request is tried again.
         pub retry: Retry = "{}",
         /// How long a request may take until its client gets response headers, over all tries.
@@ -81,7 +84,6 @@ document! {
         /// Changes to the request's path.
         pub rewrite: Option<Rewrite>,
     }
-    not_yet { "redirect" }
 }
 
 /// The paths a route is for. Short: a prefix of whole segments.

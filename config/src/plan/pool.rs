@@ -136,6 +136,8 @@ pub struct TimeoutsPlan {
     pub idle: Duration,
     /// For the next byte of an upgraded connection.
     pub upgrade_idle: Duration,
+    /// For an upgraded connection as a whole.
+    pub upgrade_lifetime: Option<Duration>,
 }
 
 /// How endpoints are probed.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{AccessPlan, AuthPlan, BrowserPlan, RateLimitPlan, RouteId, TargetId};
+use super::{AccessPlan, AuthPlan, BrowserPlan, RateLimitPlan, RedirectPlan, RouteId, TargetId};
 
 /// What is done to the requests of a route. Which requests those are, the
 /// [`RouteTable`](super::RouteTable) knows.
@@ -15,8 +15,10 @@ pub struct RoutePlan {
     pub id: RouteId,
     /// Its name: the label in metrics and logs, and its identity across plans.
     pub name: Arc<str>,
-    /// Where its requests go.
+    /// Where its requests go: nowhere, if clients are sent elsewhere.
     pub target: TargetId,
+    /// Where its clients are sent instead.
+    pub redirect: Option<RedirectPlan>,
     /// What must be known about a client before the target can say where.
     pub needs: ClientFacts,
     /// When a request is tried again.

@@ -101,6 +101,9 @@ families! {
     IN_FLIGHT = Gauge "portolan_in_flight" ["pool"];
     /// Bytes of bodies, to pools (`up`) and from them (`down`).
     BYTES = Counter "portolan_bytes_total" ["pool", "direction"];
+    /// Upgraded connections (WebSocket) that were closed because they had lasted as long as the pool's
+    /// `timeouts.upgrade_lifetime` allows.
+    UPGRADED_EXPIRED = Counter "portolan_upgraded_connections_expired_total" ["pool"];
     /// Whether a pool can take any traffic: 1 or 0.
     POOL_UP = Gauge "portolan_pool_up" ["pool"];
     /// How much of its traffic a pool can take: 0 to 1.

@@ -240,7 +240,9 @@ impl Scanner {
 
     fn frame(&self) -> Frame {
         let mut payload = [0; LOOK];
-        payload.copy_from_slice(&self.seen[HEAD..]);
+        // Behind a short one stands what is left of the frame before it.
+        let looked = self.looked();
+        payload[..looked].copy_from_slice(&self.seen[HEAD..HEAD + looked]);
         let stream = &self.seen[5..HEAD];
         Frame {
             length: self.length(),

@@ -49,6 +49,15 @@ pub(super) async fn relay(
             timeouts.idle
         }
     });
+    let active = edge.recorder.clock.now();
+    let expires = ctx
+        .current
+        .as_ref()
+        .filter(|_| upgraded)
+        .and_then(|current| {
+            let pool = &ctx.snapshot().plan.pools[current.pool.index()];
+            Some(active + pool.timeouts.upgrade_lifetime?)
+        });
     // An upgraded connection begins anew, and what the client says has no end of its own.
     let (upload, at, finished) = if upgraded {
         (Upload::new(), 0, false)
@@ -66,7 +75,8 @@ pub(super) async fn relay(
         upgraded,
         half_closed: false,
         idle,
-        active: edge.recorder.clock.now(),
+        active,
+        expires,
     };
     let passed = both.pass(head, next).await;
     let Both { wire, upload, .. } = both;
@@ -111,6 +121,8 @@ struct Both<'a> {
     idle: Duration,
     /// When something last did.
     active: Tick,
+    /// Until when an upgraded connection may last.
+    expires: Option<Tick>,
 }
 
 /// What happened first.
@@ -139,6 +151,10 @@ impl Both<'_> {
         }
         let clock = self.edge.recorder.clock;
         loop {
+            // Whatever is said: who never falls silent is not waited for.
+            if self.expires.is_some_and(|end| self.active >= end) {
+                return self.expire().await;
+            }
             match self.event().await {
                 Event::Part(part) => {
                     let part = part.map_err(Error::into_up)?;
@@ -170,6 +186,9 @@ impl Both<'_> {
                 Event::Client(Heard::Gone(error)) => return Err(error.into_down()),
                 Event::Time => {
                     let now = clock.now();
+                    if self.expires.is_some_and(|end| now >= end) {
+                        return self.expire().await;
+                    }
                     if now >= self.limit() {
                         return Err(self.too_idle(now));
                     }
@@ -299,7 +318,20 @@ impl Both<'_> {
     /// Until when something has to happen, on either side.
     fn limit(&self) -> Tick {
         let endpoint = self.active + self.idle;
-        body::awaited_until(self.ctx).map_or(endpoint, |client| client.min(endpoint))
+        let others = [body::awaited_until(self.ctx), self.expires];
+        others.into_iter().flatten().fold(endpoint, Tick::min)
+    }
+
+    /// Ends an upgraded connection that has lasted as long as it may: nobody's fault.
+    async fn expire(&mut self) -> Result<()> {
+        if let Some(current) = &self.ctx.current {
+            let stats = &self.ctx.snapshot().pool_stats[current.pool.index()];
+            stats.expired.one();
+        }
+        self.ctx.why = Some("timeouts.upgrade_lifetime of the pool".into());
+        // What the client was sent ends as if the endpoint had closed the connection.
+        self.downstream.put_end(None);
+        self.send().await
     }
 
     fn too_idle(&self, now: Tick) -> Box<Error> {

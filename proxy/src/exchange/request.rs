@@ -53,7 +53,7 @@ pub(super) fn for_endpoint(
             .headers
             .get(header::TE)
             .is_some_and(|te| te.as_bytes() == b"trailers");
-    let told = route.auth.as_ref().map(auth::told_names);
+    let told = route.auth.as_deref().map(auth::told_names);
     strip_hop_by_hop(&mut request, &told.unwrap_or_default())?;
     if trailers {
         // gRPC servers insist on it.

@@ -125,10 +125,12 @@ fn parse(bytes: Bytes, asked: Asked) -> Result<Head, Bad> {
         _ => options.keep_alive && !options.close,
     };
     let body = match (status, framing) {
-        (101, Framing::Nothing) => {
+        // Some say that it has no body; that makes it no other answer.
+        (101, Framing::Nothing | Framing::Length(0)) => {
             if !asked.upgrade || version != Version::HTTP_11 || !is_websocket(&response.headers) {
                 return Err(Bad::Head("an upgrade nobody asked for"));
             }
+            response.remove_header(&header::CONTENT_LENGTH);
             Body::Everything
         }
         // RFC 9112, section 6.3: nothing follows these, and they must not say that something does.
@@ -348,6 +350,19 @@ mod tests {
             Ok(Some((101, Body::Everything, false, 3)))
         );
         assert!(read(text, Asked::default()).is_err());
+        let with = |length: &str| {
+            format!(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nContent-Length: {length}\r\n\r\nraw"
+            )
+        };
+        assert_eq!(
+            read(with("0").as_bytes(), asked),
+            Ok(Some((101, Body::Everything, false, 3)))
+        );
+        assert!(read(with("3").as_bytes(), asked).is_err());
+        for length in ["0", "3"] {
+            assert!(read(with(length).as_bytes(), Asked::default()).is_err());
+        }
         let other =
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
         assert!(read(other, asked).is_err());

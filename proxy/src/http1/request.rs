@@ -18,6 +18,9 @@ use crate::refusal::Refusal;
 /// The most headers that can be allowed.
 const MOST_HEADERS: usize = 256;
 
+/// Bytes of empty lines before a request.
+const MOST_BLANK: usize = 8;
+
 /// A head.
 #[derive(Debug)]
 pub(crate) struct Head {
@@ -59,13 +62,13 @@ fn find(
         .iter()
         .take_while(|byte| matches!(byte, b'\r' | b'\n'))
         .count();
+    // More than a few are an attempt, whether they come one by one or all at once.
+    if blank > MOST_BLANK {
+        return Err(Refusal::Malformed);
+    }
     let head = &buffer[blank..];
     let Some(first) = head.first() else {
-        return if blank > 8 {
-            Err(Refusal::Malformed)
-        } else {
-            Ok(None)
-        };
+        return Ok(None);
     };
     if !first.is_ascii_alphabetic() {
         // A TLS handshake, or something else that is not HTTP.
@@ -349,6 +352,10 @@ mod tests {
         }
         assert_eq!(look(&get[..20]), Ok(None));
         assert_eq!(look(""), Ok(None));
+        // Empty lines before a request: a few.
+        let blank = |lines: usize| format!("{}{get}", "\r\n".repeat(lines));
+        assert_eq!(look(&blank(4)), found(Body::Done, ""));
+        assert_eq!(look(&blank(5)), Err(Refusal::Malformed));
         let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(look(post), found(Body::Length(5), ""));
         let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n";

@@ -1,0 +1,79 @@
+//! What must hold for whatever stands in cookies, and in the file with their secret: the target
+//! `cookies` of `tests/fuzz`. The unit test below replays its corpus.
+
+use http::{HeaderMap, HeaderValue, header};
+
+use portolan_config::leaf::Leaf as _;
+use portolan_config::names::Name;
+
+use super::{BETWEEN, MOST_TAGS, Secret, cookie, parse_secret, tags};
+use crate::endpoint::EndpointKey;
+
+const NAME: &str = "portolan";
+
+/// Lines of Cookie headers: at most as many tags as are looked at, nobody's tag by accident, and what
+/// is set comes back as it was.
+pub fn cookies(bytes: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        if let Ok(line) = HeaderValue::from_bytes(line) {
+            headers.append(header::COOKIE, line);
+        }
+    }
+    let given = cookie(&headers, NAME);
+    if let Some(value) = given {
+        assert!(!value.contains(';'), "two cookies for one: {value:?}");
+    }
+    let found = tags(&headers, NAME);
+    assert!(found.len() <= MOST_TAGS);
+    let mut words = given.unwrap_or_default().split(BETWEEN);
+    for tag in &found {
+        let word = tag.to_string();
+        assert_eq!(word.len(), 32);
+        assert!(words.any(|given| given == word), "{word} was not given");
+    }
+    // What Portolan would set is read again as it was, whatever stands around it.
+    let value: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let value = value.join(&BETWEEN.to_string());
+    let line = format!("a=b; {NAME}={value}; c=d");
+    let mut again = HeaderMap::new();
+    again.append(
+        header::COOKIE,
+        HeaderValue::try_from(line).expect("tags are text"),
+    );
+    assert_eq!(tags(&again, NAME), found);
+    // Nobody makes up a tag who does not know the secret.
+    let secret = Secret::new(&[7; 32]);
+    let address = "10.0.0.1:80".parse().expect("an address");
+    let key = EndpointKey {
+        pool: Name::parse("a").expect("a name"),
+        address,
+    };
+    let real = secret.number(&key);
+    assert!(found.iter().all(|tag| tag.0 != real), "guessed");
+
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(secret) = parse_secret(&text) {
+        let again: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(again, text.trim().to_ascii_lowercase());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn the_corpus_holds() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus/cookies");
+        let mut seeds = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            println!("{}", path.display());
+            cookies(&std::fs::read(path).unwrap());
+            seeds += 1;
+        }
+        assert!(seeds > 0);
+    }
+}
