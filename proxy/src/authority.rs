@@ -156,6 +156,7 @@ fn question(
     if let Some(connection) = &ctx.connection {
         let origin = Origin {
             peer: connection.peer.ip(),
+            peer_text: &connection.peer_text,
             trusted: ctx.peer_trusted,
             tls: connection.tls.is_some(),
             agreed: connection.tls.as_ref(),

@@ -36,6 +36,8 @@ use crate::refusal::Refusal;
 pub(crate) struct ConnectionContext {
     /// The client's socket.
     pub(crate) peer: SocketAddr,
+    /// Its address as text.
+    pub(crate) peer_text: HeaderValue,
     /// Our end of it.
     pub(crate) local: SocketAddr,
     /// The listener that accepted it.

@@ -27,6 +27,8 @@ const LONGEST_ID: usize = 128;
 pub(crate) struct Origin<'a> {
     /// The peer's address.
     pub(crate) peer: IpAddr,
+    /// The same as text.
+    pub(crate) peer_text: &'a HeaderValue,
     /// Whether the peer may say whom it speaks for.
     pub(crate) trusted: bool,
     /// Whether the connection is TLS.
@@ -52,7 +54,19 @@ pub(crate) fn request_id(headers: &HeaderMap, trusted: bool, random: &mut fastra
     {
         return given.to_owned();
     }
-    format!("{:016x}{:016x}", random.u64(..), random.u64(..))
+    let mut id = String::with_capacity(32);
+    push_hexadecimal(&mut id, random.u64(..));
+    push_hexadecimal(&mut id, random.u64(..));
+    id
+}
+
+/// Sixteen digits, without the machinery of formatting: every request gets a few of them.
+fn push_hexadecimal(out: &mut String, number: u64) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for shift in (0..16).rev() {
+        let digit = (number >> (shift * 4)) & 15;
+        out.push(char::from(DIGITS[digit as usize]));
+    }
 }
 
 /// Changes a request on its way to an endpoint.
@@ -99,8 +113,8 @@ pub(crate) fn to_authority(
 /// X-Forwarded-*: what an untrusted peer says about itself is dropped, what a trusted one says is
 /// continued.
 fn forwarded(request: &mut RequestHeader, origin: &Origin<'_>) -> Result<()> {
-    let peer = origin.peer.to_canonical().to_string();
     if origin.trusted {
+        let peer = origin.peer.to_canonical().to_string();
         // Byte by byte: a line in which a client wrote what is no text has the proxy's word as well.
         let lines = request.headers.get_all(X_FORWARDED_FOR).iter();
         let mut chain: Vec<&[u8]> = lines
@@ -122,10 +136,18 @@ fn forwarded(request: &mut RequestHeader, origin: &Origin<'_>) -> Result<()> {
         return Ok(());
     }
     request.remove_header(&header::FORWARDED);
-    request.insert_header(X_FORWARDED_FOR, peer)?;
-    request.insert_header(X_FORWARDED_PROTO, scheme(origin.tls))?;
-    request.insert_header(X_FORWARDED_HOST, origin.host)?;
-    Ok(())
+    request.insert_header(X_FORWARDED_FOR, origin.peer_text.clone())?;
+    request.insert_header(
+        X_FORWARDED_PROTO,
+        HeaderValue::from_static(scheme(origin.tls)),
+    )?;
+    match request.headers.get(header::HOST).cloned() {
+        // The same bytes once more, not copied.
+        Some(host) if host.as_bytes() == origin.host.as_bytes() => {
+            request.insert_header(X_FORWARDED_HOST, host)
+        }
+        _ => request.insert_header(X_FORWARDED_HOST, origin.host),
+    }
 }
 
 fn scheme(tls: bool) -> &'static str {
@@ -145,11 +167,14 @@ fn trace(request: &mut RequestHeader, random: &mut fastrand::Rng) -> Result<()> 
         Some((trace, flags)) => format!("00-{trace}-{parent:016x}-{flags}"),
         None => {
             request.remove_header(&TRACESTATE);
-            format!(
-                "00-{:016x}{:016x}-{parent:016x}-00",
-                random.u64(..),
-                random.u64(1..)
-            )
+            let mut new = String::with_capacity(55);
+            new.push_str("00-");
+            push_hexadecimal(&mut new, random.u64(..));
+            push_hexadecimal(&mut new, random.u64(1..));
+            new.push('-');
+            push_hexadecimal(&mut new, parent);
+            new.push_str("-00");
+            new
         }
     };
     request.insert_header(TRACEPARENT, value)?;
@@ -181,12 +206,12 @@ fn trace_and_flags(text: &str) -> Option<(&str, &str)> {
 
 /// Via (RFC 9110, section 7.6.3): one more hop.
 fn via(request: &mut RequestHeader, version: Version) -> Result<()> {
-    let protocol = match version {
-        Version::HTTP_2 => "2",
-        Version::HTTP_10 => "1.0",
-        _ => "1.1",
+    let value = match version {
+        Version::HTTP_2 => "2 portolan",
+        Version::HTTP_10 => "1.0 portolan",
+        _ => "1.1 portolan",
     };
-    request.append_header(header::VIA, format!("{protocol} portolan"))?;
+    request.append_header(header::VIA, HeaderValue::from_static(value))?;
     Ok(())
 }
 
@@ -261,9 +286,12 @@ mod tests {
         request
     }
 
+    static PEER: HeaderValue = HeaderValue::from_static("192.0.2.1");
+
     fn origin(trusted: bool) -> Origin<'static> {
         Origin {
             peer: "192.0.2.1".parse().unwrap(),
+            peer_text: &PEER,
             trusted,
             tls: true,
             agreed: None,

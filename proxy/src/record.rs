@@ -1,6 +1,9 @@
 //! The end of a request: what is counted, and its line in the access log. Every request has one,
 //! with as much as is known of it.
 
+use std::cell::Cell;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use pingora::{Error, ErrorSource};
@@ -9,7 +12,7 @@ use portolan_control::clock::{Clock, Tick};
 use portolan_control::engine::Published;
 use portolan_control::ledger::{Answered, Gone, Outcome};
 use portolan_control::stats::Totals;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::context::RequestContext;
 use crate::downstream::Downstream;
@@ -25,12 +28,15 @@ pub(crate) struct Recorder {
     pub(crate) published: Published,
 }
 
+/// Room for a line: most are shorter.
+const LINE: usize = 768;
+
 /// One line of the access log.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
-    time: String,
+    time: Timestamp,
     request_id: &'a str,
-    client: Option<String>,
+    client: Option<IpAddr>,
     country: &'a str,
     method: &'a str,
     host: &'a str,
@@ -39,7 +45,7 @@ struct Line<'a> {
     tls: Option<&'a str>,
     route: Option<&'a str>,
     pool: Option<&'a str>,
-    endpoint: Option<String>,
+    endpoint: Option<SocketAddr>,
     tries: u32,
     status: u16,
     outcome: &'a str,
@@ -92,7 +98,7 @@ impl Recorder {
         let snapshot = self.published.load();
         let line = Line {
             request_id: id,
-            client: Some(entry.connection.peer.ip().to_canonical().to_string()),
+            client: Some(entry.connection.peer.ip().to_canonical()),
             config: snapshot.plan.hash.as_str(),
             ..self.line(entry, outcome, status)
         };
@@ -191,13 +197,13 @@ impl Recorder {
         let current = ctx.current.as_ref();
         Line {
             request_id: &ctx.id,
-            client: ctx.client.map(|client| client.to_string()),
+            client: ctx.client,
             country: snapshot.plan.locations.country_label(ctx.found.place),
             route: ctx
                 .route
                 .map(|route| &*snapshot.plan.routes[route.index()].name),
             pool: current.map(|this| snapshot.plan.pools[this.pool.index()].name.as_str()),
-            endpoint: current.map(|this| this.live.endpoint().key.address.to_string()),
+            endpoint: current.map(|this| this.live.endpoint().key.address),
             tries: ctx.tries,
             bytes_in: ctx.bytes_in,
             bytes_out: ctx.bytes_out,
@@ -212,9 +218,11 @@ impl Recorder {
     }
 
     fn write(&self, line: &Line<'_>) {
-        let mut bytes = serde_json::to_vec(line).unwrap_or_default();
-        bytes.push(b'\n');
-        self.access_log.write(bytes);
+        let mut bytes = Vec::with_capacity(LINE);
+        if serde_json::to_writer(&mut bytes, line).is_ok() {
+            bytes.push(b'\n');
+            self.access_log.write(bytes);
+        }
     }
 }
 
@@ -245,17 +253,64 @@ fn since(clock: &Clock, began: Tick) -> f64 {
     clock.now().since(began).as_secs_f64()
 }
 
-/// Now, by the calendar, to the millisecond (RFC 3339).
-fn timestamp(clock: &Clock) -> String {
-    let milliseconds = i64::try_from(clock.wall().as_millis()).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_millisecond(milliseconds)
-        .map_or_else(|_| "-".to_owned(), |time| format!("{time:.3}"))
+/// A time by the calendar, to the millisecond (RFC 3339).
+#[derive(Clone, Copy, Debug)]
+struct Timestamp {
+    milliseconds: i64,
+    text: [u8; Self::LENGTH],
+}
+
+impl Timestamp {
+    /// As in `2001-02-03T04:05:06.789Z`.
+    const LENGTH: usize = 24;
+
+    fn new(milliseconds: i64) -> Self {
+        let mut text = [b'-'; Self::LENGTH];
+        if let Ok(time) = jiff::Timestamp::from_millisecond(milliseconds) {
+            // What has no room is no year that anybody lives in.
+            let _ = write!(&mut text[..], "{time:.3}");
+        }
+        Self { milliseconds, text }
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(std::str::from_utf8(&self.text).unwrap_or("-"))
+    }
+}
+
+thread_local! {
+    /// The last one: many lines are of the same millisecond.
+    static LAST: Cell<Timestamp> = Cell::new(Timestamp::new(0));
+}
+
+fn timestamp(clock: &Clock) -> Timestamp {
+    let now = i64::try_from(clock.wall().as_millis()).unwrap_or(i64::MAX);
+    let last = LAST.get();
+    if last.milliseconds == now {
+        return last;
+    }
+    let new = Timestamp::new(now);
+    LAST.set(new);
+    new
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use pingora::ErrorType;
+
+    #[test]
+    fn times_are_written_as_everybody_writes_them() {
+        let text = |milliseconds| {
+            let time = Timestamp::new(milliseconds);
+            serde_json::to_string(&time).unwrap()
+        };
+        assert_eq!(text(981_173_106_789), "\"2001-02-03T04:05:06.789Z\"");
+        assert_eq!(text(0), "\"1970-01-01T00:00:00.000Z\"");
+        assert_eq!(text(i64::MAX), format!("\"{}\"", "-".repeat(24)));
+    }
 
     #[test]
     fn every_end_has_one_outcome() {

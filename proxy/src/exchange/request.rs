@@ -78,6 +78,7 @@ pub(super) fn for_endpoint(
     }
     let origin = Origin {
         peer: connection.peer.ip(),
+        peer_text: &connection.peer_text,
         trusted: ctx.peer_trusted,
         tls: connection.tls.is_some(),
         agreed: connection.tls.as_ref(),

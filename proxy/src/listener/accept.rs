@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Context;
 use std::time::Duration;
 
+use http::HeaderValue;
 use portolan_control::engine::Published;
 use portolan_control::ledger::{Gone, Outcome};
 use portolan_control::stats::Gauge;
@@ -200,6 +201,9 @@ async fn serve(listener: Arc<Listener>, mut stream: TcpStream, service: &Service
     };
     let context = Arc::new(ConnectionContext {
         peer,
+        // Digits, dots and colons: what a header may have.
+        peer_text: HeaderValue::try_from(peer.ip().to_canonical().to_string())
+            .unwrap_or(HeaderValue::from_static("unknown")),
         local,
         listener: listener.clone(),
         tls,
