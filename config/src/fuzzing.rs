@@ -2,10 +2,10 @@
 //! The unit test below replays its corpus.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::diagnostic::{Code, Colours, Severity};
-use crate::{Checked, Environment, SavedSource, check_saved};
+use crate::{Checked, Environment, check_text};
 
 /// A machine without files, so that an input means the same everywhere.
 struct Nowhere;
@@ -65,12 +65,7 @@ pub fn config(bytes: &[u8]) {
 }
 
 fn check(text: &str) -> Checked {
-    let saved = SavedSource {
-        name: "fuzz.yaml".to_owned(),
-        folder: PathBuf::new(),
-        text: text.to_owned(),
-    };
-    check_saved(&[saved], &Nowhere)
+    check_text("portolan.yaml", text.to_owned(), &Nowhere)
 }
 
 #[cfg(test)]

@@ -176,11 +176,11 @@ impl Connection {
                     self.accept();
                     match request::take(&mut self.read, &mut seen, limits) {
                         Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                        Ok(None) if !std::mem::replace(&mut begun, true) && !first => {
+                            until = Instant::now() + limits.header_timeout;
+                        }
                         Ok(None) => {}
                         Err(refusal) => return Poll::Ready(Err(NoRequest::Refused(refusal))),
-                    }
-                    if !std::mem::replace(&mut begun, true) && !first {
-                        until = Instant::now() + limits.header_timeout;
                     }
                 }
                 match self.poll_fill(cx, READ_SIZE) {

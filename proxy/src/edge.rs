@@ -178,7 +178,7 @@ impl Edge {
             ctx.found = snapshot.locate(route, client);
         }
         access::route(route, ctx)?;
-        let now = self.recorder.clock.now();
+        let now = ctx.began;
         access::rate(&snapshot, route, &request.headers, ctx, false, now)
     }
 

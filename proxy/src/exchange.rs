@@ -193,7 +193,11 @@ type Tries = SmallVec<[Running; 2]>;
 impl Exchange<'_> {
     /// Has an endpoint answer.
     async fn answer(&mut self, upload: &mut Upload) -> Result<Answer> {
-        let now = self.clock.now();
+        let now = match self.length {
+            // Nothing was waited for.
+            Length::None if self.route.auth.is_none() => self.ctx.began,
+            _ => self.clock.now(),
+        };
         self.know(upload, now);
         let Some(first) = choose::first(self.ctx, self.downstream.request(), now) else {
             self.ctx.refusal = Some(Refusal::NobodyCanServe);

@@ -100,6 +100,7 @@ impl Recorder {
             request_id: id,
             client: Some(entry.connection.peer.ip().to_canonical()),
             config: snapshot.plan.hash.as_str(),
+            duration_ms: milliseconds(since(&self.clock, entry.began)),
             ..self.line(entry, outcome, status)
         };
         self.write(&line);
@@ -178,7 +179,7 @@ impl Recorder {
             refused: outcome.refusal().map(Refusal::reason),
             bytes_in: 0,
             bytes_out: 0,
-            duration_ms: milliseconds(since(&self.clock, entry.began)),
+            duration_ms: 0.0,
             upstream_ms: None,
             why: None,
             config: "-",

@@ -188,6 +188,8 @@ impl Attempt {
         upload: &mut Upload,
         clock: &Clock,
     ) -> Poll<Result<Progress, Failed>> {
+        // Whether the time of `took` is now.
+        let mut just_begun = false;
         loop {
             match &mut self.state {
                 State::Kept(_) | State::Connecting(_) => {
@@ -196,6 +198,7 @@ impl Attempt {
                         Err(error) => return Poll::Ready(Err(self.unsent(error))),
                     };
                     self.kept = kept;
+                    just_begun = true;
                     if let Err(error) = self.begin(connected, clock) {
                         let (fault, sent) = classify(&error);
                         if let Err(failed) = self.again(error, fault, sent, kept, upload) {
@@ -204,7 +207,7 @@ impl Attempt {
                     }
                 }
                 State::Asking(_) => {
-                    if let Some(progress) = self.send(cx, upload, clock) {
+                    if let Some(progress) = self.send(cx, upload, clock, just_begun) {
                         return Poll::Ready(Ok(progress));
                     }
                     let State::Asking(wire) = &mut self.state else {
@@ -266,6 +269,7 @@ impl Attempt {
         cx: &mut Context<'_>,
         upload: &mut Upload,
         clock: &Clock,
+        just_begun: bool,
     ) -> Option<Progress> {
         let State::Asking(wire) = &mut self.state else {
             return None;
@@ -298,7 +302,7 @@ impl Attempt {
                 return None;
             }
             if self.finished && wire.is_sent() {
-                self.asked = Some(clock.now());
+                self.asked = Some(if just_begun { self.took } else { clock.now() });
                 // Of what was there from the beginning nobody needs to be told.
                 return self.request.flows.then_some(Progress::Sent);
             }

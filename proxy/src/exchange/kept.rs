@@ -37,7 +37,8 @@ struct Kept {
 
 struct Idle {
     stream: EndpointStream,
-    since: Instant,
+    /// Since when it was seen to be here; that is only looked at now and then.
+    since: Option<Instant>,
     target: Target,
 }
 
@@ -80,17 +81,20 @@ impl Kept {
 
     /// Closes those that have waited longest: a tenth of all.
     fn make_room(&mut self) {
-        let mut ages: Vec<Instant> = self
-            .by_target
-            .values()
-            .flatten()
-            .map(|idle| idle.since)
-            .collect();
-        let at = ages.len() / 10;
-        if at < ages.len() {
-            let (_, limit, _) = ages.select_nth_unstable(at);
+        // Those that nobody has seen yet are the youngest.
+        let now = Instant::now();
+        let age = |idle: &Idle| idle.since.map_or(Duration::ZERO, |since| now - since);
+        let mut ages: Vec<Duration> = self.by_target.values().flatten().map(age).collect();
+        let at = ages.len() - ages.len() / 10;
+        if let Some(last) = at.checked_sub(1) {
+            let (_, limit, _) = ages.select_nth_unstable(last);
             let limit = *limit;
-            self.retain(|idle| idle.since > limit);
+            let mut surplus = ages.len() / 10 + 1;
+            self.retain(|idle| {
+                let leaves = surplus > 0 && age(idle) >= limit;
+                surplus -= usize::from(leaves);
+                !leaves
+            });
         }
     }
 
@@ -112,10 +116,9 @@ pub(super) fn take(target: &Target) -> Option<EndpointStream> {
 
 /// Keeps a connection for the next request; so many at most.
 pub(super) fn keep(stream: EndpointStream, target: Target, most: usize) {
-    let since = Instant::now();
     let mut idle = Idle {
         stream,
-        since,
+        since: None,
         target,
     };
     if idle.is_alive() {
@@ -131,9 +134,8 @@ pub(crate) async fn keep_house() {
         let now = Instant::now();
         KEPT.with_borrow_mut(|kept| {
             kept.retain(|idle| {
-                now.duration_since(idle.since) < KEEP_IDLE
-                    && idle.target.is_current()
-                    && idle.is_alive()
+                let since = *idle.since.get_or_insert(now);
+                now.duration_since(since) < KEEP_IDLE && idle.target.is_current() && idle.is_alive()
             });
         });
     }

@@ -49,7 +49,7 @@ pub(super) async fn relay(
             timeouts.idle
         }
     });
-    let active = edge.recorder.clock.now();
+    let active = ctx.answered.unwrap_or_else(|| edge.recorder.clock.now());
     let expires = ctx
         .current
         .as_ref()
@@ -76,6 +76,7 @@ pub(super) async fn relay(
         half_closed: false,
         idle,
         active,
+        waited: false,
         expires,
     };
     let passed = both.pass(head, next).await;
@@ -121,6 +122,8 @@ struct Both<'a> {
     idle: Duration,
     /// When something last did.
     active: Tick,
+    /// What happened last was waited for.
+    waited: bool,
     /// Until when an upgraded connection may last.
     expires: Option<Tick>,
 }
@@ -158,7 +161,9 @@ impl Both<'_> {
             match self.event().await {
                 Event::Part(part) => {
                     let part = part.map_err(Error::into_up)?;
-                    self.happened();
+                    if self.waited {
+                        self.happened();
+                    }
                     if let Some(current) = &self.ctx.current {
                         current.live.heard(self.active, &self.edge.messenger);
                     }
@@ -231,13 +236,18 @@ impl Both<'_> {
             finished,
             ..
         } = self;
+        let mut waited = false;
         poll_fn(|cx| {
             send_on(cx, wire, upload, at, finished);
-            downstream.poll_send(cx)
+            let sent = downstream.poll_send(cx);
+            waited |= sent.is_pending();
+            sent
         })
         .await?;
-        // To wait for a client is not to wait for an endpoint.
-        self.happened();
+        if waited {
+            // To wait for a client is not to wait for an endpoint.
+            self.happened();
+        }
         Ok(())
     }
 
@@ -255,10 +265,12 @@ impl Both<'_> {
             finished,
             half_closed,
             active,
+            waited,
             edge,
             upgraded,
             ..
         } = self;
+        *waited = false;
         poll_fn(|cx| {
             if send_on(cx, wire, upload, at, finished) {
                 *active = edge.recorder.clock.now();
@@ -269,6 +281,7 @@ impl Both<'_> {
             if let Poll::Ready(part) = wire.poll_part(cx) {
                 return Poll::Ready(Event::Part(part));
             }
+            *waited = true;
             // The endpoint has no more for now: the client shall not wait for what there is.
             if let Poll::Ready(Err(error)) = downstream.poll_send(cx) {
                 return Poll::Ready(Event::Client(Heard::Gone(error)));
