@@ -822,7 +822,7 @@ async fn a_broken_configuration_does_not_start() {
     for place in [
         "portolan.yaml:4:19",
         "teams/a.yaml:2:42",
-        "teams/b.yaml:4:38",
+        "teams/b.yaml:5:1",
     ] {
         assert!(said.contains(place), "{place}: {said}");
     }

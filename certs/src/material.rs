@@ -15,6 +15,7 @@ use crate::key_set::{KeySet, Looked};
 use crate::keyring::{Fault, Keyring, worry};
 use crate::now;
 use crate::server::{Refreshed, ServerTls};
+use crate::token_keys::TokenKeys;
 use crate::upstream::UpstreamIdentity;
 
 /// What was loaded for a plan.
@@ -94,20 +95,21 @@ impl Material {
             let set = keyring.key_set(source);
             match source {
                 TokenKeySource::File(path) => {
-                    set.look(path, u64::try_from(now).unwrap_or(0));
-                    match (set.error(), set.keys()) {
-                        (None, _) => {}
-                        // What was good before goes on.
-                        (Some(error), Some(_)) => self.warnings.push(Diagnostic::warning(
-                            Code::TokenKeys,
-                            keys.origin,
-                            error.to_string(),
-                        )),
-                        (Some(error), None) => found.push(Diagnostic::error(
-                            Code::TokenKeys,
-                            keys.origin,
-                            error.to_string(),
-                        )),
+                    if set.keys().is_some() {
+                        // Those in use are replaced by whoever watches their file, and that is
+                        // told. A configuration may yet be refused for something else.
+                        if let Err(error) = TokenKeys::read(path) {
+                            self.warnings.push(Diagnostic::warning(
+                                Code::TokenKeys,
+                                keys.origin,
+                                error.to_string(),
+                            ));
+                        }
+                    } else {
+                        set.look(path, u64::try_from(now).unwrap_or(0));
+                        found.extend(set.error().map(|error| {
+                            Diagnostic::error(Code::TokenKeys, keys.origin, error.to_string())
+                        }));
                     }
                 }
                 TokenKeySource::Url(_, Some(ca)) => {

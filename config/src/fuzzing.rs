@@ -65,7 +65,7 @@ pub fn config(bytes: &[u8]) {
 }
 
 fn check(text: &str) -> Checked {
-    check_text("portolan.yaml", text.to_owned(), &Nowhere)
+    check_text("fuzz.yaml", text.to_owned(), &Nowhere)
 }
 
 #[cfg(test)]

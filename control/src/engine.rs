@@ -260,18 +260,22 @@ impl Driver {
                     Some(first) => {
                         // What waits already is taken together, and published once.
                         let mut told = Vec::new();
+                        let mut happened = Vec::new();
+                        let mut asking = Vec::new();
                         let mut next = Some(first);
                         while let Some(message) = next {
                             match message {
                                 Message::Event(event, done) => {
                                     told.extend(done);
-                                    self.take(event);
+                                    happened.push(event);
                                 }
-                                Message::HandOver(asking) => {
-                                    let _ = asking.send(self.core.hand_over());
-                                }
+                                Message::HandOver(who) => asking.push(who),
                             }
                             next = events.try_recv().ok();
+                        }
+                        self.take(happened);
+                        for who in asking {
+                            let _ = who.send(self.core.hand_over());
                         }
                         self.publish(told);
                     }
@@ -287,12 +291,12 @@ impl Driver {
     }
 
     fn step(&mut self, event: Event, told: Option<oneshot::Sender<u64>>) {
-        self.take(event);
+        self.take([event]);
         self.publish(told);
     }
 
-    fn take(&mut self, event: Event) {
-        for effect in self.core.step(event, self.clock.now()) {
+    fn take(&mut self, events: impl IntoIterator<Item = Event>) {
+        for effect in self.core.step_all(events, self.clock.now()) {
             self.perform(effect);
         }
     }

@@ -43,8 +43,6 @@ async fn a_stopped_process_keeps_nobody_who_may_be_repeated() {
     }
     let config = [
         LISTENER,
-        // Each worker keeps connections for itself: what one request leaves is there for the next.
-        "workers: 1\n",
         "defaults: { health: off, outlier: off }\npools:\n",
         &pools,
         &pool("good", &[good.address], ""),
@@ -52,7 +50,9 @@ async fn a_stopped_process_keeps_nobody_who_may_be_repeated() {
         &routes,
     ]
     .concat();
-    let portolan = papers.portolan(&config).start().await;
+    // Each worker keeps connections for itself: what one request leaves is there for the next.
+    let builder = papers.portolan(&config).env("PORTOLAN_WORKERS", "1");
+    let portolan = builder.start().await;
     let address = portolan.address().await;
     for (_, _, name) in cases.iter().filter(|(_, kept, _)| *kept) {
         assert_eq!(fetch(address, &format!("/{name}")).await.origin(), "behind");

@@ -296,45 +296,57 @@ impl Core {
 
     /// What is to be done when `event` happens at `now`.
     pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
+        self.step_all([event], now)
+    }
+
+    /// What is to be done when several things happen at the same time: with thousands of verdicts at
+    /// once, what is asked about all pools together is asked once.
+    pub fn step_all(&mut self, events: impl IntoIterator<Item = Event>, now: Tick) -> Vec<Effect> {
         self.now = now;
         let mut effects = Vec::new();
-        match event {
-            Event::PlanAccepted {
-                plan,
-                material,
-                locator,
-            } => self.accept(plan, material, locator, &mut effects),
-            Event::LocatorChanged(locator) => {
-                self.locator = locator;
-                self.dirty = true;
-            }
-            Event::OverridesChanged(drains, weights) => {
-                self.set_overrides(drains, weights, &mut effects);
-            }
-            Event::ProbeFinished {
-                key,
-                serial,
-                outcome,
-            } => self.probed(&key, serial, outcome, &mut effects),
-            Event::NameAnswered {
-                host,
-                serial,
-                answer,
-            } => self.answered(&host, serial, answer, &mut effects),
-            Event::WentSilent { key, silent } => self.went_silent(key, silent, &mut effects),
-            Event::HeardAgain { key } => {
-                effects.push(Effect::Notice(Notice::HeardAgain { key }));
-            }
-            Event::Alarmed => {
-                self.look(&mut effects);
-                self.keep_looking();
-            }
-            Event::Woken => {}
+        for event in events {
+            self.happen(event, &mut effects);
         }
         self.run_due(&mut effects);
         self.suspect(&mut effects);
         self.check_invariants();
         effects
+    }
+
+    fn happen(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::PlanAccepted {
+                plan,
+                material,
+                locator,
+            } => self.accept(plan, material, locator, effects),
+            Event::LocatorChanged(locator) => {
+                self.locator = locator;
+                self.dirty = true;
+            }
+            Event::OverridesChanged(drains, weights) => {
+                self.set_overrides(drains, weights, effects);
+            }
+            Event::ProbeFinished {
+                key,
+                serial,
+                outcome,
+            } => self.probed(&key, serial, outcome, effects),
+            Event::NameAnswered {
+                host,
+                serial,
+                answer,
+            } => self.answered(&host, serial, answer, effects),
+            Event::WentSilent { key, silent } => self.went_silent(key, silent, effects),
+            Event::HeardAgain { key } => {
+                effects.push(Effect::Notice(Notice::HeardAgain { key }));
+            }
+            Event::Alarmed => {
+                self.look(effects);
+                self.keep_looking();
+            }
+            Event::Woken => {}
+        }
     }
 
     /// What wakes it when requests tell something.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::snapshot::Snapshot;
 
 /// How soon it is looked whether anybody still uses one; later less often.
-const FIRST_LOOK: Duration = Duration::from_millis(500);
+const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOK: Duration = Duration::from_secs(10);
 
 /// Keeps a snapshot until nobody else does, nor its configuration, and then gives back its memory.
