@@ -116,10 +116,6 @@ async fn end_of(
 }
 
 /// What happened first.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart where it is made"
-)]
 enum Happened {
     /// A try has come further.
     Went(usize, Progress),

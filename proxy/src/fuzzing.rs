@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn the_corpus_holds() {
-        let targets: [(&str, fn(&[u8])); 7] = [
+        type Target = fn(&[u8]);
+        let targets: [(&str, Target); 7] = [
             ("answer", answer),
             ("chunks", chunks),
             ("client_addresses", client_addresses),

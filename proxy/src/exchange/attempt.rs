@@ -66,10 +66,6 @@ pub(crate) struct Answer {
 }
 
 /// What became of a try for now.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart where it is made"
-)]
 pub(super) enum Progress {
     /// All of the request was sent.
     Sent,
