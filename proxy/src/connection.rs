@@ -93,7 +93,8 @@ pub(crate) enum NoRequest {
 
 /// How long an idle connection may go on waiting.
 pub(crate) trait Patience {
-    /// Whether it is to end, if nothing has come; the task is woken when that changes.
+    /// When it is to end if nothing has come by then; none as long as nobody asks it to. The task is
+    /// woken when that changes.
     fn ends(&mut self, cx: &mut Context<'_>) -> Option<Instant>;
 }
 

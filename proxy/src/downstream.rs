@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, Version};
+use http::{HeaderMap, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 use tokio::time::Instant;
@@ -243,7 +243,6 @@ impl Downstream {
     pub(crate) async fn into_connection(mut self) -> Option<Box<Connection>> {
         if let Side::One(one) = &self.side
             && one.keeps()
-            && self.request.version != Version::HTTP_2
         {
             self.linger().await;
         }

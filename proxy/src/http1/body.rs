@@ -471,6 +471,54 @@ mod tests {
     }
 
     #[test]
+    fn requests_end_in_one_place_and_their_trailers_frame_nothing() {
+        for (text, behind) in [
+            ("0\r\n\r\nGET", "GET"),
+            ("5\r\nhello\r\n0\r\n\r\nnext", "next"),
+            (
+                "A;name=\"v\"\r\n0123456789\r\n0;x\r\nChecked: 1\r\n\r\nnext",
+                "next",
+            ),
+        ] {
+            let (_, over, left) = read(&Body::chunked_request(), text.as_bytes(), false).unwrap();
+            assert!(over.is_some() && left == behind.as_bytes(), "{text:?}");
+        }
+        let (_, over, _) = read(&Body::chunked_request(), b"3\r\nab", false).unwrap();
+        assert!(over.is_none(), "not over yet");
+        for bad in [
+            "\r\n",
+            "g\r\n",
+            "5 \r\nhello\r\n",
+            "5\nhello\r\n",
+            "5\r\nhello0\r\n\r\n",
+            "5\r\nhelloXX0\r\n\r\n",
+            "+5\r\nhello\r\n",
+            "0x5\r\nhello\r\n",
+            "1000000000000000\r\n",
+            "0\r\nTrailer: 1\n\r\n",
+            "0\r\n\rX",
+            "5;\u{1}\r\nhello\r\n",
+            "0\r\nHost: a\r\n\r\n",
+            "0\r\nX: 1\r\nContent-LENGTH: 5\r\n\r\n",
+            "0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "0\r\n folded\r\n\r\n",
+            "0\r\nX : 1\r\n\r\n",
+            "0\r\n: 1\r\n\r\n",
+            "0\r\nnothing\r\n\r\n",
+        ] {
+            let refused = read(&Body::chunked_request(), bad.as_bytes(), false);
+            assert!(refused.is_err(), "{bad:?}: {refused:?}");
+        }
+        for name in &REFUSED_BEHIND {
+            let text = format!("0\r\n{name}: 1\r\n\r\n");
+            assert!(
+                read(&Body::chunked_request(), text.as_bytes(), false).is_err(),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
     fn what_nobody_reads_is_bounded() {
         let bad = |text: String| {
             let fed = feed(Body::chunked(), &[text.as_bytes()], false);
