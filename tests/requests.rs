@@ -475,18 +475,24 @@ routes:
         .header("x-forwarded-for", "85.214.132.117")
         .header("x-request-id", "abc-123")
         .body("hello");
-    assert_eq!(ask.to(address).await.unwrap().status, 200);
-    assert_eq!(fetch(address, "/status?code=404").await.status, 404);
-    assert_eq!(fetch(address, "/garbage").await.status, 502);
-
     let path = portolan.folder().join("access.log");
-    let lines: Vec<Value> = crate::harness::eventually("three lines", async || {
-        let text = std::fs::read_to_string(&path).ok()?;
-        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-        let lines: Vec<Value> = lines.collect();
-        (lines.len() == 3).then_some(lines)
-    })
-    .await;
+    let written = async |count: usize| -> Vec<Value> {
+        crate::harness::eventually("a line for each", async || {
+            let text = std::fs::read_to_string(&path).ok()?;
+            let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+            let lines: Vec<Value> = lines.collect();
+            (lines.len() == count).then_some(lines)
+        })
+        .await
+    };
+    // One after the other: a line is written when its answer is sent, and each connection may have
+    // a worker of its own.
+    assert_eq!(ask.to(address).await.unwrap().status, 200);
+    written(1).await;
+    assert_eq!(fetch(address, "/status?code=404").await.status, 404);
+    written(2).await;
+    assert_eq!(fetch(address, "/garbage").await.status, 502);
+    let lines = written(3).await;
     let line = &lines[0];
     for (name, value) in [
         ("request_id", "abc-123"),
