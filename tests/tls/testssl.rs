@@ -66,6 +66,26 @@ async fn scan(portolan: &Portolan, name: &str, checks: &[&str]) -> Vec<(String, 
     found(&out, &said)
 }
 
+/// A scan all of whose checks were made: on a busy machine the scanner gives one up now and then
+/// (`connect problem`), which says nothing about whom it scans. Then it scans again.
+async fn scan_through(
+    portolan: &Portolan,
+    name: &str,
+    checks: &[&str],
+) -> Vec<(String, String, String)> {
+    const MOST: usize = 3;
+    for again in 1..MOST {
+        let found = scan(portolan, &format!("{name}-{again}"), checks).await;
+        let gave_up = |(severity, _, words): &(String, String, String)| {
+            severity == "WARN" && words.contains("because of connect problem")
+        };
+        if !found.iter().any(gave_up) {
+            return found;
+        }
+    }
+    scan(portolan, name, checks).await
+}
+
 /// It shakes hands some hundred times: that takes longer than anything else here.
 async fn soon_or_later<T>(scanning: impl Future<Output = std::io::Result<T>>) -> T {
     let patience = std::time::Duration::from_secs(120);
@@ -105,7 +125,7 @@ async fn testssl_finds_nothing_that_matters() {
     let identity = authority.sign_with(&[NAME], &KeyPair::generate().unwrap(), short);
     let builder = Portolan::with(&with_one("", &origin)).file("ca.pem", authority.pem());
     let portolan = beside(builder, "api", &identity).start().await;
-    let default = scan(&portolan, "default", &ALL).await;
+    let default = scan_through(&portolan, "default", &ALL).await;
     assert!(bad(&default).is_empty(), "{:#?}", bad(&default));
     let absent = |found: &[(String, String, String)], id: &str| {
         let line = found.iter().find(|(_, of, _)| of == id);
@@ -118,7 +138,7 @@ async fn testssl_finds_nothing_that_matters() {
     portolan
         .change(&with_one(", profile: modern", &origin))
         .await;
-    let modern = scan(&portolan, "modern", &PROFILE).await;
+    let modern = scan_through(&portolan, "modern", &PROFILE).await;
     assert!(bad(&modern).is_empty(), "{:#?}", bad(&modern));
     assert!(absent(&modern, "TLS1_2") && !absent(&modern, "TLS1_3"));
     portolan.stop().await;
