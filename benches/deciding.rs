@@ -4,8 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::Method;
 use portolan_certs::{Material, UpstreamIdentity};
+use portolan_config::fields::Fields;
 use portolan_config::plan::{PoolPlan, RequestHead, normal_host};
 use portolan_config::{Machine, check_text};
 use portolan_control::affinity::Tie;
@@ -35,7 +36,7 @@ pub(crate) struct Request {
 pub(crate) struct Requests {
     pub(crate) all: Vec<Request>,
     method: Method,
-    headers: HeaderMap,
+    headers: Fields,
 }
 
 impl Requests {
@@ -52,7 +53,7 @@ impl Requests {
                 .take(REQUESTS)
                 .collect(),
             method: Method::GET,
-            headers: HeaderMap::new(),
+            headers: Fields::new(),
         }
     }
 

@@ -6,7 +6,7 @@ mod auth;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
 use crate::check::{Definition, Names};
@@ -19,6 +19,7 @@ use crate::document::{
     ReferrerPolicy, Retry, RetryOn, Route, Target, TargetKind, Test, UpstreamTls, UrlPath,
     WhenAllDown,
 };
+use crate::fields::Fields;
 use crate::geography::{Coordinates, Geography};
 use crate::names::{HostPattern, Name};
 use crate::plan::{
@@ -902,7 +903,7 @@ fn test(test: &Test, names: &Names<'_>, locations: &LocationTable) -> TestPlan {
         _ => None,
     };
     let client = &test.client;
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::new();
     for (name, value) in &test.request.headers {
         if let Ok(value) = value.value.parse() {
             headers.append(name.value.clone(), value);

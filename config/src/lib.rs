@@ -33,6 +33,7 @@ pub mod diagnostic;
 pub mod document;
 mod effective;
 mod expand;
+pub mod fields;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -50,11 +50,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 use crate::decode::Secret;
 use crate::document::{LogFormat, LogLevel, MinTlsVersion, Role, TlsProfile};
+use crate::fields::Fields;
 use crate::names::Name;
 use crate::source::{At, Origin};
 
@@ -434,7 +435,7 @@ pub struct TestPlan {
     /// Its method.
     pub method: Method,
     /// Its headers.
-    pub headers: HeaderMap,
+    pub headers: Fields,
     /// Pools that are down as a whole.
     pub pools_down: Vec<PoolId>,
     /// Single endpoints that are down.

@@ -1,8 +1,10 @@
-//! The access log: lines go through a bounded queue to a thread that writes them. When the disk
-//! cannot follow, lines are dropped and counted, and no request waits.
+//! The access log: lines are gathered by the thread that serves the requests, and go together through
+//! a bounded queue to one that writes them. When the disk cannot follow, lines are dropped and
+//! counted, and no request waits.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,15 +12,20 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_cha
 use std::time::Duration;
 
 use portolan_config::plan::{AccessLogPlan, LogSink};
+use tokio::sync::Notify;
 
 use crate::stats::Totals;
 
-/// Lines that may wait for the writer: a second of a busy edge.
-const QUEUE: usize = 32_768;
+/// What may wait for the writer, each as much as is gathered at most: a second of a busy edge.
+const QUEUE: usize = 1024;
 
-/// How long lines gather before they are written together. Waking the writer and the disk for each
-/// line would cost half as much again as the request itself.
+/// How long lines gather before they are written together, and how much of them. To wake the writer
+/// and the disk for each would cost half as much again as the request itself.
 const GATHER: Duration = Duration::from_millis(5);
+const MOST: usize = 32 << 10;
+
+/// Room for the line that makes it more than the most: most are shorter.
+const LINE: usize = 1 << 10;
 
 /// Where lines go. Cheap to clone, one for all threads.
 #[derive(Clone, Debug)]
@@ -43,7 +50,8 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 enum Message {
-    Line(Vec<u8>),
+    /// Some lines.
+    Lines(Vec<u8>),
     /// Write somewhere else from now on (or nowhere).
     Redirect(Option<LogSink>),
     /// Tell when everything so far is written.
@@ -83,12 +91,31 @@ impl AccessLog {
         sample == u32::MAX || (sample > 0 && (error || drawn < sample))
     }
 
-    /// Hands a line (with its newline) to the writer, or drops it.
-    pub fn write(&self, line: Vec<u8>) {
-        match self.lines.try_send(Message::Line(line)) {
+    /// Writes a line: `put` appends it, with its newline, to what was gathered before.
+    pub fn write(&self, put: impl FnOnce(&mut Vec<u8>)) {
+        let mut put = Some(put);
+        // A thread that ends has nothing to gather in.
+        let _ = GATHERED.try_with(|gathered| {
+            if let Ok(mut gathered) = gathered.try_borrow_mut()
+                && let Some(gathered) = &mut *gathered
+                && let Some(put) = put.take()
+            {
+                gathered.add(self, put);
+            }
+        });
+        if let Some(put) = put {
+            let mut line = Vec::with_capacity(LINE);
+            put(&mut line);
+            self.send(line, 1);
+        }
+    }
+
+    /// Hands lines to the writer, or drops them.
+    fn send(&self, bytes: Vec<u8>, count: u64) {
+        match self.lines.try_send(Message::Lines(bytes)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.totals.access_log_dropped.one();
+                self.totals.access_log_dropped.add(count);
             }
         }
     }
@@ -114,12 +141,81 @@ impl AccessLog {
             .send(Message::Redirect(plan.map(|plan| plan.to.clone())));
     }
 
-    /// Returns when every line so far is written.
+    /// Returns when every line so far is written that nobody gathers.
     pub fn flush(&self) {
         let (done, told) = sync_channel(1);
         if self.lines.send(Message::Flush(done)).is_ok() {
             let _ = told.recv();
         }
+    }
+}
+
+thread_local! {
+    /// Lines of this thread, if it gathers them.
+    static GATHERED: RefCell<Option<Gathered>> = const { RefCell::new(None) };
+}
+
+/// Lines that wait for more of them.
+#[derive(Default)]
+struct Gathered {
+    bytes: Vec<u8>,
+    count: u64,
+    /// Whose they are.
+    log: Option<AccessLog>,
+    /// Told of the first one.
+    begun: Arc<Notify>,
+}
+
+impl Gathered {
+    fn add(&mut self, log: &AccessLog, put: impl FnOnce(&mut Vec<u8>)) {
+        let whose = self.log.as_ref();
+        if whose.is_none_or(|whose| !Arc::ptr_eq(&whose.sample, &log.sample)) {
+            self.send();
+            self.log = Some(log.clone());
+        }
+        if self.count == 0 {
+            self.bytes.reserve(MOST + LINE);
+            self.begun.notify_one();
+        }
+        put(&mut self.bytes);
+        self.count += 1;
+        if self.bytes.len() >= MOST {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        let count = std::mem::take(&mut self.count);
+        if let Some(log) = self.log.as_ref().filter(|_| count > 0) {
+            log.send(std::mem::take(&mut self.bytes), count);
+        }
+    }
+}
+
+/// Gathers the lines of this thread, for as long as it is polled there.
+pub async fn gather() {
+    struct Gathering;
+    impl Drop for Gathering {
+        /// Whatever is still to come is written line by line.
+        fn drop(&mut self) {
+            let last = GATHERED.try_with(|gathered| gathered.borrow_mut().take());
+            if let Ok(Some(mut last)) = last {
+                last.send();
+            }
+        }
+    }
+    let gathered = Gathered::default();
+    let begun = gathered.begun.clone();
+    GATHERED.set(Some(gathered));
+    let _gathering = Gathering;
+    loop {
+        begun.notified().await;
+        tokio::time::sleep(GATHER).await;
+        GATHERED.with_borrow_mut(|gathered| {
+            if let Some(gathered) = gathered {
+                gathered.send();
+            }
+        });
     }
 }
 
@@ -161,7 +257,7 @@ enum Output {
     Nowhere,
     Stdout,
     Stderr,
-    File(BufWriter<File>),
+    File(File),
 }
 
 impl Output {
@@ -170,9 +266,7 @@ impl Output {
             None => Self::Nowhere,
             Some(LogSink::Stdout) => Self::Stdout,
             Some(LogSink::Stderr) => Self::Stderr,
-            Some(LogSink::File(path)) => {
-                Self::File(BufWriter::with_capacity(64 << 10, open_file(path)?))
-            }
+            Some(LogSink::File(path)) => Self::File(open_file(path)?),
         })
     }
 
@@ -195,28 +289,22 @@ impl Output {
     }
 }
 
-/// Lets lines come. Whoever waits for the queue is woken by each of them, so this does not.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "there is no condition: it is the time that matters"
-)]
-fn gather() {
-    std::thread::sleep(GATHER);
-}
-
 fn write_lines(received: &Receiver<Message>, output: &mut Output) {
     let mut complained = false;
-    let mut batch = Vec::with_capacity(64 << 10);
+    let mut batch = Vec::new();
     while let Ok(first) = received.recv() {
-        if matches!(first, Message::Line(_)) {
-            gather();
-        }
         let mut next = Some(first);
         let mut end = false;
         let mut told = Vec::new();
         while let Some(message) = next {
             match message {
-                Message::Line(line) => batch.extend_from_slice(&line),
+                // What is worth a write of its own is not copied.
+                Message::Lines(bytes) if bytes.len() >= MOST / 2 => {
+                    put(output, &mut batch, &mut complained);
+                    batch = bytes;
+                    put(output, &mut batch, &mut complained);
+                }
+                Message::Lines(bytes) => batch.extend_from_slice(&bytes),
                 Message::Flush(done) => told.push(done),
                 Message::End => end = true,
                 Message::Redirect(sink) => {
@@ -236,7 +324,7 @@ fn write_lines(received: &Receiver<Message>, output: &mut Output) {
             }
             // One write takes many lines, but not without end.
             next = match received.try_recv() {
-                Ok(message) if batch.len() < (60 << 10) => Some(message),
+                Ok(message) if batch.len() < MOST => Some(message),
                 Ok(message) => {
                     put(output, &mut batch, &mut complained);
                     Some(message)
@@ -283,12 +371,12 @@ mod tests {
         let first = plan(&path, 1.0);
         let (log, writer) = AccessLog::start(Some(&first), Arc::default()).unwrap();
         for n in 0..1_000 {
-            log.write(format!("{n}\n").into_bytes());
+            log.write(|line| line.extend_from_slice(format!("{n}\n").as_bytes()));
         }
         log.flush();
         std::fs::rename(&path, &moved).unwrap();
         log.configure(Some(&first));
-        log.write(b"after\n".to_vec());
+        log.write(|line| line.extend_from_slice(b"after\n"));
         drop(writer);
         let old = std::fs::read_to_string(&moved).unwrap();
         assert_eq!(old.lines().count(), 1_000);
@@ -298,6 +386,53 @@ mod tests {
                 .all(|(n, line)| line == n.to_string())
         );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "after\n");
+    }
+
+    #[test]
+    fn what_a_thread_gathers_is_written_soon_or_when_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let (log, writer) = AccessLog::start(Some(&plan(&path, 1.0)), Arc::default()).unwrap();
+        let read = || std::fs::read_to_string(&path).unwrap();
+        let worker = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        worker.spawn(gather());
+        worker.block_on(async {
+            tokio::task::yield_now().await;
+            for n in 0..3 {
+                log.write(|line| line.extend_from_slice(format!("{n}\n").as_bytes()));
+            }
+            log.flush();
+            assert_eq!(read(), "");
+            tokio::time::sleep(2 * GATHER).await;
+            log.flush();
+            assert_eq!(read(), "0\n1\n2\n");
+            // Much at once does not wait.
+            log.write(|line| line.resize(MOST - 1, b'x'));
+            log.write(|line| line.push(b'\n'));
+            log.flush();
+            assert_eq!(read().len(), 6 + MOST);
+            log.write(|line| line.extend_from_slice(b"last\n"));
+        });
+        drop(worker);
+        // Nobody gathers here any more.
+        log.write(|line| line.extend_from_slice(b"behind\n"));
+        drop(writer);
+        assert!(read().ends_with("x\nlast\nbehind\n"));
+    }
+
+    #[test]
+    fn lines_that_nobody_can_write_are_counted_one_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let totals: Arc<Totals> = Arc::default();
+        let plan = plan(&folder.path().join("access.log"), 1.0);
+        let (log, writer) = AccessLog::start(Some(&plan), totals.clone()).unwrap();
+        drop(writer);
+        log.send(b"a\nb\nc\n".to_vec(), 3);
+        assert_eq!(totals.access_log_dropped.get(), 3);
     }
 
     #[test]

@@ -23,7 +23,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use http::{HeaderMap, header};
+use http::header;
+use portolan_config::fields::Fields;
 use portolan_config::plan::{AffinityPlan, PoolId, RoutePlan, WhenAllDownPlan};
 use ring::rand::SecureRandom as _;
 use ring::{digest, hmac};
@@ -74,7 +75,7 @@ impl Tie {
     pub fn of<'s>(
         snapshot: &Snapshot,
         route: &RoutePlan,
-        headers: &HeaderMap,
+        headers: &Fields,
         client: Option<IpAddr>,
         secret: impl FnOnce() -> Option<&'s Secret>,
     ) -> Self {
@@ -250,10 +251,9 @@ impl fmt::Display for Tag {
 }
 
 /// A request's cookie of this name, the first one of several.
-pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub fn cookie<'a>(headers: &'a Fields, name: &str) -> Option<&'a str> {
     headers
         .get_all(header::COOKIE)
-        .iter()
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
@@ -262,7 +262,7 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// The tags that a request brings along; whatever else its cookie holds is nothing.
-fn tags(headers: &HeaderMap, name: &str) -> SmallVec<[Tag; MOST_TAGS]> {
+fn tags(headers: &Fields, name: &str) -> SmallVec<[Tag; MOST_TAGS]> {
     cookie(headers, name)
         .into_iter()
         .flat_map(|value| value.split(BETWEEN))
@@ -285,7 +285,7 @@ fn find(snapshot: &Snapshot, pool: PoolId, tag: Tag, secret: &Secret) -> Option<
 pub fn next_cookie(
     snapshot: &Snapshot,
     route: &RoutePlan,
-    headers: &HeaderMap,
+    headers: &Fields,
     tie: &Tie,
     served: Place,
     secret: &Secret,

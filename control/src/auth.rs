@@ -12,8 +12,9 @@ use std::sync::{Arc, OnceLock};
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use http::{HeaderMap, header};
+use http::header;
 use portolan_config::document::{HashKind, PasswordHash};
+use portolan_config::fields::Fields;
 use portolan_config::plan::BasicPlan;
 use ring::hmac;
 use ring::rand::SystemRandom;
@@ -43,8 +44,8 @@ impl std::fmt::Debug for Credentials {
 
 impl Credentials {
     /// What a request's Authorization says; nothing if it says nothing of this kind, or two things.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    pub fn of(headers: &Fields) -> Option<Self> {
+        let mut lines = headers.get_all(header::AUTHORIZATION);
         let (Some(line), None) = (lines.next(), lines.next()) else {
             return None;
         };
@@ -218,9 +219,9 @@ mod tests {
     #[test]
     fn only_one_plain_word_counts() {
         let of = |lines: &[&str]| {
-            let mut headers = HeaderMap::new();
+            let mut headers = Fields::new();
             for line in lines {
-                headers.append("authorization", line.parse().unwrap());
+                headers.append(header::AUTHORIZATION, line.parse().unwrap());
             }
             Credentials::of(&headers).map(|said| (said.name, said.password))
         };

@@ -19,8 +19,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::HeaderMap;
 use portolan_certs::token_keys::Claims;
+use portolan_config::fields::Fields;
 use portolan_config::plan::{LimitKeyPlan, RateLimitPlan};
 
 use crate::affinity::cookie;
@@ -189,7 +189,7 @@ impl Limiter {
 
     /// What a request's client is known by here: a number that nobody outside can foresee. `claims`
     /// are those of a token that was believed.
-    pub fn key(&self, headers: &HeaderMap, claims: Option<&Claims>, client: Option<IpAddr>) -> u64 {
+    pub fn key(&self, headers: &Fields, claims: Option<&Claims>, client: Option<IpAddr>) -> u64 {
         let mut hasher = self.seed.build_hasher();
         let claimed_text: Option<Cow<'_, str>>;
         let said = match &self.plan.on {

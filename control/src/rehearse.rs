@@ -7,8 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::Method;
 use portolan_config::diagnostic::{Code, Diagnostic};
+use portolan_config::fields::Fields;
 use portolan_config::plan::{
     AffinityPlan, EndpointPlan, LocationId, Plan, PoolId, PoolPlan, RequestHead, RoutePlan,
     TestPlan, WhenAllDownPlan, normal_host,
@@ -45,7 +46,7 @@ pub struct Question<'a> {
     /// The method.
     pub method: &'a Method,
     /// The headers.
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Fields,
     /// The time since 1970, where tokens are to be judged by it.
     pub now: Option<Duration>,
 }
@@ -57,7 +58,7 @@ pub struct Asked {
     host: String,
     path: String,
     method: Method,
-    headers: HeaderMap,
+    headers: Fields,
 }
 
 impl Asked {
@@ -74,7 +75,7 @@ impl Asked {
         let bad_url = || format!("`{url}` is not a URL like https://api.example.com/v1");
         let uri: http::Uri = url.parse().map_err(|_| bad_url())?;
         let host = uri.authority().ok_or_else(bad_url)?.as_str().to_owned();
-        let mut map = HeaderMap::new();
+        let mut map = Fields::new();
         for (name, value) in headers {
             let name: http::HeaderName = name
                 .parse()

@@ -4,6 +4,7 @@
 //! repeated only if the request allows it: its method is idempotent (RFC 9110, section 9.2.2), or
 //! it carries an `Idempotency-Key` by which the service recognises the repetition.
 
+use portolan_config::fields::Fields;
 use portolan_config::plan::RetryPlan;
 
 /// How a try failed.
@@ -124,8 +125,8 @@ pub fn in_budget(budget: f64, in_flight: u64, retrying: u64) -> bool {
 }
 
 /// Whether a method may be repeated (RFC 9110, section 9.2.2).
-pub fn is_idempotent(method: &http::Method, headers: &http::HeaderMap) -> bool {
-    method.is_idempotent() || headers.contains_key("idempotency-key")
+pub fn is_idempotent(method: &http::Method, headers: &Fields) -> bool {
+    method.is_idempotent() || headers.contains("idempotency-key")
 }
 
 #[cfg(test)]
@@ -236,7 +237,7 @@ mod tests {
 
     #[test]
     fn methods_and_keys_say_what_may_be_repeated() {
-        let mut headers = http::HeaderMap::new();
+        let mut headers = Fields::new();
         for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
             assert!(
                 is_idempotent(&method.parse().unwrap(), &headers),
@@ -245,7 +246,10 @@ mod tests {
         }
         assert!(!is_idempotent(&http::Method::POST, &headers));
         assert!(!is_idempotent(&http::Method::PATCH, &headers));
-        headers.insert("idempotency-key", "1".parse().unwrap());
+        headers.insert(
+            http::HeaderName::from_static("idempotency-key"),
+            "1".parse().unwrap(),
+        );
         assert!(is_idempotent(&http::Method::POST, &headers));
     }
 }

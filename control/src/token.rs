@@ -7,9 +7,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 use portolan_certs::KeySet;
 use portolan_certs::token_keys::{Claims, Doubt, TokenPolicy};
+use portolan_config::fields::Fields;
 use portolan_config::plan::{JwtPlan, TokenPlacePlan};
 use serde_json::Value;
 
@@ -55,7 +56,7 @@ impl Gate {
     ///
     /// # Errors
     /// Why it may not.
-    pub fn judge(&self, headers: &HeaderMap, now: Duration) -> Result<Claims, Objection> {
+    pub fn judge(&self, headers: &Fields, now: Duration) -> Result<Claims, Objection> {
         let token = find(headers, &self.plan.place).ok_or(Objection::None)?;
         let keys = self.keys.keys().ok_or(Objection::NoKeys)?;
         let claims = keys.believe(&token, &self.policy, now);
@@ -208,14 +209,14 @@ pub fn told(plan: &JwtPlan, claims: &Claims) -> Vec<(HeaderName, HeaderValue)> {
 }
 
 /// Whether a request has a token.
-pub fn is_there(headers: &HeaderMap, place: &TokenPlacePlan) -> bool {
+pub fn is_there(headers: &Fields, place: &TokenPlacePlan) -> bool {
     find(headers, place).is_some()
 }
 
 /// The token of a request; nothing if it has none, or two where there should be one.
-fn find<'a>(headers: &'a HeaderMap, place: &TokenPlacePlan) -> Option<Cow<'a, str>> {
+fn find<'a>(headers: &'a Fields, place: &TokenPlacePlan) -> Option<Cow<'a, str>> {
     let only = |name: &HeaderName| {
-        let mut lines = headers.get_all(name).iter();
+        let mut lines = headers.get_all(name);
         match (lines.next(), lines.next()) {
             (Some(line), None) => line.to_str().ok(),
             _ => None,
@@ -306,7 +307,7 @@ routes: [ {{ to: a, auth: {{ jwt: {{ keys: {{ file: keys.json }}, {more} }} }} }
     #[test]
     fn a_token_is_found_where_it_should_stand_and_nowhere_else() {
         let find = |lines: &[(&str, &str)], place| {
-            let mut headers = HeaderMap::new();
+            let mut headers = Fields::new();
             for (name, value) in lines {
                 headers.append(HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
             }

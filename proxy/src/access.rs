@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
+use portolan_config::fields::Fields;
 use portolan_config::plan::{Denied, RateLimitPlan, RoutePlan};
 use portolan_control::clock::Tick;
 use portolan_control::decide::{denied_words, route_access};
@@ -72,7 +73,7 @@ fn refused(ctx: &mut RequestContext, who: &str, denied: Denied<'_>) -> Stop {
 pub(crate) fn rate(
     snapshot: &Snapshot,
     route: &RoutePlan,
-    headers: &HeaderMap,
+    headers: &Fields,
     ctx: &mut RequestContext,
     proved: bool,
     now: Tick,

@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 
 use http::{HeaderValue, header};
-use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{AffinityPlan, RoutePlan};
 use portolan_control::affinity::{Place, SecretKeeper, Tie, next_cookie};
 use portolan_control::snapshot::Snapshot;
 
 use crate::context::RequestContext;
+use crate::head::{RequestHeader, ResponseHeader};
 
 /// What ties a request to where its client was before.
 pub(crate) fn tie(

@@ -1,10 +1,10 @@
 //! A service that says who may pass: what it is asked, and what its answer means.
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderName};
 use http::{HeaderValue, StatusCode};
 use pingora::Result;
-use pingora::http::{RequestHeader, ResponseHeader};
+use portolan_config::fields::Fields;
 use portolan_config::plan::ForwardAuthPlan;
 use portolan_control::authority::{Authority, Ruling};
 use smallvec::SmallVec;
@@ -13,8 +13,9 @@ use crate::auth::{Proved, is_alike};
 use crate::context::RequestContext;
 use crate::downstream::Downstream;
 use crate::edge::{Edge, Stop, fastrand_scope, host};
-use crate::exchange::{Told, ask};
+use crate::exchange::{EndsHere, Told, ask};
 use crate::forward::{self, Origin};
+use crate::head::{RequestHeader, ResponseHeader};
 use crate::refusal::Refusal;
 
 const METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
@@ -22,7 +23,7 @@ const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
 /// What Portolan says itself about where a request comes from. A peer that is trusted may have said
 /// something before.
-const FROM: [HeaderName; 4] = [
+static FROM: [HeaderName; 4] = [
     header::FORWARDED,
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-host"),
@@ -30,7 +31,7 @@ const FROM: [HeaderName; 4] = [
 ];
 
 /// What is about the body, about parts of the answer or about older answers: none of it is asked for.
-const NOT_ASKED: [HeaderName; 10] = [
+static NOT_ASKED: [HeaderName; 10] = [
     header::CONTENT_LENGTH,
     header::CONTENT_ENCODING,
     header::CONTENT_TYPE,
@@ -44,7 +45,7 @@ const NOT_ASKED: [HeaderName; 10] = [
 ];
 
 /// What a client learns of a service's answer.
-const PASSED_ON: [HeaderName; 6] = [
+static PASSED_ON: [HeaderName; 6] = [
     header::CACHE_CONTROL,
     header::CONTENT_TYPE,
     header::LOCATION,
@@ -57,7 +58,7 @@ const PASSED_ON: [HeaderName; 6] = [
 #[derive(Debug)]
 pub(crate) struct Denial {
     pub(crate) status: StatusCode,
-    headers: HeaderMap,
+    headers: Fields,
     body: Bytes,
 }
 
@@ -118,7 +119,7 @@ fn copied(told: &Told, plan: &ForwardAuthPlan) -> Vec<(HeaderName, HeaderValue)>
     let names = plan.copy_headers.iter();
     names
         .flat_map(|name| {
-            let values = told.head.headers.get_all(name).iter();
+            let values = told.head.headers.get_all(name);
             values.map(|value| (name.clone(), value.clone()))
         })
         .collect()
@@ -130,8 +131,8 @@ fn question(
     plan: &ForwardAuthPlan,
     ctx: &RequestContext,
 ) -> Result<RequestHeader> {
-    let mut question = RequestHeader::build("GET", plan.path.as_bytes(), Some(24))?;
-    let ended = crate::exchange::ends_here(request)?;
+    let mut question = RequestHeader::build("GET", plan.path.as_bytes(), 24)?;
+    let ends_here = EndsHere::of(request)?;
     for (name, value) in &request.headers {
         let from = FROM.contains(name);
         let sent = match &plan.send_headers {
@@ -142,7 +143,7 @@ fn question(
         let ours = is_alike(name, &METHOD)
             || is_alike(name, &URI)
             || (!from && FROM.iter().any(|ours| is_alike(name, ours)));
-        if sent && !ours && !NOT_ASKED.contains(name) && !ended.contains(name) {
+        if sent && !ours && !NOT_ASKED.contains(name) && !ends_here.contains(name) {
             question.append_header(name.clone(), value.clone())?;
         }
     }
@@ -155,7 +156,6 @@ fn question(
     }
     if let Some(connection) = &ctx.connection {
         let origin = Origin {
-            peer: connection.peer.ip(),
             peer_text: &connection.peer_text,
             trusted: ctx.peer_trusted,
             tls: connection.tls.is_some(),
@@ -172,15 +172,15 @@ fn question(
 
 impl Denial {
     fn new(told: Told) -> Self {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         for name in &PASSED_ON {
             for value in told.head.headers.get_all(name) {
                 headers.append(name.clone(), value.clone());
             }
         }
-        headers
-            .entry(header::CACHE_CONTROL)
-            .or_insert(HeaderValue::from_static("no-store"));
+        if !headers.contains(header::CACHE_CONTROL) {
+            headers.append(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
         Self {
             status: told.head.status,
             headers,
@@ -195,12 +195,12 @@ impl Denial {
         ctx: &RequestContext,
         more: SmallVec<[(HeaderName, HeaderValue); 2]>,
     ) -> Result<()> {
-        let mut head = ResponseHeader::build(self.status, Some(8))?;
+        let mut head = ResponseHeader::build(self.status, 8)?;
         for (name, value) in &self.headers {
             head.append_header(name.clone(), value.clone())?;
         }
         head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
-        head.insert_header(forward::X_REQUEST_ID, ctx.id.as_str())?;
+        head.insert_header(&forward::X_REQUEST_ID, ctx.id.as_str())?;
         for (name, value) in more {
             head.append_header(name, value)?;
         }

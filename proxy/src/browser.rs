@@ -4,16 +4,16 @@
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, StatusCode};
 use pingora::Result;
-use pingora::http::{RequestHeader, ResponseHeader};
 use portolan_config::plan::{BrowserPlan, CorsPlan, RequestHead, RoutePlan};
 use portolan_control::snapshot::Snapshot;
 use smallvec::SmallVec;
 
 use crate::affinity::is_secure;
 use crate::context::RequestContext;
+use crate::head::{RequestHeader, ResponseHeader};
 
 /// What CORS says in answers: of a route that has rules of its own, endpoints say none of it.
-const CORS: [HeaderName; 6] = [
+static CORS: [HeaderName; 6] = [
     header::ACCESS_CONTROL_ALLOW_ORIGIN,
     header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
     header::ACCESS_CONTROL_ALLOW_METHODS,
@@ -27,7 +27,7 @@ pub(crate) type Fields = SmallVec<[(HeaderName, HeaderValue); 2]>;
 
 /// The method that a preflight asks for, if a request is one.
 fn preflight(request: &RequestHeader) -> Option<Method> {
-    if request.method != Method::OPTIONS || !request.headers.contains_key(header::ORIGIN) {
+    if request.method != Method::OPTIONS || !request.headers.contains(header::ORIGIN) {
         return None;
     }
     let asked = request.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
@@ -54,7 +54,7 @@ pub(crate) fn preflight_route<'a>(
 
 /// The answer to a preflight.
 pub(crate) fn answer(cors: &CorsPlan, request: &RequestHeader) -> Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?;
+    let mut head = ResponseHeader::build(StatusCode::NO_CONTENT, 8)?;
     head.insert_header(header::CACHE_CONTROL, "no-store")?;
     for name in [
         header::ORIGIN,
@@ -124,7 +124,7 @@ pub(crate) fn edit(
     ctx: &RequestContext,
 ) -> Result<()> {
     for (name, value) in &plan.security {
-        if plan.overwrite || !response.headers.contains_key(name) {
+        if plan.overwrite || !response.headers.contains(name) {
             response.insert_header(name.clone(), value.clone())?;
         }
     }
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn preflights_are_known_by_what_they_ask() {
         let request = |method: &str, fields: &[(&'static str, &str)]| {
-            let mut request = RequestHeader::build(method, b"/", None).unwrap();
+            let mut request = RequestHeader::build(method, b"/", 0).unwrap();
             for (name, value) in fields {
                 request.append_header(*name, *value).unwrap();
             }

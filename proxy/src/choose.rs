@@ -3,7 +3,6 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 
-use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{BalancePlan, HashProperty, PoolId, PoolPlan};
 use portolan_control::affinity::cookie;
@@ -18,6 +17,7 @@ use smallvec::SmallVec;
 
 use crate::context::{ConnectionContext, InFlight, RequestContext, Retrying, Try};
 use crate::edge::fastrand_scope;
+use crate::head::RequestHeader;
 use crate::peer::{Peers, Target};
 use crate::proxy_protocol::Addresses;
 

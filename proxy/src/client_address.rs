@@ -7,18 +7,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::HeaderMap;
+use portolan_config::fields::Fields;
 use portolan_config::plan::ClientIpPlan;
 
 /// The client's address, for a request that came from `peer`.
-pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, plan: &ClientIpPlan) -> IpAddr {
+pub(crate) fn client_address(peer: IpAddr, headers: &Fields, plan: &ClientIpPlan) -> IpAddr {
     let peer = peer.to_canonical();
     if !plan.trusts(peer) {
         return peer;
     }
     let mut left_most = peer;
     // Several lines of one header are one list, in the order of the lines.
-    for line in headers.get_all(&plan.header).iter().rev() {
+    for line in headers.get_all(&plan.header).rev() {
         // Byte by byte from the right: what a client has written to the left must not decide whether
         // what a proxy has added is read.
         for hop in line.as_bytes().rsplit(|byte| *byte == b',') {
@@ -61,10 +61,10 @@ mod tests {
                 "fd00::/8".parse().unwrap(),
             ],
         };
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         for line in lines {
             headers.append(
-                "x-forwarded-for",
+                http::HeaderName::from_static("x-forwarded-for"),
                 HeaderValue::from_bytes(line.as_bytes()).unwrap(),
             );
         }

@@ -30,6 +30,7 @@ use crate::http1::request::{self, Head};
 use crate::ledger::Entry;
 use crate::outgoing::Outgoing;
 use crate::refusal::Refusal;
+use crate::spare;
 use crate::timer::Timer;
 
 /// What HTTP/2 connections begin with (RFC 9113, section 3.4).
@@ -223,17 +224,16 @@ impl Connection {
         cx: &mut Context<'_>,
         room: usize,
     ) -> Poll<io::Result<usize>> {
-        if let Transport::Plain(stream) = &self.transport
-            && self.read.is_empty()
-        {
-            // An idle connection holds no buffer.
-            if stream.poll_read_ready(cx).is_pending() {
-                self.read = BytesMut::new();
-                return Poll::Pending;
-            }
+        if self.read.capacity() == 0 {
+            self.read = spare::take();
         }
         self.read.reserve(room);
-        poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.read)
+        let read = poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.read);
+        if read.is_pending() && self.read.is_empty() {
+            // An idle connection holds no buffer.
+            spare::put(std::mem::take(&mut self.read));
+        }
+        read
     }
 
     /// Whether a client that is to say nothing for the moment is gone; it may send its next request

@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 use tokio::time::Instant;
 
 use self::http1::Http1;
 use self::http2::Http2;
 use crate::connection::Connection;
+use crate::head::{RequestHeader, ResponseHeader};
 
 /// How long a client that has its answer may go on sending what nobody wants, so that it gets to
 /// read the answer: a connection that is closed while something comes in is reset.
@@ -197,7 +197,7 @@ impl Downstream {
 
     /// Tells a client that waits for it that its body is wanted (RFC 9110, section 10.1.1).
     pub(crate) async fn write_continue(&mut self) -> Result<()> {
-        let head = ResponseHeader::build_no_case(StatusCode::CONTINUE, None)?;
+        let head = ResponseHeader::build(StatusCode::CONTINUE, 0)?;
         self.put_head(Box::new(head), false)?;
         self.send().await
     }

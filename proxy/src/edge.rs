@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header;
-use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorSource, Result};
 use portolan_certs::acme::Answers;
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
@@ -32,6 +31,7 @@ use crate::fault;
 use crate::forward;
 use crate::grpc;
 use crate::guard;
+use crate::head::{RequestHeader, ResponseHeader};
 use crate::ledger::Entry;
 use crate::record::Recorder;
 use crate::redirect;
@@ -234,7 +234,7 @@ impl Edge {
         guard::strip_hop_by_hop(response);
         // Every hop speaks for itself (RFC 9112, section 2.3).
         if response.version == http::Version::HTTP_10 {
-            response.set_version(http::Version::HTTP_11);
+            response.version = http::Version::HTTP_11;
         }
         affinity::answer(&self.affinity, downstream.request(), response, ctx)?;
         if let Some(told) = &ctx.allowance {
@@ -245,7 +245,7 @@ impl Edge {
         }
         if let Some(route) = Self::route(ctx) {
             browser::edit(&route.browser, downstream.request(), response, ctx)?;
-            forward::edit_response(response, &route.response_headers)?;
+            route.response_headers.apply(&mut response.headers);
             if route.expose {
                 expose::add(response, ctx)?;
             }
@@ -372,7 +372,7 @@ impl Edge {
                     Some(cors) => browser::answer(cors, request)?,
                     None => return self.refuse(downstream, ctx, Refusal::Internal, None).await,
                 };
-                head.insert_header(forward::X_REQUEST_ID, ctx.id.as_str())?;
+                head.insert_header(&forward::X_REQUEST_ID, ctx.id.as_str())?;
                 downstream.answer(head, Bytes::new()).await
             }
             Err(Stop::Denied(denial)) => {
@@ -413,7 +413,7 @@ impl Edge {
                     let mut trailers = grpc::trailers(code, refusal.detail());
                     // As with a whole answer: so that whoever complains can say what about.
                     if let Ok(id) = http::HeaderValue::from_str(&ctx.id) {
-                        trailers.insert(forward::X_REQUEST_ID, id);
+                        trailers.insert(&forward::X_REQUEST_ID, id);
                     }
                     downstream.put_end(Some(trailers));
                     // If the client is gone, nobody misses it.

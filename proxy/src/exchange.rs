@@ -28,7 +28,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
-use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{HedgeAfterPlan, RoutePlan};
 use portolan_control::clock::{Clock, Tick};
@@ -41,7 +40,7 @@ pub(crate) use self::ask::{Told, ask};
 use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
 pub(crate) use self::kept::keep_house;
 pub(crate) use self::pool::Upstream;
-pub(crate) use self::request::{ends_here, wants_upgrade};
+pub(crate) use self::request::{EndsHere, wants_upgrade};
 use self::upload::Upload;
 use self::wire::Length;
 use crate::choose::{self, Place};
@@ -49,6 +48,7 @@ use crate::context::{RequestContext, Try};
 use crate::downstream::Downstream;
 use crate::edge::Edge;
 use crate::fault;
+use crate::head::ResponseHeader;
 use crate::refusal::Refusal;
 
 /// When a try that waits is first looked at: most answers have come by then.

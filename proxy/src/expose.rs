@@ -2,10 +2,10 @@
 
 use http::HeaderName;
 use pingora::Result;
-use pingora::http::ResponseHeader;
 use portolan_control::steering::Basis;
 
 use crate::context::RequestContext;
+use crate::head::ResponseHeader;
 
 /// Adds the `x-portolan-*` headers.
 pub(crate) fn add(response: &mut ResponseHeader, ctx: &RequestContext) -> Result<()> {

@@ -1,23 +1,23 @@
 //! Headers on their way through: what endpoints are told about the client, and what clients are
 //! told about the endpoint.
 
-use std::net::IpAddr;
-
-use http::header::{self, HeaderMap, HeaderName};
+use bytes::BytesMut;
+use http::header::{self, HeaderName};
 use http::{HeaderValue, Version};
-use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::{Error, ErrorType, Result};
-use portolan_config::plan::{HeaderEditsPlan, PoolPlan, RoutePlan};
+use pingora::{Error, ErrorType, OrErr as _, Result};
+use portolan_config::fields::Fields;
+use portolan_config::plan::{PoolPlan, RoutePlan};
 
 use crate::client_certificate;
 use crate::context::TlsContext;
+use crate::head::RequestHeader;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The longest request id that is taken over.
 const LONGEST_ID: usize = 128;
@@ -25,9 +25,7 @@ const LONGEST_ID: usize = 128;
 /// What endpoints are told about where a request comes from.
 #[derive(Debug)]
 pub(crate) struct Origin<'a> {
-    /// The peer's address.
-    pub(crate) peer: IpAddr,
-    /// The same as text.
+    /// The peer's address as text.
     pub(crate) peer_text: &'a HeaderValue,
     /// Whether the peer may say whom it speaks for.
     pub(crate) trusted: bool,
@@ -44,29 +42,34 @@ pub(crate) struct Origin<'a> {
 }
 
 /// A request's id: the one a trusted peer gave it, or a new one.
-pub(crate) fn request_id(headers: &HeaderMap, trusted: bool, random: &mut fastrand::Rng) -> String {
+pub(crate) fn request_id(headers: &Fields, trusted: bool, random: &mut fastrand::Rng) -> String {
     if trusted
         && let Some(given) = headers
-            .get(X_REQUEST_ID)
+            .get(&X_REQUEST_ID)
             .and_then(|value| value.to_str().ok())
         && (1..=LONGEST_ID).contains(&given.len())
         && given.bytes().all(|b| b.is_ascii_graphic())
     {
         return given.to_owned();
     }
-    let mut id = String::with_capacity(32);
-    push_hexadecimal(&mut id, random.u64(..));
-    push_hexadecimal(&mut id, random.u64(..));
-    id
+    let digits = [random.u64(..), random.u64(..)].map(hexadecimal);
+    digits
+        .as_flattened()
+        .iter()
+        .copied()
+        .map(char::from)
+        .collect()
 }
 
 /// Sixteen digits, without the machinery of formatting: every request gets a few of them.
-fn push_hexadecimal(out: &mut String, number: u64) {
+fn hexadecimal(number: u64) -> [u8; 16] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for shift in (0..16).rev() {
-        let digit = (number >> (shift * 4)) & 15;
-        out.push(char::from(DIGITS[digit as usize]));
+    let mut digits = [0; 16];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
     }
+    digits
 }
 
 /// Changes a request on its way to an endpoint.
@@ -78,14 +81,14 @@ pub(crate) fn to_endpoint(
     random: &mut fastrand::Rng,
 ) -> Result<()> {
     forwarded(request, origin)?;
-    request.insert_header(X_REQUEST_ID, origin.id)?;
+    request.insert_header(&X_REQUEST_ID, origin.id)?;
     trace(request, random)?;
     via(request, origin.version)?;
     client_certificate::tell(request, origin.agreed)?;
     if let Some(prefix) = &route.strip_prefix {
         strip_prefix(request, prefix)?;
     }
-    edit_request(request, &route.request_headers)?;
+    route.request_headers.apply(&mut request.headers);
     if let Some(host) = &pool.host {
         set_host(request, host)?;
     }
@@ -100,7 +103,7 @@ pub(crate) fn to_authority(
     random: &mut fastrand::Rng,
 ) -> Result<()> {
     forwarded(question, origin)?;
-    question.insert_header(X_REQUEST_ID, origin.id)?;
+    question.insert_header(&X_REQUEST_ID, origin.id)?;
     trace(question, random)?;
     via(question, origin.version)?;
     client_certificate::tell(question, origin.agreed)?;
@@ -114,39 +117,40 @@ pub(crate) fn to_authority(
 /// continued.
 fn forwarded(request: &mut RequestHeader, origin: &Origin<'_>) -> Result<()> {
     if origin.trusted {
-        let peer = origin.peer.to_canonical().to_string();
         // Byte by byte: a line in which a client wrote what is no text has the proxy's word as well.
-        let lines = request.headers.get_all(X_FORWARDED_FOR).iter();
-        let mut chain: Vec<&[u8]> = lines
-            .map(HeaderValue::as_bytes)
-            .filter(|line| !line.is_empty())
-            .collect();
-        chain.push(peer.as_bytes());
-        let chain = HeaderValue::from_bytes(&chain.join(&b", "[..]));
+        let lines = request.headers.get_all(&X_FORWARDED_FOR);
+        let lines = lines.map(HeaderValue::as_bytes);
+        let mut chain = BytesMut::with_capacity(64);
+        for line in lines.filter(|line| !line.is_empty()) {
+            chain.extend_from_slice(line);
+            chain.extend_from_slice(b", ");
+        }
+        chain.extend_from_slice(origin.peer_text.as_bytes());
+        let chain = HeaderValue::from_maybe_shared(chain.freeze());
         let chain = chain.map_err(|error| {
             Error::because(ErrorType::InvalidHTTPHeader, "in X-Forwarded-For", error)
         })?;
-        request.insert_header(X_FORWARDED_FOR, chain)?;
-        if !request.headers.contains_key(X_FORWARDED_PROTO) {
-            request.insert_header(X_FORWARDED_PROTO, scheme(origin.tls))?;
+        request.insert_header(&X_FORWARDED_FOR, chain)?;
+        if !request.headers.contains(&X_FORWARDED_PROTO) {
+            request.insert_header(&X_FORWARDED_PROTO, scheme(origin.tls))?;
         }
-        if !request.headers.contains_key(X_FORWARDED_HOST) {
-            request.insert_header(X_FORWARDED_HOST, origin.host)?;
+        if !request.headers.contains(&X_FORWARDED_HOST) {
+            request.insert_header(&X_FORWARDED_HOST, origin.host)?;
         }
         return Ok(());
     }
     request.remove_header(&header::FORWARDED);
-    request.insert_header(X_FORWARDED_FOR, origin.peer_text.clone())?;
+    request.insert_header(&X_FORWARDED_FOR, origin.peer_text.clone())?;
     request.insert_header(
-        X_FORWARDED_PROTO,
+        &X_FORWARDED_PROTO,
         HeaderValue::from_static(scheme(origin.tls)),
     )?;
-    match request.headers.get(header::HOST).cloned() {
+    match request.headers.get(&header::HOST).cloned() {
         // The same bytes once more, not copied.
         Some(host) if host.as_bytes() == origin.host.as_bytes() => {
-            request.insert_header(X_FORWARDED_HOST, host)
+            request.insert_header(&X_FORWARDED_HOST, host)
         }
-        _ => request.insert_header(X_FORWARDED_HOST, origin.host),
+        _ => request.insert_header(&X_FORWARDED_HOST, origin.host),
     }
 }
 
@@ -157,28 +161,39 @@ fn scheme(tls: bool) -> &'static str {
 /// traceparent (W3C Trace Context): a valid one is continued under a new parent, anything else
 /// begins anew.
 fn trace(request: &mut RequestHeader, random: &mut fastrand::Rng) -> Result<()> {
-    let given = request
-        .headers
-        .get(TRACEPARENT)
-        .and_then(|value| value.to_str().ok());
-    let several = request.headers.get_all(TRACEPARENT).iter().nth(1).is_some();
-    let parent = random.u64(1..);
-    let value = match given.filter(|_| !several).and_then(trace_and_flags) {
-        Some((trace, flags)) => format!("00-{trace}-{parent:016x}-{flags}"),
-        None => {
-            request.remove_header(&TRACESTATE);
-            let mut new = String::with_capacity(55);
-            new.push_str("00-");
-            push_hexadecimal(&mut new, random.u64(..));
-            push_hexadecimal(&mut new, random.u64(1..));
-            new.push('-');
-            push_hexadecimal(&mut new, parent);
-            new.push_str("-00");
-            new
+    let given = {
+        let mut lines = request.headers.get_all(&TRACEPARENT);
+        match (lines.next(), lines.next()) {
+            (Some(line), None) => line.to_str().ok().and_then(trace_and_flags),
+            _ => None,
         }
     };
-    request.insert_header(TRACEPARENT, value)?;
-    Ok(())
+    let anew = given.is_none();
+    let parent = hexadecimal(random.u64(1..));
+    let mut value = BytesMut::with_capacity(55);
+    value.extend_from_slice(b"00-");
+    match given {
+        Some((trace, flags)) => {
+            value.extend_from_slice(trace.as_bytes());
+            value.extend_from_slice(b"-");
+            value.extend_from_slice(&parent);
+            value.extend_from_slice(b"-");
+            value.extend_from_slice(flags.as_bytes());
+        }
+        None => {
+            value.extend_from_slice(&hexadecimal(random.u64(..)));
+            value.extend_from_slice(&hexadecimal(random.u64(1..)));
+            value.extend_from_slice(b"-");
+            value.extend_from_slice(&parent);
+            value.extend_from_slice(b"-00");
+        }
+    }
+    let value = HeaderValue::from_maybe_shared(value.freeze());
+    let value = value.or_err(ErrorType::InvalidHTTPHeader, "in traceparent")?;
+    if anew {
+        request.remove_header(&TRACESTATE);
+    }
+    request.insert_header(&TRACEPARENT, value)
 }
 
 /// The trace id and the flags of a valid traceparent.
@@ -230,7 +245,7 @@ fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<()> {
         // The prefix ended within a segment.
         Some(_) => return Ok(()),
     };
-    request.set_raw_path(path.as_bytes())
+    request.set_target(path.into())
 }
 
 /// What endpoints get as Host, whatever the client asked for.
@@ -246,40 +261,12 @@ fn set_host(request: &mut RequestHeader, host: &HeaderValue) -> Result<()> {
     request.insert_header(header::HOST, host.clone())
 }
 
-/// The engine keeps names as the client wrote them in a map of its own, so edits go through it.
-fn edit_request(request: &mut RequestHeader, edits: &HeaderEditsPlan) -> Result<()> {
-    for name in &edits.remove {
-        request.remove_header(name);
-    }
-    for (name, value) in &edits.set {
-        request.insert_header(name.clone(), value.clone())?;
-    }
-    for (name, value) in &edits.add {
-        request.append_header(name.clone(), value.clone())?;
-    }
-    Ok(())
-}
-
-/// Changes an answer on its way to a client.
-pub(crate) fn edit_response(response: &mut ResponseHeader, edits: &HeaderEditsPlan) -> Result<()> {
-    for name in &edits.remove {
-        response.remove_header(name);
-    }
-    for (name, value) in &edits.set {
-        response.insert_header(name.clone(), value.clone())?;
-    }
-    for (name, value) in &edits.add {
-        response.append_header(name.clone(), value.clone())?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn request(headers: &[(&'static str, &str)]) -> RequestHeader {
-        let mut request = RequestHeader::build("GET", b"/v1/users?x=1", None).unwrap();
+        let mut request = RequestHeader::build("GET", b"/v1/users?x=1", 0).unwrap();
         for (name, value) in headers {
             request.append_header(*name, *value).unwrap();
         }
@@ -290,7 +277,6 @@ mod tests {
 
     fn origin(trusted: bool) -> Origin<'static> {
         Origin {
-            peer: "192.0.2.1".parse().unwrap(),
             peer_text: &PEER,
             trusted,
             tls: true,
@@ -320,7 +306,7 @@ mod tests {
         assert_eq!(text(&spoofed, "x-forwarded-for"), "192.0.2.1");
         assert_eq!(text(&spoofed, "x-forwarded-proto"), "https");
         assert_eq!(text(&spoofed, "x-forwarded-host"), "api.example.com");
-        assert!(!spoofed.headers.contains_key("forwarded"));
+        assert!(!spoofed.headers.contains("forwarded"));
     }
 
     #[test]
@@ -335,7 +321,7 @@ mod tests {
             text(&chained, "x-forwarded-for"),
             "1.2.3.4, 5.6.7.8, 192.0.2.1"
         );
-        assert_eq!(chained.headers.get_all("x-forwarded-for").iter().count(), 1);
+        assert_eq!(chained.headers.get_all("x-forwarded-for").count(), 1);
         assert_eq!(text(&chained, "x-forwarded-proto"), "http");
         assert_eq!(text(&chained, "x-forwarded-host"), "api.example.com");
     }
@@ -371,16 +357,16 @@ mod tests {
             let mut bad = request(&[("traceparent", bad), ("tracestate", "a=b")]);
             trace(&mut bad, &mut random).unwrap();
             assert!(trace_and_flags(text(&bad, "traceparent")).is_some());
-            assert!(!bad.headers.contains_key("tracestate"));
+            assert!(!bad.headers.contains("tracestate"));
         }
     }
 
     #[test]
     fn prefixes_are_taken_off_by_whole_segments() {
         let stripped = |path: &str, prefix: &str| {
-            let mut request = RequestHeader::build("GET", path.as_bytes(), None).unwrap();
+            let mut request = RequestHeader::build("GET", path.as_bytes(), 0).unwrap();
             strip_prefix(&mut request, prefix).unwrap();
-            String::from_utf8_lossy(request.raw_path()).into_owned()
+            String::from_utf8_lossy(request.target()).into_owned()
         };
         assert_eq!(stripped("/v1/users?x=1", "/v1"), "/users?x=1");
         assert_eq!(stripped("/v1", "/v1"), "/");

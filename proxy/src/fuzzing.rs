@@ -7,13 +7,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
-use pingora::http::RequestHeader;
+use http::{HeaderName, HeaderValue};
 use portolan_config::document::{DotSegments, EncodedSlashes, ProxyVersion, RepeatedSlashes};
+use portolan_config::fields::Fields;
 use portolan_config::plan::{ClientIpPlan, PathsPlan};
 
 use crate::client_address::client_address;
 use crate::guard;
+use crate::head::RequestHeader;
 use crate::proxy_protocol::{Malformed, Parsed, one_family, parse, write};
 
 pub use crate::connection::fuzzing::frames;
@@ -83,7 +84,7 @@ pub fn client_addresses(bytes: &[u8]) {
         .filter_map(|line| HeaderValue::from_bytes(line).ok())
         .collect();
     let of = |lines: &[HeaderValue]| {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         for line in lines {
             headers.append(HEADER, line.clone());
         }
@@ -145,14 +146,14 @@ pub fn paths(bytes: &[u8]) {
 }
 
 fn path(bytes: &[u8], plan: &PathsPlan) {
-    let Ok(mut request) = RequestHeader::build("GET", bytes, None) else {
+    let Ok(mut request) = RequestHeader::build("GET", bytes, 0) else {
         return;
     };
     let query = request.uri.query().map(str::to_owned);
     if guard::normalise(&mut request, plan).is_err() {
         return;
     }
-    let forwarded = std::str::from_utf8(request.raw_path()).expect("what passes is text");
+    let forwarded = std::str::from_utf8(request.target()).expect("what passes is text");
     let matched = request.uri.path();
     let (path, rest) = forwarded
         .split_once('?')

@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
-use pingora::http::{RequestHeader, ResponseHeader};
+
+use crate::head::{RequestHeader, ResponseHeader};
 
 /// The status of the call.
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -57,7 +58,7 @@ pub(crate) fn answer(
     message: &str,
     retry_after: Option<u64>,
 ) -> pingora::Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(StatusCode::OK, Some(6))?;
+    let mut head = ResponseHeader::build(StatusCode::OK, 6)?;
     head.insert_header(header::CONTENT_TYPE, "application/grpc")?;
     for (name, value) in status(code, message) {
         head.insert_header(name, value)?;
@@ -108,8 +109,8 @@ mod tests {
     #[test]
     fn calls_are_known_by_their_content_type_and_only_over_http_2() {
         let is = |version, kind: &str| {
-            let mut request = RequestHeader::build("POST", b"/talk.Talk/Say", None).unwrap();
-            request.set_version(version);
+            let mut request = RequestHeader::build("POST", b"/talk.Talk/Say", 0).unwrap();
+            request.version = version;
             request.insert_header("content-type", kind).unwrap();
             is_call(&request)
         };
@@ -167,8 +168,8 @@ mod tests {
         assert_eq!(percent_encoded("two\nlines~"), "two%0Alines~");
         let head = answer(14, "not now", Some(5)).unwrap();
         assert_eq!(head.status, 200);
-        assert_eq!(head.headers["grpc-status"], "14");
-        assert_eq!(head.headers["grpc-retry-pushback-ms"], "5000");
+        assert_eq!(head.headers.get("grpc-status").unwrap(), "14");
+        assert_eq!(head.headers.get("grpc-retry-pushback-ms").unwrap(), "5000");
         assert_eq!(trailers(14, "100%")["grpc-message"], "100%25");
     }
 }

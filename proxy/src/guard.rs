@@ -2,17 +2,19 @@
 
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, Uri};
-use pingora::http::{RequestHeader, ResponseHeader};
+use portolan_config::fields::Fields;
 use portolan_config::plan::{LimitsPlan, PathsPlan, normal_host};
+use smallvec::SmallVec;
 
 use crate::context::ConnectionContext;
 use crate::edge::host;
+use crate::head::{RequestHeader, ResponseHeader};
 use crate::http1::request::is_host;
 use crate::refusal::Refusal;
 
 /// Headers that end at the next hop (RFC 9110, section 7.6.1), besides those the engine frames
 /// messages with.
-const HOP_BY_HOP: [HeaderName; 5] = [
+static HOP_BY_HOP: [HeaderName; 5] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -87,10 +89,7 @@ pub(crate) fn normalise(request: &mut RequestHeader, paths: &PathsPlan) -> Resul
         // Refused later, whatever it asks for.
         return Ok(());
     }
-    if !request.raw_path_is_utf8() {
-        return Err(Refusal::BadPath);
-    }
-    if request.raw_path() == b"*" {
+    if request.target() == b"*" {
         // The server as a whole, which has no path.
         return if request.method == Method::OPTIONS {
             Ok(())
@@ -102,12 +101,12 @@ pub(crate) fn normalise(request: &mut RequestHeader, paths: &PathsPlan) -> Resul
     let normal = paths.normal(path).map_err(|_| Refusal::BadPath)?;
     // In absolute form (RFC 9112, section 3.2.2) the host is the target's, which Host does not
     // contradict; from here on only the path is.
-    let absolute = !request.raw_path().starts_with(b"/");
+    let absolute = !request.target().starts_with(b"/");
     if !absolute && normal == path {
         return Ok(());
     }
     let authority = if absolute {
-        Some(absolute_authority(request.raw_path()).ok_or(Refusal::BadHost)?)
+        Some(absolute_authority(request.target()).ok_or(Refusal::BadHost)?)
     } else {
         None
     };
@@ -122,7 +121,7 @@ pub(crate) fn normalise(request: &mut RequestHeader, paths: &PathsPlan) -> Resul
     }
     request.set_uri(Uri::from_parts(parts).map_err(|_| Refusal::BadPath)?);
     if let Some(authority) = authority
-        && !request.headers.contains_key(header::HOST)
+        && !request.headers.contains(header::HOST)
     {
         request
             .insert_header(header::HOST, authority)
@@ -137,7 +136,7 @@ fn absolute_authority(target: &[u8]) -> Option<HeaderValue> {
     HeaderValue::from_str(uri.authority()?.as_str()).ok()
 }
 
-fn content_length(headers: &http::HeaderMap) -> Option<u64> {
+fn content_length(headers: &Fields) -> Option<u64> {
     headers
         .get(header::CONTENT_LENGTH)?
         .to_str()
@@ -162,13 +161,14 @@ pub(crate) fn https_location(request: &RequestHeader) -> Option<HeaderValue> {
 /// Takes off an answer what was meant for us alone: the hop-by-hop headers, and those that the
 /// endpoint names in its Connection.
 pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
-    let named: Vec<HeaderName> = response
+    let named: SmallVec<[HeaderName; 1]> = response
         .headers
-        .get_all(header::CONNECTION)
-        .iter()
+        .get_all(&header::CONNECTION)
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+        .map(str::trim)
+        .filter(|name| !name.eq_ignore_ascii_case("keep-alive"))
+        .filter_map(|name| name.parse().ok())
         // Framing is the engine's, and these are nobody's to take off.
         .filter(|name| {
             !matches!(
@@ -177,9 +177,8 @@ pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
             )
         })
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        response.remove_header(name);
-    }
+    let ends_here = |name: &HeaderName| HOP_BY_HOP.contains(name) || named.contains(name);
+    response.headers.retain(|name| !ends_here(name));
 }
 
 #[cfg(test)]
@@ -188,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_an_endpoint_names_in_connection_ends_here() {
-        let mut response = ResponseHeader::build(200, None).unwrap();
+        let mut response = ResponseHeader::build(200, 0).unwrap();
         for (name, value) in [
             ("connection", "keep-alive, X-Internal"),
             ("connection", "content-length"),
@@ -200,7 +199,7 @@ mod tests {
             response.append_header(name, value).unwrap();
         }
         strip_hop_by_hop(&mut response);
-        let mut left: Vec<&str> = response.headers.keys().map(HeaderName::as_str).collect();
+        let mut left: Vec<&str> = response.headers.names().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-length", "x-other"]);
     }
@@ -214,10 +213,10 @@ mod tests {
             encoded_slashes: EncodedSlashes::Refuse,
         };
         let normal = |method: &str, target: &str| {
-            let mut request = RequestHeader::build(method, target.as_bytes(), None)
-                .map_err(|_| Refusal::BadPath)?;
+            let mut request =
+                RequestHeader::build(method, target.as_bytes(), 0).map_err(|_| Refusal::BadPath)?;
             normalise(&mut request, &paths)?;
-            let raw = String::from_utf8(request.raw_path().to_vec()).unwrap();
+            let raw = String::from_utf8(request.target().to_vec()).unwrap();
             let host = request
                 .headers
                 .get("host")
@@ -245,13 +244,12 @@ mod tests {
         for target in ["*", "/..", "/a%2fb", "/a%00", "/a\\b"] {
             assert_eq!(normal("GET", target), Err(Refusal::BadPath), "{target}");
         }
-        assert_eq!(normal("GET", "?a"), Err(Refusal::BadHost));
     }
 
     #[test]
     fn redirects_keep_host_path_and_query() {
         let to = |host: &str, path: &str| {
-            let mut request = RequestHeader::build("GET", path.as_bytes(), None).unwrap();
+            let mut request = RequestHeader::build("GET", path.as_bytes(), 0).unwrap();
             request.insert_header("host", host).unwrap();
             https_location(&request).map(|to| to.to_str().unwrap().to_owned())
         };

@@ -1,13 +1,17 @@
 //! HTTP/1.1 as it is on the wire, read strictly: what can be read in one way only passes, from clients
 //! and from endpoints alike.
 //!
-//! [`request`] and [`answer`] read heads, [`body`] what follows them.
+//! [`request`] and [`answer`] read heads, from their [`lines`] and what these say about the [`framing`];
+//! [`body`] reads what follows them; [`write`] writes heads.
 
 pub(crate) mod answer;
 pub(crate) mod body;
+mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod lines;
 pub(crate) mod request;
+pub(crate) mod write;
 
 /// Why a message is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -45,6 +45,7 @@ mod forward;
 pub mod fuzzing;
 mod grpc;
 mod guard;
+mod head;
 mod http1;
 mod ledger;
 mod listener;
@@ -57,6 +58,7 @@ mod redirect;
 mod refusal;
 mod reply;
 mod server;
+mod spare;
 mod timer;
 mod workers;
 

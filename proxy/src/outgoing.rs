@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
+use crate::spare;
+
 /// What is written in pieces up to this size is put together.
 const SMALL: usize = 16 << 10;
 
@@ -25,14 +27,6 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Beginning with this.
-    pub(crate) fn beginning(small: BytesMut) -> Self {
-        Self {
-            small,
-            ..Self::default()
-        }
-    }
-
     /// Whether there is nothing to be written.
     pub(crate) fn is_empty(&self) -> bool {
         self.small.is_empty() && self.large.is_empty() && self.tail.is_empty()
@@ -45,13 +39,16 @@ impl Outgoing {
 
     /// Where small things are put. Only while there is room.
     pub(crate) fn small(&mut self) -> &mut BytesMut {
+        if self.small.capacity() == 0 {
+            self.small = spare::take();
+        }
         &mut self.small
     }
 
     /// Takes some bytes, as they are. Only while there is room.
     pub(crate) fn put(&mut self, part: Bytes) {
         if part.len() < SMALL {
-            self.small.extend_from_slice(&part);
+            self.small().extend_from_slice(&part);
         } else {
             self.large = part;
         }
@@ -60,9 +57,9 @@ impl Outgoing {
     /// Takes some bytes as a chunk (RFC 9112, section 7.1). Only while there is room.
     pub(crate) fn put_chunk(&mut self, part: Bytes) {
         let mut digits = [0; 16];
-        self.small
-            .extend_from_slice(hexadecimal(part.len(), &mut digits));
-        self.small.extend_from_slice(LINE_END);
+        let small = self.small();
+        small.extend_from_slice(hexadecimal(part.len(), &mut digits));
+        small.extend_from_slice(LINE_END);
         self.put(part);
         if self.large.is_empty() {
             self.small.extend_from_slice(LINE_END);
@@ -74,7 +71,7 @@ impl Outgoing {
     /// Ends a body of chunks. That has always room.
     pub(crate) fn end_chunks(&mut self) {
         if self.large.is_empty() && self.tail.is_empty() {
-            self.small.extend_from_slice(LAST_CHUNK);
+            self.small().extend_from_slice(LAST_CHUNK);
         } else if self.tail.is_empty() {
             self.tail = LAST_CHUNK;
         } else {
@@ -109,8 +106,7 @@ impl Outgoing {
         let small = count.min(self.small.len());
         let large = (count - small).min(self.large.len());
         if small == self.small.len() {
-            // The room is used again.
-            self.small.clear();
+            spare::put(std::mem::take(&mut self.small));
         } else {
             self.small.advance(small);
         }

@@ -1,19 +1,19 @@
 //! The end of a request: what is counted, and its line in the access log. Every request has one,
 //! with as much as is known of it.
 
-use std::cell::Cell;
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+mod line;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use pingora::{Error, ErrorSource};
 use portolan_control::access_log::AccessLog;
-use portolan_control::clock::{Clock, Tick};
+use portolan_control::clock::Clock;
 use portolan_control::engine::Published;
 use portolan_control::ledger::{Answered, Gone, Outcome};
 use portolan_control::stats::Totals;
-use serde::{Serialize, Serializer};
 
+use self::line::{Line, Timestamp};
 use crate::context::RequestContext;
 use crate::downstream::Downstream;
 use crate::ledger::Entry;
@@ -26,39 +26,6 @@ pub(crate) struct Recorder {
     pub(crate) totals: Arc<Totals>,
     pub(crate) access_log: AccessLog,
     pub(crate) published: Published,
-}
-
-/// Room for a line: most are shorter.
-const LINE: usize = 768;
-
-/// One line of the access log.
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    time: Timestamp,
-    request_id: &'a str,
-    client: Option<IpAddr>,
-    country: &'a str,
-    method: &'a str,
-    host: &'a str,
-    path: &'a str,
-    protocol: &'a str,
-    tls: Option<&'a str>,
-    route: Option<&'a str>,
-    pool: Option<&'a str>,
-    endpoint: Option<SocketAddr>,
-    tries: u32,
-    status: u16,
-    outcome: &'a str,
-    reason: &'a str,
-    /// Why Portolan answered itself, if it did.
-    refused: Option<&'a str>,
-    bytes_in: u64,
-    bytes_out: u64,
-    duration_ms: f64,
-    /// To response headers, from the beginning of the last try.
-    upstream_ms: Option<f64>,
-    why: Option<&'a str>,
-    config: &'a str,
 }
 
 impl Recorder {
@@ -100,7 +67,7 @@ impl Recorder {
             request_id: id,
             client: Some(entry.connection.peer.ip().to_canonical()),
             config: snapshot.plan.hash.as_str(),
-            duration_ms: milliseconds(since(&self.clock, entry.began)),
+            duration: self.clock.now().since(entry.began),
             ..self.line(entry, outcome, status)
         };
         self.write(&line);
@@ -139,7 +106,7 @@ impl Recorder {
         let error = !good || status >= 500;
         if self.access_log.wants(fastrand::u32(..), error) {
             let mut line = self.of_context(&entry, ctx, outcome, status);
-            line.duration_ms = milliseconds(took.as_secs_f64());
+            line.duration = took;
             if let Some(downstream) = downstream {
                 let request = downstream.request();
                 line.method = request.method.as_str();
@@ -160,7 +127,7 @@ impl Recorder {
     /// A line with what is known about any request.
     fn line<'a>(&self, entry: &'a Entry, outcome: Outcome, status: u16) -> Line<'a> {
         Line {
-            time: timestamp(&self.clock),
+            time: Timestamp::now(&self.clock),
             request_id: "-",
             client: None,
             country: "-",
@@ -179,8 +146,8 @@ impl Recorder {
             refused: outcome.refusal().map(Refusal::reason),
             bytes_in: 0,
             bytes_out: 0,
-            duration_ms: 0.0,
-            upstream_ms: None,
+            duration: Duration::ZERO,
+            upstream: None,
             why: None,
             config: "-",
         }
@@ -208,10 +175,10 @@ impl Recorder {
             tries: ctx.tries,
             bytes_in: ctx.bytes_in,
             bytes_out: ctx.bytes_out,
-            upstream_ms: ctx
+            upstream: ctx
                 .answered
                 .zip(current)
-                .map(|(at, this)| milliseconds(at.since(this.began).as_secs_f64())),
+                .map(|(at, this)| at.since(this.began)),
             why: ctx.why.as_deref(),
             config: snapshot.plan.hash.as_str(),
             ..self.line(entry, outcome, status)
@@ -219,11 +186,7 @@ impl Recorder {
     }
 
     fn write(&self, line: &Line<'_>) {
-        let mut bytes = Vec::with_capacity(LINE);
-        if serde_json::to_writer(&mut bytes, line).is_ok() {
-            bytes.push(b'\n');
-            self.access_log.write(bytes);
-        }
+        self.access_log.write(|out| line.put(out));
     }
 }
 
@@ -246,72 +209,11 @@ fn outcome(ctx: &RequestContext, written: Option<u16>, error: Option<&Error>) ->
     }
 }
 
-fn milliseconds(seconds: f64) -> f64 {
-    (seconds * 1_000_000.0).round() / 1000.0
-}
-
-fn since(clock: &Clock, began: Tick) -> f64 {
-    clock.now().since(began).as_secs_f64()
-}
-
-/// A time by the calendar, to the millisecond (RFC 3339).
-#[derive(Clone, Copy, Debug)]
-struct Timestamp {
-    milliseconds: i64,
-    text: [u8; Self::LENGTH],
-}
-
-impl Timestamp {
-    /// As in `2001-02-03T04:05:06.789Z`.
-    const LENGTH: usize = 24;
-
-    fn new(milliseconds: i64) -> Self {
-        let mut text = [b'-'; Self::LENGTH];
-        if let Ok(time) = jiff::Timestamp::from_millisecond(milliseconds) {
-            // What has no room is no year that anybody lives in.
-            let _ = write!(&mut text[..], "{time:.3}");
-        }
-        Self { milliseconds, text }
-    }
-}
-
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(std::str::from_utf8(&self.text).unwrap_or("-"))
-    }
-}
-
-thread_local! {
-    /// The last one: many lines are of the same millisecond.
-    static LAST: Cell<Timestamp> = Cell::new(Timestamp::new(0));
-}
-
-fn timestamp(clock: &Clock) -> Timestamp {
-    let now = i64::try_from(clock.wall().as_millis()).unwrap_or(i64::MAX);
-    let last = LAST.get();
-    if last.milliseconds == now {
-        return last;
-    }
-    let new = Timestamp::new(now);
-    LAST.set(new);
-    new
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use pingora::ErrorType;
-
-    #[test]
-    fn times_are_written_as_everybody_writes_them() {
-        let text = |milliseconds| {
-            let time = Timestamp::new(milliseconds);
-            serde_json::to_string(&time).unwrap()
-        };
-        assert_eq!(text(981_173_106_789), "\"2001-02-03T04:05:06.789Z\"");
-        assert_eq!(text(0), "\"1970-01-01T00:00:00.000Z\"");
-        assert_eq!(text(i64::MAX), format!("\"{}\"", "-".repeat(24)));
-    }
+    use portolan_control::clock::Tick;
 
     #[test]
     fn every_end_has_one_outcome() {

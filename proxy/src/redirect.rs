@@ -1,12 +1,12 @@
 //! Routes that send clients elsewhere.
 
 use http::HeaderValue;
-use pingora::http::RequestHeader;
 use portolan_config::plan::RedirectPlan;
 
 use crate::affinity::is_secure;
 use crate::context::RequestContext;
 use crate::edge::host;
+use crate::head::RequestHeader;
 use crate::reply::Reply;
 
 /// The answer that sends a client elsewhere; none if its request does not say from where.

@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use pingora::http::ResponseHeader;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use portolan_config::fields::Fields;
 use smallvec::SmallVec;
 
 use crate::downstream::Downstream;
 use crate::forward;
 use crate::grpc;
+use crate::head::ResponseHeader;
 use crate::refusal::Refusal;
 
 /// An answer, ready to be written.
@@ -44,7 +45,7 @@ impl Reply {
     pub(crate) fn refusal(
         refusal: Refusal,
         request_id: &str,
-        accept: Option<&HeaderMap>,
+        accept: Option<&Fields>,
         retry_after: Option<Duration>,
     ) -> Self {
         let status = refusal.status();
@@ -130,19 +131,19 @@ impl Reply {
         {
             let mut head = grpc::answer(code, self.detail, self.retry_after)?;
             if let Some(request_id) = self.request_id {
-                head.insert_header(forward::X_REQUEST_ID, request_id)?;
+                head.insert_header(&forward::X_REQUEST_ID, request_id)?;
             }
             for (name, value) in self.more {
                 head.append_header(name, value)?;
             }
             return downstream.answer(head, Bytes::new()).await;
         }
-        let mut head = ResponseHeader::build(self.status, Some(6))?;
+        let mut head = ResponseHeader::build(self.status, 6)?;
         head.insert_header(header::CONTENT_TYPE, self.content_type)?;
         head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
         head.insert_header(header::CACHE_CONTROL, "no-store")?;
         if let Some(request_id) = self.request_id {
-            head.insert_header(forward::X_REQUEST_ID, request_id)?;
+            head.insert_header(&forward::X_REQUEST_ID, request_id)?;
         }
         if let Some(seconds) = self.retry_after {
             head.insert_header(header::RETRY_AFTER, seconds)?;
@@ -177,8 +178,8 @@ impl Reply {
 }
 
 /// Whether a client takes JSON: it says so, or says nothing, or takes anything.
-fn takes_json(headers: &HeaderMap) -> bool {
-    let mut lines = headers.get_all(header::ACCEPT).iter().peekable();
+fn takes_json(headers: &Fields) -> bool {
+    let mut lines = headers.get_all(header::ACCEPT).peekable();
     if lines.peek().is_none() {
         return true;
     }
@@ -200,7 +201,7 @@ mod tests {
     use super::*;
 
     fn reply(accept: &str) -> Reply {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         if !accept.is_empty() {
             headers.insert(header::ACCEPT, accept.parse().unwrap());
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_certs::acme::Answers;
-use portolan_control::access_log::AccessLog;
+use portolan_control::access_log::{self, AccessLog};
 use portolan_control::affinity::SecretKeeper;
 use portolan_control::clock::Clock;
 use portolan_control::engine::{Messenger, Published};
@@ -70,7 +70,7 @@ impl DataPlane {
             affinity,
             answers,
         } = parts;
-        let workers = Workers::start(workers, exchange::keep_house)?;
+        let workers = Workers::start(workers, house)?;
         let recorder = Arc::new(Recorder {
             clock,
             totals,
@@ -155,4 +155,9 @@ impl DataPlane {
     pub fn under_way(&self) -> i64 {
         self.under_way.get()
     }
+}
+
+/// What every worker does besides serving requests.
+async fn house() {
+    tokio::join!(exchange::keep_house(), access_log::gather());
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
+
+use crate::fields::Fields;
 
 use super::{AccessPlan, AuthPlan, BrowserPlan, RateLimitPlan, RedirectPlan, RouteId, TargetId};
 
@@ -142,7 +144,7 @@ impl HeaderEditsPlan {
     }
 
     /// Makes the changes.
-    pub fn apply(&self, headers: &mut HeaderMap) {
+    pub fn apply(&self, headers: &mut Fields) {
         for name in &self.remove {
             headers.remove(name);
         }

@@ -10,10 +10,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderName, Method};
 use regex::Regex;
 
 use super::RouteId;
+use crate::fields::Fields;
 use crate::names::HostPattern;
 
 /// What routing looks at.
@@ -26,7 +27,7 @@ pub struct RequestHead<'a> {
     /// The method.
     pub method: &'a Method,
     /// The headers.
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Fields,
 }
 
 /// Finds the route of a request.
@@ -69,7 +70,6 @@ impl Conditions {
             && self.headers.iter().all(|(name, value)| {
                 head.headers
                     .get_all(name)
-                    .iter()
                     .any(|have| have.as_bytes() == value.as_bytes())
             })
     }
@@ -237,7 +237,7 @@ mod tests {
             host: &normal_host(host),
             path,
             method: &method,
-            headers: &HeaderMap::new(),
+            headers: &Fields::new(),
         };
         table.find(&head).map(RouteId::index)
     }
@@ -306,8 +306,8 @@ mod tests {
             headers: vec![(HeaderName::from_static("x-tenant"), "acme".to_owned())],
         };
         table.insert(RouteId::new(0), &[], &prefix("/"), conditions);
-        let mut headers = HeaderMap::new();
-        let find = |headers: &HeaderMap| {
+        let mut headers = Fields::new();
+        let find = |headers: &Fields| {
             let head = RequestHead {
                 host: "x",
                 path: "/",
@@ -317,9 +317,12 @@ mod tests {
             table.find(&head)
         };
         assert_eq!(find(&headers), None);
-        headers.append("x-tenant", "other".parse().unwrap());
+        headers.append(
+            HeaderName::from_static("x-tenant"),
+            "other".parse().unwrap(),
+        );
         assert_eq!(find(&headers), None);
-        headers.append("x-tenant", "acme".parse().unwrap());
+        headers.append(HeaderName::from_static("x-tenant"), "acme".parse().unwrap());
         assert_eq!(find(&headers), Some(RouteId::new(0)));
     }
 }

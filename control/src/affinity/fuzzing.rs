@@ -1,8 +1,9 @@
 //! What must hold for whatever stands in cookies, and in the file with their secret: the target
 //! `cookies` of `tests/fuzz`. The unit test below replays its corpus.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
 
+use portolan_config::fields::Fields;
 use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
 
@@ -14,7 +15,7 @@ const NAME: &str = "portolan";
 /// Lines of Cookie headers: at most as many tags as are looked at, nobody's tag by accident, and what
 /// is set comes back as it was.
 pub fn cookies(bytes: &[u8]) {
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::new();
     for line in bytes.split(|byte| *byte == b'\n') {
         if let Ok(line) = HeaderValue::from_bytes(line) {
             headers.append(header::COOKIE, line);
@@ -36,7 +37,7 @@ pub fn cookies(bytes: &[u8]) {
     let value: Vec<String> = found.iter().map(ToString::to_string).collect();
     let value = value.join(&BETWEEN.to_string());
     let line = format!("a=b; {NAME}={value}; c=d");
-    let mut again = HeaderMap::new();
+    let mut again = Fields::new();
     again.append(
         header::COOKIE,
         HeaderValue::try_from(line).expect("tags are text"),

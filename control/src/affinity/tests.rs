@@ -230,9 +230,12 @@ fn a_request_without_the_header_is_free() {
     let plan = plan("a", ", affinity: { header: x-session }");
     let snapshot = world(&plan, &[]);
     let tie = |value: Option<&str>| {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         if let Some(value) = value {
-            headers.insert("x-session", value.parse().unwrap());
+            headers.insert(
+                http::HeaderName::from_static("x-session"),
+                value.parse().unwrap(),
+            );
         }
         Tie::of(&snapshot, &plan.routes[0], &headers, None, || None)
     };
@@ -249,8 +252,8 @@ fn secret() -> Secret {
     Secret::new(&[7; SECRET_BYTES])
 }
 
-fn with_cookie(value: &str) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+fn with_cookie(value: &str) -> Fields {
+    let mut headers = Fields::new();
     if !value.is_empty() {
         let pair = format!("other=1; portolan={value}");
         headers.insert(header::COOKIE, pair.parse().unwrap());

@@ -59,7 +59,7 @@ fn clients_are_told_apart_by_what_the_limit_says() {
             ..plan(1, SECOND, 1, 64)
         })
     };
-    let none = HeaderMap::new();
+    let none = Fields::new();
     let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
     let by_ip = of(LimitKeyPlan::ClientIp);
     let key = |text: &str| by_ip.key(&none, None, ip(text));
@@ -73,7 +73,7 @@ fn clients_are_told_apart_by_what_the_limit_says() {
     assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
     let by_header = of(LimitKeyPlan::Header(http::HeaderName::from_static("x-key")));
     let with = |name: &'static str, value: &'static str| {
-        HeaderMap::from_iter([(
+        Fields::from_iter([(
             http::HeaderName::from_static(name),
             http::HeaderValue::from_static(value),
         )])

@@ -3,17 +3,18 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, StatusCode, Version, header};
-use pingora::http::ResponseHeader;
 use pingora::protocols::http::date::get_cached_date;
 use pingora::{Error, ErrorType, Result};
 
 use super::gone;
 use crate::connection::Connection;
+use crate::head::ResponseHeader;
 use crate::http1::Bad;
 use crate::http1::body::{Body, Step};
 use crate::http1::request::Head;
+use crate::http1::write;
 use crate::timer::Timer;
 
 /// How much is read at a time of a body.
@@ -119,29 +120,21 @@ impl Http1 {
             self.frame(head, end);
         }
         let out = self.connection.outgoing.small();
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(head.status.as_str().as_bytes());
-        out.extend_from_slice(b" ");
-        let reason = head.get_reason_phrase().unwrap_or_default();
-        out.extend_from_slice(reason.as_bytes());
-        out.extend_from_slice(b"\r\n");
-        for (name, value) in &head.headers {
-            put(out, name.as_str().as_bytes(), value.as_bytes());
-        }
+        write::answer(out, head);
         if !interim {
-            if !head.headers.contains_key(header::DATE) {
+            if !head.headers.contains(header::DATE) {
                 // RFC 9110, section 6.6.1.
-                put(out, b"date", get_cached_date().as_bytes());
+                write::field(out, &header::DATE, get_cached_date().as_bytes());
             }
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
                 // It says itself what becomes of the connection.
             } else if !self.keep {
-                put(out, b"connection", b"close");
+                write::field(out, &header::CONNECTION, b"close");
             } else if self.version == Version::HTTP_10 {
-                put(out, b"connection", b"keep-alive");
+                write::field(out, &header::CONNECTION, b"keep-alive");
             }
         }
-        out.extend_from_slice(b"\r\n");
+        write::end(out);
     }
 
     /// How what follows the head is framed.
@@ -159,7 +152,7 @@ impl Http1 {
             Writing::UntilClose
         } else if bodiless {
             Writing::Done
-        } else if headers.contains_key(header::TRANSFER_ENCODING) {
+        } else if headers.contains(header::TRANSFER_ENCODING) {
             Writing::Chunks
         } else if let Some(length) = headers.get(header::CONTENT_LENGTH) {
             let length = length.to_str().ok().and_then(|length| length.parse().ok());
@@ -230,13 +223,6 @@ impl Http1 {
         // An answer that breaks off must not look like one that is over.
         None
     }
-}
-
-fn put(out: &mut BytesMut, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 fn unread(error: io::Error) -> Box<Error> {

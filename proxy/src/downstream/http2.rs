@@ -6,17 +6,17 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, Response, header};
-use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
 use pingora::{Error, ErrorType, Result};
 
 use super::gone;
 use crate::connection::{WRITE_STALL, Waiting};
+use crate::head::{RequestHeader, ResponseHeader};
 use crate::http1::request::is_target_character;
 use crate::timer::Timer;
 
 /// Headers that say how a connection of HTTP/1.1 goes on (RFC 9113, section 8.2.2).
-const NOT_HERE: [HeaderName; 5] = [
+static NOT_HERE: [HeaderName; 5] = [
     header::TRANSFER_ENCODING,
     header::CONNECTION,
     header::UPGRADE,
@@ -106,11 +106,11 @@ impl Http2 {
         for name in &NOT_HERE {
             head.remove_header(name);
         }
-        if !interim && !head.headers.contains_key(header::DATE) {
+        if !interim && !head.headers.contains(header::DATE) {
             // RFC 9110, section 6.6.1.
             head.insert_header(header::DATE, get_cached_date())?;
         }
-        let parts = http::response::Parts::from(head);
+        let parts = head.into_parts();
         let written = if interim {
             if parts.status == http::StatusCode::CONTINUE && self.body.is_end_stream() {
                 return Ok(());
@@ -185,7 +185,7 @@ fn unwritten(error: h2::Error) -> Box<Error> {
 /// and 8.3.1).
 pub(crate) fn is_unambiguous(request: &RequestHeader) -> bool {
     let headers = &request.headers;
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH);
     let digits = |value: &http::HeaderValue| {
         !value.is_empty()
             && value.as_bytes().iter().all(u8::is_ascii_digit)
@@ -196,7 +196,7 @@ pub(crate) fn is_unambiguous(request: &RequestHeader) -> bool {
         (Some(length), None) if digits(length) => {}
         (Some(_), _) => return false,
     }
-    let mut hosts = headers.get_all(header::HOST).iter();
+    let mut hosts = headers.get_all(header::HOST);
     let (host, another) = (hosts.next(), hosts.next());
     let authority = request.uri.authority().map(http::uri::Authority::as_str);
     let agree = match (authority, host) {

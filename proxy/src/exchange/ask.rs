@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use pingora::http::{RequestHeader, ResponseHeader};
 use portolan_config::plan::PoolId;
 use portolan_control::balance::Wish;
 use portolan_control::clock::Tick;
@@ -25,6 +24,7 @@ use crate::choose;
 use crate::context::{InFlight, RequestContext};
 use crate::edge::{Edge, fastrand_scope};
 use crate::fault;
+use crate::head::{RequestHeader, ResponseHeader};
 
 /// Endpoints that are asked before it is given up.
 const MOST_TRIES: usize = 3;

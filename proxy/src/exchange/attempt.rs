@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::StatusCode;
-use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 use portolan_control::clock::{Clock, Tick};
 use portolan_control::retry::{Fault, Sent};
@@ -20,6 +19,7 @@ use super::pool::{Connected, Upstream};
 use super::upload::Upload;
 use super::wire::{Length, Next, Wire};
 use crate::fault;
+use crate::head::{RequestHeader, ResponseHeader};
 use crate::peer::Target;
 
 /// Pooled connections that may be found closed before that counts as the endpoint's failure.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Version, header};
-use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::RoutePlan;
 use portolan_control::clock::{Clock, Tick};
@@ -16,6 +15,7 @@ use super::wire::Length;
 use crate::context::RequestContext;
 use crate::downstream::Downstream;
 use crate::grpc;
+use crate::head::RequestHeader;
 
 /// How long a request's body will be.
 pub(super) fn length(downstream: &Downstream) -> Length {

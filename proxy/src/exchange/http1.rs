@@ -11,18 +11,19 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
-use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::v1::client::http_req_header_to_wire;
 use pingora::{Error, ErrorType, Result};
 use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
 
 use super::stream::EndpointStream;
 use super::wire::{Length, Next, Part};
+use crate::head::{RequestHeader, ResponseHeader};
 use crate::http1::Bad;
 use crate::http1::answer::{self, Asked};
 use crate::http1::body::{Body, Step};
+use crate::http1::write;
 use crate::outgoing::Outgoing;
+use crate::spare;
 
 /// How much is read at a time: a head with a small body, and more of a body that is larger.
 const READ: usize = 8 << 10;
@@ -75,19 +76,16 @@ impl std::fmt::Debug for Http1 {
 
 impl Http1 {
     /// Begins a request. Its head is written with whatever is sent first of its body.
-    ///
-    /// # Errors
-    /// When it cannot be written as HTTP/1.1.
     pub(super) fn begin(
         stream: EndpointStream,
         head: &RequestHeader,
         length: Length,
         upgrade: bool,
-    ) -> Result<Self> {
-        let Some(small) = http_req_header_to_wire(head) else {
-            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a request line that is none");
-        };
-        Ok(Self {
+    ) -> Self {
+        let mut outgoing = Outgoing::default();
+        write::request(outgoing.small(), head);
+        write::end(outgoing.small());
+        Self {
             stream,
             asked: Asked {
                 head: head.method == Method::HEAD,
@@ -98,7 +96,7 @@ impl Http1 {
                 Length::Known(length) => Sending::Length(length),
                 Length::Unknown => Sending::Chunks,
             },
-            outgoing: Outgoing::beginning(small),
+            outgoing,
             unflushed: false,
             cut: None,
             read: BytesMut::new(),
@@ -108,7 +106,7 @@ impl Http1 {
             interim: 0,
             body: None,
             keep: false,
-        })
+        }
     }
 
     /// Whether it takes more to be sent.
@@ -197,12 +195,16 @@ impl Http1 {
 
     /// Reads more: so much at most. Ready with whether there was any.
     fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Result<bool>> {
+        if self.read.capacity() == 0 {
+            self.read = spare::take();
+        }
         self.read.reserve(room);
-        match ready!(poll_read_buf(
-            Pin::new(&mut self.stream),
-            cx,
-            &mut self.read
-        )) {
+        let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.read);
+        if read.is_pending() && self.read.is_empty() {
+            // Who waits holds no buffer.
+            spare::put(std::mem::take(&mut self.read));
+        }
+        match ready!(read) {
             Ok(count) => {
                 self.heard |= count > 0;
                 self.closed |= count == 0;
@@ -309,9 +311,12 @@ impl Http1 {
     /// The connection, if the next request may use it: both messages are over, and nothing stands
     /// behind the answer.
     pub(super) fn into_kept(self) -> Option<EndpointStream> {
+        let empty = self.read.is_empty();
         let sent = self.sending == Sending::Done && self.is_sent();
-        let over = self.body.as_ref().is_some_and(Body::is_done) && self.read.is_empty();
-        (self.keep && sent && over && !self.closed && self.cut.is_none()).then_some(self.stream)
+        let over = self.body.as_ref().is_some_and(Body::is_done) && empty;
+        let keep = self.keep && sent && over && !self.closed && self.cut.is_none();
+        spare::put(self.read);
+        keep.then_some(self.stream)
     }
 }
 

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use h2::SendStream;
 use http::StatusCode;
 use http::header;
-use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::v2::client::Http2Session;
 use pingora::{Error, ErrorType, Result};
 
 use super::wire::{Length, Next, Part};
+
+use crate::head::{RequestHeader, ResponseHeader};
 
 /// A request and its answer.
 pub(crate) struct Http2 {
@@ -49,7 +50,7 @@ impl Http2 {
         length: Length,
     ) -> Result<Self> {
         let empty = matches!(length, Length::None | Length::Known(0));
-        session.write_request_header(Box::new(head), empty)?;
+        session.write_request_header(Box::new(head.into_engine()), empty)?;
         Ok(Self {
             body: session.take_request_body_writer(),
             session,
@@ -138,7 +139,7 @@ impl Http2 {
         let Some(head) = self.session.response_header() else {
             return Poll::Ready(Error::e_explain(ErrorType::InvalidHTTPHeader, "no head"));
         };
-        let head = Box::new(head.clone());
+        let head = Box::new(ResponseHeader::from(head));
         if head.status.is_informational() {
             // There are no upgrades in HTTP/2, and interim answers are read elsewhere.
             return Poll::Ready(Error::e_explain(

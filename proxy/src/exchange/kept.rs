@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -29,9 +30,31 @@ thread_local! {
     static KEPT: RefCell<Kept> = RefCell::default();
 }
 
+/// Keys are hashes already.
+type ByKey = BuildHasherDefault<AsItIs>;
+
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
 #[derive(Default)]
 struct Kept {
-    by_target: HashMap<u64, Vec<Idle>>,
+    by_target: HashMap<u64, Vec<Idle>, ByKey>,
     count: usize,
 }
 
@@ -116,14 +139,12 @@ pub(super) fn take(target: &Target) -> Option<EndpointStream> {
 
 /// Keeps a connection for the next request; so many at most.
 pub(super) fn keep(stream: EndpointStream, target: Target, most: usize) {
-    let mut idle = Idle {
+    let idle = Idle {
         stream,
         since: None,
         target,
     };
-    if idle.is_alive() {
-        KEPT.with_borrow_mut(|kept| kept.keep(idle, most));
-    }
+    KEPT.with_borrow_mut(|kept| kept.keep(idle, most));
 }
 
 /// Closes, for as long as this thread works, what has waited for too long, what endpoints have

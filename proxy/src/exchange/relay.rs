@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, StatusCode, Version, header};
-use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use portolan_control::clock::Tick;
 
@@ -20,6 +19,7 @@ use crate::downstream::Downstream;
 use crate::edge::Edge;
 use crate::fault;
 use crate::guard;
+use crate::head::ResponseHeader;
 
 /// How long nothing may happen where no pool says how long.
 const IDLE: Duration = Duration::from_secs(5);
@@ -391,14 +391,14 @@ fn send_on(
 /// An answer that does not say how long it is goes to the client in chunks, so that its connection
 /// can be kept.
 fn frame(downstream: &mut Downstream, head: &mut ResponseHeader, nothing: bool) -> Result<()> {
-    head.set_version(Version::HTTP_11);
+    head.version = Version::HTTP_11;
     let bodiless = downstream.request().method == Method::HEAD
         || matches!(
             head.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
     let two = downstream.is_http2();
-    if bodiless || two || head.headers.contains_key(header::CONTENT_LENGTH) {
+    if bodiless || two || head.headers.contains(header::CONTENT_LENGTH) {
         return Ok(());
     }
     if nothing {
@@ -414,6 +414,6 @@ fn frame(downstream: &mut Downstream, head: &mut ResponseHeader, nothing: bool) 
 
 /// Takes off an interim answer what is not for the client.
 pub(super) fn strip(head: &mut ResponseHeader) {
-    head.set_version(Version::HTTP_11);
+    head.version = Version::HTTP_11;
     guard::strip_hop_by_hop(head);
 }

@@ -2,19 +2,21 @@
 
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, Version};
-use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType, Result};
+use portolan_config::fields::Fields;
 use portolan_config::plan::{PoolId, RoutePlan};
+use smallvec::SmallVec;
 
 use super::wire::Length;
 use crate::auth;
 use crate::context::RequestContext;
 use crate::edge::{fastrand_scope, host};
 use crate::forward::{self, Origin};
+use crate::head::RequestHeader;
 
 /// Headers that end here (RFC 9110, section 7.6.1), and those by which a body is framed: only its
 /// length is told, if there is one.
-const ENDS_HERE: [HeaderName; 11] = [
+static ENDS_HERE: [HeaderName; 11] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -36,6 +38,40 @@ const PROTECTED: [&str; 4] = [
     "x-forwarded-proto",
 ];
 
+/// Headers that are added on the way to an endpoint.
+const ROOM: usize = 10;
+
+/// Which headers end here: those that were meant for us alone, and those that the client names in its
+/// Connection.
+pub(crate) struct EndsHere(SmallVec<[HeaderName; 1]>);
+
+impl EndsHere {
+    /// Those of this request.
+    ///
+    /// # Errors
+    /// When it names what it must not.
+    pub(crate) fn of(request: &RequestHeader) -> Result<Self> {
+        let mut named = SmallVec::new();
+        let lines = request.headers.get_all(&header::CONNECTION);
+        for token in lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')) {
+            let token = token.trim_ascii();
+            if token.is_empty() || token.eq_ignore_ascii_case(b"keep-alive") {
+                continue;
+            }
+            match HeaderName::from_bytes(token) {
+                Ok(name) if !PROTECTED.contains(&name.as_str()) => named.push(name),
+                _ => return Err(names_too_much()),
+            }
+        }
+        Ok(Self(named))
+    }
+
+    /// Whether this one does.
+    pub(crate) fn contains(&self, name: &HeaderName) -> bool {
+        ENDS_HERE.contains(name) || self.0.contains(name)
+    }
+}
+
 /// The request for a try at this pool.
 pub(super) fn for_endpoint(
     downstream: &RequestHeader,
@@ -47,14 +83,13 @@ pub(super) fn for_endpoint(
     let Some(connection) = &ctx.connection else {
         return Error::e_explain(ErrorType::InternalError, "a request without a connection");
     };
-    let mut request = downstream.clone();
     let trailers = downstream.version == Version::HTTP_2
         && downstream
             .headers
-            .get(header::TE)
+            .get(&header::TE)
             .is_some_and(|te| te.as_bytes() == b"trailers");
     let told = route.auth.as_deref().map(auth::told_names);
-    strip_hop_by_hop(&mut request, &told.unwrap_or_default())?;
+    let mut request = passed_on(downstream, &told.unwrap_or_default())?;
     if trailers {
         // gRPC servers insist on it.
         request.insert_header(header::TE, "trailers")?;
@@ -63,7 +98,7 @@ pub(super) fn for_endpoint(
         Length::None => {
             // Who expects a body is told that there is none (RFC 9110, section 8.6).
             let expected = [Method::POST, Method::PUT, Method::PATCH].contains(&request.method);
-            if expected && !request.headers.contains_key(header::CONTENT_LENGTH) {
+            if expected && !request.headers.contains(header::CONTENT_LENGTH) {
                 request.insert_header(header::CONTENT_LENGTH, 0)?;
             }
         }
@@ -77,7 +112,6 @@ pub(super) fn for_endpoint(
         request.insert_header(header::UPGRADE, "websocket")?;
     }
     let origin = Origin {
-        peer: connection.peer.ip(),
         peer_text: &connection.peer_text,
         trusted: ctx.peer_trusted,
         tls: connection.tls.is_some(),
@@ -91,35 +125,19 @@ pub(super) fn for_endpoint(
     Ok(request)
 }
 
-/// Takes off what was meant for us alone, and what the client names in its Connection. Nobody has
-/// taken off what endpoints are told of who it is.
-fn strip_hop_by_hop(request: &mut RequestHeader, told: &[&HeaderName]) -> Result<()> {
-    let named = ends_here(request)?;
-    if named.iter().any(|name| told.contains(&name)) {
+/// The request without what ends here. Nobody has taken off what endpoints are told of who it is.
+fn passed_on(downstream: &RequestHeader, told: &[&HeaderName]) -> Result<RequestHeader> {
+    let ends_here = EndsHere::of(downstream)?;
+    if told.iter().any(|name| ends_here.contains(name)) {
         return Err(names_too_much());
     }
-    for name in &named {
-        request.remove_header(name);
-    }
-    Ok(())
-}
-
-/// What was meant for us alone, and what the client names in its Connection.
-pub(crate) fn ends_here(request: &RequestHeader) -> Result<Vec<HeaderName>> {
-    let mut named: Vec<HeaderName> = Vec::new();
-    let lines = request.headers.get_all(header::CONNECTION).iter();
-    for token in lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')) {
-        let token = token.trim_ascii();
-        if token.is_empty() {
-            continue;
-        }
-        match HeaderName::from_bytes(token) {
-            Ok(name) if !PROTECTED.contains(&name.as_str()) => named.push(name),
-            _ => return Err(names_too_much()),
+    let mut headers = Fields::with_capacity(downstream.headers.len() + ROOM);
+    for (name, value) in &downstream.headers {
+        if !ends_here.contains(name) {
+            headers.append(name.clone(), value.clone());
         }
     }
-    named.extend(ENDS_HERE);
-    Ok(named)
+    Ok(downstream.with_headers(headers))
 }
 
 fn names_too_much() -> Box<Error> {
@@ -135,7 +153,7 @@ fn names_too_much() -> Box<Error> {
 pub(crate) fn wants_upgrade(request: &RequestHeader) -> bool {
     let headers = &request.headers;
     let names = |name: HeaderName, wanted: &[u8]| {
-        let lines = headers.get_all(name).iter();
+        let lines = headers.get_all(name);
         lines
             .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
             .any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted))
@@ -145,7 +163,7 @@ pub(crate) fn wants_upgrade(request: &RequestHeader) -> bool {
             .get(header::UPGRADE)
             .is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
         && names(header::CONNECTION, b"upgrade")
-        && !headers.contains_key(header::TRANSFER_ENCODING)
+        && !headers.contains(header::TRANSFER_ENCODING)
         && headers
             .get(header::CONTENT_LENGTH)
             .is_none_or(|length| length.as_bytes() == b"0")
@@ -153,7 +171,7 @@ pub(crate) fn wants_upgrade(request: &RequestHeader) -> bool {
 
 /// In HTTP/1.1 the host stands in Host (RFC 9112, section 3.2).
 pub(super) fn for_http1(request: &mut RequestHeader, length: Length) -> Result<()> {
-    request.set_version(Version::HTTP_11);
+    request.version = Version::HTTP_11;
     request.remove_header(&header::TE);
     if length == Length::Unknown {
         request.insert_header(header::TRANSFER_ENCODING, "chunked")?;
@@ -171,8 +189,9 @@ pub(super) fn for_http1(request: &mut RequestHeader, length: Length) -> Result<(
 
 /// In HTTP/2 the host stands in `:authority` (RFC 9113, section 8.3.1).
 pub(super) fn for_http2(request: &mut RequestHeader, tls: bool) -> Result<()> {
-    request.set_version(Version::HTTP_2);
-    let host = request.remove_header(&header::HOST);
+    request.version = Version::HTTP_2;
+    let host = request.headers.get(&header::HOST).cloned();
+    request.remove_header(&header::HOST);
     let authority = match (&host, request.uri.authority()) {
         (Some(host), _) => http::uri::Authority::try_from(host.as_bytes()).ok(),
         (None, authority) => authority.cloned(),
@@ -180,7 +199,7 @@ pub(super) fn for_http2(request: &mut RequestHeader, tls: bool) -> Result<()> {
     let Some(authority) = authority else {
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "a request without a host");
     };
-    let path = std::str::from_utf8(request.raw_path())
+    let path = std::str::from_utf8(request.target())
         .ok()
         .filter(|path| path.starts_with('/') || *path == "*")
         .unwrap_or("/")
@@ -204,7 +223,7 @@ mod tests {
     use super::*;
 
     fn request(headers: &[(&'static str, &str)]) -> RequestHeader {
-        let mut request = RequestHeader::build("GET", b"/a?b=c", None).unwrap();
+        let mut request = RequestHeader::build("GET", b"/a?b=c", 0).unwrap();
         for (name, value) in headers {
             request.append_header(*name, *value).unwrap();
         }
@@ -213,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_a_client_names_in_connection_ends_here() {
-        let mut named = request(&[
+        let named = request(&[
             ("host", "x.example"),
             ("connection", "close, X-Mine"),
             ("x-mine", "1"),
@@ -222,8 +241,8 @@ mod tests {
             ("expect", "100-continue"),
             ("x-other", "stays"),
         ]);
-        strip_hop_by_hop(&mut named, &[]).unwrap();
-        let mut left: Vec<&str> = named.headers.keys().map(HeaderName::as_str).collect();
+        let named = passed_on(&named, &[]).unwrap();
+        let mut left: Vec<&str> = named.headers.names().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["host", "x-other"]);
     }
@@ -231,12 +250,12 @@ mod tests {
     #[test]
     fn nobody_has_protected_headers_taken_off() {
         for name in ["host", "X-Forwarded-For", ":authority", "a b"] {
-            let mut named = request(&[("connection", name)]);
-            assert!(strip_hop_by_hop(&mut named, &[]).is_err(), "{name}");
+            let named = request(&[("connection", name)]);
+            assert!(passed_on(&named, &[]).is_err(), "{name}");
         }
         let told = HeaderName::from_static("x-user");
-        let mut named = request(&[("connection", "close, X-User"), ("x-user", "alice")]);
-        assert!(strip_hop_by_hop(&mut named, &[&told]).is_err());
+        let named = request(&[("connection", "close, X-User"), ("x-user", "alice")]);
+        assert!(passed_on(&named, &[&told]).is_err());
     }
 
     #[test]
@@ -244,13 +263,13 @@ mod tests {
         let mut one = request(&[]);
         one.set_uri("https://x.example:8443/a?b=c".parse().unwrap());
         for_http1(&mut one, Length::Unknown).unwrap();
-        assert_eq!(one.headers["host"], "x.example:8443");
-        assert_eq!(one.raw_path(), b"/a?b=c");
-        assert_eq!(one.headers["transfer-encoding"], "chunked");
+        assert_eq!(one.headers.get("host").unwrap(), "x.example:8443");
+        assert_eq!(one.target(), b"/a?b=c");
+        assert_eq!(one.headers.get("transfer-encoding").unwrap(), "chunked");
         let mut two = request(&[("host", "x.example")]);
         for_http2(&mut two, true).unwrap();
         assert_eq!(two.uri, "https://x.example/a?b=c");
-        assert!(!two.headers.contains_key("host"));
+        assert!(!two.headers.contains("host"));
         assert!(for_http2(&mut request(&[]), false).is_err());
     }
 }

@@ -4,7 +4,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use pingora::http::ResponseHeader;
 use pingora::{Error, Result};
 
 use super::attempt::Request;
@@ -12,6 +11,7 @@ use super::http1::Http1;
 use super::http2::Http2;
 use super::pool::{Connected, Upstream};
 use super::request;
+use crate::head::ResponseHeader;
 use crate::peer::Target;
 
 /// How long a request's body is.
@@ -81,7 +81,7 @@ impl Wire {
                 if request.expects {
                     head.insert_header(header::EXPECT, "100-continue")?;
                 }
-                let one = Http1::begin(stream, head, length, request.upgrade)?;
+                let one = Http1::begin(stream, head, length, request.upgrade);
                 Ok(Self::One(Box::new(one)))
             }
             Connected::Two(session) => {

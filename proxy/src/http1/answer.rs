@@ -5,22 +5,24 @@
 //! is refused here, so that nobody behind us can be made to read it otherwise (RFC 9112, sections
 //! 2.2, 5 and 6).
 
-use std::mem::MaybeUninit;
-
 use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue, Version};
-use memchr::memmem;
-use pingora::http::ResponseHeader;
+use http::{StatusCode, Version, header};
+use portolan_config::fields::Fields;
 
-use super::Bad;
 use super::body::Body;
+use super::framing::{Framing, framing, keeps};
+use super::{Bad, lines};
+
+use crate::head::ResponseHeader;
 
 /// The longest head.
 pub(crate) const MOST_BYTES: usize = 64 << 10;
 
 /// The most headers.
 pub(crate) const MOST_HEADERS: usize = 128;
+
+/// Headers that are added on the way to a client, or may be.
+const ROOM: usize = 2;
 
 /// What every head begins with.
 const BEGINNING: &[u8] = b"HTTP/1.";
@@ -59,71 +61,39 @@ pub(crate) fn take(
         return Err(Bad::Head("no HTTP/1"));
     }
     let from = seen.saturating_sub(3);
-    let end = memmem::find(&buffer[from..], b"\r\n\r\n").map(|at| from + at + 4);
+    let end = lines::end_of_head(buffer, from);
     let length = end.unwrap_or(buffer.len());
-    if has_bare_line_end(&buffer[from..length], from == 0) {
-        return Err(Bad::Head("a bare line end"));
-    }
     if length > MOST_BYTES {
         return Err(Bad::Head("too long"));
     }
     let Some(end) = end else {
+        // Its end may never come.
+        if lines::has_bare_end(&buffer[from..], from == 0) {
+            return Err(Bad::Head("a bare line end"));
+        }
         *seen = length;
         return Ok(None);
     };
     *seen = 0;
-    parse(buffer.split_to(end).freeze(), asked).map(Some)
+    parse(&buffer.split_to(end).freeze(), asked).map(Some)
 }
 
-/// Whether any line ends in a bare LF, or a CR stands anywhere but before one. A CR at the end may
-/// still be followed by one; an LF at the beginning was looked at before, unless this is the `start`.
-pub(crate) fn has_bare_line_end(bytes: &[u8], start: bool) -> bool {
-    memchr::memchr2_iter(b'\r', b'\n', bytes).any(|at| match bytes[at] {
-        b'\r' => bytes.get(at + 1).is_some_and(|next| *next != b'\n'),
-        _ if at == 0 => start,
-        _ => bytes[at - 1] != b'\r',
-    })
-}
-
-fn parse(bytes: Bytes, asked: Asked) -> Result<Head, Bad> {
-    let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
-    let mut parsed = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut parsed, &bytes, &mut headers) {
-        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Bad::Head("too many headers")),
-        Ok(_) | Err(_) => return Err(Bad::Head("not a head")),
-    }
-    let status = parsed.code.unwrap_or_default();
-    if !(100..600).contains(&status) {
-        return Err(Bad::Head("a status that is none"));
-    }
-    let version = match parsed.version {
-        Some(1) => Version::HTTP_11,
-        _ => Version::HTTP_10,
+fn parse(bytes: &Bytes, asked: Asked) -> Result<Head, Bad> {
+    let Some((line, next)) = lines::line(bytes, 0) else {
+        return Err(Bad::Head("not a head"));
     };
-    let count = parsed.headers.len();
-    let mut response = ResponseHeader::build_no_case(status, Some(count))
-        .map_err(|_| Bad::Head("a status that is none"))?;
-    response.set_version(version);
-    if let Some(reason) = parsed.reason
-        && response.status.canonical_reason() != Some(reason)
-    {
-        // What is not text is not worth keeping.
-        let _ = response.set_reason_phrase(Some(reason));
-    }
-    for header in parsed.headers.iter() {
-        let (name, value) = pair(&bytes, header)?;
-        response
-            .append_header(name, value)
-            .map_err(|_| Bad::Head("too many headers"))?;
-    }
-    let framing = framing(version, &response.headers)?;
-    let options = connection_options(&response.headers);
-    let keep = match version {
-        Version::HTTP_11 => !options.close,
-        _ => options.keep_alive && !options.close,
-    };
+    let (version, status, reason) = status_line(&bytes[line])?;
+    let headers = lines::headers(bytes, next, MOST_HEADERS, ROOM).map_err(|bad| {
+        Bad::Head(match bad {
+            lines::Bad::Line => "a header that is none",
+            lines::Bad::TooMany => "too many headers",
+        })
+    })?;
+    let mut response = ResponseHeader::new(status, version, headers);
+    response.set_reason(reason);
+    let framing = framing(version, &response.headers).map_err(Bad::Head)?;
+    let keep = keeps(version, &response.headers);
+    let status = status.as_u16();
     let body = match (status, framing) {
         // Some say that it has no body; that makes it no other answer.
         (101, Framing::Nothing | Framing::Length(0)) => {
@@ -155,81 +125,45 @@ fn parse(bytes: Bytes, asked: Asked) -> Result<Head, Bad> {
     })
 }
 
-/// A header's name and value, without copying.
-fn pair(bytes: &Bytes, header: &httparse::Header<'_>) -> Result<(HeaderName, HeaderValue), Bad> {
-    let name = HeaderName::from_bytes(header.name.as_bytes());
-    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(header.value));
-    match (name, value) {
-        (Ok(name), Ok(value)) => Ok((name, value)),
-        _ => Err(Bad::Head("a header that is none")),
-    }
-}
-
-/// What the headers say about the framing.
-#[derive(Debug, PartialEq, Eq)]
-enum Framing {
-    Nothing,
-    Length(u64),
-    Chunked,
-}
-
-fn framing(version: Version, headers: &HeaderMap) -> Result<Framing, Bad> {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let length = match (lengths.next(), lengths.next()) {
-        (None, _) => None,
-        (Some(length), None) => Some(number(length.as_bytes()).ok_or(Bad::Head("a length"))?),
-        // A second one that says the same is as wrong as one that does not: somebody behind us may
-        // take the other.
-        (Some(_), Some(_)) => return Err(Bad::Head("two lengths")),
+/// What the first line says: version, status, and the reason, if that is text.
+fn status_line(line: &[u8]) -> Result<(Version, StatusCode, &str), Bad> {
+    let bad = || Bad::Head("not a head");
+    let rest = line.strip_prefix(BEGINNING).ok_or_else(bad)?;
+    let (version, rest) = match rest.split_first() {
+        Some((b'1', rest)) => (Version::HTTP_11, rest),
+        Some((b'0', rest)) => (Version::HTTP_10, rest),
+        _ => return Err(bad()),
     };
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next(), length) {
-        (None, _, None) => Ok(Framing::Nothing),
-        (None, _, Some(length)) => Ok(Framing::Length(length)),
-        (Some(_), _, Some(_)) => Err(Bad::Head("a length and a transfer coding")),
-        (Some(coding), None, None)
-            if version == Version::HTTP_11
-                && coding
-                    .as_bytes()
-                    .trim_ascii()
-                    .eq_ignore_ascii_case(b"chunked") =>
-        {
-            Ok(Framing::Chunked)
-        }
-        (Some(_), _, None) => Err(Bad::Head("a transfer coding")),
+    let (digits, reason) = rest
+        .strip_prefix(b" ")
+        .ok_or_else(bad)?
+        .split_at_checked(3)
+        .ok_or_else(bad)?;
+    let reason = match reason.split_first() {
+        None => reason,
+        Some((b' ', reason)) => reason,
+        Some(_) => return Err(bad()),
+    };
+    if !reason
+        .iter()
+        .all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..))
+    {
+        return Err(bad());
     }
-}
-
-/// Digits alone, and no more than a number holds.
-fn number(text: &[u8]) -> Option<u64> {
-    let text = text.trim_ascii();
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(text)
+    let status = StatusCode::from_bytes(digits)
         .ok()
-        .filter(|_| digits)?
-        .parse()
-        .ok()
+        .filter(|status| status.as_u16() < 600)
+        .ok_or(Bad::Head("a status that is none"))?;
+    // What is not text is not worth keeping.
+    let reason = if reason.is_ascii() { reason } else { b"" };
+    Ok((
+        version,
+        status,
+        std::str::from_utf8(reason).unwrap_or_default(),
+    ))
 }
 
-#[derive(Default)]
-struct Options {
-    close: bool,
-    keep_alive: bool,
-}
-
-fn connection_options(headers: &HeaderMap) -> Options {
-    let mut options = Options::default();
-    for line in headers.get_all(header::CONNECTION) {
-        for option in line.as_bytes().split(|byte| *byte == b',') {
-            let option = option.trim_ascii();
-            options.close |= option.eq_ignore_ascii_case(b"close");
-            options.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-        }
-    }
-    options
-}
-
-fn is_websocket(headers: &HeaderMap) -> bool {
+fn is_websocket(headers: &Fields) -> bool {
     headers
         .get(header::UPGRADE)
         .is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))

@@ -1,12 +1,11 @@
 //! The body of a message: which of the bytes that came belong to it, and where it ends.
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue};
-use memchr::memmem;
 
 use super::Bad;
-use super::answer::has_bare_line_end;
+use super::lines;
 
 /// Chunk extensions nobody reads: more than this, over a whole body, is an attack.
 const MOST_EXTENSIONS: usize = 8 << 10;
@@ -20,7 +19,7 @@ const MOST_TRAILERS: usize = 64;
 
 /// What must not come behind a body, because it decides how the message is read or who may have it
 /// (RFC 9110, section 6.5.1).
-const NOT_BEHIND: [HeaderName; 18] = [
+static NOT_BEHIND: [HeaderName; 18] = [
     header::TRANSFER_ENCODING,
     header::CONTENT_LENGTH,
     header::HOST,
@@ -43,7 +42,7 @@ const NOT_BEHIND: [HeaderName; 18] = [
 
 /// What makes a request with such a trailer a bad one: somebody behind us might merge it into the
 /// head.
-const REFUSED_BEHIND: [HeaderName; 16] = [
+static REFUSED_BEHIND: [HeaderName; 16] = [
     header::AUTHORIZATION,
     header::CONNECTION,
     header::CONTENT_ENCODING,
@@ -271,9 +270,9 @@ fn trailers(buffer: &mut BytesMut, strict: bool) -> Result<Option<Option<HeaderM
         let _ = buffer.split_to(2);
         return Ok(Some(None));
     }
-    let end = memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4);
+    let end = lines::end_of_head(buffer, 0);
     let seen = end.unwrap_or(buffer.len());
-    if has_bare_line_end(&buffer[..seen], true) {
+    if lines::has_bare_end(&buffer[..seen], true) {
         return Err(Bad::Body("a bare line end"));
     }
     if seen > MOST_TRAILER_BYTES {
@@ -283,18 +282,10 @@ fn trailers(buffer: &mut BytesMut, strict: bool) -> Result<Option<Option<HeaderM
         return Ok(None);
     };
     let bytes = buffer.split_to(end).freeze();
-    let mut room = [httparse::EMPTY_HEADER; MOST_TRAILERS];
-    let parsed = match httparse::parse_headers(&bytes, &mut room) {
-        Ok(httparse::Status::Complete((length, parsed))) if length == bytes.len() => parsed,
-        Ok(_) | Err(_) => return Err(Bad::Body("trailers")),
-    };
-    let mut trailers = HeaderMap::with_capacity(parsed.len());
-    for trailer in parsed {
-        let name = HeaderName::from_bytes(trailer.name.as_bytes());
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(trailer.value));
-        let (Ok(name), Ok(value)) = (name, value) else {
-            return Err(Bad::Body("a trailer that is none"));
-        };
+    let read = lines::headers(&bytes, 0, MOST_TRAILERS, 0);
+    let read = read.map_err(|_| Bad::Body("trailers"))?;
+    let mut trailers = HeaderMap::with_capacity(read.len());
+    for (name, value) in read {
         if strict && REFUSED_BEHIND.contains(&name) {
             return Err(Bad::Body("a trailer that must not be one"));
         }

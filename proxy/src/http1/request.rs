@@ -3,16 +3,18 @@
 //! Limits and deadlines hold for the head as a whole, and what could be read in two ways is refused
 //! here, so that nobody behind us is made to read it otherwise (RFC 9112, section 11.2).
 
-use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::HeaderName;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use http::{HeaderValue, Method, Uri, Version, header};
 use memchr::memmem;
-use pingora::http::RequestHeader;
+use portolan_config::fields::Fields;
 use portolan_config::plan::LimitsPlan;
 
 use super::body::Body;
+use super::framing::{Framing, framing, keeps};
+use super::lines;
+use crate::head::RequestHeader;
 use crate::refusal::Refusal;
 
 /// The most headers that can be allowed.
@@ -75,7 +77,7 @@ fn find(
         return Err(Refusal::Malformed);
     }
     let from = seen.saturating_sub(blank + 3);
-    let end = memmem::find(&head[from..], b"\r\n\r\n").map(|at| from + at + 4);
+    let end = lines::end_of_head(head, from);
     if end.unwrap_or(head.len()) > limits.header_bytes {
         return Err(Refusal::HeadersTooLarge);
     }
@@ -86,132 +88,100 @@ fn find(
 }
 
 fn parse(head: &Bytes, limits: &LimitsPlan) -> Result<Head, Refusal> {
-    if has_bare_line_end(head) {
-        return Err(Refusal::Malformed);
-    }
-    let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
-    let allowed = &mut headers[..limits.headers.min(MOST_HEADERS)];
-    let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(head, allowed) {
-        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadersTooLarge),
-        Ok(_) | Err(_) => return Err(Refusal::Malformed),
-    }
-    let target = parsed.path.unwrap_or_default();
+    let (line, next) = lines::line(head, 0).ok_or(Refusal::Malformed)?;
+    let (method, target, version) = request_line(head, line).ok_or(Refusal::Malformed)?;
+    let headers = lines::headers(head, next, limits.headers.min(MOST_HEADERS), ROOM);
+    let headers = headers.map_err(|bad| match bad {
+        lines::Bad::Line => Refusal::Malformed,
+        lines::Bad::TooMany => Refusal::HeadersTooLarge,
+    })?;
     if target.len() > limits.uri_bytes {
         return Err(Refusal::UriTooLong);
     }
-    if !target.bytes().all(is_target_character) {
+    if !target.iter().copied().all(is_target_character) {
         return Err(Refusal::BadPath);
     }
-    let method = parsed.method.unwrap_or_default();
-    if !is_unambiguous(method, target, parsed.headers) {
+    if !is_unambiguous(&method, &target, &headers) {
         return Err(Refusal::BadHost);
     }
-    let version = match parsed.version {
-        Some(1) => Version::HTTP_11,
-        _ => Version::HTTP_10,
+    let body = match framing(version, &headers).map_err(|_| Refusal::AmbiguousLength)? {
+        Framing::Chunked => Body::chunked_request(),
+        Framing::Length(length) => Body::Length(length),
+        Framing::Nothing => Body::Done,
     };
-    let body =
-        framing(version == Version::HTTP_11, parsed.headers).ok_or(Refusal::AmbiguousLength)?;
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::Malformed)?;
-    let mut map = HeaderMap::with_capacity(parsed.headers.len() + ROOM);
-    for parsed in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(parsed.name.as_bytes());
-        // Not copied: the head stays as long as one of them does.
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(parsed.value));
-        let (Ok(name), Ok(value)) = (name, value) else {
-            return Err(Refusal::Malformed);
-        };
-        map.append(name, value);
-    }
-    let keep = keeps(version, &map);
+    let keep = keeps(version, &headers);
     Ok(Head {
-        request: request(head, method, target, version, map)?,
+        request: RequestHeader::new(method, target, version, headers)
+            .map_err(|_| Refusal::Malformed)?,
         body,
         keep,
     })
 }
 
-/// Headers that are added on the way to an endpoint.
-const ROOM: usize = 8;
-
-fn request(
-    head: &Bytes,
-    method: Method,
-    target: &str,
-    version: Version,
-    headers: HeaderMap,
-) -> Result<RequestHeader, Refusal> {
-    let path = target
-        .starts_with('/')
-        .then(|| Uri::from_maybe_shared(head.slice_ref(target.as_bytes())));
-    if let Some(Ok(uri)) = path {
-        let (mut parts, ()) = http::Request::new(()).into_parts();
-        (parts.method, parts.uri, parts.version) = (method, uri, version);
-        parts.headers = headers;
-        return Ok(parts.into());
+/// What the first line says: one blank between two words, and nothing that could be taken for one.
+fn request_line(head: &Bytes, line: Range<usize>) -> Option<(Method, Bytes, Version)> {
+    let text = &head[line.clone()];
+    let first = memchr::memchr(b' ', text)?;
+    let method = Method::from_bytes(&text[..first]).ok()?;
+    let (rest, version) = match text.strip_suffix(b" HTTP/1.1") {
+        Some(rest) => (rest, Version::HTTP_11),
+        None => (text.strip_suffix(b" HTTP/1.0")?, Version::HTTP_10),
+    };
+    let target = rest.get(first + 1..).filter(|target| !target.is_empty())?;
+    if target.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f)) {
+        return None;
     }
-    // In absolute form, or as no URI has it: the target is kept as it was written.
-    let mut request = RequestHeader::build_no_case(method, target.as_bytes(), Some(headers.len()))
-        .map_err(|_| Refusal::Malformed)?;
-    request.set_version(version);
-    for (name, value) in &headers {
-        request
-            .append_header(name, value)
-            .map_err(|_| Refusal::Malformed)?;
-    }
-    Ok(request)
+    let start = line.start + first + 1;
+    Some((method, head.slice(start..start + target.len()), version))
 }
 
-/// Whether the connection may be used again, as far as the client is concerned (RFC 9112, section
-/// 9.3).
-fn keeps(version: Version, headers: &HeaderMap) -> bool {
-    let (mut close, mut keep) = (false, false);
-    let lines = headers.get_all(header::CONNECTION).iter();
-    for token in lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')) {
-        let token = token.trim_ascii();
-        close |= token.eq_ignore_ascii_case(b"close");
-        keep |= token.eq_ignore_ascii_case(b"keep-alive");
-    }
-    !close && (keep || version == Version::HTTP_11)
-}
-
-/// Whether any line ends in a bare LF, or a CR stands anywhere but before one.
-fn has_bare_line_end(head: &[u8]) -> bool {
-    memchr::memchr2_iter(b'\r', b'\n', head).any(|at| match head[at] {
-        b'\r' => head.get(at + 1) != Some(&b'\n'),
-        _ => at == 0 || head[at - 1] != b'\r',
-    })
-}
+/// Headers that the phases of a request add to it: who proved to be whom.
+const ROOM: usize = 2;
 
 /// Whether a byte may stand in a target: what RFC 3986 allows, and what browsers send in queries
 /// without escaping it. A fragment is the client's own affair, and nobody agrees on backslashes.
 pub(crate) fn is_target_character(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'`')
+    static MAY_STAND: [bool; 256] = table(b"!$%&'()*+,-./:;=?@[]^_{|}~");
+    MAY_STAND[usize::from(byte)]
+}
+
+/// Which bytes are letters, digits, or one of these.
+const fn table(others: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
 }
 
 /// Whether everybody who reads the request line and Host understands the same host by them.
 ///
 /// RFC 9112, section 3.2.2, has a server ignore a Host that differs from an absolute target. Whoever
 /// stands behind us may not, so the two must agree.
-fn is_unambiguous(method: &str, target: &str, headers: &[httparse::Header<'_>]) -> bool {
-    let mut hosts = headers
-        .iter()
-        .filter(|header| header.name.eq_ignore_ascii_case("host"))
-        .map(|header| header.value.trim_ascii());
+fn is_unambiguous(method: &Method, target: &[u8], headers: &Fields) -> bool {
+    let mut hosts = headers.get_all(&header::HOST).map(HeaderValue::as_bytes);
     let (host, another) = (hosts.next(), hosts.next());
     if another.is_some() || host.is_some_and(|host| !is_host(host)) {
         return false;
     }
-    if method == "CONNECT" {
+    if target.starts_with(b"/") || (target == b"*" && method == Method::OPTIONS) {
+        return method != Method::CONNECT;
+    }
+    let Ok(target) = std::str::from_utf8(target) else {
+        return false;
+    };
+    if method == Method::CONNECT {
         // Refused later, whatever it asks for; here it only must not be taken for anything else.
         return host.is_none_or(|host| host == target.as_bytes())
             && target.parse::<http::uri::Authority>().is_ok()
             && !target.contains('@');
-    }
-    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
-        return true;
     }
     let Ok(uri) = target.parse::<Uri>() else {
         return false;
@@ -247,50 +217,17 @@ pub(crate) fn is_host(host: &[u8]) -> bool {
     let port = match rest.split_first() {
         None => true,
         Some((b':', port)) => {
-            let port = std::str::from_utf8(port).unwrap_or("x");
-            port.bytes().all(|byte| byte.is_ascii_digit())
-                && (port.is_empty() || port.parse::<u16>().is_ok())
+            let number = port.iter().try_fold(0_u16, |number, byte| {
+                let digit = byte.is_ascii_digit().then(|| byte - b'0')?;
+                number.checked_mul(10)?.checked_add(digit.into())
+            });
+            number.is_some()
         }
         Some(_) => false,
     };
-    let named = host.starts_with(b"[")
-        || name
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'));
+    static NAMED: [bool; 256] = table(b"-._~");
+    let named = host.starts_with(b"[") || name.iter().all(|byte| NAMED[usize::from(*byte)]);
     port && named && !name.is_empty()
-}
-
-/// The framing that the headers give, unless they contradict each other.
-fn framing(http_11: bool, headers: &[httparse::Header<'_>]) -> Option<Body> {
-    let mut length: Option<u64> = None;
-    let mut chunked = false;
-    for header in headers {
-        if header.name.eq_ignore_ascii_case("content-length") {
-            let value = header.value.trim_ascii();
-            let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-            let parsed = std::str::from_utf8(value)
-                .ok()?
-                .parse()
-                .ok()
-                .filter(|_| digits)?;
-            // A second one that says the same is as wrong as one that does not: somebody behind us
-            // may take the other.
-            if length.replace(parsed).is_some() {
-                return None;
-            }
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            if chunked || !http_11 || !header.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
-                return None;
-            }
-            chunked = true;
-        }
-    }
-    match (chunked, length) {
-        (true, Some(_)) => None,
-        (true, None) => Some(Body::chunked_request()),
-        (false, Some(length)) => Some(Body::Length(length)),
-        (false, None) => Some(Body::Done),
-    }
 }
 
 #[cfg(test)]
@@ -339,6 +276,16 @@ mod tests {
 
     fn found(body: Body, rest: &str) -> Found {
         Ok(Some((body, rest.to_owned())))
+    }
+
+    #[test]
+    fn whatever_may_stand_in_a_target_is_forwarded() {
+        for byte in (0..=u8::MAX).filter(|byte| is_target_character(*byte)) {
+            for target in [vec![b'/', b'a', byte, b'b'], vec![b'/', b'?', byte]] {
+                let head = RequestHeader::build("GET", &target, 0).unwrap();
+                assert_eq!(head.target(), target);
+            }
+        }
     }
 
     #[test]
@@ -464,11 +411,11 @@ mod tests {
         let head = read("PUT /a?b=c HTTP/1.1\r\nHost: x\r\nX-Two: 1\r\nx-two:  2 \r\n\r\n");
         assert_eq!(head.request.method, Method::PUT);
         assert_eq!(head.request.uri, "/a?b=c");
-        assert_eq!(head.request.raw_path(), b"/a?b=c");
-        let two: Vec<_> = head.request.headers.get_all("x-two").iter().collect();
+        assert_eq!(head.request.target(), b"/a?b=c");
+        let two: Vec<_> = head.request.headers.get_all("x-two").collect();
         assert_eq!(two, ["1", "2"]);
         let absolute = read("GET http://x/a HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert_eq!(absolute.request.raw_path(), b"http://x/a");
+        assert_eq!(absolute.request.target(), b"http://x/a");
         for (text, keeps) in [
             ("GET / HTTP/1.1\r\n\r\n", true),
             ("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n", false),

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use pingora::http::RequestHeader;
 use portolan_config::plan::LimitsPlan;
 use portolan_control::ledger::Outcome;
 use portolan_control::stats::Gauge;
@@ -18,6 +17,7 @@ use crate::connection::Connection;
 use crate::connection::http2::Http2Connection;
 use crate::downstream::Downstream;
 use crate::downstream::http2::{Http2, is_unambiguous};
+use crate::head::RequestHeader;
 use crate::ledger::Entry;
 use crate::refusal::Refusal;
 

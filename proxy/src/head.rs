@@ -1,0 +1,314 @@
+//! Heads of requests and answers, as they are between their reader and their writer.
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http::uri::{PathAndQuery, Uri};
+use http::{Method, StatusCode, Version};
+use pingora::{Error, ErrorType, OrErr as _, Result};
+use portolan_config::fields::{AsFieldName, Fields};
+
+/// The head of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestHeader {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) version: Version,
+    pub(crate) headers: Fields,
+    /// The target as it was written, where that is not the path and query of `uri`: in absolute form,
+    /// or that of CONNECT (RFC 9112, sections 3.2.2 and 3.2.3).
+    written: Option<Bytes>,
+}
+
+/// The head of an answer.
+#[derive(Clone, Debug)]
+pub(crate) struct ResponseHeader {
+    pub(crate) status: StatusCode,
+    pub(crate) version: Version,
+    pub(crate) headers: Fields,
+    /// What stands behind the status, where that is not what everybody writes there.
+    reason: Option<Box<str>>,
+}
+
+fn bad(what: &'static str) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, what)
+}
+
+impl RequestHeader {
+    /// A request with this target, and room for so many headers.
+    ///
+    /// # Errors
+    /// When it is no method or no target.
+    pub(crate) fn build(method: impl TryInto<Method>, target: &[u8], room: usize) -> Result<Self> {
+        let method = method.try_into().map_err(|_| bad("no method"))?;
+        let target = Bytes::copy_from_slice(target);
+        Self::new(
+            method,
+            target,
+            Version::HTTP_11,
+            Fields::with_capacity(room),
+        )
+    }
+
+    /// A request as it was read.
+    ///
+    /// # Errors
+    /// When it is no target.
+    pub(crate) fn new(
+        method: Method,
+        target: Bytes,
+        version: Version,
+        headers: Fields,
+    ) -> Result<Self> {
+        let mut request = Self {
+            method,
+            uri: Uri::default(),
+            version,
+            headers,
+            written: None,
+        };
+        request.set_target(target)?;
+        Ok(request)
+    }
+
+    /// The same request with other headers.
+    pub(crate) fn with_headers(&self, headers: Fields) -> Self {
+        Self {
+            method: self.method.clone(),
+            uri: self.uri.clone(),
+            version: self.version,
+            headers,
+            written: self.written.clone(),
+        }
+    }
+
+    /// What stands between method and version over HTTP/1.1.
+    pub(crate) fn target(&self) -> &[u8] {
+        match (&self.written, self.uri.path_and_query()) {
+            (Some(written), _) => written,
+            (None, Some(path)) => path.as_str().as_bytes(),
+            (None, None) => b"/",
+        }
+    }
+
+    /// Changes the target.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(crate) fn set_target(&mut self, target: Bytes) -> Result<()> {
+        let plain = target.starts_with(b"/") || &*target == b"*";
+        let uri = Uri::from_maybe_shared(target.clone())
+            .or_err(ErrorType::InvalidHTTPHeader, "no target")?;
+        if plain {
+            (self.uri, self.written) = (uri, None);
+        } else {
+            // Whose host it is, Host says; here only the path counts.
+            let path = uri.into_parts().path_and_query;
+            let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+            (self.uri, self.written) = (path.into(), Some(target));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_uri(&mut self, uri: Uri) {
+        (self.uri, self.written) = (uri, None);
+    }
+
+    /// A header beside others of its name.
+    ///
+    /// # Errors
+    /// When it is no name or no value.
+    pub(crate) fn append_header(
+        &mut self,
+        name: impl TryInto<HeaderName>,
+        value: impl TryInto<HeaderValue>,
+    ) -> Result<()> {
+        let (name, value) = field(name, value)?;
+        self.headers.append(name, value);
+        Ok(())
+    }
+
+    /// A header in place of others of its name.
+    ///
+    /// # Errors
+    /// When it is no name or no value.
+    pub(crate) fn insert_header(
+        &mut self,
+        name: impl TryInto<HeaderName>,
+        value: impl TryInto<HeaderValue>,
+    ) -> Result<()> {
+        let (name, value) = field(name, value)?;
+        self.headers.insert(name, value);
+        Ok(())
+    }
+
+    /// Takes all headers of a name off.
+    pub(crate) fn remove_header(&mut self, name: impl AsFieldName) {
+        self.headers.remove(name);
+    }
+
+    /// For the engine, over HTTP/2.
+    pub(crate) fn into_engine(self) -> pingora::http::RequestHeader {
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        (parts.method, parts.uri, parts.version) = (self.method, self.uri, self.version);
+        parts.headers = self.headers.into();
+        parts.into()
+    }
+}
+
+impl From<http::request::Parts> for RequestHeader {
+    fn from(parts: http::request::Parts) -> Self {
+        Self {
+            method: parts.method,
+            uri: parts.uri,
+            version: parts.version,
+            headers: parts.headers.into(),
+            written: None,
+        }
+    }
+}
+
+impl ResponseHeader {
+    /// An answer, and room for so many headers.
+    ///
+    /// # Errors
+    /// When it is no status.
+    pub(crate) fn build(status: impl TryInto<StatusCode>, room: usize) -> Result<Self> {
+        let status = status.try_into().map_err(|_| bad("no status"))?;
+        Ok(Self {
+            status,
+            version: Version::HTTP_11,
+            headers: Fields::with_capacity(room),
+            reason: None,
+        })
+    }
+
+    /// An answer as it was read.
+    pub(crate) fn new(status: StatusCode, version: Version, headers: Fields) -> Self {
+        Self {
+            status,
+            version,
+            headers,
+            reason: None,
+        }
+    }
+
+    /// What is written behind the status over HTTP/1.1.
+    pub(crate) fn reason(&self) -> &str {
+        match &self.reason {
+            Some(reason) => reason,
+            None => self.status.canonical_reason().unwrap_or_default(),
+        }
+    }
+
+    /// What an endpoint wrote there.
+    pub(crate) fn set_reason(&mut self, reason: &str) {
+        self.reason = (self.status.canonical_reason() != Some(reason)).then(|| Box::from(reason));
+    }
+
+    /// A header beside others of its name.
+    ///
+    /// # Errors
+    /// When it is no name or no value.
+    pub(crate) fn append_header(
+        &mut self,
+        name: impl TryInto<HeaderName>,
+        value: impl TryInto<HeaderValue>,
+    ) -> Result<()> {
+        let (name, value) = field(name, value)?;
+        self.headers.append(name, value);
+        Ok(())
+    }
+
+    /// A header in place of others of its name.
+    ///
+    /// # Errors
+    /// When it is no name or no value.
+    pub(crate) fn insert_header(
+        &mut self,
+        name: impl TryInto<HeaderName>,
+        value: impl TryInto<HeaderValue>,
+    ) -> Result<()> {
+        let (name, value) = field(name, value)?;
+        self.headers.insert(name, value);
+        Ok(())
+    }
+
+    /// Takes all headers of a name off.
+    pub(crate) fn remove_header(&mut self, name: impl AsFieldName) {
+        self.headers.remove(name);
+    }
+
+    /// For the library that writes HTTP/2.
+    pub(crate) fn into_parts(self) -> http::response::Parts {
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        parts.status = self.status;
+        parts.headers = self.headers.into();
+        parts
+    }
+}
+
+impl From<&pingora::http::ResponseHeader> for ResponseHeader {
+    /// From the engine, over HTTP/2.
+    fn from(head: &pingora::http::ResponseHeader) -> Self {
+        let fields = head.headers.iter();
+        Self {
+            status: head.status,
+            version: head.version,
+            headers: fields
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+            reason: None,
+        }
+    }
+}
+
+fn field(
+    name: impl TryInto<HeaderName>,
+    value: impl TryInto<HeaderValue>,
+) -> Result<(HeaderName, HeaderValue)> {
+    match (name.try_into(), value.try_into()) {
+        (Ok(name), Ok(value)) => Ok((name, value)),
+        _ => Err(bad("a header that is none")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &'static str) -> Result<RequestHeader> {
+        RequestHeader::build("GET", target.as_bytes(), 0)
+    }
+
+    #[test]
+    fn targets_are_kept_as_they_were_written() {
+        for (target, path) in [
+            ("/", "/"),
+            ("/a?b=c", "/a?b=c"),
+            ("*", "*"),
+            ("http://x.example/a?b", "/a?b"),
+            ("http://x.example", "/"),
+            ("x.example:443", "/"),
+        ] {
+            let mut request = request(target).unwrap();
+            assert_eq!(request.target(), target.as_bytes());
+            assert_eq!(request.uri.path_and_query().unwrap(), path);
+            assert!(request.uri.authority().is_none());
+            request.set_uri(Uri::from_static("/other"));
+            assert_eq!(request.target(), b"/other");
+        }
+        for none in ["", "/a b", "?a"] {
+            assert!(request(none).is_err(), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_kept_only_where_it_is_another_one() {
+        let mut head = ResponseHeader::build(200, 0).unwrap();
+        head.set_reason("OK");
+        assert!(head.reason.is_none() && head.reason() == "OK");
+        head.set_reason("Fine");
+        assert_eq!(head.reason(), "Fine");
+        assert!(ResponseHeader::build(99, 0).is_err());
+    }
+}
