@@ -12,6 +12,11 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 
+/// How much is done between two looks at what has come over the network. A request takes two to five
+/// of these. All that has come at once should be done in one turn: then answers to requests of one
+/// connection go out together. But what comes meanwhile waits, a few milliseconds at most.
+const TURN: u32 = 256;
+
 /// The threads.
 #[derive(Debug)]
 pub(crate) struct Workers {
@@ -52,7 +57,10 @@ impl Workers {
         let mut all = Vec::new();
         let mut threads = Vec::new();
         for number in 0..count.max(1) {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .event_interval(TURN)
+                .build()?;
             all.push(Worker {
                 handle: runtime.handle().clone(),
                 connections: Arc::default(),

@@ -1,11 +1,16 @@
 //! A connection that speaks HTTP/2, as the library that speaks it reads and writes it: every frame is
-//! looked at on its way ([`Frames`]), and small writes are collected until they are flushed.
+//! looked at on its way ([`Frames`]), and small writes are collected until they are flushed: answers to
+//! several requests go out together if they are there at the same time ([`Turn`]).
 
+use std::future::Future as _;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Buf as _;
+use portolan_control::stats::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -22,15 +27,64 @@ pub(crate) struct Http2Connection {
     ending: Option<Waiting>,
     /// Something was read since the last write: there may be more to write.
     waited: bool,
+    /// Requests of this connection that are under way.
+    under_way: Arc<Gauge>,
+    turn: Turn,
+}
+
+/// A turn of the scheduler that is waited for: whatever is ready goes on before it comes.
+#[derive(Debug, Default)]
+struct Turn {
+    begun: bool,
+    bell: Arc<Bell>,
+}
+
+/// Rings when the turn has come.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: AtomicBool,
+    task: Mutex<Option<Waker>>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.store(true, Ordering::Relaxed);
+        let task = self.task.lock().ok().and_then(|mut task| task.take());
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+}
+
+impl Turn {
+    /// Ready when the turn has come; begins to wait for one if nobody does.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.begun && self.bell.rung.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        if let Ok(mut task) = self.bell.task.lock() {
+            *task = Some(cx.waker().clone());
+        }
+        if !std::mem::replace(&mut self.begun, true) {
+            self.bell.rung.store(false, Ordering::Relaxed);
+            let bell = Waker::from(self.bell.clone());
+            // To be asked once is all it takes: it rings by itself.
+            let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&bell));
+        }
+        Poll::Pending
+    }
 }
 
 impl Http2Connection {
-    pub(crate) fn new(connection: Box<Connection>) -> Self {
+    /// `under_way`: the requests that its client waits for.
+    pub(crate) fn new(connection: Box<Connection>, under_way: Arc<Gauge>) -> Self {
         Self {
             connection,
             frames: Frames::new(Instant::now()),
             ending: None,
             waited: false,
+            under_way,
+            turn: Turn::default(),
         }
     }
 
@@ -79,7 +133,7 @@ impl AsyncRead for Http2Connection {
         if this.ending.is_some() {
             return this.poll_ending(cx);
         }
-        if !this.connection.outgoing.is_empty() {
+        if !this.connection.outgoing.is_empty() && !this.turn.begun {
             // The client is waited for while something is collected. More may be about to be
             // written, so there is one more turn; if nothing came, the client shall not wait.
             if std::mem::replace(&mut this.waited, true) {
@@ -130,10 +184,18 @@ impl AsyncWrite for Http2Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.ending.is_some() {
+        let this = &mut *self;
+        if this.ending.is_some() {
             return Poll::Ready(Ok(()));
         }
-        self.connection.poll_send(cx)
+        // With others under way, more may be ready by the next turn: what goes out together costs
+        // one record and one call of the system.
+        if !this.connection.outgoing.is_empty() && this.under_way.get() > 0 {
+            ready!(this.turn.poll(cx));
+        }
+        ready!(this.connection.poll_send(cx))?;
+        this.turn.begun = false;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

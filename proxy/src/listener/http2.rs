@@ -64,7 +64,7 @@ async fn accept(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_window_size(STREAM_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .handshake::<_, Bytes>(Http2Connection::new(connection));
+        .handshake::<_, Bytes>(Http2Connection::new(connection, requests.under_way.clone()));
     let mut engine = match handshake.await {
         Ok(engine) => engine,
         Err(error) => {
@@ -151,7 +151,7 @@ async fn gone_away(requests: &Requests) {
 /// The requests of a connection.
 #[derive(Debug, Default)]
 struct Requests {
-    under_way: Gauge,
+    under_way: Arc<Gauge>,
     /// Whether the client was told to go away.
     told: watch::Sender<bool>,
     /// Told when the last one has ended.
