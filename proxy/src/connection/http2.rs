@@ -1,6 +1,6 @@
 //! A connection that speaks HTTP/2, as the library that speaks it reads and writes it: every frame is
-//! looked at on its way ([`Frames`]), and small writes are collected until they are flushed: answers to
-//! several requests go out together if they are there at the same time ([`Turn`]).
+//! looked at on its way ([`Frames`]), and what is written is collected for a moment: answers to several
+//! requests go out together if they are there at the same time ([`Turn`]).
 
 use std::future::Future as _;
 use std::io;
@@ -25,16 +25,15 @@ pub(crate) struct Http2Connection {
     /// The client was told to go away for what it did: nothing of it passes any more, nor the other
     /// way round.
     ending: Option<Waiting>,
-    /// Something was read since the last write: there may be more to write.
-    waited: bool,
     /// Requests of this connection that are under way.
     under_way: Arc<Gauge>,
     turn: Turn,
 }
 
-/// A turn of the scheduler that is waited for: whatever is ready goes on before it comes.
+/// When what was collected is sent: not at once, for more may be ready already.
 #[derive(Debug, Default)]
 struct Turn {
+    /// It is waited for.
     begun: bool,
     bell: Arc<Bell>,
 }
@@ -57,21 +56,28 @@ impl Wake for Bell {
 }
 
 impl Turn {
-    /// Ready when the turn has come; begins to wait for one if nobody does.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.begun && self.bell.rung.load(Ordering::Relaxed) {
-            return Poll::Ready(());
+    /// Begins to wait, if nobody does: until everybody has gone on who can at the moment, or, if
+    /// that is `later`, also those who can when the network was looked at next.
+    fn begin(&mut self, cx: &mut Context<'_>, later: bool) {
+        if std::mem::replace(&mut self.begun, true) {
+            return;
         }
+        self.bell.rung.store(false, Ordering::Relaxed);
         if let Ok(mut task) = self.bell.task.lock() {
             *task = Some(cx.waker().clone());
         }
-        if !std::mem::replace(&mut self.begun, true) {
-            self.bell.rung.store(false, Ordering::Relaxed);
-            let bell = Waker::from(self.bell.clone());
+        let bell = Waker::from(self.bell.clone());
+        if later {
             // To be asked once is all it takes: it rings by itself.
             let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&bell));
+        } else {
+            bell.wake();
         }
-        Poll::Pending
+    }
+
+    /// Whether it has come.
+    fn has_come(&self) -> bool {
+        self.begun && self.bell.rung.load(Ordering::Relaxed)
     }
 }
 
@@ -82,7 +88,6 @@ impl Http2Connection {
             connection,
             frames: Frames::new(Instant::now()),
             ending: None,
-            waited: false,
             under_way,
             turn: Turn::default(),
         }
@@ -133,14 +138,8 @@ impl AsyncRead for Http2Connection {
         if this.ending.is_some() {
             return this.poll_ending(cx);
         }
-        if !this.connection.outgoing.is_empty() && !this.turn.begun {
-            // The client is waited for while something is collected. More may be about to be
-            // written, so there is one more turn; if nothing came, the client shall not wait.
-            if std::mem::replace(&mut this.waited, true) {
-                let _ = this.connection.poll_send(cx)?;
-            } else {
-                cx.waker().wake_by_ref();
-            }
+        if this.turn.has_come() && this.connection.poll_send(cx)?.is_ready() {
+            this.turn.begun = false;
         }
         let before = out.filled().len();
         let read = &mut this.connection.read;
@@ -170,11 +169,11 @@ impl AsyncWrite for Http2Connection {
             // Nobody is told any more; whoever writes hears of the end when it reads.
             return Poll::Ready(Ok(bytes.len()));
         }
-        this.waited = false;
         if !this.connection.outgoing.has_room() {
             ready!(this.connection.poll_send(cx))?;
         }
         this.connection.outgoing.small().extend_from_slice(bytes);
+        this.turn.begin(cx, this.under_way.get() > 0);
         let totals = &this.connection.context.totals;
         this.frames.go(bytes, |refused| match refused {
             Refused::Stream(reason) => totals.refused_streams.one(reason),
@@ -183,18 +182,9 @@ impl AsyncWrite for Http2Connection {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.ending.is_some() {
-            return Poll::Ready(Ok(()));
-        }
-        // With others under way, more may be ready by the next turn: what goes out together costs
-        // one record and one call of the system.
-        if !this.connection.outgoing.is_empty() && this.under_way.get() > 0 {
-            ready!(this.turn.poll(cx));
-        }
-        ready!(this.connection.poll_send(cx))?;
-        this.turn.begun = false;
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The library flushes after every part of an answer. What was collected goes when its turn has
+        // come, with whatever else is there by then: that is one record and one call of the system.
         Poll::Ready(Ok(()))
     }
 
