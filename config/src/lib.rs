@@ -50,7 +50,7 @@ pub mod source;
 pub mod units;
 
 pub use expand::Environment;
-pub use load::{Machine, SavedSource, Watch};
+pub use load::{Inputs, Machine, SavedSource, Watch};
 pub use reference::{diagnostics_page, reference_page};
 pub use schema::json_schema;
 
@@ -78,6 +78,8 @@ pub struct Checked {
     pub plan: Option<Arc<Plan>>,
     /// What it was made of.
     pub watch: Watch,
+    /// What was found there.
+    pub inputs: Inputs,
     state_dir: PathBuf,
 }
 
@@ -162,6 +164,7 @@ fn check_loaded(loaded: Loaded, keep: Keep) -> Checked {
         root,
         diagnostics,
         watch,
+        inputs,
     } = loaded;
     let mut reader = Reader { diagnostics };
     let mut written = (keep == Keep::Everything).then(|| root.clone()).flatten();
@@ -216,6 +219,7 @@ fn check_loaded(loaded: Loaded, keep: Keep) -> Checked {
         state_dir,
         plan,
         watch,
+        inputs,
     }
 }
 

@@ -353,6 +353,21 @@ impl Locator {
         Ok(Self { places, systems })
     }
 
+    /// Whether the files that a plan names hold what was read of them.
+    pub(crate) fn is_as_in_files(&self, plan: &GeoIpPlan) -> bool {
+        let files = [
+            (&plan.database, &self.places),
+            (&plan.asn_database, &self.systems),
+        ];
+        files.into_iter().all(|(file, database)| {
+            let Some(file) = file else {
+                return true;
+            };
+            let read = database.as_ref().map(|database| database.content);
+            read.is_some() && std::fs::read(&file.value).ok().map(|bytes| hash(&bytes)) == read
+        })
+    }
+
     /// Where a client is, as far as `needs` asks.
     pub fn locate(
         &self,
