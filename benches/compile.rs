@@ -120,7 +120,11 @@ fn once(routes: usize, pools: usize) -> Value {
         estate.yaml(&[])
     );
     // The built-in tables and the geo database belong to every configuration: not counted.
-    let small = plan("pools: { p: { endpoints: [ '10.0.0.1:80' ] } }");
+    let small = plan(
+        "listeners: [ { bind: '127.0.0.1:0' } ]\n\
+         pools: { p: { endpoints: [ '10.0.0.1:80' ] } }\n\
+         routes: [ { to: p } ]\n",
+    );
     drop(small);
     let clock = Clock::start();
     let before = memory("VmRSS");

@@ -13,7 +13,7 @@ use portolan_certs::Keyring;
 use portolan_certs::acme::Answers;
 use portolan_config::diagnostic::{Report, Severity};
 use portolan_config::plan::Plan;
-use portolan_config::{Machine, Watch};
+use portolan_config::{Inputs, Machine, Watch};
 use portolan_control::access_log::AccessLog;
 use portolan_control::acme::AcmeKeeper;
 use portolan_control::admin::{AdminServer, AdminState, Phase};
@@ -134,6 +134,7 @@ struct Chosen {
     ready: Ready,
     report: Report,
     watch: Watch,
+    inputs: Inputs,
     saved: Vec<portolan_config::SavedSource>,
     last_known_good: bool,
 }
@@ -153,6 +154,7 @@ fn choose_configuration(
         ready,
         report,
         watch,
+        inputs,
         saved,
         state_dir,
     } = configuration::read(&source, machine, keyring);
@@ -162,6 +164,7 @@ fn choose_configuration(
             ready,
             report,
             watch,
+            inputs,
             saved,
             last_known_good: false,
         });
@@ -205,6 +208,7 @@ fn choose_configuration(
         ready,
         report: outcome.report,
         watch,
+        inputs: outcome.inputs,
         saved: outcome.saved,
         last_known_good: true,
     })
@@ -329,6 +333,7 @@ async fn run(
             material: material.clone(),
             applied: wall.as_secs(),
             last_known_good: chosen.last_known_good,
+            inputs: Arc::new(chosen.inputs),
             warnings: Arc::new(chosen.report),
             last_attempt: None,
         },

@@ -24,6 +24,9 @@ use clap::Parser as _;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // What is not written is not kept: with huge pages every corner of memory that is touched is two
+    // megabytes of it. A system that cannot be asked has none.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     // Before anything else can choose another one.
     portolan_certs::install_provider();
     match commands::run(cli::Cli::parse()) {

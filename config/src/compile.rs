@@ -1,6 +1,7 @@
 //! A checked document → the plan: every name resolved, every value in the runtime's own type.
 
 mod acme;
+mod alike;
 mod auth;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
+use self::alike::Alike;
 use crate::check::{Definition, Names};
 use crate::decode::Encode;
 use crate::diagnostic::{Code, Diagnostic};
@@ -66,6 +68,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         })
         .collect();
     let mut route_table = RouteTable::default();
+    let mut parts = Parts::default();
     let routes: Vec<RoutePlan> = document
         .routes
         .iter()
@@ -77,12 +80,21 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
                 None => targets.nowhere(),
             };
             insert_route(&mut route_table, id, written);
+            let needs = parts.facts(target, &targets.graph);
             let auth = written.auth.on();
             let auth = auth.and_then(|written| auth::auth(written, &names, sources));
-            route(id, written, target, &targets.graph, targets.locations, auth)
+            route(
+                id,
+                written,
+                target,
+                needs,
+                targets.locations,
+                auth,
+                &mut parts,
+            )
         })
         .collect();
-    let graph = targets.graph;
+    let graph = targets.graph.finished();
 
     let mut classes: Vec<Option<Arc<ClientClasses>>> = vec![None; graph.len()];
     let mut maker = ClassMaker::new(&graph, &locations);
@@ -102,7 +114,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
             continue;
         }
         match maker.classes_of(target) {
-            Ok(found) => classes[target.index()] = Some(Arc::new(found)),
+            Ok(found) => classes[target.index()] = Some(found),
             Err(error) => found.push(
                 Diagnostic::error(
                     Code::TooManyClientClasses,
@@ -125,7 +137,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         .map(|t| test(t, &names, &locations))
         .collect();
     Ok(Plan {
-        hash: hash(document),
+        hash: hash(document, sources),
         listeners: document
             .listeners
             .iter()
@@ -209,8 +221,10 @@ fn file(path: &At<PathBuf>, sources: &Sources) -> At<PathBuf> {
 
 /// What the configuration is known by: changes when any value changes, secrets included, however
 /// the files are laid out.
-fn hash(document: &Document) -> ConfigHash {
-    let mut text = Vec::new();
+fn hash(document: &Document, sources: &Sources) -> ConfigHash {
+    // Room for what is usual: what is not used costs nothing.
+    let written: usize = sources.iter().map(|source| source.text.len()).sum();
+    let mut text = Vec::with_capacity(written.saturating_mul(4));
     document.canonical(&mut text);
     let digest = Sha256::digest(&text);
     let digits: String = digest
@@ -351,7 +365,7 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
         endpoints: pool.endpoints.iter().map(endpoint).collect(),
         balance: balance(&pool.balance),
         protocol: pool.protocol.value,
-        tls: match &pool.tls {
+        tls: match pool.tls.as_deref() {
             Some(UpstreamTls::On(tls)) => Some(UpstreamTlsPlan {
                 server_name: tls
                     .server_name
@@ -368,7 +382,7 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
             }),
             _ => None,
         },
-        probe: pool.health.on().map(probe),
+        probe: pool.health.on().map(|health| probe(health)),
         outlier: pool.outlier.on().map(|outlier| OutlierPlan {
             consecutive_failures: outlier.consecutive_failures.value.get(),
             eject_for: outlier.eject_for.value.duration(),
@@ -655,19 +669,35 @@ fn insert_route(table: &mut RouteTable, id: RouteId, route: &Route) {
     table.insert(id, &hosts, &path, conditions);
 }
 
+/// What many routes have alike: worked out once, and kept once.
+#[derive(Default)]
+struct Parts {
+    facts: Vec<Option<ClientFacts>>,
+    retry: Alike<RetryPlan>,
+    edits: Alike<HeaderEditsPlan>,
+    /// For routes that say nothing about browsers.
+    browser: Arc<BrowserPlan>,
+}
+
+impl Parts {
+    fn facts(&mut self, target: TargetId, graph: &TargetGraph) -> ClientFacts {
+        if self.facts.len() < graph.len() {
+            self.facts.resize(graph.len(), None);
+        }
+        *self.facts[target.index()].get_or_insert_with(|| facts(target, graph))
+    }
+}
+
 fn route(
     id: RouteId,
     route: &Route,
     target: TargetId,
-    graph: &TargetGraph,
+    mut needs: ClientFacts,
     locations: &Arc<LocationTable>,
     auth: Option<AuthPlan>,
+    parts: &mut Parts,
 ) -> RoutePlan {
-    let name = route
-        .name
-        .as_ref()
-        .map_or_else(String::new, |name| name.value.clone());
-    let mut needs = facts(target, graph);
+    let name = route.name.as_ref().map_or("", |name| name.value.as_str());
     // The client's country is part of what is exposed.
     needs.place |= route.expose.value;
     let access = access(route.allow.as_deref(), route.deny.as_deref(), locations);
@@ -682,9 +712,9 @@ fn route(
         redirect: route
             .redirect
             .as_ref()
-            .map(|written| redirect(written, route)),
+            .map(|written| Box::new(redirect(written, route))),
         needs,
-        retry: retry(&route.retry),
+        retry: parts.retry.of(&route.retry, retry),
         timeout: route.timeout.value.duration(),
         hedge: route.hedge.as_ref().map(|hedge| HedgePlan {
             after: match hedge.after.value {
@@ -693,7 +723,7 @@ fn route(
             },
             budget: hedge.budget.value.fraction(),
         }),
-        when_all_down: match &route.when_all_down {
+        when_all_down: match &*route.when_all_down {
             WhenAllDown::Word(_) => WhenAllDownPlan::TryAll,
             WhenAllDown::Respond(respond) => WhenAllDownPlan::Respond {
                 status: respond.status.value as u16,
@@ -705,9 +735,16 @@ fn route(
         access: access.map(Box::new),
         auth: auth.map(Box::new),
         rate_limits: rate_limits(route),
-        browser: browser(route),
-        request_headers: header_edits(&route.request_headers),
-        response_headers: header_edits(&route.response_headers),
+        browser: match (
+            route.hsts.on(),
+            route.security_headers.on(),
+            route.cors.on(),
+        ) {
+            (None, None, None) => parts.browser.clone(),
+            _ => Arc::new(browser(route)),
+        },
+        request_headers: parts.edits.of(&route.request_headers, header_edits),
+        response_headers: parts.edits.of(&route.response_headers, header_edits),
         strip_prefix: route.rewrite.as_ref().map(|rewrite| {
             rewrite
                 .strip_prefix

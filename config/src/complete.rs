@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::document::{Document, EndpointPlace, PathMatch, Pool, Route};
+use crate::decode::{Shared, Switch};
+use crate::document::{Document, EndpointPlace, Health, PathMatch, Pool, Route, UpstreamTls};
 use crate::geography::Geography;
+use crate::leaf::Leaf as _;
 use crate::source::{At, Origin};
 use crate::units::TimeSpan;
 
@@ -12,22 +14,40 @@ const SLOWEST_FAST_EVERY: TimeSpan = TimeSpan::from_millis(1000);
 
 /// Fills them in.
 pub(crate) fn complete(document: &mut Document) {
+    let mut completed = None;
     for (_, pool) in &mut document.pools.0 {
+        if let Switch::On(health) = &mut pool.health {
+            complete_health(health, &mut completed);
+        }
         complete_pool(pool);
     }
     name_routes(&mut document.routes);
 }
 
-fn complete_pool(pool: &mut Pool) {
-    if let crate::decode::Switch::On(health) = &mut pool.health {
-        let every = health.every.value;
-        health
-            .fast_every
-            .get_or_insert(At::default_value(every.min(SLOWEST_FAST_EVERY)));
-        if let (None, None, None) = (&health.http, &health.tcp, &health.grpc) {
-            health.tcp = Some(At::default_value(true));
-        }
+/// What pools have alike stays one: `last` is the last one, before and after.
+fn complete_health(
+    health: &mut Shared<Health>,
+    last: &mut Option<(Shared<Health>, Shared<Health>)>,
+) {
+    if let Some((before, after)) = last
+        && before.is(health)
+    {
+        *health = after.clone();
+        return;
     }
+    let before = health.clone();
+    let completed = health.to_mut();
+    let every = completed.every.value;
+    completed
+        .fast_every
+        .get_or_insert(At::default_value(every.min(SLOWEST_FAST_EVERY)));
+    if let (None, None, None) = (&completed.http, &completed.tcp, &completed.grpc) {
+        completed.tcp = Some(At::default_value(true));
+    }
+    *last = Some((before, health.clone()));
+}
+
+fn complete_pool(pool: &mut Pool) {
     if let (Some(cloud), Some(region)) = (&pool.cloud, &pool.region) {
         let geography = Geography::get();
         if let Some(known) = geography.region(&cloud.value, &region.value) {
@@ -43,9 +63,11 @@ fn complete_pool(pool: &mut Pool) {
             }
         }
     }
-    if let Some(crate::document::UpstreamTls::On(tls)) = &mut pool.tls
-        && tls.server_name.is_none()
-    {
+    let unnamed = pool
+        .tls
+        .as_mut()
+        .filter(|tls| matches!(&***tls, UpstreamTls::On(tls) if tls.server_name.is_none()));
+    if let Some(shared) = unnamed {
         let name = pool
             .host
             .as_ref()
@@ -62,7 +84,9 @@ fn complete_pool(pool: &mut Pool) {
                     .all(|name| name.as_ref() == Some(&first))
                     .then_some(first)
             });
-        tls.server_name = name.map(At::default_value);
+        if let (Some(name), UpstreamTls::On(tls)) = (name, shared.to_mut()) {
+            tls.server_name = Some(At::default_value(name));
+        }
     }
 }
 
@@ -80,45 +104,40 @@ pub(crate) fn host_without_port(host: &str) -> String {
 /// Gives every route without a name one that tells it apart: host and path, numbered when several
 /// would have the same.
 fn name_routes(routes: &mut [Route]) {
-    let mut seen: HashMap<String, u32> = routes
-        .iter()
-        .filter_map(|route| route.name.as_ref())
-        .map(|name| (name.value.clone(), 1))
-        .collect();
-    for route in routes {
-        if route.name.is_some() {
-            continue;
-        }
-        let host = route
-            .host
-            .as_ref()
-            .or(route.hosts.first())
-            .map_or_else(|| "*".to_owned(), |host| host.value.to_string());
-        let path = match &route.path {
-            None => "/".to_owned(),
-            Some(PathMatch::Prefix(path) | PathMatch::Exact(path)) => {
-                path.value.as_str().to_owned()
-            }
-            Some(PathMatch::Regex(pattern)) => format!("/~{}", pattern.value.regex().as_str()),
-        };
-        let base = format!("{host}{path}");
-        let mut name = base.clone();
-        let count = seen.entry(base.clone()).or_insert(0);
+    let mut seen: HashMap<String, u32> = HashMap::with_capacity(routes.len());
+    let given = routes.iter().filter_map(|route| route.name.as_ref());
+    seen.extend(given.map(|name| (name.value.clone(), 1)));
+    for route in routes.iter_mut().filter(|route| route.name.is_none()) {
+        let mut name = host_and_path(route);
+        let count = seen.entry(name.clone()).or_insert(0);
         *count += 1;
-        let mut number = *count;
-        while number > 1 {
-            name = format!("{base}#{number}");
-            if seen.contains_key(&name) {
-                number += 1;
-            } else {
-                break;
-            }
-        }
-        if name != base {
+        if *count > 1 {
+            let free = (*count..)
+                .map(|number| format!("{name}#{number}"))
+                .find(|name| !seen.contains_key(name));
+            name = free.unwrap_or(name);
             seen.insert(name.clone(), 1);
         }
         route.name = Some(At::new(name, Origin::Default));
     }
+}
+
+fn host_and_path(route: &Route) -> String {
+    let mut name = match route.host.as_ref().or(route.hosts.first()) {
+        None => "*".to_owned(),
+        Some(host) => host.value.show(),
+    };
+    match &route.path {
+        None => name.push('/'),
+        Some(PathMatch::Prefix(path) | PathMatch::Exact(path)) => {
+            name.push_str(path.value.as_str());
+        }
+        Some(PathMatch::Regex(pattern)) => {
+            name.push_str("/~");
+            name.push_str(pattern.value.regex().as_str());
+        }
+    }
+    name
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@
 //! --effective`). [`document!`] derives both, and the JSON Schema, from one declaration whose doc
 //! comments are the reference manual.
 
-use std::sync::OnceLock;
+use std::any::Any;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
@@ -20,9 +23,84 @@ use crate::source::{At, Origin};
 pub struct Reader {
     /// What was found so far.
     pub diagnostics: Vec<Diagnostic>,
+    /// What is inherited by mappings that leave keys out.
+    pub(crate) legacies: Legacies,
+}
+
+/// What mappings of a kind inherit for keys that they leave out: read once, for however many heirs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Legacies(Vec<Legacy>);
+
+#[derive(Clone, Debug)]
+struct Legacy {
+    /// What inherits it, as messages call it.
+    heir: &'static str,
+    entries: Vec<Inherited>,
+}
+
+#[derive(Clone)]
+struct Inherited {
+    key: &'static str,
+    node: Arc<Node>,
+    /// What was read there.
+    value: Option<Arc<dyn Any>>,
+}
+
+impl fmt::Debug for Inherited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inherited")
+            .field("key", &self.key)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Legacies {
+    /// Adds what one kind of mappings inherits.
+    pub(crate) fn add(
+        &mut self,
+        heir: &'static str,
+        entries: impl IntoIterator<Item = (&'static str, Node)>,
+    ) {
+        let entries = entries.into_iter().map(|(key, node)| Inherited {
+            key,
+            node: Arc::new(node),
+            value: None,
+        });
+        self.0.push(Legacy {
+            heir,
+            entries: entries.collect(),
+        });
+    }
+
+    fn of(&self, heir: &str) -> Option<usize> {
+        self.0.iter().position(|legacy| legacy.heir == heir)
+    }
 }
 
 impl Reader {
+    /// What is inherited under `key`, if anything is.
+    fn inherited<T: Decode + Clone + 'static>(
+        &mut self,
+        legacy: usize,
+        key: &str,
+        omitted: &Omitted<T>,
+    ) -> Option<Option<T>> {
+        let entries = &self.legacies.0[legacy].entries;
+        let at = entries.iter().position(|entry| entry.key == key)?;
+        let read = |value: &Arc<dyn Any>| value.downcast_ref::<Option<T>>().cloned();
+        if let Some(known) = entries[at].value.as_ref().and_then(read) {
+            return Some(known);
+        }
+        let node = entries[at].node.clone();
+        if omitted.stands_for(&node) {
+            return None;
+        }
+        let value = T::decode(&node, self);
+        self.legacies.0[legacy].entries[at].value = Some(Arc::new(value.clone()));
+        Some(value)
+    }
+
     /// Adds a problem.
     pub fn report(&mut self, diagnostic: Diagnostic) {
         self.diagnostics.push(diagnostic);
@@ -163,6 +241,13 @@ impl<T: Decode> Omitted<T> {
     }
 }
 
+impl<T: Decode> Omitted<T> {
+    /// Whether this node is the same as no key: `key:` with nothing behind it, where that is allowed.
+    fn stands_for(&self, node: &Node) -> bool {
+        matches!(node.value, Value::Null) && (self.text.is_some() || T::absent().is_some())
+    }
+}
+
 impl<T: Decode + Clone> Omitted<T> {
     /// The default, if there is one.
     pub fn default(&self) -> Option<T> {
@@ -250,8 +335,8 @@ impl Secret {
     }
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("•••")
     }
 }
@@ -330,6 +415,136 @@ impl<T: Encode> Encode for Box<T> {
 
     fn canonical(&self, out: &mut Vec<u8>) {
         T::canonical(self, out);
+    }
+}
+
+/// A value that many have alike, and that is kept once for all of them: a default, or what is inherited.
+pub struct Shared<T>(Arc<Kept<T>>);
+
+struct Kept<T> {
+    value: T,
+    /// What it says in canonical form, once somebody asked who is not alone.
+    canonical: OnceLock<Box<[u8]>>,
+}
+
+impl<T: Clone> Clone for Kept<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.value.clone())
+    }
+}
+
+impl<T> Kept<T> {
+    fn new(value: T) -> Self {
+        Self {
+            value,
+            canonical: OnceLock::new(),
+        }
+    }
+}
+
+impl<T> Shared<T> {
+    fn new(value: T) -> Self {
+        Self(Arc::new(Kept::new(value)))
+    }
+
+    /// Whether both are the same one, not only equal.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Where it is kept: the same number for all that have it.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Whether nobody else has it.
+    pub(crate) fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+impl<T: Clone> Shared<T> {
+    /// To change it, for this one alone.
+    pub(crate) fn to_mut(&mut self) -> &mut T {
+        let kept = Arc::make_mut(&mut self.0);
+        kept.canonical = OnceLock::new();
+        &mut kept.value
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0.value
+    }
+}
+
+impl<T: PartialEq> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(other) || **self == **other
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        T::fmt(self, f)
+    }
+}
+
+impl<T: Decode> Decode for Shared<T> {
+    fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
+        T::decode(node, reader).map(Self::new)
+    }
+
+    fn absent() -> Option<Self> {
+        T::absent().map(Self::new)
+    }
+}
+
+impl<T: Encode> Encode for Shared<T> {
+    fn encode(&self) -> Option<Node> {
+        T::encode(self)
+    }
+
+    fn says_nothing(&self) -> bool {
+        T::says_nothing(self)
+    }
+
+    fn canonical(&self, out: &mut Vec<u8>) {
+        if self.is_alone() {
+            return T::canonical(self, out);
+        }
+        let said = self.0.canonical.get_or_init(|| {
+            let mut said = Vec::new();
+            T::canonical(self, &mut said);
+            said.into()
+        });
+        out.extend_from_slice(said);
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Shared<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> std::borrow::Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
     }
 }
 
@@ -593,15 +808,46 @@ pub struct Fields<'a> {
     origin: Origin,
     what: &'static str,
     /// Which of the entries were taken, and how many were not.
-    taken: Vec<bool>,
+    taken: Marks,
     left: usize,
+    /// What it inherits, among all that is inherited.
+    legacy: Option<usize>,
+}
+
+/// A mark for some of many things, without a list as long as there are few.
+#[derive(Debug, Default)]
+struct Marks {
+    first: u64,
+    others: std::collections::BTreeSet<usize>,
+}
+
+impl Marks {
+    fn set(&mut self, at: usize) {
+        match at {
+            0..64 => self.first |= 1 << at,
+            _ => {
+                self.others.insert(at);
+            }
+        }
+    }
+
+    fn has(&self, at: usize) -> bool {
+        match at {
+            0..64 => self.first & (1 << at) != 0,
+            _ => self.others.contains(&at),
+        }
+    }
 }
 
 impl<'a> Fields<'a> {
     /// Begins with a mapping; anything else is reported.
     pub fn open(node: &'a Node, what: &'static str, reader: &mut Reader) -> Option<Self> {
+        let mut legacy = None;
         let entries: &[Entry] = match &node.value {
-            Value::Map(entries) => entries,
+            Value::Map(entries) => {
+                legacy = reader.legacies.of(what);
+                entries
+            }
             Value::Null => &[],
             _ => {
                 reader.wrong_type(node, "a mapping");
@@ -612,13 +858,15 @@ impl<'a> Fields<'a> {
             entries,
             origin: node.origin,
             what,
-            taken: vec![false; entries.len()],
+            taken: Marks::default(),
             left: entries.len(),
+            legacy,
         })
     }
 
-    /// Reads what stands under `key`, or its default, or complains that it is missing.
-    pub fn take<T: Decode + Clone>(
+    /// Reads what stands under `key`, or what is inherited or its default, or complains that it is
+    /// missing.
+    pub fn take<T: Decode + Clone + 'static>(
         &mut self,
         key: &'static str,
         omitted: &Omitted<T>,
@@ -626,11 +874,13 @@ impl<'a> Fields<'a> {
     ) -> Option<T> {
         if let Some(at) = self.find(key) {
             let node = &self.entries[at].value;
-            // `key:` with nothing behind it is the same as no key, where that is allowed.
-            let required = omitted.text.is_none() && T::absent().is_none();
-            if !matches!(node.value, Value::Null) || required {
+            if !omitted.stands_for(node) {
                 return T::decode(node, reader);
             }
+        } else if let Some(legacy) = self.legacy
+            && let Some(inherited) = reader.inherited(legacy, key, omitted)
+        {
+            return inherited;
         }
         if omitted.text.is_some() {
             return omitted.default();
@@ -653,14 +903,17 @@ impl<'a> Fields<'a> {
         }
         let at = self.entries.iter().position(|e| e.key.value == key)?;
         self.left -= 1;
-        self.taken[at] = true;
+        self.taken.set(at);
         Some(at)
     }
 
     /// Complains about every key that nobody took.
     pub fn close(self, keys: &[&'static str], not_yet: &[NotYet], reader: &mut Reader) {
-        for (entry, taken) in self.entries.iter().zip(&self.taken) {
-            if *taken {
+        if self.left == 0 {
+            return;
+        }
+        for (at, entry) in self.entries.iter().enumerate() {
+            if self.taken.has(at) {
                 continue;
             }
             let key = entry.key.value.as_str();
@@ -725,6 +978,9 @@ macro_rules! document {
         }
 
         impl $name {
+            /// What messages call it.
+            pub const WHAT: &'static str = $what;
+
             /// Its keys, in the order of the reference page.
             pub const KEYS: &'static [&'static str] = &[ $( stringify!($field) ),* ];
 

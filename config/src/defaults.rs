@@ -3,7 +3,8 @@
 //! Done before decoding, so that an inherited value is read and checked exactly like a written one
 //! and remembers that it was inherited.
 
-use crate::document::{POOL_DEFAULTS, ROUTE_DEFAULTS};
+use crate::decode::Legacies;
+use crate::document::{POOL_DEFAULTS, Pool, ROUTE_DEFAULTS, Route};
 use crate::node::{Entry, Node, Value};
 
 /// The keys of a mapping of which only one can stand: whoever writes one does not want the other.
@@ -16,42 +17,56 @@ fn alternatives(key: &str) -> &'static [&'static str] {
     }
 }
 
-/// Adds what is inherited to every pool and route of the tree.
-pub(crate) fn inherit(root: &mut Node) {
+/// What pools and routes inherit for keys that they leave out. Where both the own value and the
+/// default are mappings, the tree is changed: the own one gets what it lacks.
+pub(crate) fn inherit(root: &mut Node) -> Legacies {
+    let mut legacies = Legacies::default();
     let Some(defaults) = root.get("defaults").cloned() else {
-        return;
+        return legacies;
     };
+    let mut add = |heir, keys: &[&'static str]| {
+        let entries = keys
+            .iter()
+            .filter_map(|key| Some((*key, inherited(defaults.get(key)?))));
+        legacies.add(heir, entries);
+    };
+    add(Pool::WHAT, POOL_DEFAULTS);
+    add(Route::WHAT, ROUTE_DEFAULTS);
     let Value::Map(sections) = &mut root.value else {
-        return;
+        return legacies;
     };
     for section in sections {
         match (section.key.value.as_str(), &mut section.value.value) {
             ("pools", Value::Map(pools)) => {
                 for pool in pools {
-                    inherit_keys(&mut pool.value, &defaults, POOL_DEFAULTS);
+                    overlay_keys(&mut pool.value, &defaults, POOL_DEFAULTS);
                 }
             }
             ("routes", Value::List(routes)) => {
                 for route in routes {
-                    inherit_keys(route, &defaults, ROUTE_DEFAULTS);
+                    overlay_keys(route, &defaults, ROUTE_DEFAULTS);
                 }
             }
             _ => {}
         }
     }
+    legacies
 }
 
-fn inherit_keys(node: &mut Node, defaults: &Node, keys: &[&str]) {
+fn overlay_keys(node: &mut Node, defaults: &Node, keys: &[&str]) {
     let Value::Map(entries) = &mut node.value else {
         return;
     };
-    for key in keys {
-        let Some(default) = defaults.get(key) else {
-            continue;
-        };
-        match entries.iter_mut().find(|entry| entry.key.value == *key) {
-            None => entries.push(inherited_entry(key, default)),
-            Some(own) => overlay(&mut own.value, default, key),
+    // Nothing can be laid under anything but a mapping.
+    for own in entries
+        .iter_mut()
+        .filter(|own| own.value.entries().is_some())
+    {
+        let key = own.key.value.as_str();
+        if keys.contains(&key)
+            && let Some(default) = defaults.get(key)
+        {
+            overlay(&mut own.value, default, key);
         }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn expand(
 ) {
     match &mut node.value {
         Value::Null => {}
-        Value::Scalar(scalar) if scalar.text.contains("${") => {
+        Value::Scalar(scalar) if has_reference(&scalar.text) => {
             if let Err(diagnostic) = expand_scalar(scalar, node.origin, sources, environment) {
                 scalar.broken = true;
                 diagnostics.push(diagnostic);
@@ -52,6 +52,11 @@ pub(crate) fn expand(
             }
         }
     }
+}
+
+/// Whether there is `${` in it. Most texts are short, and have no dollar at all.
+fn has_reference(text: &str) -> bool {
+    text.bytes().any(|byte| byte == b'$') && text.contains("${")
 }
 
 fn expand_scalar(

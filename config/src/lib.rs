@@ -50,14 +50,14 @@ pub mod source;
 pub mod units;
 
 pub use expand::Environment;
-pub use load::{Machine, SavedSource, Watch};
+pub use load::{Inputs, Machine, SavedSource, Watch};
 pub use reference::{diagnostics_page, reference_page};
 pub use schema::json_schema;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use decode::{Decode, Encode, Reader};
+use decode::{Decode, Encode, Legacies, Reader};
 use diagnostic::{Code, Diagnostic, Report};
 use document::Document;
 use load::Loaded;
@@ -78,6 +78,8 @@ pub struct Checked {
     pub plan: Option<Arc<Plan>>,
     /// What it was made of.
     pub watch: Watch,
+    /// What was found there.
+    pub inputs: Inputs,
     state_dir: PathBuf,
 }
 
@@ -162,8 +164,12 @@ fn check_loaded(loaded: Loaded, keep: Keep) -> Checked {
         root,
         diagnostics,
         watch,
+        inputs,
     } = loaded;
-    let mut reader = Reader { diagnostics };
+    let mut reader = Reader {
+        diagnostics,
+        ..Reader::default()
+    };
     let mut written = (keep == Keep::Everything).then(|| root.clone()).flatten();
     if let Some(written) = &mut written {
         hide_secrets(written, false);
@@ -173,8 +179,8 @@ fn check_loaded(loaded: Loaded, keep: Keep) -> Checked {
     }
     let named = root.as_ref().map(named);
     let document = root.and_then(|mut root| {
-        defaults::inherit(&mut root);
-        Document::decode(&root, &mut reader).or_else(|| readable(root))
+        reader.legacies = defaults::inherit(&mut root);
+        Document::decode(&root, &mut reader).or_else(|| readable(root, &reader.legacies))
     });
     let mut found = reader.diagnostics;
     let sound = |found: &[Diagnostic]| {
@@ -216,6 +222,7 @@ fn check_loaded(loaded: Loaded, keep: Keep) -> Checked {
         state_dir,
         plan,
         watch,
+        inputs,
     }
 }
 
@@ -241,13 +248,17 @@ fn routes_lead_somewhere(root: &Node, reader: &mut Reader) {
 
 /// The document without those of its sections that cannot be read, which has been said, so that the
 /// others are checked in the same run.
-fn readable(mut root: Node) -> Option<Document> {
+fn readable(mut root: Node, legacies: &Legacies) -> Option<Document> {
     let origin = root.origin;
     let Value::Map(sections) = &mut root.value else {
         return None;
     };
     let read = |sections: Vec<Entry>| {
-        Document::decode(&Node::map(sections, origin), &mut Reader::default())
+        let mut reader = Reader {
+            legacies: legacies.clone(),
+            ..Reader::default()
+        };
+        Document::decode(&Node::map(sections, origin), &mut reader)
     };
     let mut lost = Vec::new();
     sections.retain(|section| {

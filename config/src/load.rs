@@ -45,7 +45,8 @@ impl Environment for Machine {
 fn read_text(path: &Path, limit: u64) -> std::io::Result<String> {
     use std::io::Read as _;
     let file = std::fs::File::open(path)?;
-    let mut text = String::new();
+    let expected = file.metadata().map_or(0, |found| found.len().min(limit));
+    let mut text = String::with_capacity(expected as usize + 1);
     file.take(limit + 1).read_to_string(&mut text)?;
     if text.len() as u64 > limit {
         return Err(std::io::Error::other(format!("larger than {limit} bytes")));
@@ -64,6 +65,8 @@ pub(crate) struct Loaded {
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// The files that were read, and the folders in which `include` looked: what to watch.
     pub(crate) watch: Watch,
+    /// What was found there.
+    pub(crate) inputs: Inputs,
 }
 
 /// What a configuration depends on outside itself.
@@ -73,6 +76,52 @@ pub struct Watch {
     pub files: BTreeSet<PathBuf>,
     /// Folders in which new files may appear that an `include` pattern would match.
     pub folders: BTreeSet<PathBuf>,
+}
+
+/// What was found in the files that a configuration was read from: enough to tell whether reading
+/// them again would give the same.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// Every text by its file, with the most that is read of it, and a hash of what was there.
+    texts: Vec<(PathBuf, u64, u64)>,
+    /// Every pattern of an `include`, and the files that it named.
+    patterns: Vec<(String, Vec<PathBuf>)>,
+    /// Something was read that is not among these, or could not be read.
+    unsure: bool,
+}
+
+impl Inputs {
+    /// Whether the same is found there now.
+    pub fn are_unchanged(&self) -> bool {
+        let same = |(path, limit, before): &(PathBuf, u64, u64)| {
+            read_text(path, *limit).is_ok_and(|text| hash(&text) == *before)
+        };
+        !self.unsure
+            && !self.texts.is_empty()
+            && self.patterns.iter().all(|(pattern, before)| {
+                glob::glob(pattern).is_ok_and(|found| files_of(found) == *before)
+            })
+            && self.texts.iter().all(same)
+    }
+
+    fn add(&mut self, path: &Path, limit: u64, text: &std::io::Result<String>) {
+        match text {
+            Ok(text) => self.texts.push((path.to_path_buf(), limit, hash(text))),
+            Err(_) => self.unsure = true,
+        }
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+/// The files among what a pattern matches, in the order of their names.
+fn files_of(found: glob::Paths) -> Vec<PathBuf> {
+    found.flatten().filter(|path| path.is_file()).collect()
 }
 
 /// Reads a configuration from its main file.
@@ -112,6 +161,8 @@ pub struct SavedSource {
 /// them already.
 pub(crate) fn load_saved(saved: &[SavedSource], environment: &dyn Environment) -> Loaded {
     let mut loading = Loading::default();
+    // What was kept says nothing about files.
+    loading.inputs.unsure = true;
     let mut root: Option<Node> = None;
     for source in saved {
         let id = loading
@@ -137,6 +188,7 @@ struct Loading {
     sources: Sources,
     diagnostics: Vec<Diagnostic>,
     watch: Watch,
+    inputs: Inputs,
     /// The files between the main one and the one being read.
     within: Vec<PathBuf>,
 }
@@ -161,6 +213,7 @@ fn forget_includes(node: &mut Node) {
 struct Noting<'a> {
     environment: &'a dyn Environment,
     files: RefCell<BTreeSet<PathBuf>>,
+    inputs: RefCell<Inputs>,
 }
 
 impl Environment for Noting<'_> {
@@ -170,7 +223,9 @@ impl Environment for Noting<'_> {
 
     fn file(&self, path: &Path) -> std::io::Result<String> {
         self.files.borrow_mut().insert(path.to_path_buf());
-        self.environment.file(path)
+        let text = self.environment.file(path);
+        self.inputs.borrow_mut().add(path, LONGEST_FILE, &text);
+        text
     }
 }
 
@@ -180,9 +235,11 @@ impl Loading {
             let noting = Noting {
                 environment,
                 files: RefCell::default(),
+                inputs: RefCell::new(std::mem::take(&mut self.inputs)),
             };
             expand(&mut root, &self.sources, &noting, &mut self.diagnostics);
             self.watch.files.extend(noting.files.into_inner());
+            self.inputs = noting.inputs.into_inner();
             root
         });
         Loaded {
@@ -190,12 +247,15 @@ impl Loading {
             root,
             diagnostics: self.diagnostics,
             watch: self.watch,
+            inputs: self.inputs,
         }
     }
 
     fn file(&mut self, path: &Path, included_at: Origin) -> Option<Node> {
         self.watch.files.insert(path.to_path_buf());
-        let text = match read_text(path, LARGEST_FILE) {
+        let text = read_text(path, LARGEST_FILE);
+        self.inputs.add(path, LARGEST_FILE, &text);
+        let text = match text {
             Ok(text) => text,
             Err(error) => {
                 let error = match error.kind() {
@@ -249,7 +309,8 @@ impl Loading {
     fn matches(&mut self, pattern: &str, origin: Origin) -> Vec<PathBuf> {
         let full = self.sources.resolve(origin, Path::new(pattern));
         self.watch.folders.insert(folder_of_pattern(&full));
-        let found = match glob::glob(&full.display().to_string()) {
+        let full = full.display().to_string();
+        let found = match glob::glob(&full) {
             Ok(found) => found,
             Err(error) => {
                 self.diagnostics.push(Diagnostic::error(
@@ -260,7 +321,8 @@ impl Loading {
                 return Vec::new();
             }
         };
-        let paths: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
+        let paths = files_of(found);
+        self.inputs.patterns.push((full, paths.clone()));
         if paths.is_empty() {
             self.diagnostics.push(Diagnostic::error(
                 Code::Include,
@@ -372,4 +434,48 @@ fn folder_of_pattern(pattern: &Path) -> PathBuf {
         folder.push(part);
     }
     folder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_found_again_is_unchanged_until_anything_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let write = |name: &str, text: &str| std::fs::write(at(name), text).unwrap();
+        write("secret", "one");
+        write("a.part.yaml", "pools: {}");
+        let main = "include: [ '*.part.yaml' ]\nstate_dir: '${file:secret}'\n";
+        write("main.yaml", main);
+        let inputs = || load(&at("main.yaml"), &Machine::default()).inputs;
+        for (name, text) in [
+            ("main.yaml", "include: [ '*.part.yaml' ]\n"),
+            ("secret", "two"),
+            ("a.part.yaml", "pools: { }"),
+            ("b.part.yaml", "services: {}"),
+        ] {
+            let before = std::fs::read_to_string(at(name)).ok();
+            let found = inputs();
+            assert!(found.are_unchanged());
+            write(name, text);
+            assert!(!found.are_unchanged(), "{name}");
+            match before {
+                Some(before) => write(name, &before),
+                None => std::fs::remove_file(at(name)).unwrap(),
+            }
+            assert!(found.are_unchanged(), "{name} as before");
+        }
+    }
+
+    #[test]
+    fn what_did_not_come_from_files_is_never_known_to_be_unchanged() {
+        assert!(!Inputs::default().are_unchanged());
+        let missing = load(Path::new("/nowhere.yaml"), &Machine::default());
+        assert!(!missing.inputs.are_unchanged());
+        let folder = Path::new("");
+        let text = load_text("a", folder, "pools: {}".to_owned(), &Machine::default());
+        assert!(!text.inputs.are_unchanged());
+    }
 }

@@ -175,7 +175,10 @@ impl Leaf for HostPattern {
     }
 
     fn show(&self) -> String {
-        self.to_string()
+        match self {
+            Self::Exact(host) => host.clone(),
+            Self::Below(suffix) => format!("*{suffix}"),
+        }
     }
 
     fn schema() -> Schema {

@@ -8,7 +8,7 @@ use portolan_certs::{Keyring, Material};
 use portolan_config::diagnostic::{Code, Diagnostic, Report};
 use portolan_config::plan::Plan;
 use portolan_config::source::Origin;
-use portolan_config::{Checked, Machine, SavedSource, Watch, plan_file, plan_saved};
+use portolan_config::{Checked, Inputs, Machine, SavedSource, Watch, plan_file, plan_saved};
 
 use crate::access_log::AccessLog;
 use crate::geo::Locator;
@@ -34,6 +34,8 @@ pub struct Outcome {
     pub report: Report,
     /// What to watch for changes.
     pub watch: Watch,
+    /// What was found there.
+    pub inputs: Inputs,
     /// The texts it was read from.
     pub saved: Vec<SavedSource>,
     /// Where it says that state is kept, as far as that can be read.
@@ -61,6 +63,7 @@ pub fn read(source: &Source, machine: &Machine, keyring: &Keyring) -> Outcome {
         mut report,
         plan,
         mut watch,
+        inputs,
         ..
     } = checked;
     let ready = plan.and_then(|plan| {
@@ -80,6 +83,7 @@ pub fn read(source: &Source, machine: &Machine, keyring: &Keyring) -> Outcome {
         ready,
         report,
         watch,
+        inputs,
         saved,
         state_dir,
     }

@@ -40,6 +40,10 @@ const MOST_PROBES: usize = 512;
 /// Events waiting for the loop. Whoever sends more waits.
 const QUEUE: usize = 4096;
 
+/// What falls due within this time of something else waits for it: with thousands of probes every
+/// second, a few go out together, and their answers come together.
+const TOGETHER: Duration = Duration::from_millis(5);
+
 /// The current snapshot, for everybody.
 pub type Published = Arc<ArcSwap<Snapshot>>;
 
@@ -244,12 +248,15 @@ impl Driver {
     async fn run(mut self, mut events: mpsc::Receiver<Message>) {
         self.step(Event::Woken, None);
         let alarm = self.core.alarm();
+        let mut woken = self.clock.now();
         loop {
             let wake = self.core.wake();
+            let earliest = woken + TOGETHER;
             let sleep = async {
                 match wake {
                     Some(tick) => {
-                        tokio::time::sleep_until(self.clock.instant(tick).into()).await;
+                        let at = self.clock.instant(tick.max(earliest));
+                        tokio::time::sleep_until(at.into()).await;
                     }
                     None => std::future::pending().await,
                 }
@@ -280,7 +287,10 @@ impl Driver {
                         self.publish(told);
                     }
                 },
-                () = sleep => self.step(Event::Woken, None),
+                () = sleep => {
+                    woken = self.clock.now();
+                    self.step(Event::Woken, None);
+                }
                 () = alarm.rung() => {
                     let asked = alarm.asked();
                     self.step(Event::Alarmed, None);

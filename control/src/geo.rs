@@ -5,11 +5,12 @@
 //! is found out when it is opened. Files are read into memory as a whole, because a mapped file that
 //! somebody truncates takes the process down with it, and are verified before they are used.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use maxminddb::{LookupResult, MaxMindDbError, PathElement, Reader, WithinOptions, path};
@@ -19,8 +20,12 @@ use portolan_config::plan::{ClientFacts, GeoIpPlan, LocationId, LocationTable};
 use portolan_config::source::At;
 use serde::de::IgnoredAny;
 
-/// The compiled-in country database. `data/README.md` says whose it is.
-static BUILT_IN: &[u8] = include_bytes!("../data/country.mmdb.zst");
+/// The compiled-in country database. `data/README.md` says whose it is. It is used as it lies in the
+/// program's file, of which the system reads the parts that are looked at.
+static BUILT_IN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/country.mmdb"));
+
+/// A database's bytes: compiled in, or read from a file.
+type Bytes = Cow<'static, [u8]>;
 
 /// Larger files are not databases of places.
 const LARGEST_FILE: u64 = 4 << 30;
@@ -90,7 +95,7 @@ enum Schema {
 
 /// An open database.
 pub struct Database {
-    reader: Reader<Vec<u8>>,
+    reader: Reader<Bytes>,
     schema: Schema,
     /// What users see: its path, or `built in`.
     pub name: String,
@@ -132,30 +137,24 @@ impl Database {
         Self::from_bytes(bytes, name)
     }
 
-    /// The one that is compiled in, unpacked once and then shared.
+    /// The one that is compiled in, opened once and then shared.
     ///
     /// # Errors
     /// None in a program that was built from a sound file, which the tests see to.
     pub fn built_in() -> Result<Arc<Self>, DatabaseError> {
-        static UNPACKED: Mutex<Option<Arc<Database>>> = Mutex::new(None);
-        let mut unpacked = UNPACKED
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(database) = &*unpacked {
+        static OPEN: OnceLock<Arc<Database>> = OnceLock::new();
+        if let Some(database) = OPEN.get() {
             return Ok(database.clone());
         }
         let name = "built in".to_owned();
-        let bytes = zstd::decode_all(BUILT_IN).map_err(|error| DatabaseError::Unreadable {
-            path: name.clone(),
-            error,
+        let reader = Reader::from_source(Cow::Borrowed(BUILT_IN)).map_err(|error| {
+            DatabaseError::Damaged {
+                path: name.clone(),
+                error: error.to_string(),
+            }
         })?;
-        let reader = Reader::from_source(bytes).map_err(|error| DatabaseError::Damaged {
-            path: name.clone(),
-            error: error.to_string(),
-        })?;
-        let database = Arc::new(Self::describe(reader, name, 0));
-        *unpacked = Some(database.clone());
-        Ok(database)
+        let open = || Arc::new(Self::describe(reader, name, 0));
+        Ok(OPEN.get_or_init(open).clone())
     }
 
     /// Verifies the bytes of a database.
@@ -164,7 +163,7 @@ impl Database {
     /// When they are not one, or are damaged anywhere.
     pub fn from_bytes(bytes: Vec<u8>, name: String) -> Result<Self, DatabaseError> {
         let content = hash(&bytes);
-        let walked = Reader::from_source(bytes).and_then(|reader| {
+        let walked = Reader::from_source(Cow::Owned(bytes)).and_then(|reader| {
             walk(&reader)?;
             Ok(reader)
         });
@@ -177,7 +176,7 @@ impl Database {
         }
     }
 
-    fn describe(reader: Reader<Vec<u8>>, name: String, content: u64) -> Self {
+    fn describe(reader: Reader<Bytes>, name: String, content: u64) -> Self {
         let metadata = reader.metadata();
         let mut database = Self {
             schema: Schema::Nested,
@@ -229,7 +228,7 @@ impl Database {
         self.country_of(&record)
     }
 
-    fn country_of<'a>(&'a self, record: &LookupResult<'a, Vec<u8>>) -> Option<&'a str> {
+    fn country_of<'a>(&'a self, record: &LookupResult<'a, Bytes>) -> Option<&'a str> {
         match self.schema {
             // A network without a location (an anycast one, say) still has an owner.
             Schema::Nested => text(record, &path!["country", "iso_code"])
@@ -238,7 +237,7 @@ impl Database {
         }
     }
 
-    fn subdivision_of<'a>(&'a self, record: &LookupResult<'a, Vec<u8>>) -> Option<&'a str> {
+    fn subdivision_of<'a>(&'a self, record: &LookupResult<'a, Bytes>) -> Option<&'a str> {
         match self.schema {
             Schema::Nested => text(record, &path!["subdivisions", 0, "iso_code"]),
             Schema::Flat => text(record, &path!["subdivision_code"])
@@ -246,7 +245,7 @@ impl Database {
         }
     }
 
-    fn coordinates_of(&self, record: &LookupResult<'_, Vec<u8>>) -> Option<Coordinates> {
+    fn coordinates_of(&self, record: &LookupResult<'_, Bytes>) -> Option<Coordinates> {
         let (latitude, longitude) = match self.schema {
             Schema::Nested => (
                 number(record, &path!["location", "latitude"])?,
@@ -284,7 +283,7 @@ fn hash(bytes: &[u8]) -> u64 {
 /// Goes to every network and reads every record once, as requests would. The crate's own `verify`
 /// also refuses what harms nobody, like the empty description of every freely redistributable
 /// database.
-fn walk(reader: &Reader<Vec<u8>>) -> Result<(), MaxMindDbError> {
+fn walk(reader: &Reader<Bytes>) -> Result<(), MaxMindDbError> {
     let mut seen = HashSet::new();
     for network in reader.networks(WithinOptions::default())? {
         let network = network?;
@@ -297,12 +296,12 @@ fn walk(reader: &Reader<Vec<u8>>) -> Result<(), MaxMindDbError> {
     Ok(())
 }
 
-fn text<'a>(record: &LookupResult<'a, Vec<u8>>, path: &[PathElement<'_>]) -> Option<&'a str> {
+fn text<'a>(record: &LookupResult<'a, Bytes>, path: &[PathElement<'_>]) -> Option<&'a str> {
     record.decode_path(path).ok().flatten()
 }
 
 /// A number, whether it is stored as a double or (in flat databases) as a single.
-fn number(record: &LookupResult<'_, Vec<u8>>, path: &[PathElement<'_>]) -> Option<f64> {
+fn number(record: &LookupResult<'_, Bytes>, path: &[PathElement<'_>]) -> Option<f64> {
     if let Ok(found) = record.decode_path::<f64>(path) {
         return found;
     }
@@ -352,6 +351,21 @@ impl Locator {
             own => own,
         };
         Ok(Self { places, systems })
+    }
+
+    /// Whether the files that a plan names hold what was read of them.
+    pub(crate) fn is_as_in_files(&self, plan: &GeoIpPlan) -> bool {
+        let files = [
+            (&plan.database, &self.places),
+            (&plan.asn_database, &self.systems),
+        ];
+        files.into_iter().all(|(file, database)| {
+            let Some(file) = file else {
+                return true;
+            };
+            let read = database.as_ref().map(|database| database.content);
+            read.is_some() && std::fs::read(&file.value).ok().map(|bytes| hash(&bytes)) == read
+        })
     }
 
     /// Where a client is, as far as `needs` asks.
@@ -513,7 +527,7 @@ routes: [ { to: { geo: [ { clients: { subdivisions: [ US-CA ] }, to: a }, { to: 
         assert!(locator.worries(database.built).is_empty());
         assert_eq!(locator.worries(database.built + OLD * 2).len(), 1);
         let nobody_asks = Locator::load(&plan, ClientFacts::default()).unwrap();
-        assert_eq!(nobody_asks.databases().count(), 0, "not even unpacked");
+        assert_eq!(nobody_asks.databases().count(), 0, "not even opened");
     }
 
     #[test]

@@ -44,8 +44,10 @@ impl LastKnownGood {
     /// # Errors
     /// When the folder cannot be written.
     pub fn save(&self, state_dir: &Path) -> io::Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
-        state_file::replace(&Self::path(state_dir), text.as_bytes())
+        let texts: usize = self.sources.iter().map(|source| source.text.len()).sum();
+        let mut text = Vec::with_capacity(texts + texts / 8);
+        serde_json::to_writer_pretty(&mut text, self).map_err(io::Error::other)?;
+        state_file::replace(&Self::path(state_dir), &text)
     }
 }
 

@@ -16,7 +16,7 @@ use portolan_certs::{Keyring, Material};
 use portolan_config::diagnostic::{Code, Diagnostic, Report};
 use portolan_config::plan::{LogPlan, Plan};
 use portolan_config::source::Origin;
-use portolan_config::{Machine, SavedSource, Watch};
+use portolan_config::{Inputs, Machine, SavedSource, Watch};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use crate::access_log::AccessLog;
@@ -89,6 +89,8 @@ pub struct Running {
     pub applied: u64,
     /// Whether it is the last known good one, because the file could not be used at start.
     pub last_known_good: bool,
+    /// What its files held.
+    pub inputs: Arc<Inputs>,
     /// What is suspicious about it.
     pub warnings: Arc<Report>,
     /// The last attempt to replace it, if there was one.
@@ -210,14 +212,33 @@ impl Reloader {
         }
         let this = self.clone();
         let read = tokio::task::spawn_blocking(move || {
-            configuration::read(&this.source, &this.parts.machine, &this.parts.keyring)
+            let known = trigger == Trigger::FileChanged && this.nothing_changed();
+            let read =
+                || configuration::read(&this.source, &this.parts.machine, &this.parts.keyring);
+            (!known).then(read)
         });
         let outcome = match read.await {
-            Ok(outcome) => self.apply(outcome, trigger).await,
+            Ok(Some(outcome)) => self.apply(outcome, trigger).await,
+            Ok(None) => Reloaded::Unchanged,
             Err(panic) => Reloaded::Refused(Arc::new(broken(&panic.to_string()))),
         };
         self.remember(trigger, &outcome);
         outcome
+    }
+
+    /// Whether the files hold what they held when the running configuration was read from them: it
+    /// need not be read once more for that.
+    fn nothing_changed(&self) -> bool {
+        let running = self.running.load();
+        let refused = running
+            .last_attempt
+            .as_ref()
+            .is_some_and(|attempt| matches!(attempt.outcome, Reloaded::Refused(_)));
+        let locator = self.parts.engine.published().load().locator.clone();
+        !refused
+            && !running.last_known_good
+            && running.inputs.are_unchanged()
+            && locator.is_as_in_files(&running.plan.geoip)
     }
 
     async fn apply(&self, outcome: Outcome, trigger: Trigger) -> Reloaded {
@@ -276,6 +297,7 @@ impl Reloader {
             material,
             applied: self.parts.clock.wall().as_secs(),
             last_known_good: false,
+            inputs: Arc::new(outcome.inputs),
             warnings: Arc::new(outcome.report),
             last_attempt: running.last_attempt.clone(),
         }));

@@ -13,6 +13,7 @@ use portolan_config::plan::{
     Class, ClassIndex, ClientClasses, Plan, PoolId, ProofPlan, RequestHead, RouteId, RoutePlan,
     ServiceId, TargetId, TargetKindPlan, TokenKeySource,
 };
+use smallvec::SmallVec;
 
 use crate::auth::Basic;
 use crate::authority::Authority;
@@ -411,16 +412,15 @@ impl Snapshot {
 /// configuration never see most of their pools.
 type Counted = Arc<OnceLock<Box<RoutePoolStats>>>;
 
+/// What is counted for the pools of a route, ascending: most routes have one.
+type Slots = SmallVec<[(PoolId, Arc<str>, Counted); 1]>;
+
 /// What is counted for the pools of a target, and for those that were among them before.
-#[expect(
-    clippy::type_complexity,
-    reason = "two fields of the state, on their way there"
-)]
 fn counted_by(
     plan: &Plan,
     target: TargetId,
     before: Option<&RouteState>,
-) -> (Vec<(PoolId, Arc<str>, Counted)>, Vec<(Arc<str>, Counted)>) {
+) -> (Slots, Vec<(Arc<str>, Counted)>) {
     let pools = plan.targets.node(target).pools.iter();
     let pools = pools.map(|pool| (*pool, plan.pools[pool.index()].name.shared()));
     let Some(before) = before else {
@@ -456,11 +456,11 @@ pub struct RouteState {
     /// Its name.
     pub name: Arc<str>,
     /// One sequence of draws for every outcome of its target's `geo` rules.
-    sequences: Vec<Arc<Sequence>>,
+    sequences: SmallVec<[Arc<Sequence>; 1]>,
     /// What is counted by pools that the route led to before, by their names.
     earlier: Vec<(Arc<str>, Counted)>,
     /// What is counted, by pool, ascending.
-    slots: Vec<(PoolId, Arc<str>, Counted)>,
+    slots: Slots,
     /// What is counted without a pool.
     none: Counted,
     /// Tries that were not the first of their request.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{Method, StatusCode};
-use pingora::connectors::TransportConnector;
 use pingora::connectors::http::Connector;
+use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
@@ -27,6 +27,26 @@ const STALE_TRIES: usize = 3;
 
 const USER_AGENT: &str = concat!("portolan-probe/", env!("CARGO_PKG_VERSION"));
 
+/// How many connections are kept from one probe to the next: one for every endpoint, if the process may
+/// open as many files, most of which are for requests.
+fn most_kept() -> usize {
+    const FEWEST: usize = 128;
+    const MOST: usize = 1 << 16;
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    open_files(&limits).map_or(FEWEST, |files| (files / 8).clamp(FEWEST, MOST))
+}
+
+/// How many files the process may open, by what the system says of its limits.
+fn open_files(limits: &str) -> Option<usize> {
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(usize::MAX),
+        number => number.parse().ok(),
+    }
+}
+
 /// Asks endpoints. Its connections are its own: probes never wait for requests, nor requests for
 /// probes.
 pub(crate) struct Prober {
@@ -44,7 +64,7 @@ impl std::fmt::Debug for Prober {
 impl Prober {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
-            http: Connector::new(None),
+            http: Connector::new(Some(ConnectorOptions::new(most_kept()))),
             tcp: TransportConnector::new(None),
             clock,
         }
@@ -470,6 +490,20 @@ mod tests {
             Ok(()) => "fine".to_owned(),
             Err(failure) => failure.to_string(),
         }
+    }
+
+    #[test]
+    fn limits_are_read_as_the_system_writes_them() {
+        let limits = |files: &str| {
+            format!(
+                "Limit                     Soft Limit           Hard Limit           Units\n\
+                 Max processes             96000                96000                processes\n\
+                 Max open files            {files}               524288               files\n"
+            )
+        };
+        assert_eq!(open_files(&limits("1024")), Some(1024));
+        assert_eq!(open_files(&limits("unlimited")), Some(usize::MAX));
+        assert_eq!(open_files(""), None);
     }
 
     #[test]

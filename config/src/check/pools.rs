@@ -1,12 +1,14 @@
 //! Pools: places that exist, endpoints that can serve, probes that make sense.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
 
 use crate::decode::Switch;
 use crate::diagnostic::{Code, Diagnostic, nearest, quoted_list};
 use crate::document::{Document, EndpointPlace, Health, Outlier, Pool, Protocol, UpstreamTls};
 use crate::geography::Geography;
-use crate::names::Name;
+use crate::names::{DnsEndpoint, Name};
 use crate::source::{At, Origin};
 use crate::units::Quota;
 
@@ -164,6 +166,13 @@ fn unknown_region(cloud: &str, region: &At<String>) -> Diagnostic {
     }
 }
 
+/// What tells endpoints of a pool apart.
+#[derive(PartialEq, Eq, Hash)]
+enum Place<'a> {
+    Address(SocketAddr),
+    Dns(&'a DnsEndpoint),
+}
+
 /// Who serves.
 fn endpoints(name: &At<Name>, pool: &Pool, found: &mut Vec<Diagnostic>) {
     if pool.endpoints.is_empty() {
@@ -174,11 +183,14 @@ fn endpoints(name: &At<Name>, pool: &Pool, found: &mut Vec<Diagnostic>) {
         ));
         return;
     }
-    let mut seen: HashMap<String, Origin> = HashMap::new();
+    let mut seen: HashMap<Place<'_>, Origin> = HashMap::with_capacity(pool.endpoints.len());
     for endpoint in &pool.endpoints {
-        let (text, origin, port) = match &endpoint.place {
-            EndpointPlace::Address(at) => (at.to_string(), at.origin, at.value.port()),
-            EndpointPlace::Dns(at) => (at.to_string(), at.origin, at.value.port),
+        let (text, place, origin, port): (&dyn fmt::Display, _, _, _) = match &endpoint.place {
+            EndpointPlace::Address(at) => {
+                let place = Place::Address(at.value);
+                (at, place, at.origin, at.value.port())
+            }
+            EndpointPlace::Dns(at) => (at, Place::Dns(&at.value), at.origin, at.value.port),
         };
         if port == 0 {
             found.push(Diagnostic::error(
@@ -196,7 +208,7 @@ fn endpoints(name: &At<Name>, pool: &Pool, found: &mut Vec<Diagnostic>) {
                 format!("`{text}` is not an address that one can connect to"),
             ));
         }
-        if let Some(first) = seen.insert(text.clone(), origin) {
+        if let Some(first) = seen.insert(place, origin) {
             found.push(
                 Diagnostic::error(
                     Code::DuplicateAddress,
@@ -255,7 +267,7 @@ fn endpoints(name: &At<Name>, pool: &Pool, found: &mut Vec<Diagnostic>) {
 
 /// How endpoints are spoken to.
 fn transport(name: &At<Name>, pool: &Pool, found: &mut Vec<Diagnostic>) {
-    let tls = match &pool.tls {
+    let tls = match pool.tls.as_deref() {
         Some(UpstreamTls::On(tls)) => Some(tls),
         _ => None,
     };

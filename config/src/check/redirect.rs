@@ -32,7 +32,7 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
 /// Keys that say what is done with an endpoint, where there is none. What is inherited is meant for
 /// others, and what is said by default says nothing.
 fn useless(route: &Route, redirect: &Redirect, found: &mut Vec<Diagnostic>) {
-    let down = match &route.when_all_down {
+    let down = match &*route.when_all_down {
         WhenAllDown::Word(_) => Origin::Default,
         WhenAllDown::Respond(respond) => respond.origin,
     };

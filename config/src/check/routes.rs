@@ -25,7 +25,7 @@ pub(super) const PROTECTED: [&str; 10] = [
 ];
 
 pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
-    let mut names: HashMap<&str, Origin> = HashMap::new();
+    let mut names: HashMap<&str, Origin> = HashMap::with_capacity(document.routes.len());
     let mut matches = HashMap::with_capacity(document.routes.len());
     for route in &document.routes {
         if let Some(name) = &route.name
@@ -55,7 +55,7 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
         if let Some(affinity) = route.affinity.on() {
             check_affinity(affinity, found);
         }
-        if let WhenAllDown::Respond(respond) = &route.when_all_down
+        if let WhenAllDown::Respond(respond) = &*route.when_all_down
             && !(400..=599).contains(&respond.status.value)
         {
             found.push(Diagnostic::error(
@@ -108,6 +108,12 @@ fn retries(route: &Route, found: &mut Vec<Diagnostic>) {
 struct Matched<'a> {
     host: Option<&'a HostPattern>,
     path: PathKey<'a>,
+    /// The methods and headers, if there are any.
+    rest: Option<Box<Rest<'a>>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Rest<'a> {
     methods: Vec<&'a str>,
     headers: Vec<(&'a str, &'a str)>,
 }
@@ -140,6 +146,8 @@ fn duplicates<'a>(
         .map(|(name, value)| (name.value.as_str(), value.value.as_str()))
         .collect();
     headers.sort_unstable();
+    let some = !methods.is_empty() || !headers.is_empty();
+    let rest = some.then(|| Box::new(Rest { methods, headers }));
     let every_host = route.host.is_none() && route.hosts.is_empty();
     let hosts = route.host.as_ref().map_or(&*route.hosts, slice::from_ref);
     let hosts = hosts.iter().map(|host| Some(&host.value));
@@ -147,8 +155,7 @@ fn duplicates<'a>(
         let key = Matched {
             host,
             path,
-            methods: methods.clone(),
-            headers: headers.clone(),
+            rest: rest.clone(),
         };
         if let Some(first) = seen.insert(key, route.origin) {
             let shown = host.map_or_else(|| "any host".to_owned(), ToString::to_string);

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::clients::CountryCode;
 use super::health::{Health, Outlier};
-use crate::decode::{Decode, Encode, Omitted, Reader, Switch, document};
+use crate::decode::{Decode, Encode, Omitted, Reader, Shared, Switch, document};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::leaf::keywords;
 use crate::names::DnsEndpoint;
@@ -39,13 +39,13 @@ document! {
         /// What endpoints speak.
         pub protocol: At<Protocol> = "auto",
         /// TLS towards endpoints: `true`, or how.
-        pub tls: Option<UpstreamTls>,
+        pub tls: Option<Shared<UpstreamTls>>,
         /// How endpoints are probed. `off`: they are not, and count as healthy at once.
-        pub health: Switch<Health> = "{}",
+        pub health: Switch<Shared<Health>> = "{}",
         /// With fewer healthy endpoints than this (a number, or a share of all) the pool is down.
         pub min_healthy: At<Quota> = "1",
         /// What requests themselves tell about endpoints. `off`: only probes decide.
-        pub outlier: Switch<Outlier> = "{}",
+        pub outlier: Switch<Shared<Outlier>> = "{}",
         /// How long an endpoint that recovers (or is new while the pool serves), and a pool that
         /// comes back, take until they get their whole share: from a tenth of it upwards, evenly.
         pub slow_start: Switch<At<TimeSpan>> = "off",
@@ -57,7 +57,7 @@ document! {
         /// The Host sent to endpoints. By default the client's.
         pub host: Option<At<String>>,
         /// How long Portolan waits for endpoints.
-        pub timeouts: Timeouts = "{}",
+        pub timeouts: Shared<Timeouts> = "{}",
         /// What the pool can do at most.
         pub capacity: Option<Capacity>,
         /// Begin every connection to an endpoint with a PROXY protocol header that says which

@@ -11,7 +11,7 @@ use super::redirect::Redirect;
 use super::retry::{Hedge, Retry};
 use super::target::Target;
 use crate::decode::{
-    Decode, Encode, Entries, OneOrMany, Reader, Switch, canonical_entry, document,
+    Decode, Encode, Entries, OneOrMany, Reader, Shared, Switch, canonical_entry, document,
 };
 use crate::diagnostic::{Code, Diagnostic};
 use crate::leaf::{Leaf, LeafError, keywords};
@@ -42,9 +42,9 @@ document! {
         /// Where the requests go. Every route has it, or `redirect`.
         pub to: Option<Target>,
         /// Send clients to another address, instead of `to`.
-        pub redirect: Option<Redirect>,
+        pub redirect: Option<Box<Redirect>>,
         /// When a request is tried again.
-        pub retry: Retry = "{}",
+        pub retry: Shared<Retry> = "{}",
         /// How long a request may take until its client gets response headers, over all tries.
         /// After that, only `timeouts.idle` counts.
         pub timeout: At<TimeSpan> = "60s",
@@ -54,7 +54,7 @@ document! {
         /// `check` fails when a pool's probes can take longer (`portolan check` prints how long).
         pub rto: Option<At<TimeSpan>>,
         /// What happens when no pool of the target can serve.
-        pub when_all_down: WhenAllDown = "try_all",
+        pub when_all_down: Shared<WhenAllDown> = "try_all",
         /// Keep a client where it was first served, by a cookie, a header or its address. `off`:
         /// every request is drawn anew.
         pub affinity: Switch<Box<Affinity>> = "off",
@@ -78,11 +78,11 @@ document! {
         /// Which other sites may use it from a browser. `off`: what endpoints say about it stays.
         pub cors: Switch<Box<Cors>> = "off",
         /// Changes to the request's headers before it is sent on.
-        pub request_headers: HeaderEdits = "{}",
+        pub request_headers: Shared<HeaderEdits> = "{}",
         /// Changes to the answer's headers.
-        pub response_headers: HeaderEdits = "{}",
+        pub response_headers: Shared<HeaderEdits> = "{}",
         /// Changes to the request's path.
-        pub rewrite: Option<Rewrite>,
+        pub rewrite: Option<Box<Rewrite>>,
     }
 }
 

@@ -51,11 +51,13 @@ pub(super) fn parse(text: &str, source: SourceId) -> Option<Node> {
 /// order, nothing that cannot be printed. Other alphabets may stand in comments, which the reader sees to.
 fn has_simple_bytes(bytes: &[u8]) -> bool {
     let simple = |byte: u8| byte == b'\n' || (byte >= b' ' && byte != 0x7f && byte != 0xef);
-    bytes.iter().all(|byte| simple(*byte))
+    // All of them, whatever the first ones say: many are looked at in one go.
+    bytes.iter().fold(true, |all, byte| all & simple(*byte))
         // U+0080 to U+009F are control characters.
-        && !bytes
-            .windows(2)
-            .any(|pair| pair[0] == 0xc2 && pair[1] < 0xa0)
+        && (bytes.is_ascii()
+            || !bytes
+                .windows(2)
+                .any(|pair| pair[0] == 0xc2 && pair[1] < 0xa0))
 }
 
 struct Reader<'a> {
@@ -426,8 +428,8 @@ impl Reader<'_> {
 
     fn flow_sequence(&mut self, parent: usize) -> Option<Node> {
         let start = self.at;
-        let mut items = Vec::new();
         let mut more = self.flow_begins(parent, b']')?;
+        let mut items = some_or_none(more);
         while more {
             items.push(self.inline(parent, true)?);
             more = self.flow_goes_on(parent, b']')?;
@@ -437,8 +439,8 @@ impl Reader<'_> {
 
     fn flow_mapping(&mut self, parent: usize) -> Option<Node> {
         let start = self.at;
-        let mut entries = Vec::new();
         let mut more = self.flow_begins(parent, b'}')?;
+        let mut entries = some_or_none(more);
         while more {
             let key = self.key()??;
             self.flow_space(parent)?;
@@ -449,6 +451,11 @@ impl Reader<'_> {
         all_differ(&entries)?;
         self.node(Value::Map(entries), start, start + 1)
     }
+}
+
+/// A list for a collection in brackets: most have one or two things, or nothing.
+fn some_or_none<T>(some: bool) -> Vec<T> {
+    Vec::with_capacity(if some { 2 } else { 0 })
 }
 
 /// Gives up if a key stands twice.

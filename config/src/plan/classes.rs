@@ -143,6 +143,8 @@ pub(crate) struct ClassMaker<'a> {
     by_order: HashMap<NearestShape, Arc<Places<u16>>>,
     /// From a pool's place to every viewpoint.
     distances: HashMap<[u64; 2], Vec<f64>>,
+    /// The one class of every target that looks the same to everybody.
+    everybody: Option<Arc<ClientClasses>>,
 }
 
 /// Address → group of networks. Group 0 is in none.
@@ -191,6 +193,7 @@ impl<'a> ClassMaker<'a> {
             by_rules: HashMap::new(),
             by_order: HashMap::new(),
             distances: HashMap::new(),
+            everybody: None,
         }
     }
 
@@ -277,9 +280,32 @@ impl<'a> ClassMaker<'a> {
     ///
     /// # Errors
     /// When there would be too many.
-    pub(crate) fn classes_of(&mut self, target: TargetId) -> Result<ClientClasses, TooManyClasses> {
+    pub(crate) fn classes_of(
+        &mut self,
+        target: TargetId,
+    ) -> Result<Arc<ClientClasses>, TooManyClasses> {
         let graph = self.graph;
         let reachable = graph.reachable(target);
+        let tells_apart = |id: &TargetId| {
+            let kind = &graph.node(*id).kind;
+            matches!(kind, TargetKindPlan::Geo(_) | TargetKindPlan::Nearest(_))
+        };
+        if reachable.iter().any(tells_apart) {
+            return self.by_property(target, &reachable).map(Arc::new);
+        }
+        if let Some(known) = &self.everybody {
+            return Ok(known.clone());
+        }
+        let everybody = Arc::new(self.by_property(target, &reachable)?);
+        Ok(self.everybody.insert(everybody).clone())
+    }
+
+    fn by_property(
+        &mut self,
+        target: TargetId,
+        reachable: &[TargetId],
+    ) -> Result<ClientClasses, TooManyClasses> {
+        let graph = self.graph;
         let sets: Vec<&'a ClientSet> = reachable
             .iter()
             .filter_map(|id| match &graph.node(*id).kind {
@@ -367,7 +393,7 @@ impl ClientClasses {
         target: TargetId,
         graph: &TargetGraph,
         locations: &LocationTable,
-    ) -> Result<Self, TooManyClasses> {
+    ) -> Result<Arc<Self>, TooManyClasses> {
         ClassMaker::new(graph, locations).classes_of(target)
     }
 
@@ -658,7 +684,7 @@ routes: [ {{ to: tested }} ]
             .unwrap_or_else(|| panic!("{}", checked.report.render(crate::diagnostic::Colours::Off)))
     }
 
-    fn classes(plan: &Plan) -> (ClientClasses, TargetId) {
+    fn classes(plan: &Plan) -> (Arc<ClientClasses>, TargetId) {
         let target = plan.routes[RouteId::new(0).index()].target;
         (
             ClientClasses::of(target, &plan.targets, &plan.locations).unwrap(),

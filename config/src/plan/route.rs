@@ -20,11 +20,11 @@ pub struct RoutePlan {
     /// Where its requests go: nowhere, if clients are sent elsewhere.
     pub target: TargetId,
     /// Where its clients are sent instead.
-    pub redirect: Option<RedirectPlan>,
+    pub redirect: Option<Box<RedirectPlan>>,
     /// What must be known about a client before the target can say where.
     pub needs: ClientFacts,
     /// When a request is tried again.
-    pub retry: RetryPlan,
+    pub retry: Arc<RetryPlan>,
     /// How long a request may take until response headers come, over all tries.
     pub timeout: Duration,
     /// A second try beside a slow first one.
@@ -42,11 +42,11 @@ pub struct RoutePlan {
     /// How often one client may come: all of these must hold.
     pub rate_limits: Vec<RateLimitPlan>,
     /// What browsers are told.
-    pub browser: BrowserPlan,
+    pub browser: Arc<BrowserPlan>,
     /// Changes to the request's headers.
-    pub request_headers: HeaderEditsPlan,
+    pub request_headers: Arc<HeaderEditsPlan>,
     /// Changes to the answer's headers.
-    pub response_headers: HeaderEditsPlan,
+    pub response_headers: Arc<HeaderEditsPlan>,
     /// Taken off the path before the request is sent on; without a trailing slash.
     pub strip_prefix: Option<Arc<str>>,
 }

@@ -97,8 +97,17 @@ impl TargetGraph {
         if let Some(id) = self.ids.get(&kind) {
             return *id;
         }
+        if let TargetKindPlan::Pool(pool) = kind {
+            return self.add(TargetNode {
+                kind,
+                pools: vec![pool],
+                weighted: vec![pool],
+                places: place_of_pool(pool).into_iter().collect(),
+                measured: false,
+            });
+        }
         let children = kind.children();
-        let mut pools: BTreeSet<PoolId> = children
+        let pools: BTreeSet<PoolId> = children
             .iter()
             .flat_map(|child| self.node(*child).pools.iter().copied())
             .collect();
@@ -109,20 +118,15 @@ impl TargetGraph {
             }
             _ => children.clone(),
         };
-        let mut weighted: BTreeSet<PoolId> = leading
+        let weighted: BTreeSet<PoolId> = leading
             .into_iter()
             .flat_map(|child| self.node(child).weighted.iter().copied())
             .collect();
-        if let TargetKindPlan::Pool(pool) = kind {
-            pools.insert(pool);
-            weighted.insert(pool);
-        }
         let measured = matches!(
             kind,
             TargetKindPlan::Fastest(_) | TargetKindPlan::LeastLoaded(_)
         ) || children.iter().any(|child| self.node(*child).measured);
-        let id = TargetId::new(self.nodes.len());
-        self.nodes.push(TargetNode {
+        self.add(TargetNode {
             places: weighted
                 .iter()
                 .filter_map(|pool| place_of_pool(*pool))
@@ -130,9 +134,21 @@ impl TargetGraph {
             pools: pools.into_iter().collect(),
             weighted: weighted.into_iter().collect(),
             measured,
-            kind: kind.clone(),
-        });
-        self.ids.insert(kind, id);
+            kind,
+        })
+    }
+
+    /// Nothing is added any more: what that needs is given back.
+    pub(crate) fn finished(mut self) -> Self {
+        self.ids = HashMap::new();
+        self.nodes.shrink_to_fit();
+        self
+    }
+
+    fn add(&mut self, node: TargetNode) -> TargetId {
+        let id = TargetId::new(self.nodes.len());
+        self.ids.insert(node.kind.clone(), id);
+        self.nodes.push(node);
         id
     }
 
@@ -153,6 +169,9 @@ impl TargetGraph {
 
     /// The target and everything below it, each once, outer before inner.
     pub fn reachable(&self, from: TargetId) -> Vec<TargetId> {
+        if let TargetKindPlan::Pool(_) = self.node(from).kind {
+            return vec![from];
+        }
         let mut seen = BTreeSet::new();
         let mut order = Vec::new();
         let mut open = vec![from];

@@ -17,7 +17,7 @@ use portolan_config::plan::{
 };
 
 use crate::clock::Tick;
-use crate::dial::{Dial, Dialer, ProbeOutcome};
+use crate::dial::{Dial, Dialer, Preparation, ProbeOutcome};
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::geo::Locator;
 use crate::handover::{Handover, Known};
@@ -182,7 +182,7 @@ pub struct Core {
     fitted: Arc<Fitted>,
     /// What the process before this one knew of endpoints that were not met yet.
     handed: Handover,
-    pub(super) endpoints: HashMap<EndpointKey, EndpointState>,
+    pub(super) endpoints: HashMap<EndpointKey, Box<EndpointState>>,
     names: HashMap<Arc<str>, NameState>,
     turns: HashMap<Name, Arc<Sequence>>,
     pool_stats: HashMap<Name, Arc<PoolStats>>,
@@ -474,7 +474,8 @@ impl Core {
     /// others. Called for every configuration and every change of a name's addresses.
     fn keep_endpoints(&mut self) {
         let plan = self.plan.clone();
-        let mut wanted = HashSet::new();
+        let known = self.endpoints.len();
+        let mut wanted = HashSet::with_capacity(known.max(plan.pools.len()));
         let serving = self.serving();
         for pool in &plan.pools {
             let serves = serving.contains(&pool.name);
@@ -484,7 +485,7 @@ impl Core {
                     address: placed.address,
                 };
                 if wanted.insert(key.clone()) {
-                    self.keep_endpoint(pool, key, placed.name.as_deref(), serves);
+                    self.keep_endpoint(pool, key, placed.name.as_ref(), serves);
                 }
             }
         }
@@ -500,18 +501,21 @@ impl Core {
         &mut self,
         pool: &Arc<PoolPlan>,
         key: EndpointKey,
-        name: Option<&str>,
+        name: Option<&Arc<str>>,
         serving: bool,
     ) {
-        let identity = self.material.pools.get(&pool.id);
-        let dial = self.dialer.prepare(pool, identity, key.address, name);
+        let dial = Dial::when_needed(Preparation {
+            dialer: self.dialer.clone(),
+            pool: pool.clone(),
+            identity: self.material.pools.get(&pool.id).cloned(),
+            address: key.address,
+            name: name.cloned(),
+        });
         let now = self.now;
         let alarm = self.passive.alarm.clone();
         let handed = self.handed.endpoints.remove(&key);
-        let state = self
-            .endpoints
-            .entry(key.clone())
-            .or_insert_with(|| EndpointState {
+        let state = self.endpoints.entry(key.clone()).or_insert_with(|| {
+            Box::new(EndpointState {
                 live: Arc::new(Endpoint::watched(key.clone(), alarm)),
                 dial: dial.clone(),
                 health: Health::unknown(now),
@@ -522,7 +526,8 @@ impl Core {
                 probed: None,
                 next: None,
                 probing: None,
-            });
+            })
+        });
         if let Some(known) = handed {
             state.go_on(known, pool);
         }
@@ -558,7 +563,17 @@ impl Core {
     /// The addresses of a pool, in the order written; of two entries for one address the first.
     fn placed(&self, pool: &PoolPlan) -> Vec<Placed> {
         let mut seen = HashSet::new();
-        let mut placed = Vec::new();
+        let mut placed: Vec<Placed> = Vec::with_capacity(pool.endpoints.len());
+        // Most pools are small.
+        let mut is_new = |placed: &[Placed], address: SocketAddr| {
+            if placed.len() < 16 {
+                return placed.iter().all(|it| it.address != address);
+            }
+            if seen.is_empty() {
+                seen.extend(placed.iter().map(|it| it.address));
+            }
+            seen.insert(address)
+        };
         for endpoint in &pool.endpoints {
             match endpoint {
                 EndpointPlan::Address {
@@ -566,7 +581,7 @@ impl Core {
                     weight,
                     backup,
                 } => {
-                    if seen.insert(*address) {
+                    if is_new(&placed, *address) {
                         placed.push(Placed {
                             address: *address,
                             weight: *weight,
@@ -584,7 +599,7 @@ impl Core {
                     let found = self.names.get(host).map_or(&[][..], |name| &name.addresses);
                     for address in found {
                         let address = SocketAddr::new(*address, *port);
-                        if seen.insert(address) {
+                        if is_new(&placed, address) {
                             placed.push(Placed {
                                 address,
                                 weight: *weight,
