@@ -53,12 +53,7 @@ pub(crate) fn request_id(headers: &Fields, trusted: bool, random: &mut fastrand:
         return given.to_owned();
     }
     let digits = [random.u64(..), random.u64(..)].map(hexadecimal);
-    digits
-        .as_flattened()
-        .iter()
-        .copied()
-        .map(char::from)
-        .collect()
+    String::from_utf8_lossy(digits.as_flattened()).into_owned()
 }
 
 /// Sixteen digits, without the machinery of formatting: every request gets a few of them.

@@ -161,22 +161,24 @@ pub(crate) fn https_location(request: &RequestHeader) -> Option<HeaderValue> {
 /// Takes off an answer what was meant for us alone: the hop-by-hop headers, and those that the
 /// endpoint names in its Connection.
 pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
-    let named: SmallVec<[HeaderName; 1]> = response
-        .headers
-        .get_all(&header::CONNECTION)
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
-        .filter(|name| !name.eq_ignore_ascii_case("keep-alive"))
-        .filter_map(|name| name.parse().ok())
-        // Framing is the engine's, and these are nobody's to take off.
-        .filter(|name| {
-            !matches!(
-                *name,
-                header::TRANSFER_ENCODING | header::CONTENT_LENGTH | header::DATE
-            )
-        })
-        .collect();
+    let mut named: SmallVec<[HeaderName; 1]> = SmallVec::new();
+    for line in response.headers.get_all(&header::CONNECTION) {
+        for name in line.as_bytes().split(|byte| *byte == b',') {
+            let name = name.trim_ascii();
+            if name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close") {
+                continue;
+            }
+            // Framing is not the endpoint's to take off, and when it answered is everybody's to know.
+            if let Ok(name) = HeaderName::from_bytes(name)
+                && !matches!(
+                    name,
+                    header::TRANSFER_ENCODING | header::CONTENT_LENGTH | header::DATE
+                )
+            {
+                named.push(name);
+            }
+        }
+    }
     let ends_here = |name: &HeaderName| HOP_BY_HOP.contains(name) || named.contains(name);
     response.headers.retain(|name| !ends_here(name));
 }
