@@ -224,7 +224,7 @@ impl Connection {
         cx: &mut Context<'_>,
         room: usize,
     ) -> Poll<io::Result<usize>> {
-        if self.read.capacity() == 0 {
+        if room <= spare::SIZE && self.read.capacity() == 0 {
             self.read = spare::take();
         }
         self.read.reserve(room);

@@ -195,12 +195,14 @@ impl Http1 {
 
     /// Reads more: so much at most. Ready with whether there was any.
     fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Result<bool>> {
-        if self.read.capacity() == 0 {
+        // A body that is larger than that keeps its own buffer until it is over.
+        let small = room <= spare::SIZE;
+        if small && self.read.capacity() == 0 {
             self.read = spare::take();
         }
         self.read.reserve(room);
         let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.read);
-        if read.is_pending() && self.read.is_empty() {
+        if small && read.is_pending() && self.read.is_empty() {
             // Who waits holds no buffer.
             spare::put(std::mem::take(&mut self.read));
         }
