@@ -2,7 +2,7 @@
 //! and from endpoints alike.
 //!
 //! [`request`] and [`answer`] read heads, from their [`lines`] and what these say about the [`framing`];
-//! [`body`] reads what follows them; [`write`] writes heads.
+//! [`body`] reads what follows them; [`mod@write`] writes heads.
 
 pub(crate) mod answer;
 pub(crate) mod body;
