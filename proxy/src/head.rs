@@ -113,39 +113,6 @@ impl RequestHeader {
         (self.uri, self.written) = (uri, None);
     }
 
-    /// A header beside others of its name.
-    ///
-    /// # Errors
-    /// When it is no name or no value.
-    pub(crate) fn append_header(
-        &mut self,
-        name: impl TryInto<HeaderName>,
-        value: impl TryInto<HeaderValue>,
-    ) -> Result<()> {
-        let (name, value) = field(name, value)?;
-        self.headers.append(name, value);
-        Ok(())
-    }
-
-    /// A header in place of others of its name.
-    ///
-    /// # Errors
-    /// When it is no name or no value.
-    pub(crate) fn insert_header(
-        &mut self,
-        name: impl TryInto<HeaderName>,
-        value: impl TryInto<HeaderValue>,
-    ) -> Result<()> {
-        let (name, value) = field(name, value)?;
-        self.headers.insert(name, value);
-        Ok(())
-    }
-
-    /// Takes all headers of a name off.
-    pub(crate) fn remove_header(&mut self, name: impl AsFieldName) {
-        self.headers.remove(name);
-    }
-
     /// For the engine, over HTTP/2.
     pub(crate) fn into_engine(self) -> pingora::http::RequestHeader {
         let (mut parts, ()) = http::Request::new(()).into_parts();
@@ -205,39 +172,6 @@ impl ResponseHeader {
         self.reason = (self.status.canonical_reason() != Some(reason)).then(|| Box::from(reason));
     }
 
-    /// A header beside others of its name.
-    ///
-    /// # Errors
-    /// When it is no name or no value.
-    pub(crate) fn append_header(
-        &mut self,
-        name: impl TryInto<HeaderName>,
-        value: impl TryInto<HeaderValue>,
-    ) -> Result<()> {
-        let (name, value) = field(name, value)?;
-        self.headers.append(name, value);
-        Ok(())
-    }
-
-    /// A header in place of others of its name.
-    ///
-    /// # Errors
-    /// When it is no name or no value.
-    pub(crate) fn insert_header(
-        &mut self,
-        name: impl TryInto<HeaderName>,
-        value: impl TryInto<HeaderValue>,
-    ) -> Result<()> {
-        let (name, value) = field(name, value)?;
-        self.headers.insert(name, value);
-        Ok(())
-    }
-
-    /// Takes all headers of a name off.
-    pub(crate) fn remove_header(&mut self, name: impl AsFieldName) {
-        self.headers.remove(name);
-    }
-
     /// For the library that writes HTTP/2.
     pub(crate) fn into_parts(self) -> http::response::Parts {
         let (mut parts, ()) = http::Response::new(()).into_parts();
@@ -261,6 +195,48 @@ impl From<&pingora::http::ResponseHeader> for ResponseHeader {
         }
     }
 }
+
+/// What requests and answers have alike: how their headers are changed.
+macro_rules! changes_headers {
+    ($( $head:ident ),*) => { $(
+        impl $head {
+            /// A header beside others of its name.
+            ///
+            /// # Errors
+            /// When it is no name or no value.
+            pub(crate) fn append_header(
+                &mut self,
+                name: impl TryInto<HeaderName>,
+                value: impl TryInto<HeaderValue>,
+            ) -> Result<()> {
+                let (name, value) = field(name, value)?;
+                self.headers.append(name, value);
+                Ok(())
+            }
+
+            /// A header in place of others of its name.
+            ///
+            /// # Errors
+            /// When it is no name or no value.
+            pub(crate) fn insert_header(
+                &mut self,
+                name: impl TryInto<HeaderName>,
+                value: impl TryInto<HeaderValue>,
+            ) -> Result<()> {
+                let (name, value) = field(name, value)?;
+                self.headers.insert(name, value);
+                Ok(())
+            }
+
+            /// Takes all headers of a name off.
+            pub(crate) fn remove_header(&mut self, name: impl AsFieldName) {
+                self.headers.remove(name);
+            }
+        }
+    )* };
+}
+
+changes_headers!(RequestHeader, ResponseHeader);
 
 fn field(
     name: impl TryInto<HeaderName>,
