@@ -1,7 +1,9 @@
 //! Endpoints that fail requests, in every way, over everything that is spoken to them: what the
 //! client sees, what is counted, and which requests get through all the same.
 
+mod alike;
 mod before_answer;
+mod dead_cloud;
 mod deadlines;
 mod kept;
 mod many;

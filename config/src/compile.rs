@@ -17,9 +17,9 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{
     AccessLog, Affinity, Balance, BalanceWord, Certificate, ClientAuth, Clients, Document,
     Endpoint, EndpointPlace, Expect, FrameOptions, GeoRule, HashKey, HeaderEdits, Health,
-    HedgeAfter, LimitKey, Listener, PathMatch, Pool, Redirect, RedirectScheme, RedirectStatus,
-    ReferrerPolicy, Retry, RetryOn, Route, Target, TargetKind, Test, UpstreamTls, UrlPath,
-    WhenAllDown,
+    HedgeAfter, LimitKey, Listener, OnDown, PathMatch, Pool, Redirect, RedirectScheme,
+    RedirectStatus, ReferrerPolicy, Retry, RetryOn, Route, Target, TargetKind, Test, UpstreamTls,
+    UrlPath, WhenAllDown,
 };
 use crate::fields::Fields;
 use crate::geography::{Coordinates, Geography};
@@ -388,6 +388,7 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
             eject_for: outlier.eject_for.value.duration(),
             max_ejected: outlier.max_ejected.value.fraction(),
         }),
+        releases: pool.on_down.value == OnDown::Release,
         slow_start: pool.slow_start.on().map(|span| span.value.duration()),
         min_healthy: pool.min_healthy.value,
         overprovision: pool.overprovision.value,
@@ -395,7 +396,11 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
         host: pool.host.as_ref().and_then(|host| host.value.parse().ok()),
         timeouts: TimeoutsPlan {
             connect: pool.timeouts.connect.value.duration(),
-            first_byte: pool.timeouts.first_byte.value.duration(),
+            first_byte: pool
+                .timeouts
+                .first_byte
+                .as_ref()
+                .map(|time| time.value.duration()),
             idle: pool.timeouts.idle.value.duration(),
             upgrade_idle: pool.timeouts.upgrade_idle.value.duration(),
             upgrade_lifetime: pool
@@ -717,11 +722,16 @@ fn route(
         retry: parts.retry.of(&route.retry, retry),
         timeout: route.timeout.value.duration(),
         hedge: route.hedge.as_ref().map(|hedge| HedgePlan {
-            after: match hedge.after.value {
+            after: hedge.after.as_ref().map(|after| match after.value {
                 HedgeAfter::Time(time) => HedgeAfterPlan::Time(time.duration()),
                 HedgeAfter::Percentile(percentile) => HedgeAfterPlan::Percentile(percentile),
-            },
+            }),
             budget: hedge.budget.value.fraction(),
+            methods: hedge
+                .methods
+                .iter()
+                .map(|method| method.value.clone())
+                .collect(),
         }),
         when_all_down: match &*route.when_all_down {
             WhenAllDown::Word(_) => WhenAllDownPlan::TryAll,

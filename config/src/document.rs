@@ -43,7 +43,8 @@ pub use listener::{
 pub use paths::{DotSegments, EncodedSlashes, Paths, RepeatedSlashes};
 pub use pool::{
     Balance, BalanceLong, BalanceWord, Capacity, Endpoint, EndpointLong, EndpointPlace, HashKey,
-    HashKeyLong, HashOn, Pool, Protocol, ProxyVersion, Timeouts, UpstreamTls, UpstreamTlsFiles,
+    HashKeyLong, HashOn, OnDown, Pool, Protocol, ProxyVersion, Timeouts, UpstreamTls,
+    UpstreamTlsFiles,
 };
 pub use redirect::{Redirect, RedirectHost, RedirectScheme, RedirectStatus};
 pub use retry::{Hedge, HedgeAfter, Retry, RetryOn};

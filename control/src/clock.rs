@@ -23,6 +23,11 @@ impl Tick {
         self.0
     }
 
+    /// So long before this one, but not before the beginning.
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(span))
+    }
+
     /// The time from an earlier moment to this one; nothing if that one is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)

@@ -7,16 +7,17 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use portolan_config::names::Name;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::affinity::seed_of_address;
 use crate::clock::Tick;
-use crate::outlier::{Alarm, Epoch, Fault, Reason, Tally, Witness};
+use crate::outlier::{Alarm, Epoch, Fault, Reason, Source, Tally, Witness};
 use crate::silence::Silence;
 use crate::stats::{ByOutcome, Counter, TryOutcome};
 
@@ -63,6 +64,12 @@ pub struct Endpoint {
     pub silence: Silence,
     /// What they tell about it.
     pub witness: Witness,
+    /// It is unhealthy or ejected at the moment.
+    down: AtomicBool,
+    /// How often it was found dead.
+    deaths: AtomicU32,
+    /// Rings for requests that wait for it when something becomes of it.
+    bell: Arc<Notify>,
     /// Connections are reused within a cohort: see [`Self::begin_cohort`].
     cohort: AtomicU64,
     /// Cohorts before this one were handed out by [`Self::old_cohorts`].
@@ -96,19 +103,49 @@ impl Endpoint {
             tries: ByOutcome::default(),
             silence: Silence::default(),
             witness: Witness::new(alarm),
+            down: AtomicBool::new(false),
+            deaths: AtomicU32::new(0),
+            bell: Arc::default(),
             ejections: Default::default(),
         }
     }
 
-    /// A try that began in this epoch ended, and what that says about the endpoint counts.
-    pub fn tried(&self, outcome: TryOutcome, epoch: Epoch) {
+    /// A try that began in this epoch ended now, and what that says about the endpoint counts. `source`:
+    /// whose it was; it is only asked now and then.
+    pub fn tried(
+        &self,
+        outcome: TryOutcome,
+        epoch: Epoch,
+        now: Tick,
+        source: impl FnOnce() -> Source,
+    ) {
         self.tries.one(outcome);
         self.witness.rouse();
         match (Fault::of(outcome), outcome) {
-            (Some(fault), _) => self.witness.failed(fault, epoch),
+            (Some(fault), _) => self.witness.failed(fault, epoch, source()),
             (None, TryOutcome::Abandoned) => {}
-            (None, _) => self.witness.succeeded(epoch),
+            (None, _) => self.witness.succeeded(epoch, now, source),
         }
+    }
+
+    /// A try that began in this epoch ended, and it is not known yet whether its request was the cause:
+    /// what it says about the endpoint. Nothing if it does not speak against it.
+    pub fn suspend(
+        self: &Arc<Self>,
+        outcome: TryOutcome,
+        epoch: Epoch,
+        source: impl FnOnce() -> Source,
+    ) -> Option<Blame> {
+        let fault = Fault::of(outcome)?;
+        self.witness.suspended.up();
+        self.tries.one(outcome);
+        Some(Blame {
+            endpoint: self.clone(),
+            epoch,
+            fault,
+            source: source(),
+            excused: false,
+        })
     }
 
     /// A try ended like this, and the endpoint is not to blame: a kept connection that was closed
@@ -139,8 +176,41 @@ impl Endpoint {
         Tally {
             answered: of(TryOutcome::Answered).saturating_sub(truncated),
             errors: of(TryOutcome::ServerError),
-            failed: (failed + truncated).saturating_sub(self.witness.excused.get()),
+            failed: (failed + truncated)
+                .saturating_sub(self.witness.excused.get())
+                .saturating_sub(self.witness.suspended.get().max(0) as u64),
         }
+    }
+
+    /// Whether it is unhealthy or ejected at this moment, whatever the snapshot of a request says.
+    pub fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// How often it was found dead: unhealthy or ejected because it does not answer. A request that waits
+    /// for it compares this number with that of when it began.
+    pub fn deaths(&self) -> u32 {
+        self.deaths.load(Ordering::Acquire)
+    }
+
+    /// Its verdict changed. `dead`: it was found not to answer any more. Requests that wait for it are
+    /// told.
+    pub(crate) fn turn(&self, down: bool, dead: bool) {
+        self.down.store(down, Ordering::Relaxed);
+        if dead {
+            self.deaths.fetch_add(1, Ordering::Release);
+        }
+        self.bell.notify_waiters();
+    }
+
+    /// Tells requests that wait for it to look at it.
+    pub fn ring(&self) {
+        self.bell.notify_waiters();
+    }
+
+    /// What rings for requests that wait for it.
+    pub fn bell(&self) -> Arc<Notify> {
+        self.bell.clone()
     }
 
     /// Which connections may be reused: those that were opened for requests of this cohort.
@@ -182,6 +252,20 @@ impl Endpoint {
     /// A request is over, however it ended.
     pub fn end(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Response headers came, and how long that took, if that is known. What an endpoint says that cannot
+    /// serve says nothing about how long its answers usually take.
+    pub fn answered(&self, outcome: TryOutcome, took: Option<Duration>, now: Tick) {
+        match took.filter(|_| Fault::of(outcome).is_none()) {
+            Some(took) => {
+                self.observe_answer(took, now);
+                self.silence.answered(took, now);
+            }
+            None => {
+                self.silence.heard(now);
+            }
+        }
     }
 
     /// A request's response headers came after `took`.
@@ -241,6 +325,42 @@ impl Endpoint {
     pub fn cost(&self, now: Tick) -> f64 {
         let peak = self.peak.get(now).unwrap_or_default();
         peak.as_secs_f64() * (f64::from(self.in_flight()) + 1.0)
+    }
+}
+
+/// A failed try of which it is not known yet whose fault it was. It counts against its endpoint when it is
+/// dropped, unless that is excused.
+#[derive(Debug)]
+pub struct Blame {
+    endpoint: Arc<Endpoint>,
+    epoch: Epoch,
+    fault: Fault,
+    source: Source,
+    excused: bool,
+}
+
+impl Blame {
+    /// What happened.
+    pub fn fault(&self) -> Fault {
+        self.fault
+    }
+
+    /// Its request was the cause: it says nothing about the endpoint.
+    pub fn excuse(mut self) {
+        self.excused = true;
+    }
+}
+
+impl Drop for Blame {
+    fn drop(&mut self) {
+        let witness = &self.endpoint.witness;
+        if self.excused {
+            witness.excused.one();
+        } else {
+            witness.failed(self.fault, self.epoch, self.source);
+        }
+        witness.suspended.down();
+        witness.rouse();
     }
 }
 

@@ -7,6 +7,8 @@
 pub mod core;
 #[cfg(test)]
 mod idle;
+#[cfg(test)]
+mod outages;
 mod passive;
 mod retired;
 #[cfg(test)]
@@ -101,9 +103,9 @@ impl Messenger {
         });
     }
 
-    /// A silent endpoint was heard again.
-    pub fn heard(&self, key: &EndpointKey) {
-        self.tell(Event::HeardAgain { key: key.clone() });
+    /// Requests wait for an endpoint of which nothing is heard: it should be probed.
+    pub fn doubted(&self, key: &EndpointKey) {
+        self.tell(Event::Doubted { key: key.clone() });
     }
 
     fn tell(&self, event: Event) {

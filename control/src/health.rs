@@ -8,7 +8,8 @@
 //! # Pace
 //! Probes go out every `every`, less up to a tenth so that those of many endpoints spread. While
 //! the verdict may be about to change (it is unknown, or the last result contradicts it) they go
-//! out every `fast_every`.
+//! out every `fast_every`; to an endpoint that seems to be back, four times as often: nothing but the
+//! clouds' traffic is waiting for them.
 //!
 //! # Without probes
 //! With `health: off` an endpoint is healthy at once. Switching probes on later keeps that verdict
@@ -90,6 +91,8 @@ impl fmt::Display for Because {
 pub enum ProbeFailure {
     /// No connection: refused, unreachable, TLS.
     Connect(String),
+    /// No way leads to it, or nothing is there.
+    Unreachable(String),
     /// It took longer than `timeout`.
     Timeout(Duration),
     /// The connection broke, or the answer was cut short.
@@ -98,10 +101,19 @@ pub enum ProbeFailure {
     Unexpected(String),
 }
 
+impl ProbeFailure {
+    /// Whether nothing was heard of the endpoint. A refused connection, a broken one and an answer that
+    /// is not as expected come from somebody: perhaps from an endpoint that finishes its requests
+    /// before it stops.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Timeout(_) | Self::Unreachable(_))
+    }
+}
+
 impl fmt::Display for ProbeFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connect(what) => write!(f, "cannot connect: {what}"),
+            Self::Connect(what) | Self::Unreachable(what) => write!(f, "cannot connect: {what}"),
             Self::Timeout(limit) => write!(f, "no answer within {} ms", limit.as_millis()),
             Self::Broken(what) => write!(f, "broken answer: {what}"),
             Self::Unexpected(what) => write!(f, "unexpected answer: {what}"),
@@ -206,10 +218,10 @@ impl Health {
     /// The time from the beginning of one probe to that of the next. `spread`, from 0 to 1, tells
     /// endpoints apart.
     pub fn pace(&self, policy: &HealthPolicy, spread: f64) -> Duration {
-        let interval = if self.is_changing() {
-            policy.fast_every
-        } else {
-            policy.every
+        let interval = match self.verdict {
+            Verdict::Unhealthy if self.is_changing() => policy.fast_every / 4,
+            _ if self.is_changing() => policy.fast_every,
+            _ => policy.every,
         };
         interval.mul_f64(1.0 - 0.1 * spread.clamp(0.0, 1.0))
     }
@@ -327,6 +339,8 @@ mod tests {
             .step(&POLICY, failed(), at(7));
         assert_eq!(down.verdict, Verdict::Unhealthy);
         assert_eq!(down.pace(&POLICY, 0.0), Duration::from_secs(5));
+        let coming = down.clone().step(&POLICY, Event::ProbeSucceeded, at(8));
+        assert_eq!(coming.pace(&POLICY, 0.0), Duration::from_millis(250));
         assert_eq!(down.since, at(7));
         assert_eq!(
             down.because.to_string(),

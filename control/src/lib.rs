@@ -89,4 +89,5 @@ pub mod steering;
 pub mod suspicion;
 pub mod token;
 pub mod token_keys;
+pub mod tries;
 pub mod watch;

@@ -20,11 +20,19 @@
 //! # What follows
 //! It is ejected for `eject_for`, twice as long each time up to 30 s; every half minute that it
 //! behaves takes one doubling back. Then it is on trial: it gets a trickle, and its first answer
-//! decides. If nobody asks it anything, the trial ends in its favour after as long as the ejection.
+//! decides. As long as anything that it was asked is unanswered the trial lasts; only if no request
+//! comes at all it ends in the endpoint's favour, after as long as the ejection.
 //!
 //! A probe that passes puts it on trial earlier, if the fault was one that a probe would meet, too,
-//! and only until a trial shows that this endpoint's probes do not.
+//! and only until a trial shows that this endpoint's probes do not. Where its probes failed as well,
+//! they see the fault: once they have brought it back nothing is held against it.
+//!
+//! # What is not the endpoint's fault
+//! A request that fails alike at every endpoint is its own cause ([`Tries`](crate::tries::Tries) says so). And
+//! failures that are bound to one client, host, route or path do not count while the endpoint serves
+//! the rest ([`Source`]).
 
+mod source;
 mod witness;
 
 use std::fmt;
@@ -33,6 +41,7 @@ use std::time::Duration;
 use portolan_config::plan::{OutlierPlan, ProbeKind};
 use serde::{Deserialize, Serialize};
 
+pub use self::source::Source;
 pub use self::witness::{Alarm, Epoch, Seen, Witness};
 use crate::clock::Tick;
 use crate::stats::TryOutcome;
@@ -42,6 +51,9 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// Behaving for so long takes one doubling back.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
+
+/// So many ejections are remembered: after two and a half calm minutes all are forgotten.
+const MOST_STRIKES: u32 = 5;
 
 /// A run that chance makes less often than this, in all the tries of the last seconds, is none of
 /// its making.
@@ -355,6 +367,10 @@ pub enum Event {
     StandsOut(Reason),
     /// Its first answer on trial was good, or not.
     Tried(Result<(), Fault>),
+    /// A request of its trial waits for its answer.
+    Awaited,
+    /// A probe failed as well.
+    ProbeFailed,
     /// A probe that began after the ejection passed, and it would have met the fault.
     ProbePassed,
     /// Probes had it down, and say that it is back.
@@ -393,6 +409,8 @@ pub struct Record {
     by_probe: bool,
     /// Such a trial failed: its probes do not meet the fault.
     misled: bool,
+    /// Since its ejection a probe failed, too: its probes meet the fault.
+    probes_fail: bool,
 }
 
 /// What a process that takes over is told of a record. Times are milliseconds.
@@ -477,12 +495,17 @@ impl Record {
             standing,
             strikes: handed
                 .strikes
-                .clamp(u32::from(standing != Standing::Free), 16),
+                .clamp(u32::from(standing != Standing::Free), MOST_STRIKES),
             free_since: tick(handed.free_since),
             by_probe: handed.by_probe,
             misled: handed.misled,
             ..Self::default()
         }
+    }
+
+    /// Whether its probes failed as well since it was ejected.
+    pub fn probes_fail(&self) -> bool {
+        self.probes_fail
     }
 
     /// What becomes of it when `event` happens.
@@ -508,6 +531,26 @@ impl Record {
             (Standing::OnTrial { .. }, Event::Tried(Ok(()))) => {
                 self.misled = false;
                 Some(self.free(now))
+            }
+            (
+                Standing::OnTrial {
+                    since,
+                    until,
+                    reason,
+                },
+                Event::Awaited,
+            ) => {
+                // It goes on for a while after the last one has given up waiting.
+                self.standing = Standing::OnTrial {
+                    since,
+                    until: until.max(now + policy.eject_for),
+                    reason,
+                };
+                None
+            }
+            (Standing::Ejected { .. } | Standing::OnTrial { .. }, Event::ProbeFailed) => {
+                self.probes_fail = true;
+                None
             }
             (Standing::OnTrial { .. }, Event::Tried(Err(fault))) => {
                 self.misled |= self.by_probe;
@@ -538,10 +581,13 @@ impl Record {
             (Standing::OnTrial { until, .. }, Event::Woken) if now >= until => Some(self.free(now)),
             // Probes have judged already, and by more than one answer.
             (Standing::Ejected { reason, .. }, Event::Recovered)
-                if reason
-                    .fault()
-                    .is_some_and(|fault| fault != Fault::Unavailable) =>
+                if self.probes_fail
+                    || reason
+                        .fault()
+                        .is_some_and(|fault| fault != Fault::Unavailable) =>
             {
+                // What probes see needs no longer and longer ejections.
+                self.strikes = 0;
                 Some(self.free(now))
             }
             _ => None,
@@ -556,9 +602,10 @@ impl Record {
             let forgiven = u32::try_from(behaved).unwrap_or(u32::MAX);
             self.strikes = self.strikes.saturating_sub(forgiven);
         }
-        let doubled = policy.eject_for.saturating_mul(1 << self.strikes.min(16));
+        let doubled = policy.eject_for.saturating_mul(1 << self.strikes);
         let span = doubled.min(LONGEST.max(policy.eject_for));
-        self.strikes = (self.strikes + 1).min(16);
+        self.strikes = (self.strikes + 1).min(MOST_STRIKES);
+        self.probes_fail = false;
         self.window.forget();
         self.standing = Standing::Ejected {
             since: now,

@@ -326,6 +326,8 @@ struct Sums {
     healthy: usize,
     counted: usize,
     healthy_weight: f64,
+    /// The part of their weight that endpoints on trial may be asked.
+    tried_weight: f64,
     total_weight: f64,
     /// No primary can serve, so the backups count.
     backups_serve: bool,
@@ -346,6 +348,7 @@ impl Sums {
             healthy: 0,
             counted: 0,
             healthy_weight: 0.0,
+            tried_weight: 0.0,
             total_weight: 0.0,
             backups_serve,
         };
@@ -357,7 +360,11 @@ impl Sums {
             sums.total_weight += f64::from(endpoint.weight);
             if serves(endpoint) {
                 sums.healthy += 1;
-                sums.healthy_weight += f64::from(endpoint.weight) * endpoint.part();
+                let weight = f64::from(endpoint.weight) * endpoint.part();
+                match endpoint.standing {
+                    Standing::OnTrial { .. } => sums.tried_weight += weight,
+                    Standing::Free | Standing::Ejected { .. } => sums.healthy_weight += weight,
+                }
             }
         }
         sums
@@ -377,7 +384,9 @@ impl Sums {
         if plan.drain || self.total_weight == 0.0 {
             0.0
         } else {
-            (plan.overprovision * self.healthy_weight / self.total_weight).min(1.0)
+            // Who is on trial carries no more than its part, however much others could.
+            let carried = plan.overprovision * self.healthy_weight + self.tried_weight;
+            (carried / self.total_weight).min(1.0)
         }
     }
 }
@@ -607,7 +616,7 @@ routes: [ {{ to: p }} ]"
     #[test]
     fn one_on_trial_gets_a_trickle() {
         let pool_back = pool("", "t");
-        close(pool_back.availability, 1.4 * 0.05);
+        close(pool_back.availability, 0.05);
         let peers = pool("", "ht");
         let mut random = fastrand::Rng::with_seed(1);
         let hits = (0..10_000)

@@ -4,8 +4,13 @@
 //! repeated only if the request allows it: its method is idempotent (RFC 9110, section 9.2.2), or
 //! it carries an `Idempotency-Key` by which the service recognises the repetition.
 
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
 use portolan_config::fields::Fields;
 use portolan_config::plan::RetryPlan;
+
+use crate::clock::Tick;
 
 /// How a try failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +47,7 @@ pub struct Repeatable {
 /// What is left of a request's chances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chances {
-    /// Tries so far, with the one that failed.
+    /// How often it was sent so far, with the try that failed.
     pub tries: u32,
     /// Its time is not over yet.
     pub in_time: bool,
@@ -105,9 +110,16 @@ pub fn decide(
             sent == Sent::Perhaps && !request.body_kept,
             Because::BodyGone,
         ),
-        (chances.tries >= policy.tries, Because::NoTriesLeft),
+        // What was not sent costs neither a try nor anybody's capacity; but one try is no other.
+        (
+            policy.tries <= 1 || (sent == Sent::Perhaps && chances.tries >= policy.tries),
+            Because::NoTriesLeft,
+        ),
         (!chances.in_time, Because::NoTimeLeft),
-        (!chances.in_budget, Because::NoBudgetLeft),
+        (
+            sent == Sent::Perhaps && !chances.in_budget,
+            Because::NoBudgetLeft,
+        ),
     ];
     match reasons.into_iter().find(|(holds, _)| *holds) {
         Some((_, because)) => Action::GiveUp(because),
@@ -115,13 +127,77 @@ pub fn decide(
     }
 }
 
-/// Retries that a pool always allows, however little traffic there is.
-const ALWAYS: u64 = 10;
+/// How many tries a route may have beside the first ones: a share of its requests, and a few in any
+/// case. Counted over time and not by what is under way, so that failures which come back at once
+/// do not multiply (the idea of Finagle's retry budgets).
+///
+/// Written by requests with single atomic operations; only who wants another try works anything out.
+#[derive(Debug, Default)]
+pub struct Budget {
+    /// Requests that have begun.
+    requests: AtomicU64,
+    /// Those of them that were paid for.
+    paid: AtomicU64,
+    /// When that was, in microseconds since the process began.
+    at: AtomicU64,
+    /// Requests a second, lately, in thousandths.
+    rate: AtomicU64,
+    /// Millionths of tries that may begin.
+    tokens: AtomicI64,
+}
 
-/// Whether one more retry may go to a pool, by how many requests and how many retries are under way
-/// there.
-pub fn in_budget(budget: f64, in_flight: u64, retrying: u64) -> bool {
-    retrying < ALWAYS.max((in_flight as f64 * budget) as u64)
+impl Budget {
+    /// Tries that are always allowed, a second and in a row.
+    const FLOOR: f64 = 10.0;
+    const FLOOR_AT_ONCE: f64 = 20.0;
+
+    /// How long unused tries of a share are kept.
+    const KEPT: Duration = Duration::from_secs(1);
+
+    /// A request begins.
+    pub fn request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether one more try may begin now, by this share of the requests; if so, it is paid for.
+    pub fn take(&self, share: f64, now: Tick) -> bool {
+        const ONE: i64 = 1_000_000;
+        self.fill(share, now);
+        let took = self
+            .tokens
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |tokens| {
+                (tokens >= ONE).then(|| tokens - ONE)
+            });
+        took.is_ok()
+    }
+
+    /// Gives what came in since the last time.
+    fn fill(&self, share: f64, now: Tick) {
+        let now = (now.since_start().as_micros() as u64).max(1);
+        let before = self.at.swap(now, Ordering::Relaxed);
+        let requests = self.requests.load(Ordering::Relaxed);
+        let new = requests.saturating_sub(self.paid.swap(requests, Ordering::Relaxed));
+        // The first time it is as if nothing had been used since the process began.
+        let span = now.saturating_sub(before) as f64 / 1e6;
+        let kept = Self::KEPT.as_secs_f64();
+        let fades = (-span / kept).exp();
+        let rate = self.rate.load(Ordering::Relaxed) as f64 / 1e3;
+        let rate = rate * fades + new as f64 * (1.0 - fades) / span.max(1e-6);
+        self.rate.store((rate * 1e3) as u64, Ordering::Relaxed);
+        let unused = if before == 0 {
+            Self::FLOOR_AT_ONCE
+        } else {
+            0.0
+        };
+        let more = share * new as f64 + Self::FLOOR * span + unused;
+        let most = Self::FLOOR_AT_ONCE + share * rate.max(new as f64 / span.max(kept)) * kept;
+        let _ = self
+            .tokens
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |tokens| {
+                let filled = tokens + (more * 1e6) as i64;
+                Some(filled.min((most * 1e6) as i64).max(tokens.min(0)))
+            });
+    }
 }
 
 /// Whether a method may be repeated (RFC 9110, section 9.2.2).
@@ -209,7 +285,7 @@ mod tests {
             idempotent: true,
             body_kept: true,
         };
-        let with = |chances| decide(&policy(), Fault::Connect, Sent::Nothing, request, chances);
+        let with = |chances| decide(&policy(), Fault::Reset, Sent::Perhaps, request, chances);
         assert_eq!(with(ROOM), Action::TryAgain);
         assert_eq!(
             with(Chances { tries: 3, ..ROOM }),
@@ -228,11 +304,71 @@ mod tests {
     }
 
     #[test]
-    fn budgets_have_a_floor_and_grow_with_traffic() {
-        assert!(in_budget(0.2, 0, 9));
-        assert!(!in_budget(0.2, 40, 10));
-        assert!(in_budget(0.2, 100, 19));
-        assert!(!in_budget(0.2, 100, 20));
+    fn what_was_not_sent_costs_no_try() {
+        let request = Repeatable {
+            idempotent: false,
+            body_kept: false,
+        };
+        let spent = Chances {
+            tries: 3,
+            in_budget: false,
+            ..ROOM
+        };
+        for fault in [Fault::Connect, Fault::Reset] {
+            let action = decide(&policy(), fault, Sent::Nothing, request, spent);
+            assert_eq!(action, Action::TryAgain);
+            let once = RetryPlan {
+                tries: 1,
+                ..policy()
+            };
+            let action = decide(&once, fault, Sent::Nothing, request, spent);
+            assert_eq!(action, Action::GiveUp(Because::NoTriesLeft));
+        }
+    }
+
+    /// Tries of requests at this rate, of which each one would have another one.
+    fn granted(share: f64, a_second: u64, seconds: u64) -> u64 {
+        let budget = Budget::default();
+        let mut granted = 0;
+        for number in 0..a_second * seconds {
+            let now = Duration::from_secs_f64(1.0 + number as f64 / a_second as f64);
+            budget.request();
+            granted += u64::from(budget.take(share, Tick::after(now)));
+        }
+        granted
+    }
+
+    #[test]
+    fn a_budget_is_a_share_of_the_requests_and_a_few_in_any_case() {
+        for (share, a_second, expected) in [
+            (0.2, 500, 1_000 + 100 + 20),
+            (0.0, 500, 100 + 20),
+            (0.5, 2_000, 10_000 + 100 + 20),
+            // Each of them.
+            (0.2, 10, 100),
+            (0.0, 1, 10),
+        ] {
+            let granted = granted(share, a_second, 10);
+            let close = granted.abs_diff(expected) <= expected / 50 + 2;
+            assert!(close, "{share} {a_second}: {granted} of {expected}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_used_is_kept_for_a_moment() {
+        let budget = Budget::default();
+        let at = |seconds: f64| Tick::after(Duration::from_secs_f64(seconds));
+        assert!(budget.take(0.2, at(1.0)));
+        // An hour of 100 requests a second.
+        for _ in 0..360_000 {
+            budget.request();
+        }
+        let in_a_row = (0..1_000).filter(|_| budget.take(0.2, at(3_601.0)));
+        let in_a_row = in_a_row.count();
+        assert!((35..=45).contains(&in_a_row), "{in_a_row}");
+        // After an hour of nothing only what is always allowed.
+        let in_a_row = (0..1_000).filter(|_| budget.take(0.2, at(7_201.0)));
+        assert_eq!(in_a_row.count(), 20);
     }
 
     #[test]

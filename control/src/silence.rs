@@ -1,16 +1,27 @@
-//! Is an endpoint's silence still plausible?
+//! Is an endpoint's silence still plausible? The stall detector.
 //!
 //! An endpoint that is gone without a word (a stopped process, a cut cable) accepts requests and
 //! never answers. Deadlines find out late; its own history finds out soon: every request that it
 //! has had for longer than most of its answers took is evidence, and so is every further one. The
 //! evidence is added up as the logarithm of how improbable the silence is (the idea of the phi
 //! accrual failure detector, Hayashibara et al. 2004). Beyond a threshold the endpoint is suspect:
-//! it gets no new requests but a trickle, it is probed at once, and what may be repeated is tried
-//! elsewhere as well. Nothing is ever taken from it: the moment that anything comes from it, it is
-//! cleared.
+//! it gets no new requests but a trickle, it is probed at once, and requests that may run twice are
+//! tried elsewhere as well. Nothing is ever taken from it: the moment that anything comes from it, it
+//! is cleared.
 //!
-//! Only requests sent after the endpoint was last heard count, so that answers which are slow by
-//! nature accuse nobody while others come in.
+//! # What is evidence
+//! - **Several requests.** Only those sent after the endpoint was last heard count, so that answers
+//!   which are slow by nature accuse nobody while others come in; and one request alone is never
+//!   enough, however long it takes: it may be slow by nature.
+//! - **What is usual.** The endpoint's own recent latencies; where it has answered too few requests,
+//!   those of its pool. Where the whole pool has answered too few, requests count little, and never
+//!   enough by themselves.
+//! - **A probe** that is not answered, while its predecessors were at once: a probe is the same question
+//!   each time. Once a probe has failed without an answer, a single request that waits is enough. A
+//!   request that waits long at an endpoint of which nothing is heard has it probed at once ([`Judgement::Doubt`]).
+//!
+//! A probe that passes clears an endpoint that only probes have accused. What requests say about it a
+//! probe does not take back: a health check that works says little about the workers behind it.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,13 +35,45 @@ const THRESHOLD: f64 = 8.0;
 const SHORTEST: Duration = Duration::from_millis(40);
 
 /// Answers of which the latencies must be known before they say anything.
-const ENOUGH: u32 = 50;
+const ENOUGH: u32 = 10;
 
-/// The most that one request can say, unless it waits very much longer than any answer took.
+/// Answers that quantiles are made of.
+const ENOUGH_FOR_QUANTILES: u32 = 50;
+
+/// The most that one request can say, however long it waits.
 const MOST_OF_ONE: f64 = 3.0;
 
-/// How often a suspect endpoint gets a request nevertheless.
-const TRICKLE: Duration = Duration::from_millis(100);
+/// An answer is late that comes later than all but one in a hundred.
+const LATE: f64 = 2.0;
+
+/// The most that requests can say together where nothing is known about usual latencies.
+const MOST_UNKNOWN: f64 = 5.0;
+
+/// Where nothing is known, a request that waits ten times as long as this is one decade of evidence.
+const UNKNOWN: f64 = 0.1;
+
+/// The most that a probe can say which was not answered yet.
+const MOST_OF_PROBE: f64 = 5.0;
+
+/// A probe is late when it takes so many times as long as usual, and this long at least.
+const LATE_PROBE: (f64, f64) = (5.0, 0.025);
+
+/// What a failed probe says: any request that waits longer than is usual does the rest.
+const FAILED_PROBE: f64 = THRESHOLD - 0.1;
+
+/// How long a request waits at an endpoint of which nothing is heard until that is probed.
+const DOUBT: Duration = Duration::from_millis(150);
+
+/// An endpoint is probed for that reason no more often than this.
+const DOUBTS: Duration = Duration::from_secs(1);
+
+/// How often a suspect endpoint gets a request nevertheless: at first, and at the least, if it stays
+/// silent.
+const TRICKLE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(3_200));
+
+/// How long requests go elsewhere, if no request waits any more that could be answered and only
+/// probes speak for the endpoint: at first, and at the most, if it falls silent again each time.
+const HOLD: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(32));
 
 /// Requests that are looked at: the first since the endpoint was last heard. More of them would
 /// only say the same louder.
@@ -45,18 +88,32 @@ const RATIO: f64 = 1.25;
 const MEMORY: u32 = 4_096;
 
 /// What is known about an endpoint's silence. Written by requests with single atomic operations.
+/// Times are microseconds since the process began; 0 is never.
 #[derive(Debug)]
 pub struct Silence {
-    /// When anything last came from it, in microseconds since the process began.
+    /// When anything last came from it, in answer to a request.
     heard: AtomicU64,
     /// When requests were sent, 0 where nobody waits.
     sent: [AtomicU64; SLOTS],
     next: AtomicU32,
     latencies: Latencies,
-    /// Since when it is suspect, 0 if it is not.
+    /// Since when it is suspect.
     suspect: AtomicU64,
-    /// When it last got a request although it is suspect.
+    /// Requests were the evidence, not probes alone.
+    by_requests: AtomicU32,
+    /// How often it fell silent again after probes alone had cleared it.
+    relapses: AtomicU32,
+    /// When it last got a request although it is suspect, and how long until the next one.
     trickled: AtomicU64,
+    gap: AtomicU64,
+    /// When the probe under way was sent.
+    probing: AtomicU64,
+    /// When the last probe was sent that failed without an answer, if none has passed since.
+    probe_failed: AtomicU64,
+    /// How long probes usually take, in microseconds.
+    usual_probe: AtomicU64,
+    /// When it was last probed because requests waited.
+    doubted: AtomicU64,
 }
 
 /// A request that waits for an answer; given back by [`Silence::over`].
@@ -71,6 +128,8 @@ pub struct Waiting {
 pub enum Judgement {
     /// Nothing new.
     Same,
+    /// It should be probed now.
+    Doubt,
     /// Suspect from now on: it was silent for so long.
     Suspect(Duration),
 }
@@ -83,13 +142,31 @@ impl Default for Silence {
             next: AtomicU32::new(0),
             latencies: Latencies::default(),
             suspect: AtomicU64::new(0),
+            by_requests: AtomicU32::new(0),
+            relapses: AtomicU32::new(0),
             trickled: AtomicU64::new(0),
+            gap: AtomicU64::new(0),
+            probing: AtomicU64::new(0),
+            probe_failed: AtomicU64::new(0),
+            usual_probe: AtomicU64::new(0),
+            doubted: AtomicU64::new(0),
         }
     }
 }
 
 fn micros(tick: Tick) -> u64 {
     (tick.since_start().as_micros() as u64).max(1)
+}
+
+fn span(micros: u64) -> Duration {
+    Duration::from_micros(micros)
+}
+
+/// What a wait says where nothing is known about usual latencies, as a power of ten.
+fn unknown(wait: Duration) -> f64 {
+    (1.0 + wait.as_secs_f64() / UNKNOWN)
+        .log10()
+        .min(MOST_OF_ONE)
 }
 
 impl Silence {
@@ -116,16 +193,26 @@ impl Silence {
         );
     }
 
-    /// Something came: it is not silent. Whether it was suspect until now.
+    /// Something came in answer to a request: it is not silent. Whether it was suspect until now.
     pub fn heard(&self, now: Tick) -> bool {
         self.heard.store(micros(now), Ordering::Relaxed);
-        self.suspect.load(Ordering::Relaxed) != 0 && self.suspect.swap(0, Ordering::Relaxed) != 0
+        let was = self.suspect.load(Ordering::Relaxed) != 0
+            && self.suspect.swap(0, Ordering::Relaxed) != 0;
+        if was {
+            self.relapses.store(0, Ordering::Relaxed);
+        }
+        was
     }
 
     /// An answer came after this time.
     pub fn answered(&self, took: Duration, now: Tick) -> bool {
         self.latencies.add(took);
         self.heard(now)
+    }
+
+    /// Whether anything came from it since then, in answer to a request.
+    pub fn was_heard_since(&self, then: Tick) -> bool {
+        self.heard.load(Ordering::Relaxed) > micros(then)
     }
 
     /// Whether it is suspect.
@@ -137,46 +224,203 @@ impl Silence {
     pub fn trickle(&self, now: Tick) -> bool {
         let now = micros(now);
         let before = self.trickled.load(Ordering::Relaxed);
-        now.saturating_sub(before) >= TRICKLE.as_micros() as u64
+        let gap = self.gap.load(Ordering::Relaxed);
+        let may = now.saturating_sub(before) >= gap
             && self
                 .trickled
                 .compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+                .is_ok();
+        if may {
+            let longest = TRICKLE.1.as_micros() as u64;
+            self.gap.store((gap * 2).min(longest), Ordering::Relaxed);
+        }
+        may
     }
 
-    /// Looks at the silence. `deaf`: how long whoever listens was not able to, just now.
-    pub fn judge(&self, now: Tick, deaf: Duration) -> Judgement {
+    // === Probes ===
+
+    /// A probe is sent.
+    pub fn probe_sent(&self, now: Tick) {
+        self.probing.store(micros(now), Ordering::Relaxed);
+    }
+
+    /// A probe passed after this time. Whether the endpoint was suspect until now.
+    pub fn probe_passed(&self, took: Duration, now: Tick) -> bool {
+        self.probing.store(0, Ordering::Relaxed);
+        self.probe_failed.store(0, Ordering::Relaxed);
+        let took = (took.as_micros() as u64).max(1);
+        let usual = match self.usual_probe.load(Ordering::Relaxed) {
+            0 => took,
+            // Slow ones count at once, and are forgotten slowly.
+            before if took < before => before - (before - took) / 8,
+            _ => took,
+        };
+        self.usual_probe.store(usual, Ordering::Relaxed);
+        let since = self.suspect.load(Ordering::Relaxed);
+        if since == 0 {
+            return false;
+        }
+        if self.by_requests.load(Ordering::Relaxed) != 0 {
+            let relapses = self.relapses.load(Ordering::Relaxed);
+            let hold = (HOLD.0 * 2u32.pow(relapses.min(8))).min(HOLD.1);
+            if span(micros(now).saturating_sub(since)) < hold || self.is_awaited() {
+                return false;
+            }
+            self.relapses.store(relapses + 1, Ordering::Relaxed);
+        }
+        self.suspect.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// A probe failed: `silently`, without any answer. Whether the endpoint is suspect from now on, and
+    /// for how long it was silent.
+    pub fn probe_over(&self, silently: bool, now: Tick) -> Option<Duration> {
+        let sent = self.probing.swap(0, Ordering::Relaxed);
+        if !silently || sent == 0 {
+            return None;
+        }
+        let heard = self.heard.load(Ordering::Relaxed);
+        // Who answers requests meanwhile is not silent.
+        if heard >= sent {
+            return None;
+        }
+        self.probe_failed.store(sent, Ordering::Relaxed);
+        let now = micros(now);
+        let longest = self.waits(now).max()?;
+        if self.is_suspect() || longest < SHORTEST {
+            return None;
+        }
+        // Who is slow by nature gets the time that its own answers take.
+        let evidence = match self.latencies.tail(ENOUGH) {
+            Some(tail) => self.waits(now).map(|wait| tail.improbability(wait)).sum(),
+            None => THRESHOLD,
+        };
+        (FAILED_PROBE + evidence >= THRESHOLD).then(|| {
+            self.accuse(now, false);
+            span(now - heard.min(now)).min(longest)
+        })
+    }
+
+    // === Judging ===
+
+    /// Looks at the silence. `deaf`: how long whoever listens was not able to, just now. `others`: the
+    /// other endpoints of its pool, which say what is usual where this one has answered too little.
+    pub fn judge<'a>(
+        &self,
+        now: Tick,
+        deaf: Duration,
+        others: impl Iterator<Item = &'a Self>,
+    ) -> Judgement {
         if self.is_suspect() {
             return Judgement::Same;
         }
         let at = micros(now).saturating_sub(deaf.as_micros() as u64);
-        let silent = Duration::from_micros(at.saturating_sub(self.heard.load(Ordering::Relaxed)));
-        if silent < SHORTEST || self.evidence(at) < THRESHOLD {
+        let heard = self.heard.load(Ordering::Relaxed);
+        let silent = span(at.saturating_sub(heard));
+        let longest = self.waits(at).max();
+        let Some(longest) = longest.filter(|longest| *longest >= SHORTEST) else {
             return Judgement::Same;
+        };
+        let probes = self.evidence_of_probes(at, heard);
+        if probes + self.evidence_of_requests(at, others) >= THRESHOLD {
+            self.accuse(micros(now), probes < FAILED_PROBE);
+            return Judgement::Suspect(silent.min(longest));
         }
-        self.suspect.store(micros(now), Ordering::Relaxed);
-        Judgement::Suspect(silent)
+        let probing = self.probing.load(Ordering::Relaxed) != 0;
+        if longest >= DOUBT && silent >= DOUBT && !probing && self.doubt(at) {
+            return Judgement::Doubt;
+        }
+        Judgement::Same
+    }
+
+    /// Whether an answer to a request that was sent then is late, by what is usual: not yet improbable
+    /// enough to accuse an endpoint of which nothing else is known.
+    pub fn is_late(&self, sent: Tick, now: Tick) -> bool {
+        let wait = now.since(sent);
+        let evidence = match self.latencies.tail(ENOUGH) {
+            Some(tail) => tail.improbability(wait),
+            None => unknown(wait),
+        };
+        evidence >= LATE
+    }
+
+    fn accuse(&self, now: u64, by_requests: bool) {
+        self.by_requests
+            .store(u32::from(by_requests), Ordering::Relaxed);
+        self.gap
+            .store(TRICKLE.0.as_micros() as u64, Ordering::Relaxed);
+        self.trickled.store(now, Ordering::Relaxed);
+        self.suspect.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether it was not probed for this reason a moment ago.
+    fn doubt(&self, now: u64) -> bool {
+        let before = self.doubted.load(Ordering::Relaxed);
+        span(now.saturating_sub(before)) >= DOUBTS
+            && self
+                .doubted
+                .compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// How long requests have waited that were sent after the endpoint was last heard.
+    fn waits(&self, at: u64) -> impl Iterator<Item = Duration> {
+        let heard = self.heard.load(Ordering::Relaxed);
+        self.sent
+            .iter()
+            .map(|sent| sent.load(Ordering::Relaxed))
+            .filter(move |sent| *sent > heard && *sent < at)
+            .map(move |sent| span(at - sent))
+    }
+
+    /// Whether a request waits that was sent after the endpoint was last heard.
+    fn is_awaited(&self) -> bool {
+        self.waits(u64::MAX).next().is_some()
     }
 
     /// How improbable it is that none of those who wait has been answered, as a power of ten.
-    fn evidence(&self, at: u64) -> f64 {
-        let heard = self.heard.load(Ordering::Relaxed);
-        let waits = self
-            .sent
-            .iter()
-            .map(|sent| sent.load(Ordering::Relaxed))
-            .filter(|sent| *sent > heard && *sent < at)
-            .map(|sent| Duration::from_micros(at - sent));
-        let Some(tail) = self.latencies.tail() else {
+    fn evidence_of_requests<'a>(&self, at: u64, others: impl Iterator<Item = &'a Self>) -> f64 {
+        let own = self.latencies.tail(ENOUGH);
+        let tail = own.or_else(|| {
+            let pool = Latencies::default();
+            pool.merge(&self.latencies);
+            for other in others {
+                pool.merge(&other.latencies);
+            }
+            pool.tail(ENOUGH)
+        });
+        match tail {
+            Some(tail) => self.waits(at).map(|wait| tail.improbability(wait)).sum(),
+            None => {
+                let sum: f64 = self.waits(at).map(unknown).sum();
+                sum.min(MOST_UNKNOWN)
+            }
+        }
+    }
+
+    /// The same of the probe under way, or of the last one, if it failed without an answer.
+    fn evidence_of_probes(&self, at: u64, heard: u64) -> f64 {
+        if self.probe_failed.load(Ordering::Relaxed) > heard {
+            return FAILED_PROBE;
+        }
+        let sent = self.probing.load(Ordering::Relaxed);
+        if sent <= heard || sent >= at {
             return 0.0;
-        };
-        waits.map(|wait| tail.improbability(wait)).sum()
+        }
+        let usual = span(self.usual_probe.load(Ordering::Relaxed)).as_secs_f64();
+        if usual == 0.0 {
+            // None was ever answered.
+            return 0.0;
+        }
+        let late = (usual * LATE_PROBE.0).max(LATE_PROBE.1);
+        let waited = span(at - sent).as_secs_f64();
+        (3.0 * (waited / late).log10()).clamp(0.0, MOST_OF_PROBE)
     }
 
     /// The latency that this share of recent answers did not exceed; nothing where too little is
     /// known.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
-        self.latencies.tail().map(|tail| tail.quantile(share))
+        let tail = self.latencies.tail(ENOUGH_FOR_QUANTILES);
+        tail.map(|tail| tail.quantile(share))
     }
 }
 
@@ -225,9 +469,20 @@ impl Latencies {
         self.count.store(count, Ordering::Relaxed);
     }
 
-    /// What is known, if it is enough.
-    fn tail(&self) -> Option<Tail> {
-        if self.count.load(Ordering::Relaxed) < ENOUGH {
+    /// Adds those of another endpoint.
+    fn merge(&self, other: &Self) {
+        for (own, more) in self.buckets.iter().zip(&other.buckets) {
+            let more = more.load(Ordering::Relaxed);
+            if more > 0 {
+                own.fetch_add(more, Ordering::Relaxed);
+                self.count.fetch_add(more, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What is known, if it is so many answers.
+    fn tail(&self, enough: u32) -> Option<Tail> {
+        if self.count.load(Ordering::Relaxed) < enough {
             return None;
         }
         let mut above = [0; BUCKETS];
@@ -272,12 +527,7 @@ impl Tail {
         // possible, and once in a thousand.
         let beyond = (wait.as_secs_f64() / self.longest).max(1.0);
         let evidence = -known.log10() + 3.0 * beyond.log10();
-        let most = if beyond > 10.0 {
-            THRESHOLD
-        } else {
-            MOST_OF_ONE
-        };
-        evidence.clamp(0.0, most)
+        evidence.clamp(0.0, MOST_OF_ONE)
     }
 
     fn quantile(&self, share: f64) -> Duration {
@@ -308,6 +558,11 @@ mod tests {
         silence
     }
 
+    /// A look at an endpoint that is alone in its pool.
+    fn look(silence: &Silence, now: u64) -> Judgement {
+        silence.judge(at(now), Duration::ZERO, std::iter::empty())
+    }
+
     /// When a silence that begins at 1 s becomes implausible, if a request comes every so often.
     fn found_out(silence: &Silence, every: u64) -> Option<u64> {
         silence.heard(at(1_000));
@@ -315,7 +570,7 @@ mod tests {
             if (now - 1_001).is_multiple_of(every) {
                 let _ = silence.sent(at(now));
             }
-            if let Judgement::Suspect(_) = silence.judge(at(now), Duration::ZERO) {
+            if let Judgement::Suspect(_) = look(silence, now) {
                 return Some(now - 1_000);
             }
         }
@@ -329,8 +584,13 @@ mod tests {
         assert!((40..60).contains(&busy), "{busy}");
         let some = found_out(&fast(), 20).unwrap();
         assert!((40..150).contains(&some), "{some}");
-        let lone = found_out(&fast(), 59_000).unwrap();
-        assert!((50..5_000).contains(&lone), "{lone}");
+        let few = found_out(&fast(), 1_000).unwrap();
+        assert!(
+            (2_000..2_100).contains(&few),
+            "three requests, a second apart: {few}"
+        );
+        // One that waits alone may be slow by nature.
+        assert_eq!(found_out(&fast(), 59_000), None);
     }
 
     #[test]
@@ -341,9 +601,108 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_accused_without_a_history() {
-        let silence = known(std::iter::repeat_n(5, 20));
+    fn requests_alone_accuse_nobody_without_a_history() {
+        let silence = known(std::iter::repeat_n(5, 9));
         assert_eq!(found_out(&silence, 1), None);
+    }
+
+    #[test]
+    fn the_rest_of_the_pool_says_what_is_usual() {
+        let others: Vec<Silence> = (0..3).map(|_| known(std::iter::repeat_n(5, 4))).collect();
+        let silence = Silence::default();
+        for now in [1_000, 1_010, 1_020] {
+            let _ = silence.sent(at(now));
+        }
+        let look = |now| silence.judge(at(now), Duration::ZERO, others.iter());
+        assert_eq!(look(1_030), Judgement::Same);
+        assert_eq!(look(1_100), Judgement::Suspect(ms(100)));
+    }
+
+    #[test]
+    fn who_waits_long_has_the_endpoint_probed_and_a_late_probe_is_evidence() {
+        let silence = Silence::default();
+        silence.probe_sent(at(500));
+        assert!(!silence.probe_passed(ms(1), at(501)));
+        let _ = silence.sent(at(1_000));
+        assert_eq!(look(&silence, 1_100), Judgement::Same);
+        assert_eq!(look(&silence, 1_160), Judgement::Doubt);
+        silence.probe_sent(at(1_160));
+        assert_eq!(look(&silence, 1_200), Judgement::Same, "it is being probed");
+        // One request of which nothing is known, and a probe that is late: not enough.
+        for now in (1_200..3_000).step_by(50) {
+            assert_eq!(look(&silence, now), Judgement::Same, "{now}");
+        }
+        // Several are.
+        for now in 3_000..3_010 {
+            let _ = silence.sent(at(now));
+        }
+        assert!(matches!(look(&silence, 3_200), Judgement::Suspect(_)));
+    }
+
+    #[test]
+    fn with_a_failed_probe_one_request_that_waits_is_enough() {
+        // Sent before the probe failed.
+        let silence = Silence::default();
+        silence.probe_sent(at(1_000));
+        let _ = silence.sent(at(1_500));
+        assert_eq!(silence.probe_over(true, at(3_000)), Some(ms(1_500)));
+        assert!(silence.is_suspect());
+        // Sent afterwards.
+        let silence = known(std::iter::repeat_n(5, 100));
+        silence.probe_sent(at(1_000));
+        assert_eq!(silence.probe_over(true, at(3_000)), None);
+        let _ = silence.sent(at(3_500));
+        assert_eq!(look(&silence, 3_510), Judgement::Same);
+        assert_eq!(look(&silence, 3_541), Judgement::Suspect(ms(41)));
+        // A probe that fails with an answer says that somebody is there.
+        let silence = Silence::default();
+        silence.probe_sent(at(1_000));
+        let _ = silence.sent(at(1_500));
+        assert_eq!(silence.probe_over(false, at(3_000)), None);
+        // Who answers requests meanwhile is not silent.
+        let silence = Silence::default();
+        silence.probe_sent(at(1_000));
+        silence.heard(at(1_200));
+        let _ = silence.sent(at(1_500));
+        assert_eq!(silence.probe_over(true, at(3_000)), None);
+    }
+
+    #[test]
+    fn a_probe_does_not_take_back_what_requests_say() {
+        let silence = known(std::iter::repeat_n(5, 1_000));
+        silence.heard(at(1_000));
+        let waiting: Vec<Waiting> = (1_001..1_020).map(|now| silence.sent(at(now))).collect();
+        assert!(matches!(look(&silence, 1_100), Judgement::Suspect(_)));
+        silence.probe_sent(at(1_100));
+        assert!(!silence.probe_passed(ms(1), at(1_101)));
+        assert!(
+            !silence.probe_passed(ms(1), at(60_000)),
+            "requests still wait"
+        );
+        for waiting in waiting {
+            silence.over(waiting);
+        }
+        assert!(silence.probe_passed(ms(1), at(60_001)));
+        assert!(!silence.is_suspect());
+        // When it falls silent again the next time takes longer.
+        let waiting: Vec<Waiting> = (61_000..61_020).map(|now| silence.sent(at(now))).collect();
+        assert!(matches!(look(&silence, 61_100), Judgement::Suspect(_)));
+        for waiting in waiting {
+            silence.over(waiting);
+        }
+        assert!(!silence.probe_passed(ms(1), at(64_000)));
+        assert!(silence.probe_passed(ms(1), at(65_200)));
+    }
+
+    #[test]
+    fn a_trickle_runs_dry_while_nothing_comes_of_it() {
+        let silence = known(std::iter::repeat_n(5, 1_000));
+        assert!(found_out(&silence, 1).is_some());
+        let mut asked = 0;
+        for now in 2_000..62_000 {
+            asked += u32::from(silence.trickle(at(now)));
+        }
+        assert!((20..30).contains(&asked), "{asked}");
     }
 
     #[test]
@@ -364,8 +723,9 @@ mod tests {
                     silence.over(waiting);
                     silence.answered(ms(took), at(now));
                 }
-                let judged = silence.judge(at(now), Duration::ZERO);
-                assert_eq!(judged, Judgement::Same, "SEED={seed} at {now}");
+                let judged = look(&silence, now);
+                let suspect = matches!(judged, Judgement::Suspect(_));
+                assert!(!suspect, "SEED={seed} at {now}");
             }
         }
     }
@@ -376,8 +736,8 @@ mod tests {
         assert!(found_out(&silence, 1).is_some());
         assert!(silence.is_suspect());
         assert!(silence.trickle(at(61_000)));
-        assert!(!silence.trickle(at(61_050)));
-        assert!(silence.trickle(at(61_100)));
+        assert!(!silence.trickle(at(61_150)));
+        assert!(silence.trickle(at(61_200)));
         assert!(silence.heard(at(62_000)), "it was suspect until now");
         assert!(!silence.is_suspect());
         assert!(!silence.heard(at(62_001)));
@@ -391,7 +751,7 @@ mod tests {
             let waiting = silence.sent(at(now));
             silence.over(waiting);
         }
-        assert_eq!(silence.judge(at(1_500), Duration::ZERO), Judgement::Same);
+        assert_eq!(look(&silence, 1_500), Judgement::Same);
     }
 
     #[test]
@@ -401,11 +761,9 @@ mod tests {
         for now in 1_001..1_010 {
             let _ = silence.sent(at(now));
         }
-        assert_eq!(silence.judge(at(1_100), ms(80)), Judgement::Same);
-        assert!(matches!(
-            silence.judge(at(1_200), Duration::ZERO),
-            Judgement::Suspect(_)
-        ));
+        let deaf = silence.judge(at(1_100), ms(80), std::iter::empty());
+        assert_eq!(deaf, Judgement::Same);
+        assert!(matches!(look(&silence, 1_200), Judgement::Suspect(_)));
     }
 
     #[test]

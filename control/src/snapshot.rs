@@ -22,6 +22,7 @@ use crate::geo::{Locator, Whereabouts};
 use crate::overrides::weights::Fitted;
 use crate::pool::PoolView;
 use crate::rate_limit::Limiter;
+use crate::retry::Budget;
 use crate::stats::{ByRetryReason, PoolStats, RoutePoolStats};
 use crate::steering::{Basis, Conditions, Latency, Sequence, Table, evaluate};
 use crate::token::Gate;
@@ -465,6 +466,8 @@ pub struct RouteState {
     none: Counted,
     /// Tries that were not the first of their request.
     pub retries: Arc<ByRetryReason>,
+    /// How many more of them there may be.
+    pub budget: Arc<Budget>,
     /// Its rate limits, in the order written, with the buckets of their clients.
     pub limits: Vec<Arc<Limiter>>,
     /// Who may use it, by what they can prove.
@@ -526,6 +529,7 @@ impl RouteState {
             name: route.name.clone(),
             none: before.map(|b| b.none.clone()).unwrap_or_default(),
             retries: before.map(|b| b.retries.clone()).unwrap_or_default(),
+            budget: before.map(|b| b.budget.clone()).unwrap_or_default(),
             proof: route.auth.as_ref().and_then(|auth| {
                 let old = before.and_then(|b| b.proof.as_ref());
                 Proof::new(&auth.proof, old, keys)

@@ -254,8 +254,6 @@ pub struct PoolStats {
     pub bytes_from: Counter,
     /// Upgraded connections to it that have lasted as long as they may.
     pub expired: Counter,
-    /// Tries under way there that are not the first of their request.
-    pub retrying: Gauge,
 }
 
 /// Connections or streams that were refused, by reason. Reasons are few and known to the code.

@@ -35,6 +35,10 @@ pub(crate) fn answer(
     let (Some(route), Some(current)) = (ctx.route, &ctx.current) else {
         return Ok(());
     };
+    if ctx.stand_in {
+        // It has not left the place that it had.
+        return Ok(());
+    }
     let snapshot = ctx.snapshot();
     let route = &snapshot.plan.routes[route.index()];
     let Some(AffinityPlan::Cookie(name)) = &route.affinity else {

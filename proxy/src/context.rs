@@ -11,16 +11,13 @@ use portolan_certs::store::Able;
 use portolan_config::plan::{PoolId, RouteId, RoutePlan};
 use portolan_control::affinity::Tie;
 use portolan_control::clock::Tick;
-use portolan_control::endpoint::Endpoint;
-use portolan_control::engine::Messenger;
+use portolan_control::endpoint::{Blame, Endpoint};
 use portolan_control::geo::Whereabouts;
-use portolan_control::outlier::Epoch;
-use portolan_control::retry::{self, Action, Chances, Fault, Repeatable, Sent};
+use portolan_control::outlier::{Epoch, Source};
 use portolan_control::silence::Waiting;
 use portolan_control::snapshot::Snapshot;
-use portolan_control::stats::{Gauge, PoolStats, RetryReason, Totals, TryOutcome};
+use portolan_control::stats::{Gauge, RetryReason, Totals, TryOutcome};
 use portolan_control::steering::Basis;
-use smallvec::SmallVec;
 
 use crate::access;
 use crate::auth::Proved;
@@ -109,8 +106,6 @@ pub(crate) struct RequestContext {
     pub(crate) current: Option<Try>,
     /// Tries so far, with the one under way.
     pub(crate) tries: u32,
-    /// Endpoints that failed it.
-    pub(crate) failed: SmallVec<[(PoolId, usize); 2]>,
     /// When all of it was there: its time counts from then.
     pub(crate) given: Option<Tick>,
     /// It is a gRPC call, whose client speaks when it has something to say: no rate is asked of it.
@@ -119,8 +114,11 @@ pub(crate) struct RequestContext {
     pub(crate) body_rate: BodyRate,
     /// Since when more of it is waited for, if that is what is waited for.
     pub(crate) body_awaited: Option<Tick>,
-    /// Whether it may be sent again.
-    pub(crate) chances: Repeatable,
+    /// It may be sent again, after it was sent (RFC 9110, section 9.2.2).
+    pub(crate) idempotent: bool,
+    /// The answer came from elsewhere although the first try has not failed: its client stays where it
+    /// is.
+    pub(crate) stand_in: bool,
     /// Why Portolan answers itself, if it does.
     pub(crate) refusal: Option<Refusal>,
     /// What was proved about who sends it.
@@ -158,25 +156,6 @@ pub(crate) struct Try {
     pub(crate) why: Option<Arc<str>>,
     /// By which health.
     pub(crate) basis: Basis,
-    /// Counted towards the pool's budget of retries until it is answered.
-    pub(crate) retrying: Option<Retrying>,
-}
-
-/// A try that is not the first of its request.
-#[derive(Debug)]
-pub(crate) struct Retrying(Arc<PoolStats>);
-
-impl Retrying {
-    pub(crate) fn new(pool: &Arc<PoolStats>) -> Self {
-        pool.retrying.up();
-        Self(pool.clone())
-    }
-}
-
-impl Drop for Retrying {
-    fn drop(&mut self) {
-        self.0.retrying.down();
-    }
 }
 
 /// An endpoint that is answering a request. Dropped when that is over, however it ends.
@@ -194,7 +173,7 @@ impl InFlight {
     pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.begin();
         Self {
-            epoch: endpoint.witness.epoch(),
+            epoch: endpoint.witness.begin(),
             endpoint,
             outcome: None,
             waiting: None,
@@ -208,35 +187,46 @@ impl InFlight {
         }
     }
 
-    /// Response headers came, after this time.
+    /// Response headers came, and how long that took, if that is known: what it says against the
+    /// endpoint, which may be the request's own fault.
     pub(crate) fn answered(
         &mut self,
         status: u16,
-        took: Duration,
+        took: Option<Duration>,
         now: Tick,
-        messenger: &Messenger,
-    ) {
-        self.endpoint.observe_answer(took, now);
+        source: impl Fn() -> Source,
+    ) -> Option<Blame> {
+        let outcome = TryOutcome::of_status(status);
+        self.endpoint.answered(outcome, took, now);
         self.over();
-        if self.endpoint.silence.answered(took, now) {
-            messenger.heard(&self.endpoint.key);
-        }
-        self.ended(TryOutcome::of_status(status));
-    }
-
-    /// Response headers came before all of the request was sent: how long the endpoint takes to
-    /// answer is not known.
-    pub(crate) fn answered_early(&mut self, status: u16, now: Tick, messenger: &Messenger) {
-        self.over();
-        self.heard(now, messenger);
-        self.ended(TryOutcome::of_status(status));
+        self.failed(outcome, now, source)
     }
 
     /// More of the answer came.
-    pub(crate) fn heard(&self, now: Tick, messenger: &Messenger) {
-        if self.endpoint.silence.heard(now) {
-            messenger.heard(&self.endpoint.key);
+    pub(crate) fn heard(&self, now: Tick) {
+        self.endpoint.silence.heard(now);
+    }
+
+    /// Says how the try ended. What it says against the endpoint counts when that is dropped, unless the
+    /// request turns out to be the cause. That there was no connection is never the request's fault.
+    pub(crate) fn failed(
+        &mut self,
+        outcome: TryOutcome,
+        now: Tick,
+        source: impl Fn() -> Source,
+    ) -> Option<Blame> {
+        if self.outcome.is_some() {
+            return None;
         }
+        self.outcome = Some(outcome);
+        let suspended = match outcome {
+            TryOutcome::ConnectFailed => None,
+            outcome => self.endpoint.suspend(outcome, self.epoch, &source),
+        };
+        if suspended.is_none() {
+            self.endpoint.tried(outcome, self.epoch, now, source);
+        }
+        suspended
     }
 
     fn over(&mut self) {
@@ -249,18 +239,10 @@ impl InFlight {
         &self.endpoint
     }
 
-    /// Says how the try ended. The first word counts; but an answer that has begun may still break
-    /// off.
-    pub(crate) fn ended(&mut self, outcome: TryOutcome) {
-        match self.outcome {
-            None => {
-                self.outcome = Some(outcome);
-                self.endpoint.tried(outcome, self.epoch);
-            }
-            Some(TryOutcome::Answered) if outcome == TryOutcome::Broken => {
-                self.endpoint.broke_off();
-            }
-            Some(_) => {}
+    /// The answer has begun, and breaks off.
+    pub(crate) fn broke_off(&mut self) {
+        if self.outcome == Some(TryOutcome::Answered) {
+            self.endpoint.broke_off();
         }
     }
 
@@ -277,6 +259,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.over();
         self.endpoint.end();
+        self.endpoint.witness.over(self.epoch);
         self.excused(TryOutcome::Abandoned);
     }
 }
@@ -327,15 +310,12 @@ impl RequestContext {
             why: None,
             current: None,
             tries: 0,
-            failed: SmallVec::new(),
             given: None,
             converses: false,
             body_rate: BodyRate::default(),
             body_awaited: None,
-            chances: Repeatable {
-                idempotent: false,
-                body_kept: false,
-            },
+            idempotent: false,
+            stand_in: false,
             refusal: None,
             proved: None,
             challenge: None,
@@ -359,23 +339,6 @@ impl RequestContext {
             .expect("the first phase takes a snapshot")
     }
 
-    /// Whether a try that failed like this is followed by another one.
-    pub(crate) fn may_retry(&self, route: &RoutePlan, fault: Fault, sent: Sent, now: Tick) -> bool {
-        let snapshot = self.snapshot();
-        let in_budget = self.pool.is_none_or(|pool| {
-            let retrying = snapshot.pool_stats[pool.index()].retrying.get();
-            let in_flight = snapshot.pools[pool.index()].in_flight();
-            retry::in_budget(route.retry.budget, in_flight, retrying.max(0) as u64)
-        });
-        let chances = Chances {
-            tries: self.tries,
-            in_time: self.given.is_none_or(|given| now < given + route.timeout),
-            in_budget,
-            answer_begun: self.answered.is_some(),
-        };
-        retry::decide(&route.retry, fault, sent, self.chances, chances) == Action::TryAgain
-    }
-
     /// Whether one more request of this route may have a second try beside a slow first one.
     pub(crate) fn hedge_allowed(&self, route: &RoutePlan) -> bool {
         let state = &self.snapshot().routes[route.id.index()];
@@ -383,28 +346,16 @@ impl RequestContext {
             .counted()
             .map(|(_, stats)| stats.requests.total())
             .sum();
-        let budget = route.hedge.map_or(0.0, |hedge| hedge.budget);
+        let budget = route.hedge.as_ref().map_or(0.0, |hedge| hedge.budget);
         state.retries.get(RetryReason::Beside) as f64 <= requests as f64 * budget
     }
 
     /// This try is the one that counts.
-    pub(crate) fn settle(&mut self, mut this: Try, now: Tick) {
-        this.retrying = None;
+    pub(crate) fn settle(&mut self, this: Try, now: Tick) {
         self.pool = Some(this.pool);
         self.why.clone_from(&this.why);
         self.basis = this.basis;
         self.answered = Some(now);
         self.current = Some(this);
-    }
-
-    /// The pools all of whose endpoints failed it, or that have none left.
-    pub(crate) fn failed_pools(&self) -> SmallVec<[PoolId; 2]> {
-        let mut pools: SmallVec<[PoolId; 2]> = SmallVec::new();
-        for (pool, _) in &self.failed {
-            if !pools.contains(pool) {
-                pools.push(*pool);
-            }
-        }
-        pools
     }
 }

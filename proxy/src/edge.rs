@@ -320,7 +320,7 @@ impl Edge {
         ctx.client = Some(client_address(peer, headers, &snapshot.plan.client_ip));
         ctx.id = fastrand_scope(|random| forward::request_id(headers, ctx.peer_trusted, random));
         ctx.wants_upgrade = exchange::wants_upgrade(request);
-        ctx.chances.idempotent = retry::is_idempotent(&request.method, headers);
+        ctx.idempotent = retry::is_idempotent(&request.method, headers);
         ctx.connection = Some(connection);
         ctx.snapshot = Some(snapshot);
         ctx.under_way = Some(UnderWay::new(&self.under_way));

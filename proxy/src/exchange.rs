@@ -23,6 +23,8 @@ mod stream;
 mod upload;
 mod wire;
 
+use std::future::Future as _;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,10 +33,15 @@ use http::Version;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{HedgeAfterPlan, RoutePlan};
 use portolan_control::clock::{Clock, Tick};
-use portolan_control::retry::{Fault, Sent};
+use portolan_control::endpoint::Blame;
+use portolan_control::outlier::{self, Source};
 use portolan_control::silence::Judgement;
 use portolan_control::stats::{RetryReason, TryOutcome};
+use portolan_control::tries::{
+    Act, AfterAnswer, AfterFailure, Asking, Body, Choice, Failure, Moment, Repeat, Tries,
+};
 use smallvec::SmallVec;
+use tokio::sync::futures::OwnedNotified;
 
 pub(crate) use self::ask::{Told, ask};
 use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
@@ -43,10 +50,10 @@ pub(crate) use self::pool::Upstream;
 pub(crate) use self::request::{EndsHere, wants_upgrade};
 use self::upload::Upload;
 use self::wire::Length;
-use crate::choose::{self, Place};
+use crate::choose;
 use crate::context::{RequestContext, Try};
 use crate::downstream::Downstream;
-use crate::edge::Edge;
+use crate::edge::{Edge, fastrand_scope};
 use crate::fault;
 use crate::head::ResponseHeader;
 use crate::refusal::Refusal;
@@ -57,13 +64,53 @@ const FIRST_LOOK: Duration = Duration::from_millis(40);
 /// The shortest and the longest time between two looks at a try that waits.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
+/// Endpoints of the same pool that say what is usual there.
+const MOST_OTHERS: usize = 16;
+
 /// A try under way.
 struct Running {
     this: Try,
     attempt: Attempt,
+    /// Rings when something becomes of its endpoint. Nearly all tries are answered before anybody
+    /// listens.
+    bell: Option<Pin<Box<OwnedNotified>>>,
+}
+
+/// An answer that counts if no better one comes.
+struct Kept {
+    this: Try,
+    answer: Answer,
+}
+
+impl Kept {
+    /// Whether an answer with this status is better.
+    fn yields_to(&self, status: u16) -> bool {
+        self.answer.head.status.as_u16() >= 500 && status < 500
+    }
 }
 
 impl Running {
+    /// From now on it is told when something becomes of its endpoint.
+    fn listen(&mut self) {
+        if self.bell.is_none() {
+            let mut bell = Box::pin(self.this.live.endpoint().bell().notified_owned());
+            bell.as_mut().enable();
+            self.bell = Some(bell);
+        }
+    }
+
+    /// Whether that has happened.
+    fn poll_bell(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(bell) = &mut self.bell else {
+            return false;
+        };
+        let rings = bell.as_mut().poll(cx).is_ready();
+        if rings {
+            self.bell = None;
+        }
+        rings
+    }
+
     /// When its time is over. Its own time counts from when the body was there, or it began.
     fn limit(&self, ctx: &RequestContext, route: &RoutePlan) -> Option<Tick> {
         let per_try = ctx.given.zip(route.retry.per_try);
@@ -78,25 +125,27 @@ impl Running {
     /// Another try was answered first. If the endpoint of this one is suspect, its word is waited
     /// for all the same, without the client: it may only have been slow, and nobody else would hear
     /// of it.
-    fn listen_on(mut self, edge: &Edge, upload: &Upload, patience: Duration) {
+    fn listen_on(mut self, edge: &Edge, upload: &Upload, patience: Duration, source: Source) {
         if !self.this.live.endpoint().silence.is_suspect() || !upload.is_complete() {
             return;
         }
-        self.this.retrying = None;
-        let (clock, messenger) = (edge.recorder.clock, edge.messenger.clone());
+        let clock = edge.recorder.clock;
         let mut upload = upload.clone();
         tokio::spawn(async move {
             let ending = end_of(&mut self.attempt, &mut upload, &clock);
-            match tokio::time::timeout(patience, ending).await {
+            let ended = tokio::time::timeout(patience, ending).await;
+            let now = clock.now();
+            let live = &mut self.this.live;
+            // What this says counts at once: the request was answered elsewhere.
+            let _ = match ended {
                 Ok(Ok(answer)) => {
-                    let now = clock.now();
                     let status = answer.head.status.as_u16();
                     let took = now.since(self.this.began);
-                    self.this.live.answered(status, took, now, &messenger);
+                    live.answered(status, Some(took), now, || source)
                 }
-                Ok(Err(failed)) => self.this.live.ended(fault::outcome(&failed.error)),
-                Err(_) => self.this.live.ended(TryOutcome::TimedOut),
-            }
+                Ok(Err(failed)) => live.failed(fault::outcome(&failed.error), now, || source),
+                Err(_) => live.failed(TryOutcome::TimedOut, now, || source),
+            };
         });
     }
 }
@@ -125,6 +174,8 @@ enum Happened {
     Client(Heard),
     /// It is time to look.
     Time,
+    /// Something became of an endpoint that is waited for.
+    Told,
 }
 
 /// What was heard of the client.
@@ -162,6 +213,14 @@ pub(crate) async fn exchange(
     let length = body::length(downstream);
     let clock = &edge.recorder.clock;
     let mut upload = body::first(downstream, ctx, route, length, clock).await?;
+    let Some(pool) = ctx.pool else {
+        return Error::e_explain(ErrorType::InternalError, "an exchange without a pool");
+    };
+    let repeat = Repeat {
+        safe: route.may_hedge(&downstream.request().method),
+        idempotent: ctx.idempotent,
+    };
+    let tries = Tries::new(repeat, pool, ctx.basis, ctx.why.clone());
     let mut exchange = Exchange {
         edge,
         downstream,
@@ -169,9 +228,14 @@ pub(crate) async fn exchange(
         route,
         length,
         clock,
+        tries,
+        running: SmallVec::new(),
+        kept: None,
     };
-    let answer = exchange.answer(&mut upload).await?;
-    relay::relay(edge, downstream, ctx, answer, upload).await
+    let answer = exchange.answer(&mut upload).await;
+    // Whatever became of it, what failed it is known now.
+    drop(exchange);
+    relay::relay(edge, downstream, ctx, answer?, upload).await
 }
 
 /// Everything a request's tries need.
@@ -182,9 +246,11 @@ struct Exchange<'a> {
     route: &'a RoutePlan,
     length: Length,
     clock: &'a Clock,
+    tries: Tries,
+    /// Those under way, in the same order.
+    running: SmallVec<[Running; 1]>,
+    kept: Option<Kept>,
 }
-
-type Tries = SmallVec<[Running; 2]>;
 
 impl Exchange<'_> {
     /// Has an endpoint answer.
@@ -195,124 +261,215 @@ impl Exchange<'_> {
             _ => self.clock.now(),
         };
         self.know(upload, now);
-        let Some(first) = choose::first(self.ctx, self.downstream.request(), now) else {
+        let Some(first) = self.decide(upload, now, |tries, asking, moment| {
+            tries.first(asking, moment)
+        }) else {
             self.ctx.refusal = Some(Refusal::NobodyCanServe);
             return Error::e_explain(ErrorType::HTTPStatus(503), "nobody can take the request");
         };
         // Whether the client still waits to be told that its body is wanted.
         let mut expects = !upload.is_complete() && body::is_expected(self.downstream.request());
-        let mut tries = Tries::new();
-        tries.push(self.begin((first, None), upload, expects, now)?);
+        self.begin(first, None, upload, expects, now)?;
         let mut hedged = false;
         let mut look = now + FIRST_LOOK;
         loop {
-            let client = self.client(&tries, upload, expects);
+            let client = self.client(upload, expects);
             if client == Client::Body && expects {
                 self.downstream.write_continue().await?;
                 expects = false;
             }
             body::awaited(self.ctx, client == Client::Body, self.clock);
-            let wake = self.next_wake(&tries, look, hedged);
-            match self.happens(&mut tries, upload, client, wake).await {
-                Happened::Client(Heard::Gone(error)) => return Err(self.gone(tries, error)),
+            let wake = self.next_wake(look, hedged);
+            match self.happens(upload, client, wake).await {
+                Happened::Client(Heard::Gone(error)) => return Err(self.gone(error)),
                 Happened::Client(Heard::Body(part)) => {
                     let now = self.clock.now();
                     match part.and_then(|part| self.take(part, upload, now)) {
                         Ok(()) => {}
-                        Err(error) => return Err(self.gone(tries, error)),
+                        Err(error) => return Err(self.gone(error)),
                     }
                     self.know(upload, now);
                 }
                 Happened::Went(at, Progress::Sent) => {
                     // From here on its silence means something.
-                    tries[at].this.live.wait(self.clock.now());
+                    self.running[at].this.live.wait(self.clock.now());
                 }
                 Happened::Went(_, Progress::Interim(head)) => {
-                    self.interim(head, tries.len() == 1).await?;
+                    self.interim(head, self.running.len() == 1).await?;
                 }
                 Happened::Went(at, Progress::Answered(answer)) => {
-                    let mut ended = tries.remove(at);
                     let now = self.clock.now();
-                    let status = answer.head.status.as_u16();
-                    self.answered(&mut ended, status, now);
                     self.know(upload, now);
-                    // Another try may still be answered better.
-                    let better = self.route.retry.on_statuses.contains(&status)
-                        && (!tries.is_empty()
-                            || self.may_retry(Fault::Status(status), Sent::Perhaps, upload, now));
-                    if !better {
-                        return Ok(self.settle(ended, tries, answer, upload, now));
-                    }
-                    let failed = (ended.this.pool, ended.this.endpoint);
-                    if !tries.is_empty() {
-                        self.ctx.failed.push(failed);
-                    } else if let Some(next) =
-                        choose::after(self.ctx, self.downstream.request(), failed, now)
-                    {
-                        answer.discard(self.edge);
-                        let next = (next, Some(RetryReason::Status));
-                        tries.push(self.begin(next, upload, expects, now)?);
-                        look = now + FIRST_LOOK;
-                    } else {
-                        return Ok(self.settle(ended, tries, answer, upload, now));
+                    let status = answer.head.status.as_u16();
+                    let blame = self.answered(at, status, now);
+                    match self.decide(upload, now, |tries, asking, moment| {
+                        tries.answered(at, status, blame, asking, moment)
+                    }) {
+                        AfterAnswer::Take => return Ok(self.settle(at, answer, upload, now)),
+                        AfterAnswer::Keep => {
+                            let this = self.running.remove(at).this;
+                            self.keep(Kept { this, answer });
+                            if let Some(end) = self.look_at(upload, expects, now)? {
+                                return end;
+                            }
+                        }
+                        AfterAnswer::TryAgain((choice, reason)) => {
+                            let ended = self.running.remove(at);
+                            // Kept, so that the log can say who failed last.
+                            self.ctx.current = Some(ended.this);
+                            answer.discard(self.edge);
+                            self.begin(choice, Some(reason), upload, expects, now)?;
+                            look = now + FIRST_LOOK;
+                        }
                     }
                 }
                 Happened::Failed(at, failed) => {
-                    let ended = tries.remove(at);
                     let now = self.clock.now();
-                    match self.after_failure(&tries, ended, &failed, upload, now) {
-                        Some(next) => {
-                            tries.push(self.begin(next, upload, expects, now)?);
-                            look = now + FIRST_LOOK;
-                        }
-                        None if tries.is_empty() => return Err(failed.error),
-                        None => {}
+                    let under_way = self.running.len();
+                    if let Some(end) = self.failed(at, failed, false, upload, expects, now)? {
+                        return end;
+                    }
+                    if self.running.len() == under_way {
+                        look = now + FIRST_LOOK;
+                    } else if let Some(end) = self.look_at(upload, expects, now)? {
+                        return end;
                     }
                 }
-                Happened::Time => {
+                Happened::Time | Happened::Told => {
                     let now = self.clock.now();
                     if self.deadline().is_some_and(|deadline| now >= deadline) {
-                        return Err(too_late(self.ctx, tries));
+                        return self.too_late(upload, now);
                     }
                     if body::awaited_until(self.ctx).is_some_and(|until| now >= until) {
-                        return Err(self.gone(tries, body::too_slow()));
+                        return Err(self.gone(body::too_slow()));
                     }
-                    while let Some(at) = self.late(&tries, now) {
-                        let ended = tries.remove(at);
-                        let failed = ended.attempt.timed_out();
-                        match self.after_failure(&tries, ended, &failed, upload, now) {
-                            Some(next) => tries.push(self.begin(next, upload, expects, now)?),
-                            None if tries.is_empty() => return Err(failed.error),
-                            None => {}
+                    while let Some(at) = self.late(now) {
+                        let failed = self.running[at].attempt.timed_out();
+                        if let Some(end) = self.failed(at, failed, false, upload, expects, now)? {
+                            return end;
                         }
                     }
-                    let due = hedge_at(self.ctx, self.route, &tries, hedged);
-                    let due = due.is_some_and(|at| now >= at);
                     if now >= look {
-                        let late = now.since(look);
-                        look_at(self.edge, &tries, now, late);
-                        look = now + pause(&tries, now);
+                        self.judge(now, now.since(look));
+                        look = now + pause(&self.running, now);
                     }
-                    // Who waits for an endpoint that has gone silent asks another one as well, and
-                    // whoever answers first is believed.
-                    let silent =
-                        tries.len() == 1 && tries[0].this.live.endpoint().silence.is_suspect();
-                    if (silent || due)
-                        && upload.is_complete()
-                        && self.may_retry(Fault::Timeout, Sent::Perhaps, upload, now)
-                        && (silent || self.ctx.hedge_allowed(self.route))
-                    {
-                        hedged |= due;
-                        let waiting = (tries[0].this.pool, tries[0].this.endpoint);
-                        let next = choose::after(self.ctx, self.downstream.request(), waiting, now);
-                        if let Some(next) = next {
-                            let next = (next, Some(RetryReason::Beside));
-                            tries.push(self.begin(next, upload, expects, now)?);
+                    if let Some(end) = self.look_at(upload, expects, now)? {
+                        return end;
+                    }
+                    if self.hedge_at(hedged).is_some_and(|at| now >= at) {
+                        hedged = true;
+                        if self.ctx.hedge_allowed(self.route)
+                            && let Some((choice, reason)) =
+                                self.decide(upload, now, |tries, asking, moment| {
+                                    tries.hedge(asking, moment)
+                                })
+                        {
+                            self.begin(choice, Some(reason), upload, expects, now)?;
                         }
                     }
                 }
             }
         }
+    }
+
+    /// Asks the decider.
+    fn decide<T>(
+        &mut self,
+        upload: &Upload,
+        now: Tick,
+        ask: impl FnOnce(&mut Tries, &Asking<'_>, &mut Moment<'_>) -> T,
+    ) -> T {
+        let properties = choose::Request {
+            head: self.downstream.request(),
+            client: self.ctx.client,
+        };
+        let asking = choose::asking(self.ctx, self.route, &properties);
+        let body = Body {
+            complete: upload.is_complete(),
+            whole: upload.is_whole(),
+            kept: upload.is_kept(self.route.retry.max_body),
+        };
+        fastrand_scope(|random| {
+            let mut moment = Moment {
+                now,
+                given: self.ctx.given,
+                body,
+                random,
+            };
+            ask(&mut self.tries, &asking, &mut moment)
+        })
+    }
+
+    /// It is known whether the request was answered well, and so whose fault it was if it failed.
+    fn blame(&mut self, well: bool, upload: &Upload, now: Tick) {
+        self.decide(upload, now, |tries, asking, _| tries.judge(well, asking));
+    }
+
+    /// Does what there is to do about tries whose endpoints say nothing. What became of the request, if
+    /// that is its end.
+    fn look_at(
+        &mut self,
+        upload: &Upload,
+        expects: bool,
+        now: Tick,
+    ) -> Result<Option<Result<Answer>>> {
+        for running in &mut self.running {
+            // First this: whoever is told between here and there is told once more.
+            running.listen();
+        }
+        loop {
+            let sent: SmallVec<[bool; 2]> = self
+                .running
+                .iter()
+                .map(|running| running.attempt.may_have_sent())
+                .collect();
+            let act = self.decide(upload, now, |tries, asking, moment| {
+                tries.look(&|at| sent[at], asking, moment)
+            });
+            match act {
+                None => return Ok(None),
+                Some(Act::End(at, fault, sent)) => {
+                    let failed = self.running[at].attempt.given_up(fault, sent);
+                    if let Some(end) = self.failed(at, failed, true, upload, expects, now)? {
+                        return Ok(Some(end));
+                    }
+                }
+                Some(Act::Rescue((choice, reason))) => {
+                    self.begin(choice, Some(reason), upload, expects, now)?;
+                }
+                Some(Act::TakeKept) => {
+                    return Ok(self.settle_kept(upload, now).map(Ok));
+                }
+            }
+            for running in &mut self.running {
+                running.listen();
+            }
+        }
+    }
+
+    /// Remembers an answer for the case that no better one comes.
+    fn keep(&mut self, kept: Kept) {
+        let better = |before: &Kept| before.yields_to(kept.answer.head.status.as_u16());
+        let worse = if self.kept.as_ref().is_none_or(better) {
+            self.kept.replace(kept)
+        } else {
+            Some(kept)
+        };
+        if let Some(worse) = worse {
+            worse.answer.discard(self.edge);
+        }
+    }
+
+    /// The answer that was kept counts.
+    fn settle_kept(&mut self, upload: &Upload, now: Tick) -> Option<Answer> {
+        let Kept { this, answer } = self.kept.take()?;
+        let well = is_well(answer.head.status.as_u16());
+        self.blame(well, upload, now);
+        self.ctx.settle(this, now);
+        for overtaken in std::mem::take(&mut self.running) {
+            self.overtake(overtaken, upload);
+        }
+        Some(answer)
     }
 
     /// More of the body came, or its end.
@@ -330,47 +487,42 @@ impl Exchange<'_> {
     }
 
     /// The client has spoiled it. Whoever was asked is kept, so that the log can say so.
-    fn gone(&mut self, mut tries: Tries, error: Box<Error>) -> Box<Error> {
-        if let Some(running) = tries.pop() {
+    fn gone(&mut self, error: Box<Error>) -> Box<Error> {
+        if let Some(running) = self.running.pop() {
             self.ctx.current = Some(running.this);
         }
         error.into_down()
     }
 
-    /// What the decider has to know about the body.
+    /// From when the request's time counts.
     fn know(&mut self, upload: &Upload, now: Tick) {
-        self.ctx.chances.body_kept = upload.is_kept(self.route.retry.max_body);
         if upload.is_complete() {
             self.ctx.given.get_or_insert(now);
         }
     }
 
-    /// Whether a try that failed like this is followed by another one. What was sent and forgotten
-    /// cannot be sent again, whatever became of it.
-    fn may_retry(&self, fault: Fault, sent: Sent, upload: &Upload, now: Tick) -> bool {
-        upload.is_whole() && self.ctx.may_retry(self.route, fault, sent, now)
-    }
-
     /// Begins a try.
     fn begin(
         &mut self,
-        (place, again): (Place, Option<RetryReason>),
+        choice: Choice,
+        again: Option<RetryReason>,
         upload: &Upload,
         expects: bool,
         now: Tick,
-    ) -> Result<Running> {
-        let (pool, _) = place;
+    ) -> Result<()> {
+        let place = choice.place;
         let downstream = self.downstream.request();
         let request = Request {
-            head: request::for_endpoint(downstream, self.ctx, self.route, pool, self.length)?,
+            head: request::for_endpoint(downstream, self.ctx, self.route, place.pool, self.length)?,
             length: self.length,
-            idempotent: self.ctx.chances.idempotent,
+            idempotent: self.ctx.idempotent,
             expects,
             upgrade: self.ctx.wants_upgrade,
             flows: !upload.is_complete(),
         };
         let target = choose::target(self.ctx, place)?;
-        let mut this = choose::begin(self.ctx, place, now, again);
+        self.tries.begin(place, self.ctx.snapshot(), now);
+        let mut this = choose::begin(self.ctx, choice, now, again);
         for old in this.live.endpoint().old_cohorts() {
             if target.speaks_http2() {
                 self.edge
@@ -381,52 +533,110 @@ impl Exchange<'_> {
         if upload.is_complete() {
             this.live.wait(now);
         }
-        let timeouts = self.ctx.snapshot().plan.pools[pool.index()].timeouts;
+        let timeouts = self.ctx.snapshot().plan.pools[place.pool.index()].timeouts;
         let patience = Patience {
-            first_byte: timeouts.first_byte,
+            first_byte: timeouts.first_byte.unwrap_or(self.route.timeout / 2),
             idle: timeouts.idle,
         };
         let upstream = self.edge.upstream.clone();
         let attempt = Attempt::new(upstream, target, request, patience, now);
-        Ok(Running { this, attempt })
+        self.running.push(Running {
+            this,
+            attempt,
+            bell: None,
+        });
+        Ok(())
     }
 
-    /// A try was answered.
-    fn answered(&self, ended: &mut Running, status: u16, now: Tick) {
+    /// A try was answered: what that says against its endpoint.
+    fn answered(&mut self, at: usize, status: u16, now: Tick) -> Option<Blame> {
+        let Self {
+            ctx,
+            route,
+            downstream,
+            running,
+            ..
+        } = self;
+        let ended = &mut running[at];
         // How long it took: from when it could begin with all of the request.
         let from = match (self.length, ended.attempt.asked()) {
             (Length::Unknown, asked) => asked,
-            (_, Some(asked)) if self.ctx.given > Some(ended.this.began) => Some(asked),
+            (_, Some(asked)) if ctx.given > Some(ended.this.began) => Some(asked),
             (_, Some(_)) => Some(ended.this.began),
             (_, None) => None,
         };
-        let messenger = &self.edge.messenger;
-        match from {
-            Some(from) => {
-                ended
-                    .this
-                    .live
-                    .answered(status, now.since(from), now, messenger);
+        let took = from.map(|from| now.since(from));
+        let source = || choose::source(ctx, route, downstream.request());
+        ended.this.live.answered(status, took, now, source)
+    }
+
+    /// A try has failed, or was `released`, because its endpoint was found dead: then that says
+    /// nothing new about it. What became of the request, if that is its end.
+    fn failed(
+        &mut self,
+        at: usize,
+        failed: Failed,
+        released: bool,
+        upload: &Upload,
+        expects: bool,
+        now: Tick,
+    ) -> Result<Option<Result<Answer>>> {
+        let mut ended = self.running.remove(at);
+        let outcome = fault::outcome(&failed.error);
+        let blame = if failed.excused || released {
+            ended.this.live.excused(outcome);
+            None
+        } else {
+            let source = || choose::source(self.ctx, self.route, self.downstream.request());
+            ended.this.live.failed(outcome, now, source)
+        };
+        let failure = Failure {
+            fault: failed.fault,
+            sent: failed.sent,
+            released,
+        };
+        let after = self.decide(upload, now, |tries, asking, moment| {
+            tries.failed(at, failure, blame, asking, moment)
+        });
+        // Kept, so that the log can say who failed last.
+        self.ctx.current = Some(ended.this);
+        match after {
+            AfterFailure::TryAgain((choice, reason)) => {
+                self.begin(choice, Some(reason), upload, expects, now)?;
+                Ok(None)
             }
-            None => ended.this.live.answered_early(status, now, messenger),
+            AfterFailure::Wait => Ok(None),
+            AfterFailure::GiveUp => {
+                if let Some(kept) = self.settle_kept(upload, now) {
+                    return Ok(Some(Ok(kept)));
+                }
+                self.blame(false, upload, now);
+                Ok(Some(Err(failed.error)))
+            }
         }
     }
 
-    /// This answer is the one that counts.
-    fn settle(
-        &mut self,
-        ended: Running,
-        overtaken: Tries,
-        answer: Answer,
-        upload: &Upload,
-        now: Tick,
-    ) -> Answer {
+    /// The answer of this try is the one that counts.
+    fn settle(&mut self, at: usize, answer: Answer, upload: &Upload, now: Tick) -> Answer {
+        self.blame(is_well(answer.head.status.as_u16()), upload, now);
+        self.ctx.stand_in = self.tries.is_stand_in(at);
+        let ended = self.running.remove(at);
         self.ctx.settle(ended.this, now);
-        for overtaken in overtaken {
-            let pool = &self.ctx.snapshot().plan.pools[overtaken.this.pool.index()];
-            overtaken.listen_on(self.edge, upload, pool.timeouts.first_byte);
+        for overtaken in std::mem::take(&mut self.running) {
+            self.overtake(overtaken, upload);
+        }
+        if let Some(kept) = self.kept.take() {
+            kept.answer.discard(self.edge);
         }
         answer
+    }
+
+    /// Another try was answered first.
+    fn overtake(&self, overtaken: Running, upload: &Upload) {
+        let pool = &self.ctx.snapshot().plan.pools[overtaken.this.pool.index()];
+        let patience = pool.timeouts.first_byte.unwrap_or(self.route.timeout / 2);
+        let source = choose::source(self.ctx, self.route, self.downstream.request());
+        overtaken.listen_on(self.edge, upload, patience, source);
     }
 
     /// Passes an interim answer on.
@@ -442,11 +652,11 @@ impl Exchange<'_> {
     }
 
     /// What is expected of the client now.
-    fn client(&mut self, tries: &[Running], upload: &Upload, expects: bool) -> Client {
+    fn client(&mut self, upload: &Upload, expects: bool) -> Client {
         if upload.is_complete() {
             return Client::Presence;
         }
-        if wants_more(tries, upload) || (upload.may_read_ahead() && !expects) {
+        if wants_more(&self.running, upload) || (upload.may_read_ahead() && !expects) {
             return Client::Body;
         }
         // Over HTTP/1.1 only reading would tell whether it is still there.
@@ -462,42 +672,79 @@ impl Exchange<'_> {
     }
 
     /// A try whose time is over.
-    fn late(&self, tries: &[Running], now: Tick) -> Option<usize> {
-        tries.iter().position(|running| {
+    fn late(&self, now: Tick) -> Option<usize> {
+        self.running.iter().position(|running| {
             let limit = running.limit(self.ctx, self.route);
             limit.is_some_and(|limit| now >= limit)
         })
     }
 
     /// When to look again if nothing happens.
-    fn next_wake(&self, tries: &[Running], look: Tick, hedged: bool) -> Tick {
-        let limits = tries
+    fn next_wake(&self, look: Tick, hedged: bool) -> Tick {
+        let limits = self
+            .running
             .iter()
             .filter_map(|running| running.limit(self.ctx, self.route));
-        let held = tries
+        let held = self
+            .running
             .iter()
             .filter_map(|running| running.attempt.held_until());
-        let silent = body::awaited_until(self.ctx);
-        let hedge = hedge_at(self.ctx, self.route, tries, hedged);
         limits
             .chain(held)
             .chain(self.deadline())
-            .chain(silent)
-            .chain(hedge)
+            .chain(body::awaited_until(self.ctx))
+            .chain(self.tries.suspended_until())
+            .chain(self.hedge_at(hedged))
             .fold(look, Tick::min)
     }
 
+    /// When the second try of a route that hedges begins.
+    fn hedge_at(&self, hedged: bool) -> Option<Tick> {
+        let hedge = self.route.hedge.as_ref().filter(|_| !hedged)?;
+        let [running] = &self.running[..] else {
+            return None;
+        };
+        let after = match hedge.after? {
+            HedgeAfterPlan::Time(after) => after,
+            HedgeAfterPlan::Percentile(percentile) => {
+                let silence = &running.this.live.endpoint().silence;
+                silence.quantile(f64::from(percentile) / 100.0)?
+            }
+        };
+        // While the body still comes, nobody is slow but its client.
+        Some(running.this.began.max(self.ctx.given?) + after)
+    }
+
+    /// Looks whether the silence of endpoints that are waited for is still plausible. `late`: how long
+    /// this look was due already, for then nobody could have been heard.
+    fn judge(&self, now: Tick, late: Duration) {
+        for running in &self.running {
+            let endpoint = running.this.live.endpoint();
+            let pool = &self.ctx.snapshot().pools[running.this.pool.index()];
+            let others = pool
+                .endpoints
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| *at != running.this.endpoint)
+                .map(|(_, other)| &other.live.silence)
+                .take(MOST_OTHERS);
+            match endpoint.silence.judge(now, late, others) {
+                Judgement::Same => {}
+                Judgement::Doubt => self.edge.messenger.doubted(&endpoint.key),
+                Judgement::Suspect(silent) => {
+                    endpoint.ring();
+                    self.edge.messenger.silent(&endpoint.key, silent);
+                }
+            }
+        }
+    }
+
     /// Waits for whatever happens first.
-    async fn happens(
-        &mut self,
-        tries: &mut Tries,
-        upload: &mut Upload,
-        client: Client,
-        wake: Tick,
-    ) -> Happened {
+    async fn happens(&mut self, upload: &mut Upload, client: Client, wake: Tick) -> Happened {
         let clock = self.clock;
         let wake = clock.instant(wake).into();
         let downstream = &mut *self.downstream;
+        let tries = &mut self.running;
         std::future::poll_fn(|cx| {
             for (at, running) in tries.iter_mut().enumerate() {
                 match running.attempt.poll(cx, upload, clock) {
@@ -508,6 +755,9 @@ impl Exchange<'_> {
             }
             if let Poll::Ready(heard) = hear(downstream, cx, client) {
                 return Poll::Ready(Happened::Client(heard));
+            }
+            if tries.iter_mut().any(|running| running.poll_bell(cx)) {
+                return Poll::Ready(Happened::Told);
             }
             // The endpoint may have taken what there was, and could take more.
             if client != Client::Body && !upload.is_complete() && wants_more(tries, upload) {
@@ -521,33 +771,19 @@ impl Exchange<'_> {
         .await
     }
 
-    /// A try has failed: where the next one goes, if there is one.
-    fn after_failure(
-        &mut self,
-        others: &[Running],
-        mut ended: Running,
-        failed: &Failed,
-        upload: &Upload,
-        now: Tick,
-    ) -> Option<(Place, Option<RetryReason>)> {
-        let outcome = fault::outcome(&failed.error);
-        if failed.excused {
-            ended.this.live.excused(outcome);
-        } else {
-            ended.this.live.ended(outcome);
+    /// The request's time is over.
+    fn too_late(&mut self, upload: &Upload, now: Tick) -> Result<Answer> {
+        if let Some(kept) = self.settle_kept(upload, now) {
+            return Ok(kept);
         }
-        let which = (ended.this.pool, ended.this.endpoint);
-        // Kept, so that the log can say who failed last.
-        self.ctx.current = Some(ended.this);
-        if !others.is_empty() {
-            self.ctx.failed.push(which);
-            return None;
+        for mut running in std::mem::take(&mut self.running) {
+            let source = || choose::source(self.ctx, self.route, self.downstream.request());
+            // It counts: there was no time to find out whether others would have answered.
+            drop(running.this.live.failed(TryOutcome::TimedOut, now, source));
+            self.ctx.current = Some(running.this);
         }
-        if !self.may_retry(failed.fault, failed.sent, upload, now) {
-            return None;
-        }
-        let next = choose::after(self.ctx, self.downstream.request(), which, now)?;
-        Some((next, Some(choose::reason(failed.fault))))
+        self.blame(false, upload, now);
+        Err(Error::explain(ErrorType::ReadTimedout, "the request took too long").into_up())
     }
 }
 
@@ -565,31 +801,6 @@ fn hear(downstream: &mut Downstream, cx: &mut Context<'_>, client: Client) -> Po
     }
 }
 
-/// When the second try of a route that hedges begins.
-fn hedge_at(
-    ctx: &RequestContext,
-    route: &RoutePlan,
-    tries: &[Running],
-    hedged: bool,
-) -> Option<Tick> {
-    let hedge = route
-        .hedge
-        .as_ref()
-        .filter(|_| !hedged && ctx.chances.idempotent)?;
-    let [running] = tries else {
-        return None;
-    };
-    let after = match hedge.after {
-        HedgeAfterPlan::Time(after) => after,
-        HedgeAfterPlan::Percentile(percentile) => {
-            let silence = &running.this.live.endpoint().silence;
-            silence.quantile(f64::from(percentile) / 100.0)?
-        }
-    };
-    // While the body still comes, nobody is slow but its client.
-    Some(running.this.began.max(ctx.given?) + after)
-}
-
 /// How long a try that waits is left alone.
 fn pause(tries: &[Running], now: Tick) -> Duration {
     let waited = tries.iter().map(|running| now.since(running.this.began));
@@ -597,24 +808,9 @@ fn pause(tries: &[Running], now: Tick) -> Duration {
     (shortest / 4).clamp(LOOKS.0, LOOKS.1)
 }
 
-/// Looks at the endpoints of the tries that wait. `late`: how long this look was due already, for
-/// then nobody could have been heard.
-fn look_at(edge: &Edge, tries: &[Running], now: Tick, late: Duration) {
-    for running in tries {
-        let endpoint = running.this.live.endpoint();
-        if let Judgement::Suspect(silent) = endpoint.silence.judge(now, late) {
-            edge.messenger.silent(&endpoint.key, silent);
-        }
-    }
-}
-
-/// The request's time is over.
-fn too_late(ctx: &mut RequestContext, tries: Tries) -> Box<Error> {
-    for mut running in tries {
-        running.this.live.ended(TryOutcome::TimedOut);
-        ctx.current = Some(running.this);
-    }
-    Error::explain(ErrorType::ReadTimedout, "the request took too long").into_up()
+/// Whether an answer with this status speaks for its endpoint.
+fn is_well(status: u16) -> bool {
+    outlier::Fault::of(TryOutcome::of_status(status)).is_none()
 }
 
 impl Answer {

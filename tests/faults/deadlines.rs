@@ -13,9 +13,15 @@ async fn deadlines_end_what_waits() {
     let [get, post, keyed] = fates(portolan.address().await).await;
     assert_eq!((get, post.0, keyed), (served(), 504, served()));
     portolan.stop().await;
-    // The whole time: there is no next one.
-    let rest = ", timeout: 300ms";
+    // Half of the whole time, unless the pool says otherwise.
+    let rest = ", timeout: 1s";
     let portolan = behind(stalling.address, &good, "", rest).await;
+    let [get, post, keyed] = fates(portolan.address().await).await;
+    assert_eq!((get, post.0, keyed), (served(), 504, served()));
+    portolan.stop().await;
+    // The whole time: there is no next one.
+    let (pool, rest) = (", timeouts: { first_byte: 1m }", ", timeout: 300ms");
+    let portolan = behind(stalling.address, &good, pool, rest).await;
     let answers = fates(portolan.address().await).await;
     assert!(
         answers.iter().all(|(status, _)| *status == 504),

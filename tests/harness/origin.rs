@@ -57,6 +57,8 @@ struct State {
     latency_ms: AtomicU64,
     /// It takes requests and says nothing.
     frozen: watch::Sender<bool>,
+    /// The same, but its probes are answered.
+    stuck: watch::Sender<bool>,
 }
 
 impl Origin {
@@ -90,6 +92,7 @@ impl Origin {
             status: AtomicU16::new(200),
             latency_ms: AtomicU64::new(0),
             frozen: watch::Sender::new(false),
+            stuck: watch::Sender::new(false),
         });
         Self {
             address: listener.local_addr().unwrap(),
@@ -139,13 +142,17 @@ impl Origin {
                 (Arc::strong_count(&self.state.open) == 1).then_some(())
             })
             .await;
-            let socket = match self.address {
-                SocketAddr::V4(_) => TcpSocket::new_v4(),
-                SocketAddr::V6(_) => TcpSocket::new_v6(),
-            }
-            .unwrap();
-            socket.set_reuseaddr(true).unwrap();
-            socket.bind(self.address).unwrap();
+            // Somebody's connection may have the port for a moment.
+            let socket = super::eventually("its address is free", async || {
+                let socket = match self.address {
+                    SocketAddr::V4(_) => TcpSocket::new_v4(),
+                    SocketAddr::V6(_) => TcpSocket::new_v6(),
+                }
+                .unwrap();
+                socket.set_reuseaddr(true).unwrap();
+                socket.bind(self.address).is_ok().then_some(socket)
+            })
+            .await;
             life.kept = Some(socket);
         }
     }
@@ -184,6 +191,12 @@ impl Origin {
     /// Like a process that is stopped: it takes requests and probes, and answers them when it goes on.
     pub(crate) fn freeze(&self, frozen: bool) {
         self.state.frozen.send_replace(frozen);
+    }
+
+    /// Like a process whose workers are all stuck: it takes requests, and answers them when they go on;
+    /// probes are answered as ever.
+    pub(crate) fn stick(&self, stuck: bool) {
+        self.state.stuck.send_replace(stuck);
     }
 
     pub(crate) fn set_latency(&self, milliseconds: u64) {
@@ -277,6 +290,9 @@ impl State {
             return self.health(&request);
         }
         self.hits.fetch_add(1, Ordering::Relaxed);
+        let mut stuck = self.stuck.subscribe();
+        // The sender lives as long as this.
+        let _ = stuck.wait_for(|stuck| !stuck).await;
         // Who answers without reading the body ends the connection, sooner or later.
         let (parts, incoming) = request.into_parts();
         let length = drain(incoming).await;

@@ -92,12 +92,13 @@ fn retries(route: &Route, found: &mut Vec<Diagnostic>) {
         );
     }
     if let Some(hedge) = &route.hedge
-        && let HedgeAfter::Time(after) = hedge.after.value
+        && let Some(written) = &hedge.after
+        && let HedgeAfter::Time(after) = written.value
         && after.duration() >= route.timeout.value.duration()
     {
         found.push(Diagnostic::error(
             Code::BadValue,
-            hedge.after.origin,
+            written.origin,
             "the second try would begin after the route's `timeout`",
         ));
     }

@@ -46,6 +46,9 @@ document! {
         pub min_healthy: At<Quota> = "1",
         /// What requests themselves tell about endpoints. `off`: only probes decide.
         pub outlier: Switch<Shared<Outlier>> = "{}",
+        /// What becomes of requests that wait for an endpoint when it is found dead: when its probes, or
+        /// its requests, are not answered in time. What may be repeated is tried elsewhere at once.
+        pub on_down: At<OnDown> = "release",
         /// How long an endpoint that recovers (or is new while the pool serves), and a pool that
         /// comes back, take until they get their whole share: from a tenth of it upwards, evenly.
         pub slow_start: Switch<At<TimeSpan>> = "off",
@@ -452,13 +455,25 @@ impl JsonSchema for UpstreamTls {
     }
 }
 
+keywords! {
+    /// What becomes of a request that waits for an endpoint which is found dead, and must not be
+    /// repeated.
+    pub enum OnDown {
+        /// It is answered at once with 504.
+        Release = "release",
+        /// It waits until its own deadlines, in case the endpoint answers after all.
+        Wait = "wait",
+    }
+}
+
 document! {
     /// How long Portolan waits for endpoints.
     pub struct Timeouts as "`timeouts`" {
         /// For a connection, and again for its TLS handshake.
         pub connect: At<TimeSpan> = "1s",
-        /// For response headers, once a request was sent.
-        pub first_byte: At<TimeSpan> = "60s",
+        /// For response headers, once a request was sent. By default half of the route's `timeout`, so
+        /// that a request of which nothing is heard can be tried once more.
+        pub first_byte: Option<At<TimeSpan>>,
         /// For the next byte, in either direction, once a request is under way.
         pub idle: At<TimeSpan> = "60s",
         /// The same for connections that were upgraded (WebSocket).

@@ -1,5 +1,6 @@
 //! When a request is tried again, and how long all of it may take.
 
+use http::Method;
 use schemars::{Schema, json_schema};
 
 use crate::decode::document;
@@ -10,10 +11,13 @@ use crate::units::{ByteSize, Count, Percent, TimeSpan};
 document! {
     /// When a request is tried again. What was certainly not sent is retried whatever its method;
     /// after that, only methods that may be repeated (GET, HEAD, OPTIONS, TRACE, PUT, DELETE) and
-    /// requests with an `Idempotency-Key`. The next try goes to another endpoint, and to another
-    /// pool when its own has none left. Nothing is retried once the client has response headers.
+    /// requests with an `Idempotency-Key`. The next try goes to another endpoint; after a second
+    /// failure in one pool, and for the last try, to another pool if the target has one that can serve.
+    /// Nothing is retried once the client has response headers.
     pub struct Retry as "`retry`" {
-        /// Tries of a request, with the first: 1 to 10. `1` switches retries off.
+        /// How often a request may be sent, with the first time: 1 to 10. A connection that cannot be
+        /// made, or is lost before anything was sent, costs no try while the target has an endpoint
+        /// left. `1` switches retries off, these too.
         pub tries: At<Count> = "3",
         /// What is tried again: `connect` (no connection), `reset` (the connection broke before
         /// there was an answer), `timeout` (no answer within `per_try` or `timeouts.first_byte`),
@@ -22,8 +26,9 @@ document! {
         /// How long one try may take until response headers come. By default as long as
         /// `timeouts.first_byte` of the pool allows.
         pub per_try: Option<At<TimeSpan>>,
-        /// Retries that may be under way at once towards a pool, as a share of the requests under
-        /// way there; 10 are always allowed.
+        /// How many tries there may be beside the first ones, as a share of the route's requests; ten
+        /// a second are always allowed. What was certainly not sent, and what leaves an endpoint that
+        /// was found dead, does not count.
         pub budget: At<Percent> = "20%",
         /// Requests with a body larger than this are sent on as it comes, and are not tried again
         /// after bytes of them were sent. At most 1MiB.
@@ -32,14 +37,19 @@ document! {
 }
 
 document! {
-    /// A second try beside the first, for requests that may be repeated: whichever is answered
-    /// first is taken.
+    /// Tries of one request that are under way at the same time: a second one beside a slow first one,
+    /// and one beside a try whose endpoint has gone silent. Whichever is answered first is taken; an
+    /// answer of 400 or above only when the first try has failed.
     pub struct Hedge as "`hedge`" {
         /// When the second try begins: after a time, or when the first takes longer than a share
-        /// of the endpoint's recent answers did (`p50` to `p99`).
-        pub after: At<HedgeAfter>,
-        /// How many of the route's requests may have a second try.
+        /// of the endpoint's recent answers did (`p50` to `p99`). By default there is a second try
+        /// only beside one whose endpoint has gone silent.
+        pub after: Option<At<HedgeAfter>>,
+        /// How many of the route's requests may have a second try because the first is slow.
         pub budget: At<Percent> = "5%",
+        /// The methods of which two tries may be under way at the same time. Others are repeated only
+        /// after their first try has ended.
+        pub methods: Vec<At<Method>> = "[GET, HEAD, OPTIONS]",
     }
 }
 

@@ -39,6 +39,9 @@ pub struct PoolPlan {
     pub probe: Option<ProbePlan>,
     /// What requests themselves tell about endpoints; `None`: nothing.
     pub outlier: Option<OutlierPlan>,
+    /// Requests that wait for an endpoint which is found dead, and must not be repeated, are answered
+    /// at once.
+    pub releases: bool,
     /// How long endpoints that recover, and the pool when it comes back, take to their whole share.
     pub slow_start: Option<Duration>,
     /// Fewer healthy endpoints than this and the pool is down.
@@ -130,8 +133,8 @@ pub struct UpstreamTlsPlan {
 pub struct TimeoutsPlan {
     /// For a connection, and again for its TLS handshake.
     pub connect: Duration,
-    /// For response headers, once a request was sent.
-    pub first_byte: Duration,
+    /// For response headers, once a request was sent; `None`: half of the route's timeout.
+    pub first_byte: Option<Duration>,
     /// For the next byte.
     pub idle: Duration,
     /// For the next byte of an upgraded connection.

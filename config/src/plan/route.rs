@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 
 use crate::fields::Fields;
 
@@ -77,19 +77,32 @@ pub struct RetryPlan {
     pub on_statuses: Vec<u16>,
     /// How long one try may take until response headers come.
     pub per_try: Option<Duration>,
-    /// Retries under way towards a pool, as a fraction of its requests under way.
+    /// Tries that are not the first of their request, as a fraction of the route's requests.
     pub budget: f64,
     /// The largest body that is kept for another try, in bytes.
     pub max_body: u64,
 }
 
-/// A second try beside a slow first one.
-#[derive(Clone, Copy, Debug, PartialEq)]
+impl RoutePlan {
+    /// Whether two tries of a request with this method may be under way at the same time: GET, HEAD and
+    /// OPTIONS, unless the route says otherwise.
+    pub fn may_hedge(&self, method: &Method) -> bool {
+        match &self.hedge {
+            Some(hedge) => hedge.methods.contains(method),
+            None => [Method::GET, Method::HEAD, Method::OPTIONS].contains(method),
+        }
+    }
+}
+
+/// Tries of one request at the same time.
+#[derive(Clone, Debug, PartialEq)]
 pub struct HedgePlan {
-    /// When it begins.
-    pub after: HedgeAfterPlan,
+    /// When it begins; `None`: never because the first is slow.
+    pub after: Option<HedgeAfterPlan>,
     /// As a fraction of the route's requests.
     pub budget: f64,
+    /// The methods of which two tries may be under way at the same time.
+    pub methods: Vec<Method>,
 }
 
 /// When a second try begins.

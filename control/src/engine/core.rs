@@ -86,8 +86,8 @@ pub enum Event {
         /// For how long.
         silent: Duration,
     },
-    /// A silent endpoint was heard again.
-    HeardAgain {
+    /// Requests wait for an endpoint of which nothing is heard: it should be probed.
+    Doubted {
         /// Which.
         key: EndpointKey,
     },
@@ -143,6 +143,8 @@ pub(super) struct EndpointState {
     pub(super) record: Record,
     /// The tries that the record knows of.
     pub(super) counted: Tally,
+    /// Operators were told that it is silent, and when it last was.
+    pub(super) silent: Option<Tick>,
     /// When it came back, for its slow start.
     pub(super) came_back: Option<Tick>,
     /// Its pool served already when it was added.
@@ -337,10 +339,8 @@ impl Core {
                 serial,
                 answer,
             } => self.answered(&host, serial, answer, effects),
-            Event::WentSilent { key, silent } => self.went_silent(key, silent, effects),
-            Event::HeardAgain { key } => {
-                effects.push(Effect::Notice(Notice::HeardAgain { key }));
-            }
+            Event::WentSilent { key, silent } => self.went_silent(&key, silent, effects),
+            Event::Doubted { key } => self.probe_now(&key),
             Event::Alarmed => {
                 self.look(effects);
                 self.keep_looking();
@@ -521,6 +521,7 @@ impl Core {
                 health: Health::unknown(now),
                 record: Record::default(),
                 counted: Tally::default(),
+                silent: None,
                 came_back: None,
                 added_later: serving,
                 probed: None,
@@ -839,10 +840,16 @@ impl Core {
             Err(failure) => HealthEvent::ProbeFailed(failure),
         };
         let succeeded = event == HealthEvent::ProbeSucceeded;
+        let silently = matches!(&event, HealthEvent::ProbeFailed(failure) if failure.is_silence());
         state.live.observe_probe(outcome.took, succeeded, now);
-        if succeeded && state.live.silence.heard(now) {
-            effects.push(Effect::Notice(Notice::HeardAgain { key: key.clone() }));
-        }
+        let silent = if succeeded {
+            state.live.silence.probe_passed(outcome.took, now);
+            None
+        } else {
+            state.live.silence.probe_over(silently, now)
+        };
+        state.fell_silent(silent, now, effects);
+        let looks = silent.is_some();
         let before = state.health.verdict;
         let health = std::mem::replace(&mut state.health, Health::unknown(now));
         state.health = health.step(&policy, event, now);
@@ -858,7 +865,12 @@ impl Core {
         if before != after && after == Verdict::Unhealthy {
             state.live.begin_cohort();
         }
+        if before == Verdict::Unhealthy && before != after {
+            state.begins_anew();
+        }
         if before != after {
+            let dead = after == Verdict::Unhealthy && silently;
+            state.tell_requests(dead, state.probed.unwrap_or(now));
             effects.push(Effect::Notice(Notice::EndpointJudged {
                 key: key.clone(),
                 verdict: after,
@@ -873,7 +885,15 @@ impl Core {
         if after == Verdict::Healthy && before != after && back {
             self.begin_slowly(key);
         }
-        let changed = succeeded && self.passed(key, probe, before, after, effects);
+        let changed = if succeeded {
+            self.passed(key, probe, before, after, effects)
+        } else {
+            self.probe_failed(key);
+            false
+        };
+        if looks {
+            self.keep_looking();
+        }
         if before != after || changed {
             self.change_pool(pool.id, effects);
         }
@@ -1034,19 +1054,13 @@ impl Core {
     }
 
     /// Probes an endpoint at once instead of when it is due.
-    fn went_silent(&mut self, key: EndpointKey, silent: Duration, effects: &mut Vec<Effect>) {
+    fn went_silent(&mut self, key: &EndpointKey, silent: Duration, effects: &mut Vec<Effect>) {
         let now = self.now;
-        let Some(state) = self.endpoints.get_mut(&key) else {
-            return;
-        };
-        if let Some(next) = state.next.replace(now) {
-            self.due.remove(&(next, Due::Probe(key.clone())));
-            self.due.insert((now, Due::Probe(key.clone())));
-        } else {
-            // A probe is under way, or there are none.
-            state.next = None;
+        if let Some(state) = self.endpoints.get_mut(key) {
+            state.fell_silent(Some(silent), now, effects);
+            self.probe_now(key);
+            self.keep_looking();
         }
-        effects.push(Effect::Notice(Notice::WentSilent { key, silent }));
     }
 
     fn begin_probe(&mut self, key: &EndpointKey, effects: &mut Vec<Effect>) {
@@ -1060,6 +1074,7 @@ impl Core {
         self.serial += 1;
         state.next = None;
         state.probed = Some(now);
+        state.live.silence.probe_sent(now);
         state.probing = Some(self.serial);
         effects.push(Effect::Probe {
             key: key.clone(),

@@ -16,7 +16,7 @@ use crate::endpoint::Endpoint;
 use crate::geo::Locator;
 use crate::handover::Handover;
 use crate::health::Verdict;
-use crate::outlier::Standing;
+use crate::outlier::{Source, Standing};
 use crate::resolve::Answer;
 use crate::stats::TryOutcome;
 
@@ -79,7 +79,9 @@ impl Engine {
     /// A try ends; the engine hears of it if it is told.
     fn tried(&mut self, outcome: TryOutcome) {
         let endpoint = self.endpoint();
-        endpoint.tried(outcome, endpoint.witness.epoch());
+        let epoch = endpoint.witness.begin();
+        endpoint.tried(outcome, epoch, self.now, Source::default);
+        endpoint.witness.over(epoch);
         let alarm = self.core.alarm();
         let rung = pin!(alarm.rung())
             .poll(&mut Context::from_waker(Waker::noop()))

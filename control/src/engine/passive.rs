@@ -16,13 +16,20 @@ use crate::endpoint::EndpointKey;
 use crate::handover::Known;
 use crate::health::Verdict;
 use crate::notice::Notice;
-use crate::outlier::{Alarm, Change, Event, Record, Standing, Tally, Window, stands_out};
+use crate::outlier::{Alarm, Change, Event, Fault, Record, Standing, Tally, Window, stands_out};
 use crate::pool::PoolView;
 use crate::slow_start;
 use crate::suspicion::{self, Pace, Suspicion};
 
 /// How often the engine looks at what requests tell, if nothing alarms it.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
+
+/// An endpoint is not dead that answered a request within this time.
+const HEARD: Duration = Duration::from_secs(1);
+
+/// How long an endpoint that was silent must be heard until operators are told: one that falls silent
+/// again and again is one event.
+const CALM: Duration = Duration::from_secs(1);
 
 /// How often endpoints are compared with their peers and their past.
 const COMPARE: Duration = Duration::from_secs(1);
@@ -107,6 +114,7 @@ impl EndpointState {
             let on_trial = matches!(self.record.standing, Standing::OnTrial { .. });
             self.live.witness.turn(on_trial);
         }
+        self.tell_requests(false, Tick::ZERO);
     }
 
     /// Takes over what a configuration says about outliers.
@@ -129,12 +137,66 @@ impl EndpointState {
         if let Some(change) = &change {
             let on_trial = matches!(self.record.standing, Standing::OnTrial { .. });
             self.live.witness.turn(on_trial);
+            let mut dead = false;
             if let Change::Ejected(reason, _) = change {
                 self.live.ejections[reason.kind()].one();
                 self.live.begin_cohort();
+                dead = reason.fault() == Some(Fault::TimedOut);
             }
+            self.tell_requests(dead, now.before(HEARD));
         }
         change
+    }
+
+    /// Tells requests that wait for it what became of it. `dead`: it did not answer what it was asked
+    /// `since` then; unless requests were answered meanwhile, nothing is to be expected of it.
+    pub(super) fn tell_requests(&self, dead: bool, since: Tick) {
+        let unhealthy = self.health.verdict == Verdict::Unhealthy;
+        let ejected = self.record.standing.ejected_since().is_some();
+        let dead = dead && !self.live.silence.was_heard_since(since);
+        self.live.turn(unhealthy || ejected, dead);
+    }
+
+    /// It was found silent, after so long. Operators are told once, until it has been heard for a while.
+    pub(super) fn fell_silent(
+        &mut self,
+        silent: Option<Duration>,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(silent) = silent else {
+            return;
+        };
+        if self.silent.replace(now).is_none() {
+            effects.push(Effect::Notice(Notice::WentSilent {
+                key: self.live.key.clone(),
+                silent,
+            }));
+        }
+        self.live.ring();
+    }
+
+    /// Whether it was silent, and has been heard for a while.
+    fn is_heard_again(&mut self, now: Tick) -> bool {
+        let Some(last) = self.silent else {
+            return false;
+        };
+        if self.live.silence.is_suspect() {
+            self.silent = Some(now);
+            return false;
+        }
+        let calm = now.since(last) >= CALM;
+        if calm {
+            self.silent = None;
+        }
+        calm
+    }
+
+    /// Its probes say that it is back: requests from before say nothing about it any more.
+    pub(super) fn begins_anew(&self) {
+        if self.record.standing == Standing::Free {
+            self.live.witness.turn(false);
+        }
     }
 
     /// The tries that ended since the last time.
@@ -145,14 +207,19 @@ impl EndpointState {
 
     /// What requests have told since the last time.
     fn hear(&mut self, policy: &OutlierPlan, news: Tally, now: Tick) -> Option<Change> {
-        if news != Tally::default() {
-            self.judge(policy, Event::Counted(news), now);
+        let seen = self.live.witness.look(now);
+        let counts = Tally {
+            failed: if seen.bound { 0 } else { news.failed },
+            ..news
+        };
+        if counts != Tally::default() {
+            self.judge(policy, Event::Counted(counts), now);
         }
-        let seen = self.live.witness.look();
         let event = match (seen.trial, self.record.standing) {
             (Some(true), _) => Event::Tried(Ok(())),
             (Some(false), _) => Event::Tried(Err(seen.fault)),
-            (None, Standing::Free) if seen.run >= policy.consecutive_failures => {
+            (None, Standing::OnTrial { .. }) if seen.waits => Event::Awaited,
+            (None, Standing::Free) if seen.run >= policy.consecutive_failures && !seen.bound => {
                 Event::Run(seen.run, seen.fault)
             }
             (None, _) => Event::Woken,
@@ -226,6 +293,7 @@ impl Core {
         let would_meet = reason
             .fault()
             .is_some_and(|fault| fault.is_met_by(&probe.kind));
+        let would_meet = would_meet || state.record.probes_fail();
         let event = if recovered {
             Event::Recovered
         } else if would_meet && after == Verdict::Healthy && state.probed >= Some(since) {
@@ -235,6 +303,16 @@ impl Core {
         };
         let change = state.judge(policy, event, now);
         self.tell(key, change, effects)
+    }
+
+    /// A probe failed: what requests say is not unknown to probes.
+    pub(super) fn probe_failed(&mut self, key: &EndpointKey) {
+        let now = self.now;
+        let pool = self.pool_of(key);
+        let policy = pool.as_ref().and_then(|pool| pool.outlier.as_ref());
+        if let (Some(policy), Some(state)) = (policy, self.endpoints.get_mut(key)) {
+            state.judge(policy, Event::ProbeFailed, now);
+        }
     }
 
     /// Says what changed about an endpoint, and does what else follows. Whether anything did.
@@ -280,6 +358,7 @@ impl Core {
             slow_start::share(view.plan.slow_start, since, self.now) < 1.0
         };
         passive.suspicion.since().is_none()
+            && !self.endpoints.values().any(|state| state.silent.is_some())
             && !self.views.iter().any(|view| {
                 slow(view)
                     || view.ramp < 1.0
@@ -312,6 +391,10 @@ impl Core {
                 };
                 let told = state.news();
                 some |= told != Tally::default();
+                if state.is_heard_again(now) {
+                    let key = key.clone();
+                    effects.push(Effect::Notice(Notice::HeardAgain { key }));
+                }
                 let change = match &view.plan.outlier {
                     Some(policy) if !holding => state.hear(policy, told, now),
                     _ => None,

@@ -23,8 +23,8 @@ use crate::decide::{Fate, decide};
 use crate::dial::ProbeOutcome;
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::geo::{Locator, Whereabouts};
-use crate::health::ProbeFailure;
-use crate::outlier::{Epoch, Standing};
+use crate::health::{ProbeFailure, Verdict};
+use crate::outlier::{Epoch, Source, Standing};
 use crate::pool::PoolView;
 use crate::snapshot::Snapshot;
 use crate::stats::TryOutcome;
@@ -56,11 +56,12 @@ enum Behaviour {
 #[derive(Debug)]
 struct Shadow {
     behaviour: Behaviour,
-    /// Failures in a row, of tries that began since its standing changed last.
+    /// Failures in a row, of tries that began since its standing changed last, or its probes brought it back.
     run: u32,
     /// Failures in all.
     failures: u32,
     standing: Standing,
+    verdict: Verdict,
     since: Tick,
 }
 
@@ -145,6 +146,7 @@ impl World {
                     run: 0,
                     failures: 0,
                     standing: Standing::Free,
+                    verdict: Verdict::Unknown,
                     since: now,
                 };
                 (endpoint.live.key.clone(), shadow)
@@ -210,7 +212,10 @@ impl World {
             for pool in &self.snapshot.pools {
                 for endpoint in &pool.endpoints {
                     let shadow = self.shadows.get_mut(&endpoint.live.key).unwrap();
-                    if shadow.standing != endpoint.standing {
+                    let verdict = endpoint.health.verdict;
+                    let before = std::mem::replace(&mut shadow.verdict, verdict);
+                    let back = before == Verdict::Unhealthy && verdict == Verdict::Healthy;
+                    if shadow.standing != endpoint.standing || back {
                         shadow.standing = endpoint.standing;
                         shadow.since = self.now;
                         shadow.run = 0;
@@ -273,7 +278,7 @@ impl World {
         };
         self.number += 1;
         let answer = Answer {
-            epoch: endpoint.witness.epoch(),
+            epoch: endpoint.witness.begin(),
             endpoint,
             outcome,
             began: self.now,
@@ -283,7 +288,8 @@ impl World {
 
     fn finish(&mut self, answer: &Answer) {
         let endpoint = &answer.endpoint;
-        endpoint.tried(answer.outcome, answer.epoch);
+        endpoint.tried(answer.outcome, answer.epoch, self.now, Source::default);
+        endpoint.witness.over(answer.epoch);
         endpoint.end();
         let shadow = self.shadows.get_mut(&endpoint.key).unwrap();
         if answer.outcome == TryOutcome::Answered {

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::Fault;
-use crate::stats::Counter;
+use super::source::{Source, Sources};
+use crate::clock::Tick;
+use crate::stats::{Counter, Gauge};
 
 /// Wakes the engine. Ringing never waits, and ringing twice before it wakes is ringing once.
 #[derive(Debug, Default)]
@@ -84,7 +86,11 @@ impl Alarm {
 
 /// When a try began, in terms of its endpoint's standing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Epoch(u32);
+pub struct Epoch {
+    number: u32,
+    /// Its endpoint is on trial, and what becomes of the try decides.
+    on_trial: bool,
+}
 
 /// The lower half of the state: failures in a row, and how a trial went.
 const ON_TRIAL: u64 = 1 << 31;
@@ -103,8 +109,14 @@ pub struct Witness {
     last_fault: AtomicU8,
     /// The last question about it that was asked of the engine; 0: none ever was.
     question: AtomicU64,
+    /// Tries of a trial that have not ended: the epoch in the upper half, the number in the lower one.
+    tried: AtomicU64,
+    /// Whose requests were served, and whose failed.
+    sources: Sources,
     /// Failures that are counted as tries, but say nothing about the endpoint.
     pub(crate) excused: Counter,
+    /// Failures that are counted as tries, and of which it is not known yet what they say.
+    pub(crate) suspended: Gauge,
     /// Answers that broke off after their headers had come.
     pub(crate) truncated: Counter,
     alarm: Arc<Alarm>,
@@ -117,8 +129,12 @@ pub struct Seen {
     pub run: u32,
     /// The last of them.
     pub fault: Fault,
-    /// How the trial went, if there is one and a request of it has ended.
+    /// How the trial went, if there is one and a request of it was answered.
     pub trial: Option<bool>,
+    /// A request of the trial waits for its answer.
+    pub waits: bool,
+    /// What fails is bound to one client, host, route or path, while the rest is served.
+    pub bound: bool,
 }
 
 impl Witness {
@@ -135,20 +151,50 @@ impl Witness {
         self.alarm.rouse();
     }
 
-    /// The epoch of tries that begin now.
-    pub fn epoch(&self) -> Epoch {
-        Epoch(epoch_of(self.state.load(Ordering::Relaxed)))
+    /// The epoch of a try that begins now. It is given back by [`Self::over`].
+    pub fn begin(&self) -> Epoch {
+        let state = self.state.load(Ordering::Relaxed);
+        let epoch = Epoch {
+            number: epoch_of(state),
+            on_trial: state & ON_TRIAL != 0,
+        };
+        if epoch.on_trial {
+            self.count(epoch, |tries| tries + 1);
+        }
+        epoch
+    }
+
+    /// A try that began in this epoch is over, however it ended.
+    pub fn over(&self, epoch: Epoch) {
+        if epoch.on_trial {
+            self.count(epoch, |tries| tries.saturating_sub(1));
+        }
+    }
+
+    /// Counts the tries of a trial that have not ended. Those of earlier ones count no more.
+    fn count(&self, epoch: Epoch, change: impl Fn(u32) -> u32) {
+        let _ = self
+            .tried
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |tried| {
+                let tries = match epoch_of(tried) {
+                    number if number == epoch.number => change(tried as u32),
+                    number if number < epoch.number => change(0),
+                    _ => return None,
+                };
+                Some(u64::from(epoch.number) << 32 | u64::from(tries))
+            });
     }
 
     /// A try of this epoch got an answer that is not the endpoint's failure.
-    pub fn succeeded(&self, epoch: Epoch) {
+    pub fn succeeded(&self, epoch: Epoch, now: Tick, source: impl FnOnce() -> Source) {
+        self.sources.served(now, source);
         if self.state.load(Ordering::Relaxed) & LOWER == 0 {
             return;
         }
         let before = self
             .state
             .try_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
-                if epoch_of(state) != epoch.0 || state & FAILED != 0 {
+                if epoch_of(state) != epoch.number || state & FAILED != 0 {
                     return None;
                 }
                 let trial = state & ON_TRIAL;
@@ -161,13 +207,13 @@ impl Witness {
     }
 
     /// A try of this epoch failed, and the endpoint is to blame.
-    pub fn failed(&self, fault: Fault, epoch: Epoch) {
+    pub fn failed(&self, fault: Fault, epoch: Epoch, source: Source) {
         self.last_fault.store(fault as u8, Ordering::Relaxed);
         let alarm_at = u64::from(self.alarm_at.load(Ordering::Relaxed));
         let before = self
             .state
             .try_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
-                if epoch_of(state) != epoch.0 {
+                if epoch_of(state) != epoch.number {
                     return None;
                 }
                 let failed = if state & ON_TRIAL != 0 && state & PASSED == 0 {
@@ -180,7 +226,11 @@ impl Witness {
             });
         if let Ok(state) = before {
             let trial = state & ON_TRIAL != 0 && state & (PASSED | FAILED) == 0;
-            if trial || (alarm_at > 0 && (state & RUN) + 1 == alarm_at) {
+            let run = (state & RUN) + 1;
+            let less_bound = self.sources.failed(source, run == 1);
+            let enough = alarm_at > 0 && run >= alarm_at;
+            // Of further ones only those that change something.
+            if trial || (enough && (run == alarm_at || less_bound)) {
                 self.question.store(self.alarm.ask(), Ordering::Relaxed);
             }
         }
@@ -212,10 +262,14 @@ impl Witness {
     }
 
     /// What there is to see now.
-    pub fn look(&self) -> Seen {
+    pub fn look(&self, now: Tick) -> Seen {
         let state = self.state.load(Ordering::Relaxed);
+        let tried = self.tried.load(Ordering::Relaxed);
+        let run = state & RUN;
         Seen {
-            run: (state & RUN) as u32,
+            waits: epoch_of(tried) == epoch_of(state) && tried as u32 > 0,
+            bound: run > 0 && self.sources.is_bound(now),
+            run: run as u32,
             fault: Fault::ALL[usize::from(self.last_fault.load(Ordering::Relaxed)) % 4],
             trial: match state & (ON_TRIAL | PASSED | FAILED) {
                 flags if flags & ON_TRIAL == 0 => None,
@@ -235,46 +289,52 @@ fn epoch_of(state: u64) -> u32 {
 mod tests {
     use super::*;
 
+    const NOW: Tick = Tick::ZERO;
+
+    fn any() -> Source {
+        Source::default()
+    }
+
     #[test]
     fn failures_count_in_a_row_and_only_of_this_epoch() {
         let witness = Witness::default();
-        let old = witness.epoch();
-        witness.failed(Fault::Connect, old);
-        witness.failed(Fault::Unavailable, old);
+        let old = witness.begin();
+        witness.failed(Fault::Connect, old, any());
+        witness.failed(Fault::Unavailable, old, any());
         assert_eq!(
-            (witness.look().run, witness.look().fault),
+            (witness.look(NOW).run, witness.look(NOW).fault),
             (2, Fault::Unavailable)
         );
-        witness.succeeded(old);
-        assert_eq!(witness.look().run, 0);
-        witness.failed(Fault::Connect, old);
+        witness.succeeded(old, NOW, any);
+        assert_eq!(witness.look(NOW).run, 0);
+        witness.failed(Fault::Connect, old, any());
         witness.turn(false);
-        witness.failed(Fault::Connect, old);
-        assert_eq!(witness.look().run, 0, "it began before");
-        witness.failed(Fault::Connect, witness.epoch());
-        witness.succeeded(old);
-        assert_eq!(witness.look().run, 1, "that, too");
+        witness.failed(Fault::Connect, old, any());
+        assert_eq!(witness.look(NOW).run, 0, "it began before");
+        witness.failed(Fault::Connect, witness.begin(), any());
+        witness.succeeded(old, NOW, any);
+        assert_eq!(witness.look(NOW).run, 1, "that, too");
     }
 
     #[test]
     fn the_first_word_of_a_trial_counts() {
         for passes in [true, false] {
             let witness = Witness::default();
-            let old = witness.epoch();
+            let old = witness.begin();
             witness.turn(true);
-            let new = witness.epoch();
-            witness.succeeded(old);
-            witness.failed(Fault::Broken, old);
-            assert_eq!(witness.look().trial, None);
+            let new = witness.begin();
+            witness.succeeded(old, NOW, any);
+            witness.failed(Fault::Broken, old, any());
+            assert_eq!(witness.look(NOW).trial, None);
             if passes {
-                witness.succeeded(new);
+                witness.succeeded(new, NOW, any);
             } else {
-                witness.failed(Fault::TimedOut, new);
+                witness.failed(Fault::TimedOut, new, any());
             }
-            witness.succeeded(new);
-            witness.failed(Fault::Broken, new);
-            witness.succeeded(new);
-            assert_eq!(witness.look().trial, Some(passes));
+            witness.succeeded(new, NOW, any);
+            witness.failed(Fault::Broken, new, any());
+            witness.succeeded(new, NOW, any);
+            assert_eq!(witness.look(NOW).trial, Some(passes));
         }
     }
 
@@ -284,22 +344,22 @@ mod tests {
         let (a, b) = (Witness::new(alarm.clone()), Witness::new(alarm.clone()));
         a.set_alarm(2);
         b.set_alarm(1);
-        a.failed(Fault::Connect, a.epoch());
+        a.failed(Fault::Connect, a.begin(), any());
         assert!(!a.awaits_verdict() && !b.awaits_verdict());
-        a.failed(Fault::Connect, a.epoch());
+        a.failed(Fault::Connect, a.begin(), any());
         assert!(a.awaits_verdict());
         let asked = alarm.asked();
-        b.failed(Fault::Connect, b.epoch());
+        b.failed(Fault::Connect, b.begin(), any());
         alarm.answer(asked);
         assert!(!a.awaits_verdict() && b.awaits_verdict());
         alarm.answer(alarm.asked());
         assert!(!b.awaits_verdict());
         // Its first failure on trial is a question, too; that it passes is not.
         a.turn(true);
-        a.succeeded(a.epoch());
+        a.succeeded(a.begin(), NOW, any);
         assert!(!a.awaits_verdict());
         a.turn(true);
-        a.failed(Fault::Broken, a.epoch());
+        a.failed(Fault::Broken, a.begin(), any());
         assert!(a.awaits_verdict());
     }
 
@@ -314,20 +374,43 @@ mod tests {
             }
         };
         let witness = Witness::new(alarm.clone());
-        witness.failed(Fault::Connect, witness.epoch());
+        witness.failed(Fault::Connect, witness.begin(), any());
         assert!(!rung().await, "nobody asked");
         witness.set_alarm(3);
-        witness.failed(Fault::Connect, witness.epoch());
+        witness.failed(Fault::Connect, witness.begin(), any());
         assert!(!rung().await);
-        witness.failed(Fault::Connect, witness.epoch());
+        witness.failed(Fault::Connect, witness.begin(), any());
         assert!(rung().await && !rung().await, "once");
-        witness.failed(Fault::Connect, witness.epoch());
+        witness.failed(Fault::Connect, witness.begin(), any());
         assert!(!rung().await, "the engine knows");
         witness.turn(true);
-        witness.succeeded(witness.epoch());
+        witness.succeeded(witness.begin(), NOW, any);
         assert!(rung().await);
         witness.turn(true);
-        witness.failed(Fault::Broken, witness.epoch());
+        witness.failed(Fault::Broken, witness.begin(), any());
         assert!(rung().await);
+    }
+
+    #[test]
+    fn a_trial_waits_for_those_that_it_asked() {
+        let witness = Witness::default();
+        let before = witness.begin();
+        witness.turn(true);
+        assert!(!witness.look(NOW).waits);
+        let (one, two) = (witness.begin(), witness.begin());
+        witness.over(before);
+        witness.over(one);
+        assert!(witness.look(NOW).waits);
+        witness.over(two);
+        assert!(!witness.look(NOW).waits);
+        // Those of an earlier trial are not waited for.
+        let _earlier = witness.begin();
+        witness.turn(true);
+        assert!(!witness.look(NOW).waits);
+        let later = witness.begin();
+        witness.over(_earlier);
+        assert!(witness.look(NOW).waits);
+        witness.over(later);
+        assert!(!witness.look(NOW).waits);
     }
 }

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use portolan_config::plan::PoolId;
 use portolan_control::balance::Wish;
 use portolan_control::clock::Tick;
+use portolan_control::outlier::Source;
 use portolan_control::pool::PoolView;
 use portolan_control::stats::TryOutcome;
 use portolan_control::steering::Basis;
@@ -84,23 +85,25 @@ pub(crate) async fn ask(
             Ok(Ok(answer)) => {
                 let now = clock.now();
                 let status = answer.head.status.as_u16();
-                live.answered(status, now.since(began), now, &edge.messenger);
+                // A question of our own is alike every time: what becomes of it is its endpoint's.
+                drop(live.answered(status, Some(now.since(began)), now, Source::default));
                 let rest = tokio::time::timeout(until.since(now), whole(edge, answer, most));
                 return match rest.await {
                     Ok(Some(told)) => Ok(told),
                     Ok(None) => {
-                        live.ended(TryOutcome::Broken);
+                        live.broke_off();
                         Err("its answer broke off")
                     }
                     Err(_) => Err("it took too long"),
                 };
             }
             Ok(Err(error)) => {
-                live.ended(fault::outcome(&error.error));
+                let outcome = fault::outcome(&error.error);
+                drop(live.failed(outcome, clock.now(), Source::default));
                 failed.push(endpoint);
             }
             Err(_) => {
-                live.ended(TryOutcome::TimedOut);
+                drop(live.failed(TryOutcome::TimedOut, clock.now(), Source::default));
                 return Err("it took too long");
             }
         }

@@ -354,12 +354,25 @@ impl Attempt {
         }
     }
 
+    /// Whether anything of the request may have reached the endpoint.
+    pub(super) fn may_have_sent(&self) -> bool {
+        self.sent
+    }
+
     /// It has taken too long.
     pub(super) fn timed_out(&self) -> Failed {
-        let (etype, fault, sent) = if self.sent {
-            (ErrorType::ReadTimedout, Fault::Timeout, Sent::Perhaps)
+        if self.sent {
+            self.given_up(Fault::Timeout, Sent::Perhaps)
         } else {
-            (ErrorType::ConnectTimedout, Fault::Connect, Sent::Nothing)
+            self.given_up(Fault::Connect, Sent::Nothing)
+        }
+    }
+
+    /// Nothing is to be expected of it any more.
+    pub(super) fn given_up(&self, fault: Fault, sent: Sent) -> Failed {
+        let etype = match sent {
+            Sent::Perhaps => ErrorType::ReadTimedout,
+            Sent::Nothing => ErrorType::ConnectTimedout,
         };
         Failed {
             error: Error::explain(etype, "the try took too long").into_up(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{Method, StatusCode, Version, header};
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use portolan_control::clock::Tick;
+use portolan_control::stats::TryOutcome;
 
 use super::attempt::Answer;
 use super::body;
@@ -95,9 +96,10 @@ pub(super) async fn relay(
         }
         Err(error) => {
             if *error.esource() == ErrorSource::Upstream
+                && fault::outcome(&error) == TryOutcome::Broken
                 && let Some(current) = &mut ctx.current
             {
-                current.live.ended(fault::outcome(&error));
+                current.live.broke_off();
             }
             Err(error)
         }
@@ -165,7 +167,7 @@ impl Both<'_> {
                         self.happened();
                     }
                     if let Some(current) = &self.ctx.current {
-                        current.live.heard(self.active, &self.edge.messenger);
+                        current.live.heard(self.active);
                     }
                     if self.pass_part(part).await? {
                         return Ok(());
