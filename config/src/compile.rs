@@ -397,6 +397,7 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
             connect: pool.timeouts.connect.value.duration(),
             first_byte: pool.timeouts.first_byte.value.duration(),
             idle: pool.timeouts.idle.value.duration(),
+            keep_alive: pool.timeouts.keep_alive.value.duration(),
             upgrade_idle: pool.timeouts.upgrade_idle.value.duration(),
             upgrade_lifetime: pool
                 .timeouts

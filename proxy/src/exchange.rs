@@ -365,6 +365,8 @@ impl Exchange<'_> {
             head: request::for_endpoint(downstream, self.ctx, self.route, pool, self.length)?,
             length: self.length,
             idempotent: self.ctx.chances.idempotent,
+            once: (!self.ctx.chances.idempotent || !upload.is_complete())
+                .then(|| self.clock.instant(now).into()),
             expects,
             upgrade: self.ctx.wants_upgrade,
             flows: !upload.is_complete(),
@@ -620,6 +622,8 @@ fn too_late(ctx: &mut RequestContext, tries: Tries) -> Box<Error> {
 impl Answer {
     /// Gives the answer up: nobody wants it.
     fn discard(self, edge: &Edge) {
-        self.wire.give_back(&edge.upstream, self.target);
+        let now = edge.recorder.clock.now();
+        let now = edge.recorder.clock.instant(now);
+        self.wire.give_back(&edge.upstream, self.target, now.into());
     }
 }

@@ -8,6 +8,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
@@ -15,6 +16,7 @@ use pingora::{Error, ErrorType, Result};
 use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
 
+use super::kept;
 use super::stream::EndpointStream;
 use super::wire::{Length, Next, Part};
 use crate::head::{RequestHeader, ResponseHeader};
@@ -66,6 +68,8 @@ pub(crate) struct Http1 {
     /// What follows the head, once it is known.
     body: Option<Body>,
     keep: bool,
+    /// How long it says that it keeps the connection.
+    promise: Option<Duration>,
 }
 
 impl std::fmt::Debug for Http1 {
@@ -106,6 +110,7 @@ impl Http1 {
             interim: 0,
             body: None,
             keep: false,
+            promise: None,
         }
     }
 
@@ -252,6 +257,9 @@ impl Http1 {
                     _ => Next::Body,
                 };
                 self.keep = head.keep && self.cut.is_none();
+                if self.keep {
+                    self.promise = kept::promise(&head.response.headers);
+                }
                 self.body = Some(head.body);
                 return Poll::Ready(Ok((head.response, next)));
             }
@@ -311,14 +319,14 @@ impl Http1 {
     }
 
     /// The connection, if the next request may use it: both messages are over, and nothing stands
-    /// behind the answer.
-    pub(super) fn into_kept(self) -> Option<EndpointStream> {
+    /// behind the answer. And how long the endpoint says that it keeps it.
+    pub(super) fn into_kept(self) -> Option<(EndpointStream, Option<Duration>)> {
         let empty = self.read.is_empty();
         let sent = self.sending == Sending::Done && self.is_sent();
         let over = self.body.as_ref().is_some_and(Body::is_done) && empty;
         let keep = self.keep && sent && over && !self.closed && self.cut.is_none();
         spare::put(self.read);
-        keep.then_some(self.stream)
+        keep.then_some((self.stream, self.promise))
     }
 }
 
