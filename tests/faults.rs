@@ -8,6 +8,7 @@ mod many;
 mod mid_answer;
 mod names;
 mod network;
+mod pieces;
 mod silence;
 mod stopped;
 

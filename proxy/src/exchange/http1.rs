@@ -31,6 +31,11 @@ use crate::spare;
 const READ: usize = 8 << 10;
 const READ_MORE: usize = 64 << 10;
 
+/// Whoever sends less than this at once, one segment of the largest usual frames, may wait for it to be
+/// acknowledged. Of more the system acknowledges every other segment at once (RFC 9293, section
+/// 3.8.6.3).
+const FEW: usize = 9 << 10;
+
 /// Interim answers to one request: more than this is an attack.
 const MOST_INTERIM: u32 = 16;
 
@@ -64,6 +69,8 @@ pub(crate) struct Http1 {
     heard: bool,
     /// It will say nothing more.
     closed: bool,
+    /// The last that it said was little, and may not be acknowledged yet.
+    unacknowledged: bool,
     interim: u32,
     /// What follows the head, once it is known.
     body: Option<Body>,
@@ -107,6 +114,7 @@ impl Http1 {
             seen: 0,
             heard: false,
             closed: false,
+            unacknowledged: false,
             interim: 0,
             body: None,
             keep: false,
@@ -207,6 +215,11 @@ impl Http1 {
         }
         self.read.reserve(room);
         let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.read);
+        if self.unacknowledged && read.is_pending() {
+            // A part of an answer is here, and the rest of it is not.
+            self.unacknowledged = false;
+            self.stream.acknowledge();
+        }
         if small && read.is_pending() && self.read.is_empty() {
             // Who waits holds no buffer.
             spare::put(std::mem::take(&mut self.read));
@@ -215,6 +228,7 @@ impl Http1 {
             Ok(count) => {
                 self.heard |= count > 0;
                 self.closed |= count == 0;
+                self.unacknowledged = (1..FEW).contains(&count);
                 Poll::Ready(Ok(count > 0))
             }
             Err(error) => {
