@@ -202,6 +202,61 @@ async fn fastest_prefers_who_answers_faster() {
     portolan.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_hold_for_one_request_at_a_time() {
+    for weights in [&[10, 9][..], &[4, 2, 1], &[1, 1]] {
+        // What a pool does when nothing is said.
+        let origins = Origin::start_several("o", weights.len()).await;
+        let portolan = one_pool(&origins, weights, "").await;
+        let address = portolan.address().await;
+        wait_until_all_are_healthy(&portolan, weights.len()).await;
+        let seen = turns(address, 500).await;
+        let total: u32 = weights.iter().sum();
+        for (at, weight) in weights.iter().enumerate() {
+            let expected = 500 * *weight as usize / total as usize;
+            let name = format!("o-{}", at + 1);
+            let given = count(&seen).get(name.as_str()).copied().unwrap_or(0);
+            // Two points.
+            assert!(
+                given.abs_diff(expected) <= 10,
+                "{weights:?}: {:?}",
+                count(&seen)
+            );
+        }
+        portolan.stop().await;
+    }
+    // Of endpoints that are as fast as each other nobody starves either.
+    let origins = Origin::start_several("o", 2).await;
+    for origin in &origins {
+        origin.set_latency(20);
+    }
+    let portolan = one_pool(&origins, &[10, 9], ", balance: fastest").await;
+    let address = portolan.address().await;
+    wait_until_all_are_healthy(&portolan, 2).await;
+    let seen = turns(address, 200).await;
+    assert!(count(&seen)["o-2"] >= 60, "{:?}", count(&seen));
+    portolan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_start_gives_its_part_when_there_is_little_to_do() {
+    let origins = Origin::start_several("o", 2).await;
+    let portolan = one_pool(&origins, &[1, 1], ", slow_start: 10m").await;
+    let address = portolan.address().await;
+    wait_until_all_are_healthy(&portolan, 2).await;
+    origins[1].kill().await;
+    portolan
+        .wait_for_health("a", origins[1].address, "unhealthy")
+        .await;
+    origins[1].revive().await;
+    wait_until_all_are_healthy(&portolan, 2).await;
+    // A tenth of its weight for the first half minute: one of eleven.
+    let seen = turns(address, 220).await;
+    let given = count(&seen).get("o-2").copied().unwrap_or(0);
+    assert!((15..=25).contains(&given), "{:?}", count(&seen));
+    portolan.stop().await;
+}
+
 /// The request of a client.
 type Asking = fn(u32) -> Ask;
 

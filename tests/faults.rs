@@ -10,6 +10,7 @@ mod many;
 mod mid_answer;
 mod names;
 mod network;
+mod pieces;
 mod silence;
 mod stopped;
 

@@ -402,6 +402,7 @@ fn pool(id: PoolId, name: &At<Name>, pool: &Pool, sources: &Sources) -> PoolPlan
                 .as_ref()
                 .map(|time| time.value.duration()),
             idle: pool.timeouts.idle.value.duration(),
+            keep_alive: pool.timeouts.keep_alive.value.duration(),
             upgrade_idle: pool.timeouts.upgrade_idle.value.duration(),
             upgrade_lifetime: pool
                 .timeouts

@@ -2,10 +2,34 @@
 //!
 //! A [`Selector`] is made once per change of a pool and looked into by every request. What moves in
 //! between (requests in flight, latency) is read from the endpoints themselves.
+//!
+//! # Weight and load
+//!
+//! `least_requests` and `fastest` answer two questions that are often confused. The weights say which
+//! *share* of the requests an endpoint gets; the load says whom the *next* request had better avoid.
+//! To divide the load by the weight and take the smaller of two answers only the second one: of two
+//! endpoints that are idle, the heavier one would always win, and the lighter one would starve
+//! whenever there is little to do.
+//!
+//! So a request is first *nominated* for an endpoint, by weight alone, from a sequence that spreads
+//! evenly: the shares of nominations are exact. Another endpoint is drawn by weight, and gets the
+//! request if the first one is clearly more loaded ([`Load::exceeds`]): the power of two choices
+//! (Mitzenmacher 2001). What an endpoint misses like this is its [deficit](Deficits) (as in deficit
+//! round robin, Shreedhar and Varghese 1995): it is made up for with one of the next requests that
+//! find it no more loaded than the endpoint they were nominated for. Endpoints that are only busy for a
+//! moment have their requests later and so keep their shares; those that are slower for good do
+//! not, for what is owed is bounded. The laws are in `simulation.rs`.
+
+mod deficits;
+mod load;
+#[cfg(test)]
+mod simulation;
 
 use portolan_config::plan::BalancePlan;
 use smallvec::SmallVec;
 
+pub use self::deficits::Deficits;
+use self::load::Load;
 use crate::affinity::bid;
 use crate::clock::Tick;
 use crate::endpoint::Endpoint;
@@ -35,6 +59,12 @@ struct Member {
     endpoint: u16,
     weight: u32,
     upto: u64,
+}
+
+impl Member {
+    fn index(&self) -> usize {
+        usize::from(self.endpoint)
+    }
 }
 
 /// What a choice depends on besides the pool.
@@ -89,9 +119,7 @@ impl Selector {
 
     /// Its members, by index, in the order of their indices.
     pub fn members(&self) -> impl Iterator<Item = usize> {
-        self.members
-            .iter()
-            .map(|member| usize::from(member.endpoint))
+        self.members.iter().map(Member::index)
     }
 
     /// The sum of the weights.
@@ -105,46 +133,58 @@ impl Selector {
         balance: &BalancePlan,
         endpoints: &[EndpointView],
         turns: &Sequence,
+        deficits: &Deficits,
         wish: &mut Wish<'_>,
     ) -> Option<usize> {
-        if !wish.excluded.is_empty() {
-            return self.without(wish.excluded).pick(
-                balance,
-                endpoints,
-                turns,
-                &mut Wish {
-                    hash: wish.hash,
-                    excluded: &[],
-                    random: &mut *wish.random,
-                    now: wish.now,
-                },
-            );
+        if wish.excluded.is_empty() {
+            return self.choose(balance, endpoints, Some(turns), deficits, wish);
         }
+        // Turns are for the whole pool. The turn after that of an endpoint that was passed over would
+        // often be the same one's; among the rest, chance is fair enough.
+        self.without(wish.excluded)
+            .choose(balance, endpoints, None, deficits, wish)
+    }
+
+    /// The same among all members; without turns, by chance.
+    fn choose(
+        &self,
+        balance: &BalancePlan,
+        endpoints: &[EndpointView],
+        turns: Option<&Sequence>,
+        deficits: &Deficits,
+        wish: &mut Wish<'_>,
+    ) -> Option<usize> {
         let chosen = match self.members.as_slice() {
             [] => return None,
             [only] => only,
             members => match (balance, wish.hash) {
-                (BalancePlan::LeastRequests, _) => {
-                    let (a, b) = self.two(wish.random);
-                    lighter(a, b, |m| f64::from(live(endpoints, m).in_flight()) + 1.0)
+                (BalancePlan::LeastRequests | BalancePlan::Fastest, _) => {
+                    let first = self.nominated(turns, wish.random);
+                    let second = self.another(first, wish.random);
+                    let fastest = *balance == BalancePlan::Fastest;
+                    let now = fastest.then_some(wish.now);
+                    let load = |m: &Member| Load::of(live(endpoints, m), m.weight, now);
+                    if deficits.gives_way(first.index(), load(first), second.index(), load(second))
+                    {
+                        second
+                    } else {
+                        first
+                    }
                 }
-                (BalancePlan::Fastest, _) => {
-                    let (a, b) = self.two(wish.random);
-                    lighter(a, b, |m| live(endpoints, m).cost(wish.now))
-                }
-                (BalancePlan::RoundRobin, _) => self.in_turn(turns),
+                (BalancePlan::RoundRobin, _) => match turns {
+                    Some(turns) => self.in_turn(turns),
+                    None => self.random(wish.random),
+                },
                 (BalancePlan::Hash(_), Some(hash)) => self.hashed(hash, members, endpoints),
                 (BalancePlan::Random | BalancePlan::Hash(_), _) => self.random(wish.random),
             },
         };
-        Some(usize::from(chosen.endpoint))
+        Some(chosen.index())
     }
 
     /// Whether an endpoint, by its index, is among them.
     pub fn contains(&self, endpoint: usize) -> bool {
-        self.members
-            .iter()
-            .any(|member| usize::from(member.endpoint) == endpoint)
+        self.members.iter().any(|member| member.index() == endpoint)
     }
 
     /// The index of the endpoint where a key is at home, whatever load it has: of those that are
@@ -153,7 +193,7 @@ impl Selector {
         let offers = self
             .members
             .iter()
-            .filter(|member| !excluded.contains(&usize::from(member.endpoint)))
+            .filter(|member| !excluded.contains(&member.index()))
             .map(|member| {
                 let seed = live(endpoints, member).seed;
                 (bid(key, seed, f64::from(member.weight)), member.endpoint)
@@ -168,10 +208,9 @@ impl Selector {
         let rest = self
             .members
             .iter()
-            .filter(|member| !excluded.contains(&usize::from(member.endpoint)));
+            .filter(|member| !excluded.contains(&member.index()));
         Self::new(
-            rest.map(|member| (usize::from(member.endpoint), member.weight)),
-            // Turns are for the whole pool; among the rest, chance is fair enough.
+            rest.map(|member| (member.index(), member.weight)),
             &BalancePlan::Random,
         )
     }
@@ -185,24 +224,36 @@ impl Selector {
         self.at(random.u64(0..self.total))
     }
 
-    /// Two different members, each drawn by weight.
-    fn two(&self, random: &mut fastrand::Rng) -> (&Member, &Member) {
-        let first = self.random(random);
+    /// The member whose turn it is, by weight.
+    fn nominated(&self, turns: Option<&Sequence>, random: &mut fastrand::Rng) -> &Member {
+        match turns {
+            Some(turns) => self.spread(turns),
+            None => self.random(random),
+        }
+    }
+
+    /// A member other than this one, drawn by weight. There are two at least.
+    fn another(&self, first: &Member, random: &mut fastrand::Rng) -> &Member {
         let others = self.total - u64::from(first.weight);
         let mut point = random.u64(0..others);
         // Step over the first one.
         if point >= first.upto - u64::from(first.weight) {
             point += u64::from(first.weight);
         }
-        (first, self.at(point))
+        self.at(point)
+    }
+
+    /// Turns that are spread evenly without a plan.
+    fn spread(&self, turns: &Sequence) -> &Member {
+        let Draw(draw) = turns.draw();
+        let point = (u128::from(draw) * u128::from(self.total)) >> 64;
+        self.at(point as u64)
     }
 
     fn in_turn(&self, turns: &Sequence) -> &Member {
         if self.round.is_empty() {
-            // Weights that make rounds too long are spread evenly without a plan.
-            let Draw(draw) = turns.draw();
-            let point = (u128::from(draw) * u128::from(self.total)) >> 64;
-            return self.at(point as u64);
+            // Weights that make rounds too long.
+            return self.spread(turns);
         }
         let turn = turns.turn() % self.round.len() as u64;
         &self.members[usize::from(self.round[turn as usize])]
@@ -242,16 +293,7 @@ impl Selector {
 }
 
 fn live<'a>(endpoints: &'a [EndpointView], member: &Member) -> &'a Endpoint {
-    &endpoints[usize::from(member.endpoint)].live
-}
-
-/// The one of two that costs less for its weight.
-fn lighter<'a>(a: &'a Member, b: &'a Member, cost: impl Fn(&Member) -> f64) -> &'a Member {
-    if cost(b) * f64::from(a.weight) < cost(a) * f64::from(b.weight) {
-        b
-    } else {
-        a
-    }
+    &endpoints[member.index()].live
 }
 
 /// One round of turns in which nobody comes twice in a row if it can be helped (nginx's smooth
@@ -293,27 +335,82 @@ fn gcd(a: u32, b: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use crate::pool::tests::endpoints;
     use portolan_config::plan::HashProperty;
 
-    fn counts(weights: &[u32], balance: &BalancePlan, draws: usize, hash: bool) -> Vec<usize> {
-        let endpoints = endpoints(weights);
-        let selector = Selector::new(weights.iter().copied().enumerate(), balance);
-        let turns = Sequence::default();
-        let mut random = fastrand::Rng::with_seed(7);
-        let mut counts = vec![0; weights.len()];
-        for n in 0..draws {
-            let mut wish = Wish {
-                hash: hash.then_some(n as u64 * 0x9E37_79B9),
-                excluded: &[],
-                random: &mut random,
+    /// A pool of endpoints with these weights, and what a choice depends on.
+    struct Bench {
+        balance: BalancePlan,
+        endpoints: Vec<EndpointView>,
+        selector: Selector,
+        turns: Sequence,
+        deficits: Deficits,
+        random: fastrand::Rng,
+        now: Tick,
+    }
+
+    impl Bench {
+        fn new(weights: &[u32], balance: BalancePlan) -> Self {
+            Self {
+                endpoints: endpoints(weights),
+                selector: Selector::new(weights.iter().copied().enumerate(), &balance),
+                turns: Sequence::default(),
+                deficits: Deficits::new(weights.len(), &balance),
+                random: fastrand::Rng::with_seed(7),
                 now: Tick::ZERO,
-            };
-            counts[selector
-                .pick(balance, &endpoints, &turns, &mut wish)
-                .unwrap()] += 1;
+                balance,
+            }
         }
-        counts
+
+        fn pick(&mut self) -> Option<usize> {
+            self.pick_with(None, &[])
+        }
+
+        fn pick_with(&mut self, hash: Option<u64>, excluded: &[usize]) -> Option<usize> {
+            let mut wish = Wish {
+                hash,
+                excluded,
+                random: &mut self.random,
+                now: self.now,
+            };
+            self.selector.pick(
+                &self.balance,
+                &self.endpoints,
+                &self.turns,
+                &self.deficits,
+                &mut wish,
+            )
+        }
+
+        /// How often each is picked, one request at a time; each takes so long there.
+        fn counts(&mut self, requests: usize, milliseconds: &[u64]) -> Vec<usize> {
+            let mut counts = vec![0; self.endpoints.len()];
+            for _ in 0..requests {
+                let picked = self.pick().unwrap();
+                counts[picked] += 1;
+                let live = &self.endpoints[picked].live;
+                live.begin();
+                let took = Duration::from_millis(milliseconds[picked]);
+                self.now = self.now + took;
+                live.observe_answer(took, self.now);
+                live.end();
+            }
+            counts
+        }
+
+        fn busy(&self, endpoint: usize, requests: u32) {
+            for _ in 0..requests {
+                self.endpoints[endpoint].live.begin();
+            }
+        }
+
+        fn idle(&self, endpoint: usize, requests: u32) {
+            for _ in 0..requests {
+                self.endpoints[endpoint].live.end();
+            }
+        }
     }
 
     fn about(counts: &[usize], shares: &[f64], within: f64) {
@@ -326,160 +423,159 @@ mod tests {
 
     #[test]
     fn weights_are_kept_and_zero_is_nobody() {
-        let balances = [
-            BalancePlan::Random,
-            BalancePlan::RoundRobin,
-            BalancePlan::Hash(HashProperty::Path),
-        ];
-        for balance in balances {
-            let seen = counts(&[3, 1, 0, 4], &balance, 16_000, true);
+        for balance in [BalancePlan::Random, BalancePlan::RoundRobin] {
+            let seen = Bench::new(&[3, 1, 0, 4], balance).counts(16_000, &[1; 4]);
             about(&seen, &[0.375, 0.125, 0.0, 0.5], 0.02);
         }
-        assert_eq!(
-            counts(&[0, 5], &BalancePlan::LeastRequests, 10, false),
-            [0, 10]
-        );
+        let mut hashing = Bench::new(&[3, 1, 0, 4], BalancePlan::Hash(HashProperty::Path));
+        let mut seen = [0; 4];
+        for n in 0..16_000 {
+            seen[hashing.pick_with(Some(n * 0x9E37_79B9), &[]).unwrap()] += 1;
+        }
+        about(&seen, &[0.375, 0.125, 0.0, 0.5], 0.02);
+        let mut only = Bench::new(&[0, 5], BalancePlan::LeastRequests);
+        assert_eq!(only.counts(10, &[1; 2]), [0, 10]);
+    }
+
+    #[test]
+    fn one_request_at_a_time_goes_by_weight() {
+        for balance in [BalancePlan::LeastRequests, BalancePlan::Fastest] {
+            for weights in [
+                &[10, 9][..],
+                &[1, 1],
+                &[4, 2, 1],
+                &[100, 1],
+                &[1_000, 1_000, 1_000, 50],
+                &[1; 16],
+            ] {
+                let mut bench = Bench::new(weights, balance.clone());
+                let seen = bench.counts(2_000, &[7; 16]);
+                let total: u32 = weights.iter().sum();
+                for (seen, weight) in seen.iter().zip(weights) {
+                    let expected = 2_000.0 * f64::from(*weight) / f64::from(total);
+                    // Draws that spread evenly are off by a few, never by a few in a hundred.
+                    let off = (*seen as f64 - expected).abs();
+                    assert!(off <= 6.0, "{balance:?} {weights:?}: {seen} for {expected}");
+                }
+            }
+        }
     }
 
     #[test]
     fn turns_are_smooth() {
-        let endpoints = endpoints(&[5, 1, 1]);
-        let balance = BalancePlan::RoundRobin;
-        let selector = Selector::new([(0, 5), (1, 1), (2, 1)].into_iter(), &balance);
-        let turns = Sequence::default();
-        let mut random = fastrand::Rng::with_seed(7);
-        let round: Vec<usize> = (0..7)
-            .map(|_| {
-                let mut wish = Wish {
-                    hash: None,
-                    excluded: &[],
-                    random: &mut random,
-                    now: Tick::ZERO,
-                };
-                selector
-                    .pick(&balance, &endpoints, &turns, &mut wish)
-                    .unwrap()
-            })
-            .collect();
+        let mut bench = Bench::new(&[5, 1, 1], BalancePlan::RoundRobin);
+        let round: Vec<usize> = (0..7).map(|_| bench.pick().unwrap()).collect();
         assert_eq!(round, [0, 0, 1, 0, 2, 0, 0]);
         // Too long a round is spread without a plan, and still exact.
-        about(
-            &counts(&[1_000_000, 999_999, 7], &balance, 1_000, false),
-            &[0.5, 0.5, 0.0],
-            0.01,
-        );
+        let mut long = Bench::new(&[1_000_000, 999_999, 7], BalancePlan::RoundRobin);
+        about(&long.counts(1_000, &[1; 3]), &[0.5, 0.5, 0.0], 0.01);
     }
 
     #[test]
     fn the_less_busy_of_two_is_taken() {
-        let endpoints = endpoints(&[1, 1]);
-        for _ in 0..10 {
-            endpoints[0].live.begin();
-        }
-        let balance = BalancePlan::LeastRequests;
-        let selector = Selector::new([(0, 1), (1, 1)].into_iter(), &balance);
-        let mut random = fastrand::Rng::with_seed(7);
+        let mut bench = Bench::new(&[1, 1], BalancePlan::LeastRequests);
+        bench.busy(0, 10);
         for _ in 0..100 {
-            let mut wish = Wish {
-                hash: None,
-                excluded: &[],
-                random: &mut random,
-                now: Tick::ZERO,
-            };
-            let picked = selector.pick(&balance, &endpoints, &Sequence::default(), &mut wish);
-            assert_eq!(picked, Some(1));
+            assert_eq!(bench.pick(), Some(1));
         }
-        // Three times the weight bears three times the load.
-        let heavy = Selector::new([(0, 30), (1, 1)].into_iter(), &balance);
-        endpoints[1].live.begin();
-        let mut wish = Wish {
-            hash: None,
-            excluded: &[],
-            random: &mut random,
-            now: Tick::ZERO,
-        };
-        let picked = heavy.pick(&balance, &endpoints, &Sequence::default(), &mut wish);
-        assert_eq!(picked, Some(0), "11/30 is less than 2/1");
+        // Thirty times the weight bears thirty times the load.
+        let mut heavy = Bench::new(&[30, 1], BalancePlan::LeastRequests);
+        heavy.busy(0, 10);
+        heavy.busy(1, 1);
+        for _ in 0..100 {
+            assert_eq!(heavy.pick(), Some(0));
+        }
+        heavy.busy(0, 90);
+        for _ in 0..100 {
+            assert_eq!(heavy.pick(), Some(1), "a hundred are too many");
+        }
+    }
+
+    #[test]
+    fn what_a_busy_endpoint_misses_it_gets_once_it_is_idle_and_no_more_than_so_much() {
+        let mut bench = Bench::new(&[1, 1], BalancePlan::LeastRequests);
+        bench.busy(0, 1);
+        for _ in 0..20 {
+            assert_eq!(bench.pick(), Some(1), "one by one, all are answered there");
+        }
+        bench.idle(0, 1);
+        let seen = bench.counts(40, &[1; 2]);
+        assert!((29..=31).contains(&seen[0]), "its half, and ten: {seen:?}");
+        // After however long a time.
+        bench.busy(0, 1);
+        for _ in 0..100_000 {
+            assert_eq!(bench.pick(), Some(1));
+        }
+        bench.idle(0, 1);
+        let seen = bench.counts(1_000, &[1; 2]);
+        assert!((500..=535).contains(&seen[0]), "{seen:?}");
+        about(&bench.counts(1_000, &[1; 2]), &[0.5, 0.5], 0.005);
     }
 
     #[test]
     fn the_faster_of_two_is_taken() {
-        let endpoints = endpoints(&[1, 1]);
-        let second = std::time::Duration::from_secs(1);
-        endpoints[0].live.observe_answer(second, Tick::ZERO);
-        endpoints[1].live.observe_answer(second / 10, Tick::ZERO);
-        let balance = BalancePlan::Fastest;
-        let selector = Selector::new([(0, 1), (1, 1)].into_iter(), &balance);
-        let mut random = fastrand::Rng::with_seed(7);
-        let mut wish = Wish {
-            hash: None,
-            excluded: &[],
-            random: &mut random,
-            now: Tick::ZERO,
-        };
-        assert_eq!(
-            selector.pick(&balance, &endpoints, &Sequence::default(), &mut wish),
-            Some(1)
-        );
+        for (milliseconds, faster) in [([1_000, 100], 1), ([100, 1_000], 0)] {
+            let mut bench = Bench::new(&[1, 1], BalancePlan::Fastest);
+            let first = bench.counts(4, &milliseconds);
+            assert!(first.iter().all(|seen| *seen > 0), "both are tried");
+            let seen = bench.counts(50, &milliseconds);
+            assert_eq!(seen[faster], 50, "{seen:?}");
+        }
+        // A little slower is not slower.
+        let mut alike = Bench::new(&[1, 1], BalancePlan::Fastest);
+        about(&alike.counts(1_000, &[10, 12]), &[0.5, 0.5], 0.005);
+        // Who was slow is tried again now and then, and comes back when it is as fast as before.
+        let mut bench = Bench::new(&[1, 1], BalancePlan::Fastest);
+        bench.counts(4, &[1_000, 100]);
+        let seen = bench.counts(5_000, &[1_000, 100]);
+        assert!((1..100).contains(&seen[0]), "{seen:?}");
+        bench.counts(500, &[100, 100]);
+        about(&bench.counts(1_000, &[100, 100]), &[0.5, 0.5], 0.05);
     }
 
     #[test]
     fn hashed_requests_stay_unless_their_endpoint_goes_or_is_overloaded() {
-        let endpoints = endpoints(&[1; 10]);
         let balance = BalancePlan::Hash(HashProperty::ClientIp);
-        let all = Selector::new((0..10).map(|at| (at, 1)), &balance);
-        let fewer = Selector::new((0..9).map(|at| (at, 1)), &balance);
-        let mut random = fastrand::Rng::with_seed(7);
-        let mut pick = |selector: &Selector, hash| {
-            let mut wish = Wish {
-                hash: Some(hash),
-                excluded: &[],
-                random: &mut random,
-                now: Tick::ZERO,
-            };
-            selector
-                .pick(&balance, &endpoints, &Sequence::default(), &mut wish)
-                .unwrap()
-        };
+        let mut all = Bench::new(&[1; 10], balance.clone());
+        let mut fewer = Bench::new(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], balance);
         for hash in 0..2_000u64 {
-            let hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            let before = pick(&all, hash);
-            if before != 9 {
+            let hash = Some(hash.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let before = all.pick_with(hash, &[]);
+            if before != Some(9) {
                 assert_eq!(
-                    pick(&fewer, hash),
+                    fewer.pick_with(hash, &[]),
                     before,
                     "only those of the one that went move"
                 );
             }
         }
-        let home = pick(&all, 42);
-        for _ in 0..100 {
-            endpoints[home].live.begin();
-        }
-        assert_ne!(pick(&all, 42), home, "it has all the load");
+        let home = all.pick_with(Some(42), &[]);
+        all.busy(home.unwrap(), 100);
+        assert_ne!(all.pick_with(Some(42), &[]), home, "it has all the load");
     }
 
     #[test]
-    fn those_that_failed_are_left_out() {
-        let endpoints = endpoints(&[1, 1, 1]);
-        let mut random = fastrand::Rng::with_seed(7);
+    fn those_that_failed_are_left_out_and_the_others_have_their_shares() {
         for balance in [
             BalancePlan::LeastRequests,
             BalancePlan::RoundRobin,
             BalancePlan::Random,
+            BalancePlan::Fastest,
         ] {
-            let selector = Selector::new((0..3).map(|at| (at, 1)), &balance);
-            let mut pick = |excluded: &[usize]| {
-                let mut wish = Wish {
-                    hash: None,
-                    excluded,
-                    random: &mut random,
-                    now: Tick::ZERO,
+            let mut bench = Bench::new(&[1, 1, 1], balance.clone());
+            assert_eq!(bench.pick_with(None, &[0, 2]), Some(1));
+            assert_eq!(bench.pick_with(None, &[0, 1, 2]), None);
+            // As when an endpoint of which nothing good is known is passed over for long.
+            let mut seen = [0; 3];
+            for _ in 0..6_000 {
+                let first = bench.pick().unwrap();
+                let taken = match first {
+                    0 => bench.pick_with(None, &[0]).unwrap(),
+                    other => other,
                 };
-                selector.pick(&balance, &endpoints, &Sequence::default(), &mut wish)
-            };
-            assert_eq!(pick(&[0, 2]), Some(1));
-            assert_eq!(pick(&[0, 1, 2]), None);
+                seen[taken] += 1;
+            }
+            about(&seen, &[0.0, 0.5, 0.5], 0.03);
         }
     }
 }

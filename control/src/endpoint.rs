@@ -37,7 +37,7 @@ impl fmt::Display for EndpointKey {
 }
 
 /// How fast averages of latency forget: after this long a sample weighs a third.
-const MEMORY: Duration = Duration::from_secs(10);
+pub(crate) const MEMORY: Duration = Duration::from_secs(10);
 
 /// An endpoint's counts and averages.
 #[derive(Debug)]
@@ -52,8 +52,6 @@ pub struct Endpoint {
     requests: AtomicU64,
     /// Time to response headers of requests, smoothed.
     traffic: Average,
-    /// The same, but a slow answer counts at once and is forgotten slowly (peak EWMA).
-    peak: Average,
     /// Time of successful probes, smoothed.
     probes: Average,
     /// Time of the last probe, however it ended, in nanoseconds; 0 is "none yet".
@@ -97,7 +95,6 @@ impl Endpoint {
             in_flight: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             traffic: Average::default(),
-            peak: Average::default(),
             probes: Average::default(),
             last_probe: AtomicU64::new(0),
             tries: ByOutcome::default(),
@@ -270,8 +267,7 @@ impl Endpoint {
 
     /// A request's response headers came after `took`.
     pub fn observe_answer(&self, took: Duration, now: Tick) {
-        self.traffic.add(took, now, Rise::Smooth);
-        self.peak.add(took, now, Rise::AtOnce);
+        self.traffic.add(took, now);
     }
 
     /// A probe ended after `took`.
@@ -279,7 +275,7 @@ impl Endpoint {
         self.last_probe
             .store((took.as_nanos() as u64).max(1), Ordering::Relaxed);
         if succeeded {
-            self.probes.add(took, now, Rise::Smooth);
+            self.probes.add(took, now);
         }
     }
 
@@ -296,6 +292,12 @@ impl Endpoint {
         self.traffic.get(now)
     }
 
+    /// The same, and how long ago the last answer came.
+    pub(crate) fn latency(&self, now: Tick) -> Option<(Duration, Duration)> {
+        let average = self.traffic.get(now)?;
+        Some((average, self.traffic.age(now)))
+    }
+
     /// Smoothed time of probes.
     pub fn probe_latency(&self) -> Option<Duration> {
         self.probes.last()
@@ -305,7 +307,6 @@ impl Endpoint {
     pub(crate) fn measured(&self) -> Measured {
         Measured {
             traffic: self.traffic.parts(),
-            peak: self.peak.parts(),
             probes: self.probes.parts(),
             last_probe: self.last_probe.load(Ordering::Relaxed),
         }
@@ -314,17 +315,9 @@ impl Endpoint {
     /// Goes on with what a process before this one measured.
     pub(crate) fn go_on(&self, measured: &Measured) {
         self.traffic.set(measured.traffic);
-        self.peak.set(measured.peak);
         self.probes.set(measured.probes);
         self.last_probe
             .store(measured.last_probe, Ordering::Relaxed);
-    }
-
-    /// What one more request would cost here, in seconds: the latency's peak, times those who wait
-    /// already (peak EWMA, as in Finagle). Nothing where nothing was measured: somebody must try.
-    pub fn cost(&self, now: Tick) -> f64 {
-        let peak = self.peak.get(now).unwrap_or_default();
-        peak.as_secs_f64() * (f64::from(self.in_flight()) + 1.0)
     }
 }
 
@@ -370,18 +363,8 @@ impl Drop for Blame {
 #[serde(default)]
 pub(crate) struct Measured {
     traffic: (u64, u64),
-    peak: (u64, u64),
     probes: (u64, u64),
     last_probe: u64,
-}
-
-/// How an average follows a sample above it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rise {
-    /// As it follows one below.
-    Smooth,
-    /// It jumps there.
-    AtOnce,
 }
 
 /// An exponentially weighted moving average over time, without a lock.
@@ -397,12 +380,12 @@ struct Average {
 }
 
 impl Average {
-    fn add(&self, sample: Duration, now: Tick, rise: Rise) {
+    fn add(&self, sample: Duration, now: Tick) {
         let sample = (sample.as_nanos() as u64).max(1);
         let moment = now.since_start().as_nanos() as u64;
         let before = self.value.load(Ordering::Relaxed);
         let since = moment.saturating_sub(self.moment.swap(moment, Ordering::Relaxed));
-        let value = if before == 0 || (rise == Rise::AtOnce && sample > before) {
+        let value = if before == 0 {
             sample
         } else {
             let keep = (-(since as f64) / MEMORY.as_nanos() as f64).exp();
@@ -426,9 +409,17 @@ impl Average {
 
     /// The average, unless the last sample is so old that it says nothing.
     fn get(&self, now: Tick) -> Option<Duration> {
+        if self.age(now) > MEMORY * 6 {
+            None
+        } else {
+            self.last()
+        }
+    }
+
+    /// How long ago the last sample came.
+    fn age(&self, now: Tick) -> Duration {
         let moment = Duration::from_nanos(self.moment.load(Ordering::Relaxed));
-        let age = now.since_start().saturating_sub(moment);
-        if age > MEMORY * 6 { None } else { self.last() }
+        now.since_start().saturating_sub(moment)
     }
 
     fn last(&self) -> Option<Duration> {
@@ -489,20 +480,17 @@ mod tests {
     }
 
     #[test]
-    fn peaks_count_at_once() {
+    fn latency_is_as_old_as_the_last_answer() {
         let endpoint = endpoint();
-        for second in 0..10 {
-            endpoint.observe_answer(Duration::from_millis(10), at(second));
-        }
-        let before = endpoint.cost(at(10));
-        endpoint.observe_answer(Duration::from_millis(500), at(10));
-        assert!(endpoint.cost(at(10)) > before * 40.0);
-        assert!(endpoint.traffic_latency(at(10)).unwrap() < Duration::from_millis(100));
+        assert_eq!(endpoint.latency(at(0)), None);
+        let took = Duration::from_millis(10);
+        endpoint.observe_answer(took, at(1));
+        assert_eq!(endpoint.latency(at(1)), Some((took, Duration::ZERO)));
+        let age = Duration::from_secs(30);
+        assert_eq!(endpoint.latency(at(31)), Some((took, age)));
+        assert_eq!(endpoint.latency(at(100)), None);
         endpoint.begin();
-        assert!(
-            (endpoint.cost(at(10)) - 1.0).abs() < 1e-6,
-            "twice the half second"
-        );
+        assert_eq!((endpoint.in_flight(), endpoint.requests()), (1, 1));
         endpoint.end();
         assert_eq!((endpoint.in_flight(), endpoint.requests()), (0, 1));
     }

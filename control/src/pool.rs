@@ -6,7 +6,7 @@ use std::sync::Arc;
 use portolan_config::plan::PoolPlan;
 use smallvec::SmallVec;
 
-use crate::balance::{Selector, Wish};
+use crate::balance::{Deficits, Selector, Wish};
 use crate::clock::Tick;
 use crate::dial::Dial;
 use crate::endpoint::Endpoint;
@@ -121,6 +121,8 @@ pub struct PoolView {
     /// Everybody, as if all were healthy.
     everyone: Selector,
     turns: Arc<Sequence>,
+    /// What its endpoints have missed of their shares.
+    deficits: Deficits,
 }
 
 impl PoolView {
@@ -165,6 +167,7 @@ impl PoolView {
         let everyone = select(&|endpoint| !endpoint.backup || only_backups);
         Self {
             judged: plan.drain || availability > 0.0 || (known && resolved),
+            deficits: Deficits::new(endpoints.len(), &plan.balance),
             plan,
             endpoints,
             availability,
@@ -220,8 +223,13 @@ impl PoolView {
 
     /// The index of the endpoint that gets a request sent here on this basis.
     pub fn pick(&self, basis: Basis, wish: &mut Wish<'_>) -> Option<usize> {
-        let selector = self.selector(basis);
-        selector.pick(&self.plan.balance, &self.endpoints, &self.turns, wish)
+        self.selector(basis).pick(
+            &self.plan.balance,
+            &self.endpoints,
+            &self.turns,
+            &self.deficits,
+            wish,
+        )
     }
 
     /// Whether an endpoint, by its index, can get requests sent here on this basis.
@@ -396,7 +404,6 @@ pub(crate) mod tests {
     use super::*;
     use crate::endpoint::EndpointKey;
     use crate::outlier::{Fault, Reason};
-    use portolan_config::plan::BalancePlan;
     use portolan_config::{Machine, check_text};
 
     /// Healthy endpoints with these weights.
@@ -617,25 +624,44 @@ routes: [ {{ to: p }} ]"
     fn one_on_trial_gets_a_trickle() {
         let pool_back = pool("", "t");
         close(pool_back.availability, 0.05);
-        let peers = pool("", "ht");
+        // Of 21 requests one, however little there is to do.
+        for balance in ["least_requests", "fastest", "random", "round_robin"] {
+            let peers = pool(&format!("balance: {balance}"), "ht");
+            let hits = hits(&peers, 1);
+            assert!(
+                (400..550).contains(&hits),
+                "{balance}: {hits} is not 1 in 21"
+            );
+        }
+    }
+
+    #[test]
+    fn one_that_starts_slowly_gets_its_part_however_little_there_is_to_do() {
+        for (ramp, expected) in [(0.1, 909), (0.55, 3_548), (0.955, 4_885)] {
+            let mut peers = pool("", "hh");
+            peers.endpoints[1].ramp = ramp;
+            let slow = PoolView::new(peers.plan, peers.endpoints, true, Arc::default());
+            let hits = hits(&slow, 1);
+            assert!(
+                hits.abs_diff(expected) < 10,
+                "{ramp}: {hits} for {expected}"
+            );
+        }
+    }
+
+    /// How many of 10,000 requests, one at a time, an endpoint gets.
+    fn hits(pool: &PoolView, endpoint: usize) -> usize {
         let mut random = fastrand::Rng::with_seed(1);
-        let hits = (0..10_000)
-            .filter(|_| {
-                let mut wish = Wish {
-                    hash: None,
-                    excluded: &[],
-                    random: &mut random,
-                    now: Tick::ZERO,
-                };
-                peers.serving.pick(
-                    &BalancePlan::Random,
-                    &peers.endpoints,
-                    &peers.turns,
-                    &mut wish,
-                ) == Some(1)
-            })
-            .count();
-        assert!((380..580).contains(&hits), "{hits} is not 1 in 21");
+        let requests = (0..10_000).filter(|_| {
+            let mut wish = Wish {
+                hash: None,
+                excluded: &[],
+                random: &mut random,
+                now: Tick::ZERO,
+            };
+            pool.pick(Basis::Health, &mut wish) == Some(endpoint)
+        });
+        requests.count()
     }
 
     #[test]

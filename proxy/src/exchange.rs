@@ -516,6 +516,8 @@ impl Exchange<'_> {
             head: request::for_endpoint(downstream, self.ctx, self.route, place.pool, self.length)?,
             length: self.length,
             idempotent: self.ctx.idempotent,
+            once: (!self.ctx.idempotent || !upload.is_complete())
+                .then(|| self.clock.instant(now).into()),
             expects,
             upgrade: self.ctx.wants_upgrade,
             flows: !upload.is_complete(),
@@ -816,6 +818,8 @@ fn is_well(status: u16) -> bool {
 impl Answer {
     /// Gives the answer up: nobody wants it.
     fn discard(self, edge: &Edge) {
-        self.wire.give_back(&edge.upstream, self.target);
+        let now = edge.recorder.clock.now();
+        let now = edge.recorder.clock.instant(now);
+        self.wire.give_back(&edge.upstream, self.target, now.into());
     }
 }

@@ -27,10 +27,6 @@ pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) const KEEPALIVE_COUNT: u32 = 3;
 
-/// How long an HTTP/2 connection may wait for its next request. Shorter than the 60 s after which the load
-/// balancers of the large clouds close it, so that we are the ones who do.
-const KEEP_IDLE: Duration = Duration::from_secs(50);
-
 /// Requests at the same time on one HTTP/2 connection.
 const MOST_STREAMS: usize = 100;
 
@@ -212,6 +208,11 @@ impl Target {
         self.peer.options.connection_timeout
     }
 
+    /// How long a connection may wait for its next request.
+    pub(crate) fn keep_idle(&self) -> Duration {
+        self.peer.options.idle_timeout.unwrap_or_default()
+    }
+
     /// The address, if there is nothing more to it than to connect and speak HTTP/1.1.
     pub(crate) fn plain(&self) -> Option<SocketAddr> {
         let plain = !self.is_tls() && !self.speaks_http2() && self.announced.is_none();
@@ -251,7 +252,7 @@ fn peer(
     options.total_connection_timeout = Some(pool.timeouts.connect * 2);
     options.read_timeout = Some(pool.timeouts.idle);
     options.write_timeout = Some(pool.timeouts.idle);
-    options.idle_timeout = Some(KEEP_IDLE);
+    options.idle_timeout = Some(pool.timeouts.keep_alive);
     options.max_h2_streams = MOST_STREAMS;
     options.h2_stream_window_size = Some(STREAM_WINDOW);
     options.h2_connection_window_size = Some(CONNECTION_WINDOW);

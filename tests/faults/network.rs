@@ -4,7 +4,6 @@
 //! on one side, the endpoints on the other, with a cable between them that can be pulled.
 
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::Arc;
 
 use http::Method;
@@ -14,45 +13,17 @@ use tokio::sync::oneshot;
 
 use crate::harness::client::send_exactly;
 use crate::harness::config::{LISTENER, PROBES, pools};
+use crate::harness::namespace::{ip, is_inside};
 use crate::harness::{Ask, Origin, Portolan, eventually, soon};
 
-const INSIDE: &str = "PORTOLAN_TEST_INSIDE_A_NETWORK";
 const NEAR: &str = "10.99.0.1/24";
 const FAR: &str = "10.99.0.2/24";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_edges_own_network_is_cut() {
-    if std::env::var_os(INSIDE).is_some() {
-        return inside().await;
+    if is_inside("faults::network::the_edges_own_network_is_cut").await {
+        inside().await;
     }
-    let mut command = tokio::process::Command::new("unshare");
-    if !rustix::process::getuid().is_root() {
-        command.args(["--user", "--map-root-user"]);
-    }
-    let this = "faults::network::the_edges_own_network_is_cut";
-    let output = command
-        .args(["--net", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", this, "--nocapture"])
-        .env(INSIDE, "1")
-        .kill_on_drop(true)
-        .output();
-    let output = output.await.expect("`unshare` of util-linux is needed");
-    let said =
-        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-    let [stdout, stderr] = &said;
-    assert!(
-        output.status.success() && stdout.contains("1 passed"),
-        "a network of its own is needed, as root or with user namespaces:\n{stdout}\n{stderr}"
-    );
-}
-
-/// Runs `ip` in the network of this thread.
-fn ip(args: &str) {
-    let output = Command::new("ip").args(args.split(' ')).output();
-    let output = output.expect("`ip` of iproute2 is needed");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {args}: {said}");
 }
 
 /// The endpoints, behind the cable, until told to end.

@@ -1,17 +1,23 @@
 //! A relay in front of an endpoint that can swallow what passes through it, as a network does whose
-//! packets vanish: nobody is told.
+//! packets vanish: nobody is told. Or it is a long way: everything takes its time, also the news that a
+//! connection has ended.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 #[derive(Default)]
 struct State {
+    /// How long everything takes, each way.
+    delay: Duration,
     /// New connections are accepted, and swallowed.
     dark: AtomicBool,
     /// Connections so far that are swallowed and still open.
@@ -33,9 +39,17 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) async fn start(to: SocketAddr) -> Self {
+        Self::over_a_way(to, Duration::ZERO).await
+    }
+
+    /// One over which everything takes so long, each way.
+    pub(crate) async fn over_a_way(to: SocketAddr, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::<State>::default();
+        let state = Arc::new(State {
+            delay,
+            ..State::default()
+        });
         let nights = watch::Sender::new(0);
         let task = tokio::spawn({
             let (state, nights) = (state.clone(), nights.clone());
@@ -111,7 +125,7 @@ async fn relay(
         let over = tokio::select! {
             biased;
             _ = night.changed() => false,
-            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => true,
+            _ = pass(&mut client, &mut server, state.delay) => true,
         };
         state.passing.fetch_sub(1, Ordering::SeqCst);
         if over {
@@ -125,4 +139,41 @@ async fn relay(
         state.swallowed.fetch_add(count as u64, Ordering::SeqCst);
     }
     state.swallowing.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// Passes everything on, both ways, until both sides have ended.
+async fn pass(client: &mut TcpStream, server: &mut TcpStream, delay: Duration) {
+    if delay.is_zero() {
+        let _ = tokio::io::copy_bidirectional(client, server).await;
+        return;
+    }
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    tokio::join!(
+        late(from_client, to_server, delay),
+        late(from_server, to_client, delay)
+    );
+}
+
+/// Passes on what comes, so much later, and its end.
+async fn late(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, delay: Duration) {
+    let (arrives, mut due) = mpsc::unbounded_channel();
+    let reading = async move {
+        let mut piece = [0; 16 << 10];
+        while let Ok(count @ 1..) = from.read(&mut piece).await {
+            let _ = arrives.send((Instant::now() + delay, piece[..count].to_vec()));
+        }
+        // Its end is news, too.
+        let _ = arrives.send((Instant::now() + delay, Vec::new()));
+    };
+    let writing = async move {
+        while let Some((when, piece)) = due.recv().await {
+            tokio::time::sleep_until(when).await;
+            if piece.is_empty() || to.write_all(&piece).await.is_err() {
+                let _ = to.shutdown().await;
+                return;
+            }
+        }
+    };
+    tokio::join!(reading, writing);
 }

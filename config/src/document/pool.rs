@@ -207,13 +207,15 @@ pub enum Balance {
 keywords! {
     /// Which endpoint gets the next request.
     pub enum BalanceWord {
-        /// Of two drawn by weight, the one with fewer requests in flight for its weight.
+        /// By weight, but not one with more requests in flight for its weight than another one has: that
+        /// one gets the request, and the busy one gets one of the next.
         LeastRequests = "least_requests",
         /// In turn, by weight.
         RoundRobin = "round_robin",
         /// At random, by weight.
         Random = "random",
-        /// Of two drawn by weight, the one that lately answered faster for its load (peak EWMA).
+        /// By weight, but not one that is clearly slower than another one: whose latency, times the
+        /// requests in flight, is more than one and a half times as high.
         Fastest = "fastest",
     }
 }
@@ -476,6 +478,12 @@ document! {
         pub first_byte: Option<At<TimeSpan>>,
         /// For the next byte, in either direction, once a request is under way.
         pub idle: At<TimeSpan> = "60s",
+        /// For the next request, on a connection that nobody uses: then it is closed. An endpoint that
+        /// says how long it waits itself (`Keep-Alive: timeout=5`) is believed, less a second. Shorter
+        /// than the 60 s after which the load balancers of the large clouds close theirs; an endpoint
+        /// that closes connections sooner without saying so wants a value below its own. With `0s`
+        /// every request has a connection of its own (over HTTP/2: unless others are under way).
+        pub keep_alive: At<TimeSpan> = "50s",
         /// The same for connections that were upgraded (WebSocket).
         pub upgrade_idle: At<TimeSpan> = "1h",
         /// For an upgraded connection as a whole, however much is said on it: then both sides are

@@ -137,6 +137,8 @@ pub struct TimeoutsPlan {
     pub first_byte: Option<Duration>,
     /// For the next byte.
     pub idle: Duration,
+    /// For the next request on an idle connection.
+    pub keep_alive: Duration,
     /// For the next byte of an upgraded connection.
     pub upgrade_idle: Duration,
     /// For an upgraded connection as a whole.

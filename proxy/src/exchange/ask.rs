@@ -69,6 +69,7 @@ pub(crate) async fn ask(
             head: head.clone(),
             length: Length::None,
             idempotent: true,
+            once: None,
             expects: false,
             upgrade: false,
             flows: false,
@@ -87,7 +88,9 @@ pub(crate) async fn ask(
                 let status = answer.head.status.as_u16();
                 // A question of our own is alike every time: what becomes of it is its endpoint's.
                 drop(live.answered(status, Some(now.since(began)), now, Source::default));
-                let rest = tokio::time::timeout(until.since(now), whole(edge, answer, most));
+                let heard = clock.instant(now);
+                let rest = whole(edge, answer, most, heard);
+                let rest = tokio::time::timeout(until.since(now), rest);
                 return match rest.await {
                     Ok(Some(told)) => Ok(told),
                     Ok(None) => {
@@ -132,8 +135,14 @@ fn pick(view: &PoolView, failed: &[usize], now: Tick) -> Option<usize> {
     })
 }
 
-/// The whole of an answer, with so much of its body. Nothing if it breaks off.
-async fn whole(edge: &Edge, answer: Answer, most: usize) -> Option<Told> {
+/// The whole of an answer, of which the head was heard then, with so much of its body. Nothing if it
+/// breaks off.
+async fn whole(
+    edge: &Edge,
+    answer: Answer,
+    most: usize,
+    heard: std::time::Instant,
+) -> Option<Told> {
     let Answer {
         mut wire,
         target,
@@ -169,7 +178,7 @@ async fn whole(edge: &Edge, answer: Answer, most: usize) -> Option<Told> {
         // Nobody asked for that.
         Next::Interim | Next::Upgraded => return None,
     }
-    wire.give_back(&edge.upstream, target);
+    wire.give_back(&edge.upstream, target, heard.into());
     Some(Told {
         head,
         body: body.freeze(),

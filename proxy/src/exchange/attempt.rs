@@ -14,6 +14,7 @@ use pingora::{Error, ErrorType, Result};
 use portolan_control::clock::{Clock, Tick};
 use portolan_control::retry::{Fault, Sent};
 use portolan_control::stats::TryOutcome;
+use tokio::time::Instant;
 
 use super::pool::{Connected, Upstream};
 use super::upload::Upload;
@@ -36,6 +37,9 @@ pub(super) struct Request {
     pub(super) length: Length,
     /// It may be sent twice.
     pub(super) idempotent: bool,
+    /// It cannot be sent again once it was, and began then: of connections that are there already, it uses
+    /// those that were used a moment ago.
+    pub(super) once: Option<Instant>,
     /// The client waits to be told that its body is wanted.
     pub(super) expects: bool,
     /// It asks for its connection to be upgraded.
@@ -129,7 +133,7 @@ impl Attempt {
         patience: Patience,
         now: Tick,
     ) -> Self {
-        let state = connect(&upstream, &target);
+        let state = connect(&upstream, &target, request.once);
         Self {
             upstream,
             target,
@@ -331,7 +335,7 @@ impl Attempt {
         {
             self.replacements += 1;
             self.holding = None;
-            self.state = connect(&self.upstream, &self.target);
+            self.state = connect(&self.upstream, &self.target, self.request.once);
             return Ok(());
         }
         self.state = State::Over;
@@ -397,12 +401,14 @@ impl State {
     }
 }
 
-fn connect(upstream: &Arc<Upstream>, target: &Target) -> State {
-    if let Some(kept) = upstream.kept(target) {
+fn connect(upstream: &Arc<Upstream>, target: &Target, once: Option<Instant>) -> State {
+    if let Some(kept) = upstream.kept(target, once) {
         return State::Kept(kept);
     }
     let (upstream, target) = (upstream.clone(), target.clone());
-    State::Connecting(Box::pin(async move { upstream.connect(&target).await }))
+    State::Connecting(Box::pin(
+        async move { upstream.connect(&target, once).await },
+    ))
 }
 
 /// The engine's error, in the decider's words.

@@ -8,6 +8,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
@@ -15,6 +16,7 @@ use pingora::{Error, ErrorType, Result};
 use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
 
+use super::kept;
 use super::stream::EndpointStream;
 use super::wire::{Length, Next, Part};
 use crate::head::{RequestHeader, ResponseHeader};
@@ -28,6 +30,11 @@ use crate::spare;
 /// How much is read at a time: a head with a small body, and more of a body that is larger.
 const READ: usize = 8 << 10;
 const READ_MORE: usize = 64 << 10;
+
+/// Whoever sends less than this at once, one segment of the largest usual frames, may wait for it to be
+/// acknowledged. Of more the system acknowledges every other segment at once (RFC 9293, section
+/// 3.8.6.3).
+const FEW: usize = 9 << 10;
 
 /// Interim answers to one request: more than this is an attack.
 const MOST_INTERIM: u32 = 16;
@@ -62,10 +69,14 @@ pub(crate) struct Http1 {
     heard: bool,
     /// It will say nothing more.
     closed: bool,
+    /// The last that it said was little, and may not be acknowledged yet.
+    unacknowledged: bool,
     interim: u32,
     /// What follows the head, once it is known.
     body: Option<Body>,
     keep: bool,
+    /// How long it says that it keeps the connection.
+    promise: Option<Duration>,
 }
 
 impl std::fmt::Debug for Http1 {
@@ -103,9 +114,11 @@ impl Http1 {
             seen: 0,
             heard: false,
             closed: false,
+            unacknowledged: false,
             interim: 0,
             body: None,
             keep: false,
+            promise: None,
         }
     }
 
@@ -202,6 +215,11 @@ impl Http1 {
         }
         self.read.reserve(room);
         let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.read);
+        if self.unacknowledged && read.is_pending() {
+            // A part of an answer is here, and the rest of it is not.
+            self.unacknowledged = false;
+            self.stream.acknowledge();
+        }
         if small && read.is_pending() && self.read.is_empty() {
             // Who waits holds no buffer.
             spare::put(std::mem::take(&mut self.read));
@@ -210,6 +228,7 @@ impl Http1 {
             Ok(count) => {
                 self.heard |= count > 0;
                 self.closed |= count == 0;
+                self.unacknowledged = (1..FEW).contains(&count);
                 Poll::Ready(Ok(count > 0))
             }
             Err(error) => {
@@ -252,6 +271,9 @@ impl Http1 {
                     _ => Next::Body,
                 };
                 self.keep = head.keep && self.cut.is_none();
+                if self.keep {
+                    self.promise = kept::promise(&head.response.headers);
+                }
                 self.body = Some(head.body);
                 return Poll::Ready(Ok((head.response, next)));
             }
@@ -311,14 +333,14 @@ impl Http1 {
     }
 
     /// The connection, if the next request may use it: both messages are over, and nothing stands
-    /// behind the answer.
-    pub(super) fn into_kept(self) -> Option<EndpointStream> {
+    /// behind the answer. And how long the endpoint says that it keeps it.
+    pub(super) fn into_kept(self) -> Option<(EndpointStream, Option<Duration>)> {
         let empty = self.read.is_empty();
         let sent = self.sending == Sending::Done && self.is_sent();
         let over = self.body.as_ref().is_some_and(Body::is_done) && empty;
         let keep = self.keep && sent && over && !self.closed && self.cut.is_none();
         spare::put(self.read);
-        keep.then_some(self.stream)
+        keep.then_some((self.stream, self.promise))
     }
 }
 

@@ -4,6 +4,15 @@
 //! opened it. Who was used last is used next, so that those that are not needed grow old; [`house`]
 //! closes them, and whatever else is of no use any more.
 //!
+//! An endpoint may close a connection in the moment in which a request is sent over it. A request
+//! that can be repeated is sent again; of one that cannot, nobody knows what became of it (RFC 9112,
+//! section 9.3.1). So a connection is closed by us before its endpoint does, as far as that says
+//! when ([`promise`]), and requests that cannot be repeated only use one that was used a moment ago
+//! ([`FRESH`]), for hardly anybody closes those.
+//!
+//! No clock is read for any of this: what a connection is given back with is the time at which its
+//! endpoint was last heard, which is known by then.
+//!
 //! [`house`]: keep_house
 
 use std::cell::RefCell;
@@ -13,18 +22,27 @@ use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use http::HeaderName;
+use portolan_config::fields::Fields;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Instant;
 
 use super::stream::EndpointStream;
 use crate::peer::Target;
 
-/// How long a connection waits for its next request. Shorter than the 60 s after which the load
-/// balancers of the large clouds close it, so that we are the ones who do.
-const KEEP_IDLE: Duration = Duration::from_secs(50);
-
 /// How often it is looked whether connections are still of use.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// So much sooner than an endpoint says that it closes a connection, we do: for the way to it and
+/// back, and since it began to count before its answer was here.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// What was used so lately is used for requests that cannot be repeated.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Where an endpoint says how long it keeps a connection. There is no standard for it: the form is
+/// that of RFC 2068, section 19.7.1.1, as Apache and Node.js write it.
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 thread_local! {
     static KEPT: RefCell<Kept> = RefCell::default();
@@ -60,9 +78,11 @@ struct Kept {
 
 struct Idle {
     stream: EndpointStream,
-    /// Since when it was seen to be here; that is only looked at now and then.
-    since: Option<Instant>,
     target: Target,
+    /// When its endpoint was last heard.
+    used: Instant,
+    /// Until when it is kept.
+    until: Instant,
 }
 
 impl Idle {
@@ -80,9 +100,15 @@ impl Idle {
 }
 
 impl Kept {
-    fn take(&mut self, key: u64) -> Option<EndpointStream> {
+    /// One that leads there. With `now`, one that is fresh.
+    fn take(&mut self, key: u64, now: Option<Instant>) -> Option<EndpointStream> {
         let idle = self.by_target.get_mut(&key)?;
-        while let Some(mut last) = idle.pop() {
+        while let Some(last) = idle.last() {
+            if now.is_some_and(|now| now > last.until || now - last.used > FRESH) {
+                // Those below are older still. Others may use them.
+                return None;
+            }
+            let mut last = idle.pop()?;
             self.count -= 1;
             if last.is_alive() {
                 return Some(last.stream);
@@ -91,22 +117,43 @@ impl Kept {
         None
     }
 
-    fn keep(&mut self, idle: Idle, most: usize) {
+    /// One more; so many at most. Its endpoint was last heard then, and may have made a promise.
+    fn keep(
+        &mut self,
+        stream: EndpointStream,
+        target: Target,
+        used: Instant,
+        promise: Option<Duration>,
+        most: usize,
+    ) {
+        let span = span(target.keep_idle(), promise);
+        if span.is_zero() {
+            return;
+        }
         if self.count >= most {
             self.make_room();
         }
         self.count += 1;
-        self.by_target
-            .entry(idle.target.key())
-            .or_default()
-            .push(idle);
+        self.by_target.entry(target.key()).or_default().push(Idle {
+            stream,
+            target,
+            used,
+            until: used + span,
+        });
+    }
+
+    /// Closes what has waited for too long or will have before the next time, what endpoints have
+    /// closed, and what was opened before its endpoint was out of order.
+    fn tidy(&mut self, now: Instant) {
+        self.retain(|idle| {
+            now + HOUSEKEEPING < idle.until && idle.target.is_current() && idle.is_alive()
+        });
     }
 
     /// Closes those that have waited longest: a tenth of all.
     fn make_room(&mut self) {
-        // Those that nobody has seen yet are the youngest.
         let now = Instant::now();
-        let age = |idle: &Idle| idle.since.map_or(Duration::ZERO, |since| now - since);
+        let age = |idle: &Idle| now - idle.used;
         let mut ages: Vec<Duration> = self.by_target.values().flatten().map(age).collect();
         let at = ages.len() - ages.len() / 10;
         if let Some(last) = at.checked_sub(1) {
@@ -132,32 +179,103 @@ impl Kept {
     }
 }
 
-/// A connection to this target that is not in use.
-pub(super) fn take(target: &Target) -> Option<EndpointStream> {
-    KEPT.with_borrow_mut(|kept| kept.take(target.key()))
+/// How long an idle connection is kept: as the configuration says, and as its endpoint does.
+fn span(configured: Duration, promise: Option<Duration>) -> Duration {
+    let promised = promise.map_or(configured, |promise| promise.saturating_sub(MARGIN));
+    configured.min(promised)
 }
 
-/// Keeps a connection for the next request; so many at most.
-pub(super) fn keep(stream: EndpointStream, target: Target, most: usize) {
-    let idle = Idle {
-        stream,
-        since: None,
-        target,
-    };
-    KEPT.with_borrow_mut(|kept| kept.keep(idle, most));
+/// How long an endpoint says that it keeps the connection of this answer. The shortest, if it says
+/// so more than once; nothing, if it cannot be understood.
+pub(super) fn promise(headers: &Fields) -> Option<Duration> {
+    let lines = headers.get_all(&KEEP_ALIVE);
+    let parameters = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let seconds = parameters.filter_map(|parameter| {
+        let parameter = std::str::from_utf8(parameter).ok()?;
+        let (name, value) = parameter.split_once('=')?;
+        let is_timeout = name.trim_ascii().eq_ignore_ascii_case("timeout");
+        let value = value.trim_ascii().trim_matches('"');
+        is_timeout.then(|| value.parse().ok())?
+    });
+    seconds.min().map(Duration::from_secs)
 }
 
-/// Closes, for as long as this thread works, what has waited for too long, what endpoints have
-/// closed, and what was opened before its endpoint was out of order.
+/// A connection to this target that is not in use. With `now`, for a request that cannot be
+/// repeated.
+pub(super) fn take(target: &Target, now: Option<Instant>) -> Option<EndpointStream> {
+    KEPT.with_borrow_mut(|kept| kept.take(target.key(), now))
+}
+
+/// Keeps a connection for the next request; so many at most. `used`: when its endpoint was last
+/// heard.
+pub(super) fn keep(
+    stream: EndpointStream,
+    target: Target,
+    used: Instant,
+    promise: Option<Duration>,
+    most: usize,
+) {
+    KEPT.with_borrow_mut(|kept| kept.keep(stream, target, used, promise, most));
+}
+
+/// Closes, for as long as this thread works, what is of no use any more.
 pub(crate) async fn keep_house() {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let now = Instant::now();
-        KEPT.with_borrow_mut(|kept| {
-            kept.retain(|idle| {
-                let since = *idle.since.get_or_insert(now);
-                now.duration_since(since) < KEEP_IDLE && idle.target.is_current() && idle.is_alive()
-            });
-        });
+        KEPT.with_borrow_mut(|kept| kept.tidy(now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn promised(lines: &[&str]) -> Option<u64> {
+        let mut headers = Fields::new();
+        for line in lines {
+            headers.append(KEEP_ALIVE.clone(), HeaderValue::from_str(line).unwrap());
+        }
+        promise(&headers).map(|promise| promise.as_secs())
+    }
+
+    #[test]
+    fn what_endpoints_say_is_understood() {
+        for (lines, expected) in [
+            (&["timeout=5"][..], Some(5)),
+            (&["timeout=5, max=100"], Some(5)),
+            (&["max=100,timeout=5"], Some(5)),
+            (&["Timeout = \"15\""], Some(15)),
+            (&["timeout=0"], Some(0)),
+            (&["timeout=20", "timeout=10"], Some(10)),
+            (&["timeout=x, timeout=7"], Some(7)),
+            (&["timeout=18446744073709551615"], Some(u64::MAX)),
+            (&["timeout=18446744073709551616"], None),
+            (&["timeout=-1"], None),
+            (&["timeout"], None),
+            (&["timeouts=5"], None),
+            (&["5"], None),
+            (&[""], None),
+            (&[], None),
+        ] {
+            assert_eq!(promised(lines), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_closed_before_its_endpoint_does() {
+        let seconds = Duration::from_secs;
+        let of =
+            |configured, promised: Option<u64>| span(seconds(configured), promised.map(seconds));
+        assert_eq!(of(50, None), seconds(50));
+        assert_eq!(of(50, Some(5)), seconds(4));
+        assert_eq!(of(50, Some(2)), seconds(1));
+        assert_eq!(of(50, Some(1)), seconds(0));
+        assert_eq!(of(50, Some(0)), seconds(0));
+        assert_eq!(of(50, Some(u64::MAX)), seconds(50));
+        assert_eq!(of(3, Some(5)), seconds(3));
+        assert_eq!(of(0, Some(5)), seconds(0));
     }
 }

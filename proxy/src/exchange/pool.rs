@@ -11,6 +11,7 @@ use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v2::client::Http2Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
+use tokio::time::Instant;
 
 use super::kept;
 use super::stream::EndpointStream;
@@ -47,17 +48,23 @@ impl Upstream {
         }
     }
 
-    /// A connection that is there already and speaks HTTP/1.1, where nothing else is spoken.
-    pub(super) fn kept(&self, target: &Target) -> Option<Connected> {
+    /// A connection that is there already and speaks HTTP/1.1, where nothing else is spoken. With `now`,
+    /// for a request that cannot be repeated.
+    pub(super) fn kept(&self, target: &Target, now: Option<Instant>) -> Option<Connected> {
         if target.speaks_http2() {
             return None;
         }
-        kept::take(target).map(Connected::One)
+        kept::take(target, now).map(Connected::One)
     }
 
-    /// Connects, and says whether the connection was there already.
-    pub(super) async fn connect(&self, target: &Target) -> Result<(Connected, bool)> {
-        if let Some(connected) = self.kept(target) {
+    /// Connects, and says whether the connection was there already. With `now`, for a request that
+    /// cannot be repeated.
+    pub(super) async fn connect(
+        &self,
+        target: &Target,
+        now: Option<Instant>,
+    ) -> Result<(Connected, bool)> {
+        if let Some(connected) = self.kept(target, now) {
             return Ok((connected, true));
         }
         if let Some(address) = target.plain() {
@@ -74,7 +81,7 @@ impl Upstream {
         }
         // Whoever may speak both may have chosen HTTP/1.1 before.
         if target.speaks_http1()
-            && let Some(stream) = kept::take(target)
+            && let Some(stream) = kept::take(target, now)
         {
             return Ok((Connected::One(stream), true));
         }
@@ -105,9 +112,16 @@ impl Upstream {
         }
     }
 
-    /// Keeps a connection for the next request.
-    pub(super) fn keep_one(&self, stream: EndpointStream, target: Target) {
-        kept::keep(stream, target, self.most);
+    /// Keeps a connection for the next request. Its endpoint was last heard then, and may have said how
+    /// long it keeps it.
+    pub(super) fn keep_one(
+        &self,
+        stream: EndpointStream,
+        target: Target,
+        used: Instant,
+        promise: Option<Duration>,
+    ) {
+        kept::keep(stream, target, used, promise, self.most);
     }
 
     /// Ends a stream, and keeps its connection.

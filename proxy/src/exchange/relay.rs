@@ -77,12 +77,19 @@ pub(super) async fn relay(
         half_closed: false,
         idle,
         active,
+        heard: active,
         waited: false,
         expires,
     };
     let passed = both.pass(head, next).await;
-    let Both { wire, upload, .. } = both;
-    wire.give_back(&edge.upstream, target);
+    let Both {
+        wire,
+        upload,
+        heard,
+        ..
+    } = both;
+    let heard = edge.recorder.clock.instant(heard);
+    wire.give_back(&edge.upstream, target, heard.into());
     match passed {
         Ok(()) => {
             if !upload.is_complete() && !upgraded {
@@ -124,6 +131,9 @@ struct Both<'a> {
     idle: Duration,
     /// When something last did.
     active: Tick,
+    /// When the endpoint last said something that was waited for. What was there at once it may have said
+    /// at any time since.
+    heard: Tick,
     /// What happened last was waited for.
     waited: bool,
     /// Until when an upgraded connection may last.
@@ -165,6 +175,7 @@ impl Both<'_> {
                     let part = part.map_err(Error::into_up)?;
                     if self.waited {
                         self.happened();
+                        self.heard = self.active;
                     }
                     if let Some(current) = &self.ctx.current {
                         current.live.heard(self.active);

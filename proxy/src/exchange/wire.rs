@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use pingora::{Error, Result};
+use tokio::time::Instant;
 
 use super::attempt::Request;
 use super::http1::Http1;
@@ -177,12 +178,13 @@ impl Wire {
     }
 
     /// Gives the connection back, if it may be used again. Otherwise it is cut: over HTTP/1.1 the
-    /// connection ends, over HTTP/2 the stream (`CANCEL`).
-    pub(super) fn give_back(self, upstream: &Upstream, target: Target) {
+    /// connection ends, over HTTP/2 the stream (`CANCEL`). `used`: when the endpoint was last heard, or
+    /// earlier.
+    pub(super) fn give_back(self, upstream: &Upstream, target: Target, used: Instant) {
         match self {
             Self::One(one) => {
-                if let Some(stream) = one.into_kept() {
-                    upstream.keep_one(stream, target);
+                if let Some((stream, promise)) = one.into_kept() {
+                    upstream.keep_one(stream, target, used, promise);
                 }
             }
             Self::Two(two) => upstream.keep_two(two.into_session(), &target),
