@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, StatusCode};
 use pingora::Result;
+use portolan_config::document::HeaderCase;
 use portolan_config::fields::Fields;
 use portolan_config::plan::ForwardAuthPlan;
 use portolan_control::authority::{Authority, Ruling};
@@ -147,12 +148,13 @@ fn question(
             question.append_header(name.clone(), value.clone())?;
         }
     }
-    let target = request.uri.path_and_query();
-    let target = target.map_or("/", http::uri::PathAndQuery::as_str);
     question.insert_header(METHOD, request.method.as_str())?;
-    question.insert_header(URI, target)?;
+    question.insert_header(URI, request.target())?;
     if let Some(host) = host(request) {
         question.insert_header(header::HOST, host)?;
+    }
+    if ctx.snapshot().plan.header_case == HeaderCase::Lower {
+        question.headers.write_lower();
     }
     if let Some(connection) = &ctx.connection {
         let origin = Origin {

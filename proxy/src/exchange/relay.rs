@@ -5,12 +5,13 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use portolan_control::clock::Tick;
 
 use super::attempt::Answer;
 use super::body;
+use super::request;
 use super::upload::Upload;
 use super::wire::{Next, Part, Wire};
 use super::{Client, Heard, hear};
@@ -182,10 +183,13 @@ impl Both<'_> {
                             }
                             self.upload.add(part);
                             if self.downstream.is_body_done() {
-                                self.upload.end();
+                                self.upload.end(None);
                             }
                         }
-                        None => self.upload.end(),
+                        None => {
+                            let trailers = self.trailers();
+                            self.upload.end(trailers);
+                        }
                     }
                 }
                 Event::Client(Heard::Gone(error)) => return Err(error.into_down()),
@@ -202,6 +206,13 @@ impl Both<'_> {
         }
     }
 
+    /// What came behind the request's body, as the endpoint gets it.
+    fn trailers(&mut self) -> Option<HeaderMap> {
+        let plan = self.ctx.snapshot().plan.clone();
+        let route = &plan.routes[self.ctx.route?.index()];
+        request::trailers(self.downstream, self.ctx, route)
+    }
+
     /// Passes a part of the answer on. Whether it was the last.
     async fn pass_part(&mut self, part: Part) -> Result<bool> {
         let last = match part {
@@ -211,7 +222,8 @@ impl Both<'_> {
                 end
             }
             Part::Trailers(trailers) => {
-                self.downstream.put_end(Some(trailers));
+                let trailers = self.edge.behind_to_client(trailers, self.ctx);
+                self.downstream.put_end(trailers);
                 true
             }
             Part::End => {
@@ -320,7 +332,8 @@ impl Both<'_> {
         }
         match self.downstream.is_http2() {
             true => Client::Presence,
-            false => Client::Nothing,
+            false if self.wire.is_cut() || self.upgraded => Client::Nothing,
+            false => Client::Stalled,
         }
     }
 
@@ -370,7 +383,7 @@ fn send_on(
                 wire.send(part.clone());
                 *at += 1;
             } else if upload.is_complete() {
-                wire.finish();
+                wire.finish(upload.trailers().cloned());
                 *finished = true;
             } else {
                 break;
@@ -392,6 +405,10 @@ fn send_on(
 /// can be kept.
 fn frame(downstream: &mut Downstream, head: &mut ResponseHeader, nothing: bool) -> Result<()> {
     head.version = Version::HTTP_11;
+    if head.status == StatusCode::NO_CONTENT {
+        // RFC 9110, section 8.6.
+        head.remove_header(&header::CONTENT_LENGTH);
+    }
     let bodiless = downstream.request().method == Method::HEAD
         || matches!(
             head.status,

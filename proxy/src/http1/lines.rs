@@ -73,11 +73,12 @@ pub(crate) fn headers(
             return Err(Bad::TooMany);
         }
         let colon = memchr(b':', &head[line.clone()]).ok_or(Bad::Line)?;
-        let name = HeaderName::from_bytes(&head[line.start..line.start + colon]);
+        let written = &head[line.start..line.start + colon];
+        let name = HeaderName::from_bytes(written);
         let value = trimmed(head, line.start + colon + 1..line.end);
         let value = HeaderValue::from_maybe_shared(head.slice(value));
         match (name, value) {
-            (Ok(name), Ok(value)) => fields.append(name, value),
+            (Ok(name), Ok(value)) => fields.append_written(name, written, value),
             _ => return Err(Bad::Line),
         }
         from = next;
