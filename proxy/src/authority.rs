@@ -32,7 +32,7 @@ static FROM: [HeaderName; 4] = [
 ];
 
 /// What is about the body, about parts of the answer or about older answers: none of it is asked for.
-static NOT_ASKED: [HeaderName; 10] = [
+static NOT_ASKED: [HeaderName; 11] = [
     header::CONTENT_LENGTH,
     header::CONTENT_ENCODING,
     header::CONTENT_TYPE,
@@ -43,6 +43,7 @@ static NOT_ASKED: [HeaderName; 10] = [
     header::IF_NONE_MATCH,
     header::IF_RANGE,
     header::IF_UNMODIFIED_SINCE,
+    header::TRAILER,
 ];
 
 /// What a client learns of a service's answer.

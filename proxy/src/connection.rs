@@ -44,7 +44,7 @@ const READ_SIZE: usize = 8 << 10;
 /// How much is read at a time from a client of which nothing is expected.
 const PEEK_SIZE: usize = 512;
 
-/// How long a client that could send more is not read before anybody asks whether it is still there:
+/// How long a client that could send more is not read before it is looked whether it is still there:
 /// most are read again long before.
 const NOT_READ: Duration = Duration::from_millis(500);
 
@@ -80,7 +80,7 @@ pub(crate) struct Connection {
     unflushed: bool,
     /// Waiting for the client to take what it is sent.
     stall: Waiting,
-    /// The client has said that it says no more, and all that it said was read.
+    /// The client has half-closed the connection, and all that it sent was read.
     ended: bool,
     /// Waiting until the client is read again.
     unread: Waiting,
@@ -252,8 +252,8 @@ impl Connection {
     }
 
     /// Whether a client that is to say nothing for the moment is gone; it may send its next request
-    /// already. What is read is kept. A client that says no more (over TCP by FIN, over TLS by
-    /// close_notify) has its request, and reads its answer.
+    /// already. What is read is kept. A client that has half-closed the connection (by FIN, over TLS by
+    /// close_notify) still waits for its answer.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             if !self.read.is_empty() {
@@ -273,7 +273,7 @@ impl Connection {
         }
     }
 
-    /// Whether the client has said that it says no more.
+    /// Whether the client has half-closed the connection.
     pub(crate) fn is_ended(&self) -> bool {
         self.ended
     }
@@ -304,7 +304,7 @@ impl Connection {
         }
     }
 
-    /// The client is read: nobody else need look after it.
+    /// The client is read again: its socket need not be watched beside that.
     pub(crate) fn is_read(&mut self) {
         self.unread.over();
         self.presence = None;

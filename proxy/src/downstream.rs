@@ -117,9 +117,9 @@ impl Downstream {
         part.map_err(Error::into_down)
     }
 
-    /// What is left of the body of a request that nobody reads for the moment, once its client will
-    /// send no more: like [`poll_body`](Self::poll_body), but for the time before that. `ahead`: more of
-    /// it is of use, and is read after a while, to see whether it is the last.
+    /// What is left of a body that is not read for the moment, once its client will send no more: like
+    /// [`poll_body`](Self::poll_body) from then on. `ahead`: after a while some more is read in any case,
+    /// to see whether the client is still there.
     pub(crate) fn poll_rest(
         &mut self,
         cx: &mut Context<'_>,
@@ -127,7 +127,7 @@ impl Downstream {
     ) -> Poll<Result<Option<Bytes>>> {
         match &mut self.side {
             Side::One(one) => one.poll_rest(cx, ahead).map_err(Error::into_down),
-            // Over HTTP/2 whoever leaves says so.
+            // Over HTTP/2 frames are read in any case, and a client that leaves resets its stream.
             Side::Two(_) => Poll::Pending,
         }
     }

@@ -142,9 +142,9 @@ enum Client {
     Body,
     /// Nothing but that it stays.
     Presence,
-    /// It may send, and is read in vain for now: only to see whether it stays.
+    /// Nothing: its upload is stalled, and is read a bit further to see whether it is still there.
     Stalled,
-    /// Nothing: it may send, and is not read unless that was all.
+    /// Nothing: it may send, and is not read before it will send no more.
     Nothing,
 }
 

@@ -18,7 +18,7 @@ fn asking(method: &str, left: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_go_no_further_is_answered_here() {
+async fn requests_that_may_go_no_further_are_answered_here() {
     let recorder = Recorder::start().await;
     let portolan = in_front_of(recorder.address, "", "").await;
     let address = portolan.address().await;
@@ -57,7 +57,7 @@ async fn who_may_go_no_further_is_answered_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_go_further_has_one_hop_less() {
+async fn requests_that_may_go_further_have_one_hop_less() {
     let recorder = Recorder::start().await;
     let portolan = in_front_of(recorder.address, "", "").await;
     let address = portolan.address().await;

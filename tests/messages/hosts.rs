@@ -12,7 +12,7 @@ use crate::harness::config::{LISTENER, PROBES, TRUSTING, pools};
 use crate::harness::{Origin, Portolan, Wire, eventually, tools};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_names_no_host_is_passed_on_for_the_endpoint_by_its_own_name() {
+async fn a_request_without_a_host_is_forwarded_for_the_endpoints_own_name() {
     for wire in [Wire::Http1, Wire::H2c] {
         for trusting in ["", TRUSTING] {
             let (origin, portolan) = echoing(wire, trusting).await;
@@ -41,7 +41,7 @@ async fn who_names_no_host_is_passed_on_for_the_endpoint_by_its_own_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_names_no_host_is_passed_on_for_the_host_of_the_pool() {
+async fn a_request_without_a_host_is_forwarded_for_the_pools_host() {
     for protocol in ["http1", "h2c"] {
         let origin = Origin::start("a").await;
         let rest = format!(", health: off, host: api.internal, protocol: {protocol}");

@@ -1,4 +1,4 @@
-//! Clients that have said all they have to say, and those that are gone.
+//! Clients that half-close their connection, and clients that are gone.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use crate::harness::config::{LISTENER, pool};
 use crate::harness::recorder::Recorder;
 use crate::harness::{Origin, Portolan, Rogue, RogueEndpoint, eventually, soon};
 
-/// Says this and no more, and reads what is said to it, to the end.
+/// Sends this, half-closes the connection, and reads the answer to its end.
 async fn say_all(mut stream: impl AsyncRead + AsyncWrite + Unpin, words: &str) -> String {
     let talking = async {
         stream.write_all(words.as_bytes()).await.unwrap();
@@ -45,7 +45,7 @@ const REQUESTS: [(&str, usize); 6] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_says_no_more_after_a_whole_request_gets_an_answer() {
+async fn a_client_that_half_closes_after_a_whole_request_gets_its_answer() {
     let authority = Authority::new();
     let identity = authority.sign(&["x.example"]);
     let origin = Origin::start("a").await;
@@ -94,7 +94,7 @@ async fn who_says_no_more_after_a_whole_request_gets_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_says_no_more_before_the_end_of_its_request_is_gone() {
+async fn a_client_that_half_closes_in_the_middle_of_a_request_is_gone() {
     let recorder = Recorder::start().await;
     let portolan = in_front_of(recorder.address, "", "").await;
     let address = portolan.address().await;
@@ -125,8 +125,8 @@ async fn gone_before_answer(portolan: &Portolan, count: f64) {
         .await;
 }
 
-/// Nobody is blamed for requests whose client went away.
-async fn assert_nobody_is_blamed(portolan: &Portolan) {
+/// No try counts as the endpoint's failure.
+async fn assert_no_failures(portolan: &Portolan) {
     for outcome in ["broken", "timed_out", "connect_failed"] {
         let label = format!("outcome=\"{outcome}\"");
         let tries = "portolan_upstream_tries_total";
@@ -135,7 +135,7 @@ async fn assert_nobody_is_blamed(portolan: &Portolan) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_gone_is_not_waited_for() {
+async fn a_client_that_is_gone_is_not_waited_for() {
     let stalls = RogueEndpoint::start(Rogue::Stall).await;
     let portolan = in_front_of(stalls.address, ", timeouts: { first_byte: 10m }", "").await;
     let address = portolan.address().await;
@@ -153,19 +153,19 @@ async fn who_is_gone_is_not_waited_for() {
         .await;
         stream
     };
-    // Reset, before it has said that it says no more and after.
+    // Reset, before the client has half-closed the connection and after.
     for (number, half) in [false, true].into_iter().enumerate() {
         let stream = waiting(half).await;
         stream.set_zero_linger().unwrap();
         drop(stream);
         gone_before_answer(&portolan, number as f64 + 1.0).await;
     }
-    // Closed as a whole: that is only found out by saying something, which every client reads over.
+    // Closed as a whole: that only shows when the client is sent something.
     for number in [3.0, 4.0] {
         drop(waiting(number == 4.0).await);
         gone_before_answer(&portolan, number).await;
     }
-    // One that only says no more is left waiting, and asked.
+    // A client that has only half-closed goes on waiting, and is sent what it may ignore.
     let mut patient = waiting(true).await;
     let mut said = [0; 25];
     soon("a word", patient.read_exact(&mut said)).await.unwrap();
@@ -173,7 +173,7 @@ async fn who_is_gone_is_not_waited_for() {
     let in_flight = portolan.metric("portolan_in_flight", &[]).await;
     assert_eq!(in_flight, 1.0, "it is waited for");
     drop(patient);
-    assert_nobody_is_blamed(&portolan).await;
+    assert_no_failures(&portolan).await;
 }
 
 /// An endpoint that reads a request's head and nothing else.
@@ -208,7 +208,7 @@ async fn upload(mut stream: impl AsyncWrite + Unpin, head: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_leaves_an_upload_that_does_not_go_on_is_gone_and_the_endpoint_is_not_to_blame() {
+async fn a_client_that_leaves_a_stalled_upload_is_gone_and_the_endpoint_is_not_blamed() {
     let endpoint = stuck().await;
     let config = [
         LISTENER,
@@ -261,5 +261,5 @@ async fn who_leaves_an_upload_that_does_not_go_on_is_gone_and_the_endpoint_is_no
         count += 1.0;
         gone_before_answer(&portolan, count).await;
     }
-    assert_nobody_is_blamed(&portolan).await;
+    assert_no_failures(&portolan).await;
 }

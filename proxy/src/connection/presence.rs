@@ -1,8 +1,8 @@
-//! Whether a client is still there whose bytes nobody reads at the moment.
+//! Whether a client is still there while its bytes are not read.
 //!
-//! Only reading tells what a client sends; but that it says no more, or that its connection broke, the
-//! system tells beside that. For it the socket is watched a second time: only while something is waited
-//! for, because whatever is watched twice wakes twice.
+//! That a client has half-closed its connection, or that the connection broke, the system tells without
+//! a byte being read. For that the socket is registered with the scheduler a second time, and only while
+//! it is needed: each event then wakes its task twice.
 
 use std::fmt;
 use std::io;
@@ -40,13 +40,13 @@ impl Presence {
         })
     }
 
-    /// Ready when the client will send nothing more than what it has sent already: it has closed its
-    /// side of the connection, or the connection broke.
+    /// Ready when the client will send nothing more than what it has sent already: it has half-closed
+    /// its connection, or the connection broke.
     pub(super) fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.silent.poll(cx)
     }
 
-    /// Ready when the connection broke. A client that has only closed its side of it still reads.
+    /// Ready when the connection broke. A client that has only half-closed it still reads.
     pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.broken.poll(cx)
     }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_says_no_more_is_told_from_who_is_gone_without_reading_a_byte() {
+    async fn a_half_closed_connection_is_told_from_a_broken_one_without_reading_a_byte() {
         let (mut client, mut server) = both().await;
         let mut presence = Presence::of(&server).unwrap();
         let mut nobody = Context::from_waker(Waker::noop());

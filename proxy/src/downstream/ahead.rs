@@ -1,15 +1,15 @@
-//! What is read of requests whose endpoint takes no more of them.
+//! What is read of stalled uploads: requests whose endpoint takes no more of them for now.
 //!
-//! A client that goes away in the middle of its upload says so behind what it has sent: nobody hears
-//! of it who does not read that. So an upload that does not go on is read a bit further, in the hope
-//! of an end; as far as there is memory for such uploads, one and all.
+//! A client that goes away in the middle of its upload says so behind what it has sent, and that can only
+//! be found out by reading it. So a stalled upload is read a bit further, up to a limit for each and one
+//! for all of them together.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The most of one request: more than the systems on both sides hold of it, as they are set up.
+/// The most bytes of one request: more than the systems of client and proxy normally hold of it.
 const MOST: usize = 16 << 20;
 
-/// The most of all requests. Those beyond are not read any further.
+/// The most bytes of all requests together. Beyond that none is read any further.
 const MOST_OF_ALL: usize = 64 << 20;
 
 /// Bytes of all requests.
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_request_has_not_all_of_it_and_all_of_them_no_more_than_there_is() {
+    fn there_is_a_limit_for_each_request_and_one_for_all() {
         let mut all: Vec<Ahead> = Vec::new();
         while all.len() < MOST_OF_ALL / MOST {
             let mut one = Ahead::default();

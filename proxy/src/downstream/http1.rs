@@ -24,9 +24,9 @@ use crate::timer::Timer;
 const READ: usize = 8 << 10;
 const READ_MORE: usize = 64 << 10;
 
-/// How long a client that says no more waits for its answer before it is asked whether it is still
-/// there, and how often from then on. One that has closed its connection as a whole looks like one
-/// that has only closed its side of it, until something is sent to it: then its system says so.
+/// How long a client that has half-closed its connection waits for its answer before it is sent an interim
+/// answer, and how often from then on. A client that has closed its connection as a whole looks the same
+/// until something is sent to it: then its system answers with a reset.
 const ASK: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -58,10 +58,10 @@ pub(crate) struct Http1 {
     version: Version,
     /// Another request may come over this connection.
     keep: bool,
-    /// Waiting for an answer with a client that says no more, and whether it was asked by then.
+    /// Waiting for an answer, of a client that has half-closed; and whether it was sent an interim one.
     silent: Waiting,
     asked: bool,
-    /// What was read of the body though the endpoint takes no more.
+    /// What was read of the body while the upload is stalled.
     ahead: Ahead,
     /// The client takes trailers behind its answer.
     takes_trailers: bool,
@@ -183,7 +183,7 @@ impl Http1 {
         if let Poll::Ready(error) = self.connection.poll_gone(cx) {
             return Poll::Ready(unread(error));
         }
-        // Over HTTP/1.0 there is nothing that could be said.
+        // HTTP/1.0 has no interim answers.
         if !self.connection.is_ended()
             || self.version != Version::HTTP_11
             || self.writing != Writing::Head

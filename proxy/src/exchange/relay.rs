@@ -78,6 +78,7 @@ pub(super) async fn relay(
         idle,
         active,
         waited: false,
+        stalled: false,
         expires,
     };
     let passed = both.pass(head, next).await;
@@ -125,6 +126,8 @@ struct Both<'a> {
     active: Tick,
     /// What happened last was waited for.
     waited: bool,
+    /// The upload is stalled: the endpoint takes no more of it for now.
+    stalled: bool,
     /// Until when an upgraded connection may last.
     expires: Option<Tick>,
 }
@@ -173,7 +176,10 @@ impl Both<'_> {
                     }
                 }
                 Event::Client(Heard::Body(part)) => {
-                    self.happened();
+                    // What is read of a stalled upload does not bring the endpoint any further.
+                    if !self.stalled {
+                        self.happened();
+                    }
                     match part.map_err(Error::into_down)? {
                         Some(part) => {
                             if self.upgraded {
@@ -266,6 +272,7 @@ impl Both<'_> {
     /// Waits for whatever happens first.
     async fn event(&mut self) -> Event {
         let client = self.client();
+        self.stalled = client == Client::Stalled;
         let waits = client == Client::Body && !self.upgraded;
         body::awaited(self.ctx, waits, &self.edge.recorder.clock);
         let until = self.edge.recorder.clock.instant(self.limit()).into();
