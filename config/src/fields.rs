@@ -16,6 +16,8 @@ pub struct Fields {
     list: Vec<Field>,
     /// Whatever their spellings are, they are written in small letters.
     lower: bool,
+    /// How names are written that are too long for a [`Spelling`]. Hardly anybody has one.
+    long: Option<Box<Vec<(HeaderName, Box<[u8]>)>>>,
 }
 
 /// A name, its value, and how the name is written.
@@ -27,80 +29,76 @@ pub struct Field {
 }
 
 /// How a name is written over HTTP/1.1: which of its letters are capitals.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Spelling {
-    /// As in the standards: each word begins with a capital, `Content-Type`. So is written what
-    /// nobody has spelled: what Portolan adds, and what came over HTTP/2.
-    #[default]
-    Usual,
-    /// The n-th letter is a capital if the n-th bit is set: names of up to 64 letters.
-    Capitals(u64),
-    /// The same for longer names, 64 letters at a time.
-    Long(Box<[u64]>),
-}
-
-/// Letters in one number of a [`Spelling`].
-const LETTERS: usize = u64::BITS as usize;
+///
+/// The n-th letter is one if the n-th bit is set, for names of up to 63 letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spelling(u64);
 
 impl Spelling {
-    /// How this name is spelled.
-    pub fn of(written: &[u8]) -> Self {
-        if written.len() <= LETTERS {
-            return Self::Capitals(capitals(written));
-        }
-        Self::Long(written.chunks(LETTERS).map(capitals).collect())
+    /// As in the standards: each word begins with a capital, `Content-Type`. So is written what nobody
+    /// has spelled: what Portolan adds, and what came over HTTP/2.
+    pub const USUAL: Self = Self(1 << Self::LETTERS);
+
+    /// Letters that it has a bit for.
+    const LETTERS: usize = 63;
+
+    /// How this name is spelled, if it is not too long to say.
+    pub fn of(written: &[u8]) -> Option<Self> {
+        (written.len() <= Self::LETTERS).then(|| Self(capitals(written)))
     }
 
     /// Writes a name, which is there in small letters, as it is spelled.
-    pub fn write(&self, name: &mut [u8]) {
-        match self {
-            Self::Usual => {
-                let mut begins = true;
-                for letter in name {
-                    if begins {
-                        letter.make_ascii_uppercase();
-                    }
-                    begins = *letter == b'-';
+    pub fn write(self, name: &mut [u8]) {
+        if self == Self::USUAL {
+            let mut begins = true;
+            for letter in name {
+                if begins {
+                    letter.make_ascii_uppercase();
                 }
+                begins = *letter == b'-';
             }
-            Self::Capitals(bits) => capitalise(name, *bits),
-            Self::Long(all) => {
-                for (letters, bits) in name.chunks_mut(LETTERS).zip(all) {
-                    capitalise(letters, *bits);
-                }
+            return;
+        }
+        let mut bits = self.0;
+        while bits != 0 {
+            if let Some(letter) = name.get_mut(bits.trailing_zeros() as usize) {
+                letter.make_ascii_uppercase();
             }
+            bits &= bits - 1;
         }
     }
 }
 
 /// Which of some letters, 64 at most, are capitals.
 fn capitals(written: &[u8]) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const TOP: u64 = 0x80 * ONES;
-    let (mut bits, mut at) = (0, 0);
-    for eight in written.chunks(8) {
-        let mut letters = [0; 8];
-        letters[..eight.len()].copy_from_slice(eight);
-        let letters = u64::from_le_bytes(letters);
-        // All eight at once: the top bit of a byte is set where its sum reaches 128.
-        let low = letters & !TOP;
-        let from_a = low + (0x80 - u64::from(b'A')) * ONES;
-        let behind_z = low + (0x7f - u64::from(b'Z')) * ONES;
-        let found = from_a & !behind_z & !letters & TOP;
-        // The eight top bits, side by side.
-        bits |= ((found >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) << at;
-        at += 8;
+    let length = written.len();
+    if let Some((last, _)) = written.last_chunk().zip(length.checked_sub(8)) {
+        // Eight at a time; the last eight may overlap with those before them.
+        let (eights, _) = written.as_chunks();
+        let places = (0..).step_by(8);
+        let all = eights.iter().zip(places);
+        let bits = all.fold(0, |bits, (eight, at)| bits | capitals_of(*eight) << at);
+        return bits | capitals_of(*last) << (length - 8);
     }
-    bits
+    let mut eight = [0; 8];
+    for (place, letter) in eight.iter_mut().zip(written) {
+        *place = *letter;
+    }
+    capitals_of(eight)
 }
 
-fn capitalise(name: &mut [u8], mut bits: u64) {
-    while bits != 0 {
-        if let Some(letter) = name.get_mut(bits.trailing_zeros() as usize) {
-            letter.make_ascii_uppercase();
-        }
-        bits &= bits - 1;
-    }
+/// Which of eight letters are capitals, all at once.
+fn capitals_of(letters: [u8; 8]) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOP: u64 = 0x80 * ONES;
+    let letters = u64::from_le_bytes(letters);
+    // The top bit of a byte is set where its sum reaches 128.
+    let low = letters & !TOP;
+    let from_a = low + (0x80 - u64::from(b'A')) * ONES;
+    let behind_z = low + (0x7f - u64::from(b'Z')) * ONES;
+    let found = from_a & !behind_z & !letters & TOP;
+    // The eight top bits, side by side.
+    (found >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 
 impl Field {
@@ -112,11 +110,6 @@ impl Field {
     /// Its value.
     pub fn value(&self) -> &HeaderValue {
         &self.value
-    }
-
-    /// How its name is written.
-    pub fn spelling(&self) -> &Spelling {
-        &self.spelling
     }
 }
 
@@ -150,6 +143,7 @@ impl Fields {
         Self {
             list: Vec::new(),
             lower: false,
+            long: None,
         }
     }
 
@@ -158,6 +152,7 @@ impl Fields {
         Self {
             list: Vec::with_capacity(room),
             lower: false,
+            long: None,
         }
     }
 
@@ -190,12 +185,17 @@ impl Fields {
 
     /// One more, whatever there is of its name.
     pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
-        self.push(name, value, Spelling::Usual);
+        self.push(name, value, Spelling::USUAL);
     }
 
     /// One more, whose name was written like this.
     pub fn append_written(&mut self, name: HeaderName, written: &[u8], value: HeaderValue) {
-        self.push(name, value, Spelling::of(written));
+        let spelling = Spelling::of(written).unwrap_or_else(|| {
+            let long = self.long.get_or_insert_default();
+            long.push((name.clone(), written.into()));
+            Spelling::USUAL
+        });
+        self.push(name, value, spelling);
     }
 
     fn push(&mut self, name: HeaderName, value: HeaderValue, spelling: Spelling) {
@@ -245,6 +245,7 @@ impl Fields {
         Self {
             list,
             lower: self.lower,
+            long: self.long.clone(),
         }
     }
 
@@ -253,9 +254,25 @@ impl Fields {
         self.into_iter()
     }
 
-    /// All of them, with how their names are written.
+    /// All of them, as [`spell`](Self::spell) takes them.
     pub fn spelled(&self) -> impl ExactSizeIterator<Item = &Field> {
         self.list.iter()
+    }
+
+    /// Writes the name of one of these fields, which is there in small letters, as it is spelled.
+    pub fn spell(&self, field: &Field, name: &mut [u8]) {
+        if self.lower {
+            return;
+        }
+        let long = self
+            .long
+            .as_ref()
+            .filter(|_| name.len() > Spelling::LETTERS);
+        let mut long = long.into_iter().flat_map(|long| long.iter());
+        match long.find(|(known, _)| *known == field.name) {
+            Some((_, written)) => name.copy_from_slice(written),
+            None => field.spelling.write(name),
+        }
     }
 
     /// All names, as often as they stand there.
@@ -268,7 +285,7 @@ impl Fields {
         self.lower = true;
     }
 
-    /// Whether all names are written in small letters.
+    /// Whether they are.
     pub fn is_lower(&self) -> bool {
         self.lower
     }
@@ -395,7 +412,7 @@ mod tests {
     fn written(fields: &Fields) -> Vec<String> {
         let names = fields.spelled().map(|field| {
             let mut name = field.name().as_str().to_owned().into_bytes();
-            field.spelling().write(&mut name);
+            fields.spell(field, &mut name);
             String::from_utf8(name).unwrap()
         });
         names.collect()
@@ -404,7 +421,17 @@ mod tests {
     #[test]
     fn names_are_written_as_they_were_spelled_and_those_that_nobody_spelled_as_usual() {
         let long = "X-".to_owned() + &"aB".repeat(70);
-        let names = ["SOAPAction", "x-lower", "X-B3-TraceId", "HOST", "a", &long];
+        // As long as there are bits.
+        let longest = "A".repeat(63);
+        let names = [
+            "SOAPAction",
+            "x-lower",
+            "X-B3-TraceId",
+            "HOST",
+            "a",
+            &long,
+            &longest,
+        ];
         let mut some = Fields::new();
         for name in names {
             let lower = HeaderName::from_bytes(name.as_bytes()).unwrap();
@@ -427,11 +454,19 @@ mod tests {
                 "X-B3-TraceId",
                 "HOST",
                 &long,
+                &longest,
                 "Etag",
                 "X-A--B-"
             ]
         );
         assert_eq!(copy.get("soapaction").unwrap(), "1");
+        let mut lower = copy.clone();
+        lower.write_lower();
+        let small: Vec<String> = written(&copy)
+            .iter()
+            .map(|name| name.to_lowercase())
+            .collect();
+        assert_eq!(written(&lower), small);
     }
 
     #[test]

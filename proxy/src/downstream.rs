@@ -45,8 +45,9 @@ impl Downstream {
     /// A request over HTTP/1.1 whose head was read.
     pub(crate) fn over_http1(
         connection: Box<Connection>,
-        head: crate::http1::request::Head,
+        mut head: crate::http1::request::Head,
     ) -> Self {
+        head.request.look_for_trailers();
         let side = Http1::new(connection, &head);
         Self {
             request: Box::new(head.request),
@@ -56,7 +57,8 @@ impl Downstream {
     }
 
     /// A request over a stream of HTTP/2.
-    pub(crate) fn over_http2(request: RequestHeader, side: Http2) -> Self {
+    pub(crate) fn over_http2(mut request: RequestHeader, side: Http2) -> Self {
+        request.look_for_trailers();
         Self {
             request: Box::new(request),
             written: None,

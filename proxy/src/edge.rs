@@ -234,10 +234,7 @@ impl Edge {
         if response.status.is_informational() {
             return Ok(());
         }
-        guard::strip_hop_by_hop(response);
-        if !downstream.takes_trailers() {
-            response.remove_header(&header::TRAILER);
-        }
+        guard::strip_hop_by_hop(response, downstream.takes_trailers());
         // Every hop speaks for itself (RFC 9112, section 2.3).
         if response.version == http::Version::HTTP_10 {
             response.version = http::Version::HTTP_11;

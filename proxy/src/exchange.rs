@@ -40,7 +40,7 @@ pub(crate) use self::ask::{Told, ask};
 use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
 pub(crate) use self::kept::keep_house;
 pub(crate) use self::pool::Upstream;
-pub(crate) use self::request::{EndsHere, hops_left, takes_trailers, wants_upgrade};
+pub(crate) use self::request::{EndsHere, has_token, hops_left, wants_upgrade};
 use self::upload::Upload;
 use self::wire::Length;
 use crate::choose::{self, Place};

@@ -9,7 +9,6 @@ use std::fmt::Write as _;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
-use crate::exchange::takes_trailers;
 use crate::head::{RequestHeader, ResponseHeader};
 
 /// The status of the call.
@@ -25,7 +24,7 @@ const GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-push
 /// over HTTP/2, or over HTTP/1.1 if it takes trailers. gRPC-Web is none.
 pub(crate) fn is_call(request: &RequestHeader) -> bool {
     const TYPE: &[u8] = b"application/grpc";
-    (request.version == Version::HTTP_2 || takes_trailers(request))
+    (request.version == Version::HTTP_2 || request.takes_trailers())
         && request
             .headers
             .get(header::CONTENT_TYPE)
@@ -126,6 +125,7 @@ mod tests {
             let mut told = RequestHeader::build("POST", b"/talk.Talk/Say", 0).unwrap();
             told.insert_header("content-type", kind).unwrap();
             told.insert_header("te", "trailers").unwrap();
+            told.look_for_trailers();
             assert!(is_call(&told), "{kind}");
         }
         for kind in [

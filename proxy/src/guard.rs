@@ -183,8 +183,8 @@ pub(crate) fn https_location(request: &RequestHeader) -> Option<HeaderValue> {
 }
 
 /// Takes off an answer what was meant for us alone: the hop-by-hop headers, and those that the
-/// endpoint names in its Connection.
-pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
+/// endpoint names in its Connection. `trailers`: the client takes them, and may be told which will come.
+pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader, trailers: bool) {
     let mut named: SmallVec<[HeaderName; 1]> = SmallVec::new();
     for line in response.headers.get_all(&header::CONNECTION) {
         for name in line.as_bytes().split(|byte| *byte == b',') {
@@ -203,7 +203,9 @@ pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
             }
         }
     }
-    let ends_here = |name: &HeaderName| HOP_BY_HOP.contains(name) || named.contains(name);
+    let ends_here = |name: &HeaderName| {
+        HOP_BY_HOP.contains(name) || named.contains(name) || (*name == header::TRAILER && !trailers)
+    };
     response.headers.retain(|name| !ends_here(name));
 }
 
@@ -224,7 +226,7 @@ mod tests {
         ] {
             response.append_header(name, value).unwrap();
         }
-        strip_hop_by_hop(&mut response);
+        strip_hop_by_hop(&mut response, false);
         let mut left: Vec<&str> = response.headers.names().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-length", "x-other"]);

@@ -1,11 +1,13 @@
 //! Heads of requests and answers, as they are between their reader and their writer.
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, StatusCode, Version};
 use pingora::{Error, ErrorType, OrErr as _, Result};
 use portolan_config::fields::{AsFieldName, Fields};
+
+use crate::exchange::has_token;
 
 /// The head of a request.
 #[derive(Clone, Debug)]
@@ -18,7 +20,7 @@ pub(crate) struct RequestHeader {
     /// or that of CONNECT (RFC 9112, sections 3.2.2 and 3.2.3), or one whose query has what the
     /// library for URIs does not take.
     written: Option<Bytes>,
-    /// What comes behind the body is passed on over HTTP/1.1, too.
+    /// Its client takes trailers.
     trailers: bool,
 }
 
@@ -112,15 +114,16 @@ impl RequestHeader {
         }
     }
 
-    /// Whether what comes behind the body is passed on over HTTP/1.1, too. Some servers there are surprised
-    /// by it.
-    pub(crate) fn has_trailers(&self) -> bool {
+    /// Whether its client takes trailers behind the answer, as far as that was looked for.
+    pub(crate) fn takes_trailers(&self) -> bool {
         self.trailers
     }
 
-    /// The same as this says.
-    pub(crate) fn set_trailers(&mut self, trailers: bool) {
-        self.trailers = trailers;
+    /// Looks whether its client takes trailers behind the answer (RFC 9110, section 6.5.1). In HTTP/2 that
+    /// goes without saying; but gRPC says it there as well.
+    pub(crate) fn look_for_trailers(&mut self) {
+        self.trailers = self.version != Version::HTTP_10
+            && has_token(self.headers.get_all(&header::TE), b"trailers");
     }
 
     /// What stands behind the first question mark of the target, as it was written.

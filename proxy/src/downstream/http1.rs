@@ -12,7 +12,6 @@ use pingora::{Error, ErrorType, Result};
 use super::ahead::Ahead;
 use super::gone;
 use crate::connection::{Connection, Waiting};
-use crate::exchange::takes_trailers;
 use crate::head::ResponseHeader;
 use crate::http1::Bad;
 use crate::http1::body::{Body, Step};
@@ -83,7 +82,7 @@ impl Http1 {
             silent: Waiting::default(),
             asked: false,
             ahead: Ahead::default(),
-            takes_trailers: takes_trailers(&head.request),
+            takes_trailers: head.request.takes_trailers(),
             trailers: None,
             lower: false,
         }

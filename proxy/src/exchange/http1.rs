@@ -101,7 +101,7 @@ impl Http1 {
                 Length::Unknown => Sending::Chunks,
             },
             lower: head.headers.is_lower(),
-            trailers: head.has_trailers(),
+            trailers: head.takes_trailers(),
             outgoing,
             unflushed: false,
             cut: None,

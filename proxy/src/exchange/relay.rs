@@ -439,5 +439,5 @@ fn frame(downstream: &mut Downstream, head: &mut ResponseHeader, nothing: bool) 
 /// Takes off an interim answer what is not for the client.
 pub(super) fn strip(head: &mut ResponseHeader) {
     head.version = Version::HTTP_11;
-    guard::strip_hop_by_hop(head);
+    guard::strip_hop_by_hop(head, false);
 }

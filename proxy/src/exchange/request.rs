@@ -19,13 +19,14 @@ use crate::trailers;
 
 /// Headers that end here (RFC 9110, section 7.6.1), and those by which a body is framed: only its
 /// length is told, if there is one.
-static ENDS_HERE: [HeaderName; 10] = [
+static ENDS_HERE: [HeaderName; 11] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::TE,
+    header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     HeaderName::from_static("http2-settings"),
@@ -91,17 +92,18 @@ pub(super) fn for_endpoint(
     if plan.header_case == HeaderCase::Lower {
         request.headers.write_lower();
     }
-    if takes_trailers(downstream) {
-        // A client that knows of trailers may have an endpoint that does. gRPC servers insist on it.
-        request.set_trailers(true);
+    if downstream.takes_trailers() {
+        // gRPC servers insist on it.
         request.insert_header(header::TE, "trailers")?;
+    }
+    if length == Length::Unknown
+        && let Some(names) = downstream.headers.get(&header::TRAILER)
+    {
+        // What comes behind a body is announced only where it can come.
+        request.insert_header(header::TRAILER, names)?;
     }
     if let Some(left) = hops_left(downstream) {
         request.insert_header(header::MAX_FORWARDS, left.saturating_sub(1))?;
-    }
-    if length != Length::Unknown {
-        // Nothing comes behind a body whose length is told.
-        request.remove_header(&header::TRAILER);
     }
     match length {
         Length::None => {
@@ -140,20 +142,16 @@ pub(super) fn for_endpoint(
 /// connected to when it says that it takes them (RFC 9110, section 10.1.4).
 fn asks_for_trailers(downstream: &RequestHeader) -> bool {
     let headers = &downstream.headers;
-    takes_trailers(downstream)
+    downstream.takes_trailers()
         && (downstream.version == Version::HTTP_2
             || has_token(headers.get_all(&header::CONNECTION), b"te"))
 }
 
-/// Whether the client takes trailers behind its answer (RFC 9110, section 6.5.1). In HTTP/2 that goes
-/// without saying; but this is what gRPC says.
-pub(crate) fn takes_trailers(downstream: &RequestHeader) -> bool {
-    downstream.version != Version::HTTP_10
-        && has_token(downstream.headers.get_all(&header::TE), b"trailers")
-}
-
 /// Whether one of these lists has this member.
-fn has_token<'a>(mut lists: impl Iterator<Item = &'a HeaderValue>, wanted: &[u8]) -> bool {
+pub(crate) fn has_token<'a>(
+    mut lists: impl Iterator<Item = &'a HeaderValue>,
+    wanted: &[u8],
+) -> bool {
     lists.any(|list| {
         let mut members = list.as_bytes().split(|byte| *byte == b',');
         members.any(|member| member.trim_ascii().eq_ignore_ascii_case(wanted))
@@ -249,13 +247,16 @@ pub(super) fn for_http1(
     request.version = Version::HTTP_11;
     if length == Length::Unknown {
         request.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        if !request.takes_trailers() {
+            // A client that knows nothing of trailers may have an endpoint that is surprised by them.
+            request.remove_header(&header::TRAILER);
+        }
     }
-    if !request.has_trailers() {
-        request.remove_header(&header::TRAILER);
-    }
-    let for_this_hop = request.headers.get(&header::CONNECTION);
-    if for_this_hop.is_none_or(|said| said != "TE") {
-        request.remove_header(&header::TE);
+    if request.takes_trailers() {
+        let for_this_hop = request.headers.get(&header::CONNECTION);
+        if for_this_hop.is_none_or(|said| said != "TE") {
+            request.remove_header(&header::TE);
+        }
     }
     let authority = request
         .uri
@@ -372,7 +373,8 @@ mod tests {
         let asked = |version, headers: &[(&'static str, &str)]| {
             let mut request = request(headers);
             request.version = version;
-            (takes_trailers(&request), asks_for_trailers(&request))
+            request.look_for_trailers();
+            (request.takes_trailers(), asks_for_trailers(&request))
         };
         let (one, two) = (Version::HTTP_11, Version::HTTP_2);
         assert_eq!(asked(two, &[("te", "trailers")]), (true, true));
@@ -392,6 +394,7 @@ mod tests {
             if let Some(connection) = connection {
                 asked.insert_header("connection", connection).unwrap();
             }
+            asked.look_for_trailers();
             let mut again = asked.clone();
             // However often it is tried.
             for _ in 0..2 {

@@ -60,7 +60,7 @@ pub(crate) fn headers(
     most: usize,
     room: usize,
 ) -> Result<Fields, Bad> {
-    let mut fields = Fields::with_capacity(room + 8);
+    let mut fields = Fields::with_capacity(room + 14);
     loop {
         let (line, next) = line(head, from).ok_or(Bad::Line)?;
         if line.is_empty() {

@@ -1,5 +1,7 @@
 //! Lines of a head, as they are written.
 
+use std::ops::Range;
+
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName};
 use portolan_config::fields::{Fields, Spelling};
@@ -36,14 +38,19 @@ fn fields(out: &mut BytesMut, fields: &Fields, lower: bool) {
         .sum();
     out.reserve(size + END.len());
     for field in fields.spelled() {
-        let spelling = (!lower).then_some(field.spelling());
-        line(out, field.name(), field.value().as_bytes(), spelling);
+        let name = line(out, field.name(), field.value().as_bytes());
+        if !lower {
+            fields.spell(field, &mut out[name]);
+        }
     }
 }
 
 /// One header more, which nobody has spelled.
 pub(crate) fn field(out: &mut BytesMut, name: &HeaderName, value: &[u8], lower: bool) {
-    line(out, name, value, (!lower).then_some(&Spelling::Usual));
+    let name = line(out, name, value);
+    if !lower {
+        Spelling::USUAL.write(&mut out[name]);
+    }
 }
 
 /// Trailers, with the empty line behind them.
@@ -54,17 +61,15 @@ pub(crate) fn trailers(out: &mut BytesMut, trailers: &HeaderMap, lower: bool) {
     end(out);
 }
 
-/// A header. Without a spelling its name is in small letters.
-fn line(out: &mut BytesMut, name: &HeaderName, value: &[u8], spelling: Option<&Spelling>) {
+/// A header, with its name in small letters: where that stands.
+fn line(out: &mut BytesMut, name: &HeaderName, value: &[u8]) -> Range<usize> {
     let at = out.len();
     let name = name.as_str().as_bytes();
     out.extend_from_slice(name);
-    if let Some(spelling) = spelling {
-        spelling.write(&mut out[at..at + name.len()]);
-    }
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(END);
+    at..at + name.len()
 }
 
 /// Behind the last header.
