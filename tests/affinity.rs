@@ -479,3 +479,39 @@ async fn the_access_log_says_that_it_was_affinity() {
     assert!(why(1).starts_with("affinity > "), "{}", why(1));
     portolan.stop().await;
 }
+
+/// Browsers send all cookies of a name that fit, in an order that says nothing: one may be out of date,
+/// or another application's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_counts_wherever_it_stands_among_others_of_its_name() {
+    let a = Origin::start_several("a", 3).await;
+    let b = Origin::start_several("b", 3).await;
+    let text = config(&[&a[0], &a[1], &a[2]], &[&b[0], &b[1], &b[2]], HALVES);
+    let portolan = Portolan::start(&text).await;
+    let address = portolan.address().await;
+    let stale = "portolan=00112233445566778899aabbccddeeff";
+    for (browser, origin) in browsers(address, 12).await {
+        let good = browser.cookie;
+        for cookie in [
+            format!("{stale}; {good}"),
+            format!("{good}; {stale}"),
+            format!("portolan=; portolan=x; {stale}; theme=dark; {good}"),
+        ] {
+            let answer = Ask::get("/").header("cookie", &cookie).to(address).await;
+            let answer = answer.unwrap();
+            assert_eq!(answer.origin(), origin, "{cookie}");
+            assert_eq!(answer.header("set-cookie"), "", "it has one: {cookie}");
+        }
+        // The same over HTTP/2, where each may have a line of its own.
+        let request = http::Request::get("http://x.example/")
+            .header("cookie", stale)
+            .header("cookie", &good)
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        let mut two = Connection2::open(address).await.unwrap();
+        let answer = two.send(request).await.unwrap();
+        assert_eq!(answer.origin(), origin);
+        assert_eq!(answer.header("set-cookie"), "");
+    }
+    portolan.stop().await;
+}

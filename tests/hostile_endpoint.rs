@@ -100,7 +100,7 @@ const REFUSED: [&str; 26] = [
     "HTTP/2 200 OK\r\nContent-Length: 5\r\n\r\nhello",
     "<html>hello</html>",
     "\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-    "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
+    "HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775808\r\n\r\nhello",
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\nhello",
     "HTTP/1.1 101 Switching Protocols\r\nContent-Length: 0\r\n\r\n",
@@ -144,10 +144,28 @@ async fn what_stands_behind_an_answer_is_nobodys() {
     let portolan = in_front_of(&hostile).await;
     let second = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
     let mut before = 0;
-    for first in [
-        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ngood\r\n0\r\n\r\n",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;a=b\r\ngood\r\n0\r\nX: 1\r\n\r\n",
+    for (first, status, body) in [
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood",
+            200,
+            "good",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ngood\r\n0\r\n\r\n",
+            200,
+            "good",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;a=b\r\ngood\r\n0\r\nX: 1\r\n\r\n",
+            200,
+            "good",
+        ),
+        ("HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
+        (
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n",
+            304,
+            "",
+        ),
     ] {
         let text = format!("{first}{second}");
         // All but between the two: what has not come yet cannot be seen.
@@ -156,13 +174,91 @@ async fn what_stands_behind_an_answer_is_nobodys() {
             let answer = fetch(portolan.address().await, "/").await;
             assert_eq!(
                 (answer.status, &*answer.text()),
-                (200, "good"),
+                (status, body),
                 "{text:?} at {at}"
             );
             before += 1;
         }
     }
     assert_eq!(hostile.connections.load(Ordering::Relaxed), before);
+}
+
+/// RFC 9112, section 6.3: these end with their head, whatever it says may follow. What does follow does
+/// no harm, whether or not it is there already.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_without_a_body_end_with_their_head_and_nobody_is_blamed() {
+    let hostile = Hostile::start().await;
+    let portolan = in_front_of(&hostile).await;
+    let mut connection = Connection::open(portolan.address().await).await.unwrap();
+    let mut asked = 0;
+    for framing in [
+        "Content-Length: 5\r\n\r\n",
+        "Content-Length: 5\r\n\r\nhello",
+        "Transfer-Encoding: chunked\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: gzip, chunked\r\nContent-Length: 5, 5\r\n\r\n",
+    ] {
+        for status in ["204 No Content", "304 Not Modified"] {
+            // That it may have a length is no reason to send so much.
+            if status.starts_with("304") && framing.contains("\r\n\r\n0") {
+                continue;
+            }
+            if status.starts_with("304") && framing.ends_with("hello") {
+                continue;
+            }
+            let text = format!("HTTP/1.1 {status}\r\nX-Kept: 1\r\n{framing}");
+            for at in 0..=text.len() {
+                hostile.say(text.as_bytes(), at);
+                let answer = soon("an answer", connection.ask(Ask::get("/"))).await;
+                let answer = answer.unwrap();
+                let number: u16 = status[..3].parse().unwrap();
+                assert_eq!(answer.status, number, "{text:?} at {at}");
+                assert_eq!(answer.text(), "", "{text:?} at {at}");
+                assert_eq!(answer.header("x-kept"), "1");
+                assert_eq!(answer.header("transfer-encoding"), "");
+                if number == 204 {
+                    assert_eq!(answer.header("content-length"), "");
+                }
+                asked += 1;
+            }
+        }
+    }
+    // The same of those that come before the answer.
+    let early = "HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n";
+    let text = format!("{early}HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood");
+    for at in 0..=text.len() {
+        hostile.say(text.as_bytes(), at);
+        let answer = soon("an answer", connection.ask(Ask::get("/"))).await;
+        assert_eq!(answer.unwrap().text(), "good", "at {at}");
+        asked += 1;
+    }
+    let answered = ["pool=\"a\"", "outcome=\"answered\""];
+    portolan
+        .wait_for_metric("portolan_upstream_tries_total", &answered, asked.into())
+        .await;
+    let tries = portolan.metric("portolan_upstream_tries_total", &[]).await;
+    assert_eq!(tries, f64::from(asked), "nobody is blamed");
+    portolan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_may_have_many_headers_and_long_ones() {
+    let hostile = Hostile::start().await;
+    let portolan = in_front_of(&hostile).await;
+    let many: String = (0..254).map(|n| format!("X-{n}: {n}\r\n")).collect();
+    let long = format!("X-Long: {}\r\n", "x".repeat(250 << 10));
+    for headers in [many, long] {
+        let text = format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: 2\r\n\r\nok");
+        hostile.say(text.as_bytes(), 1000);
+        let raw = crate::harness::client::raw(
+            portolan.address().await,
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        )
+        .await;
+        assert!(raw.starts_with("HTTP/1.1 200 OK\r\n"), "{raw:.100}");
+        assert!(raw.contains(&headers) && raw.ends_with("\r\n\r\nok"));
+    }
+    portolan.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

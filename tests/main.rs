@@ -33,6 +33,7 @@ mod house;
 mod hygiene;
 mod ledger;
 mod listeners;
+mod messages;
 mod outlier;
 mod protocols;
 mod rate_limits;

@@ -562,3 +562,53 @@ async fn what_becomes_of_a_token_is_explained() {
         stdout(&output)
     );
 }
+
+/// A cookie that is out of date stands before the one that counts, or behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_cookies_the_first_token_that_is_believed_counts() {
+    let origin = Origin::start("a").await;
+    let issuer = Issuer::new("k").await;
+    let stranger = Issuer::new("k").await;
+    let routes = "  - { path: /cookie, to: a, rewrite: { strip_prefix: /cookie }, auth: { jwt: { JWT, from: { cookie: session }, scopes: [ read ] }, user_header: X-User } }
+  - { path: /kept, to: a, rewrite: { strip_prefix: /kept }, auth: { jwt: { JWT, from: { cookie: session }, scopes: [ read ] }, user_header: X-User, forward_authorization: true } }
+";
+    let portolan = with_file(&origin, &issuer, routes).await;
+    let address = portolan.address().await;
+    let good = issuer.token(&json!({ "sub": "alice", "scope": "read" }));
+    let forged = stranger.token(&json!({ "sub": "root", "scope": "read" }));
+    let weak = issuer.token(&json!({ "sub": "alice" }));
+    for bad in [forged.as_str(), weak.as_str(), "", "x.y.z"] {
+        for cookie in [
+            format!("session={bad}; session={good}"),
+            format!("session={good}; session={bad}"),
+            format!("a=1; session={bad}; b=2; session={bad}; session={good}; session={bad}"),
+        ] {
+            let answer = ask(address, "/cookie/echo", &[("cookie", &cookie)]).await;
+            assert_eq!(answer.status, 200, "{cookie}: {}", answer.text());
+            let seen = answer.json()["headers"].clone();
+            assert_eq!(seen["x-user"], "alice");
+            let left = seen["cookie"].as_str().unwrap_or_default().to_owned();
+            assert!(
+                !left.contains("session"),
+                "none of them is passed on: {left}"
+            );
+            // An endpoint that gets the token gets the one that was believed, and no other.
+            let answer = ask(address, "/kept/echo", &[("cookie", &cookie)]).await;
+            let seen = answer.json()["headers"]["cookie"].clone();
+            let seen = seen.as_str().unwrap();
+            assert_eq!(seen.matches("session=").count(), 1, "{seen}");
+            assert!(seen.contains(&format!("session={good}")), "{seen}");
+        }
+    }
+    // None of them: what is objected to the one that came furthest.
+    for (cookie, status) in [
+        (format!("session={forged}; session={weak}"), 403),
+        (format!("session={weak}; session={forged}"), 403),
+        (format!("session={forged}; session=x"), 401),
+        ("session=; a=1".to_owned(), 401),
+    ] {
+        let answer = ask(address, "/cookie/echo", &[("cookie", &cookie)]).await;
+        assert_eq!(answer.status, status, "{cookie}");
+    }
+    portolan.stop().await;
+}

@@ -8,7 +8,9 @@ use portolan_config::document::{MinTlsVersion, TlsProfile};
 use portolan_config::plan::{CertificateSource, ListenerTlsPlan};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
-use rustls::{CipherSuite, NamedGroup, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    CipherSuite, NamedGroup, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+};
 
 use crate::acme::placeholder::stand_ins;
 use crate::bundle::{Bundle, PairFiles};
@@ -16,10 +18,17 @@ use crate::challenge;
 use crate::client::ClientAuth;
 use crate::folder;
 use crate::keyring::{Fault, Gathered, Keyring};
-use crate::store::{Able, CertificateStore, Resolver, is_one_of};
+use crate::store::{Able, CertificateStore, Resolver};
+
+/// Whether a client speaks TLS 1.3: only who does offers its suites.
+fn speaks_tls13(hello: &ClientHello<'_>) -> bool {
+    let offered = hello.cipher_suites();
+    offered.iter().any(|suite| TLS13.contains(suite))
+}
 
 /// The suites of Mozilla's guideline 5.7 for intermediate compatibility, less those with
-/// finite-field Diffie-Hellman; those of TLS 1.3 are all that modern compatibility has.
+/// finite-field Diffie-Hellman; those of TLS 1.3 are all that modern compatibility has. In TLS 1.2
+/// their order counts, and not the client's.
 const SUITES: [CipherSuite; 9] = [
     CipherSuite::TLS13_AES_128_GCM_SHA256,
     CipherSuite::TLS13_AES_256_GCM_SHA384,
@@ -31,6 +40,10 @@ const SUITES: [CipherSuite; 9] = [
     CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
     CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
+
+/// Those of TLS 1.3 among them. They are all good: there the client's order counts, for it knows which
+/// of them its machine is fast at.
+const TLS13: [CipherSuite; 3] = [SUITES[0], SUITES[1], SUITES[2]];
 
 /// The same guideline's curves.
 const CURVES: [NamedGroup; 3] = [
@@ -69,8 +82,10 @@ struct Files {
 /// What clients get now.
 #[derive(Debug)]
 pub struct Serving {
-    /// Everybody's settings.
+    /// The settings for those who speak TLS 1.3.
     config: Arc<ServerConfig>,
+    /// The settings for those who speak TLS 1.2 at best.
+    older: Arc<ServerConfig>,
     /// The settings for a CA that asks a question.
     challenge: Arc<ServerConfig>,
     provider: Arc<CryptoProvider>,
@@ -99,10 +114,10 @@ impl Serving {
             .is_some_and(|mut protocols| protocols.any(|protocol| protocol == challenge::ALPN));
         let able = Able::of(hello, &self.provider);
         Chosen {
-            config: if challenge {
-                self.challenge.clone()
-            } else {
-                self.config.clone()
+            config: match (challenge, speaks_tls13(hello)) {
+                (true, _) => self.challenge.clone(),
+                (false, true) => self.config.clone(),
+                (false, false) => self.older.clone(),
             },
             certificate: self.store.choose(hello.server_name(), able),
             able,
@@ -290,9 +305,14 @@ pub struct Refreshed {
 /// ring, with nothing but what the profile has.
 fn provider() -> CryptoProvider {
     let mut provider = rustls::crypto::ring::default_provider();
+    let place = |suite: &SupportedCipherSuite| {
+        let suite = suite.suite();
+        SUITES.iter().position(|known| *known == suite)
+    };
     provider
         .cipher_suites
-        .retain(|suite| is_one_of(suite, &SUITES));
+        .retain(|suite| place(suite).is_some());
+    provider.cipher_suites.sort_by_key(place);
     provider
         .kx_groups
         .retain(|group| CURVES.contains(&group.name()));
@@ -353,8 +373,11 @@ fn serving(
     challenge.alpn_protocols = vec![challenge::ALPN.to_vec()];
     challenge.session_storage = Arc::new(NoServerSessionStorage {});
     challenge.send_tls13_tickets = 0;
+    let mut older = config.clone();
+    older.ignore_client_order = true;
     Serving {
         config: Arc::new(config),
+        older: Arc::new(older),
         challenge: Arc::new(challenge),
         provider: provider.clone(),
         store,
@@ -410,7 +433,12 @@ mod tests {
     #[test]
     fn the_profile_is_there_as_a_whole() {
         let provider = provider();
-        assert_eq!(provider.cipher_suites.len(), SUITES.len());
+        let suites: Vec<CipherSuite> = provider.cipher_suites.iter().map(|s| s.suite()).collect();
+        assert_eq!(suites, SUITES);
+        for suite in &provider.cipher_suites {
+            let new = suite.tls13().is_some();
+            assert_eq!(TLS13.contains(&suite.suite()), new);
+        }
         assert_eq!(provider.kx_groups.len(), CURVES.len());
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, SignatureScheme, SupportedCipherSuite};
+use rustls::{SignatureScheme, SupportedCipherSuite};
 
 use crate::bundle::{Bundle, KeyKind};
 use crate::now;
@@ -142,11 +142,6 @@ impl ResolvesServerCert for Resolver {
         let at = self.store.choose(hello.server_name(), able)?;
         Some(self.store.bundles[at].shown(now()))
     }
-}
-
-/// Whether a suite is one of those.
-pub(crate) fn is_one_of(suite: &SupportedCipherSuite, wanted: &[CipherSuite]) -> bool {
-    wanted.contains(&suite.suite())
 }
 
 #[cfg(test)]

@@ -154,6 +154,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
                 .collect(),
         },
         paths: paths(document),
+        header_case: document.header_case.value,
         geoip: GeoIpPlan {
             database: document
                 .geoip
@@ -328,7 +329,7 @@ pub(crate) fn paths(document: &Document) -> PathsPlan {
     PathsPlan {
         dot_segments: document.paths.dot_segments.value,
         repeated_slashes: document.paths.repeated_slashes.value,
-        encoded_slashes: document.paths.encoded_slashes.value,
+        encoded_slash: document.paths.encoded_slash.value,
     }
 }
 

@@ -801,6 +801,15 @@ pub struct NotYet {
     pub unless: Option<&'static str>,
 }
 
+/// A key that had another name, which is still taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Renamed {
+    /// What it was called.
+    pub old: &'static str,
+    /// What it is called now.
+    pub new: &'static str,
+}
+
 /// A mapping being read key by key.
 #[derive(Debug)]
 pub struct Fields<'a> {
@@ -812,6 +821,8 @@ pub struct Fields<'a> {
     left: usize,
     /// What it inherits, among all that is inherited.
     legacy: Option<usize>,
+    /// Keys that had other names.
+    renamed: &'static [Renamed],
 }
 
 /// A mark for some of many things, without a list as long as there are few.
@@ -841,7 +852,12 @@ impl Marks {
 
 impl<'a> Fields<'a> {
     /// Begins with a mapping; anything else is reported.
-    pub fn open(node: &'a Node, what: &'static str, reader: &mut Reader) -> Option<Self> {
+    pub fn open(
+        node: &'a Node,
+        what: &'static str,
+        renamed: &'static [Renamed],
+        reader: &mut Reader,
+    ) -> Option<Self> {
         let mut legacy = None;
         let entries: &[Entry] = match &node.value {
             Value::Map(entries) => {
@@ -861,6 +877,7 @@ impl<'a> Fields<'a> {
             taken: Marks::default(),
             left: entries.len(),
             legacy,
+            renamed,
         })
     }
 
@@ -872,7 +889,7 @@ impl<'a> Fields<'a> {
         omitted: &Omitted<T>,
         reader: &mut Reader,
     ) -> Option<T> {
-        if let Some(at) = self.find(key) {
+        if let Some(at) = self.find(key).or_else(|| self.find_renamed(key, reader)) {
             let node = &self.entries[at].value;
             if !omitted.stands_for(node) {
                 return T::decode(node, reader);
@@ -904,6 +921,21 @@ impl<'a> Fields<'a> {
         let at = self.entries.iter().position(|e| e.key.value == key)?;
         self.left -= 1;
         self.taken.set(at);
+        Some(at)
+    }
+
+    /// Which entry has a name that this key once had: that is said.
+    fn find_renamed(&mut self, key: &str, reader: &mut Reader) -> Option<usize> {
+        let renamed = self.renamed.iter().find(|renamed| renamed.new == key)?;
+        let at = self.find(renamed.old)?;
+        reader.report(
+            Diagnostic::warning(
+                Code::RenamedKey,
+                self.entries[at].key.origin,
+                format!("`{}` is called `{key}` now", renamed.old),
+            )
+            .help(format!("write `{key}`: the old name still means the same")),
+        );
         Some(at)
     }
 
@@ -968,6 +1000,7 @@ macro_rules! document {
             $( $(#[doc = $field_doc:literal])+ pub $field:ident : $type:ty $(= $default:literal)? ),* $(,)?
         }
         $( not_yet { $( $later:literal $(unless $off:literal)? ),* $(,)? } )?
+        $( renamed { $( $old:literal => $new:literal ),* $(,)? } )?
     ) => {
         $(#[doc = $doc])+
         #[derive(Clone, Debug)]
@@ -991,6 +1024,11 @@ macro_rules! document {
                     unless: $crate::decode::document!(@off $($off)?),
                 }
             ),* )? ];
+
+            /// Keys that had other names.
+            const RENAMED: &'static [$crate::decode::Renamed] = &[ $( $(
+                $crate::decode::Renamed { old: $old, new: $new }
+            ),* )? ];
         }
 
         impl PartialEq for $name {
@@ -1004,7 +1042,8 @@ macro_rules! document {
                 node: &$crate::node::Node,
                 reader: &mut $crate::decode::Reader,
             ) -> Option<Self> {
-                let mut fields = $crate::decode::Fields::open(node, $what, reader)?;
+                let mut fields =
+                    $crate::decode::Fields::open(node, $what, Self::RENAMED, reader)?;
                 $( let $field: Option<$type> = {
                     static OMITTED: $crate::decode::Omitted<$type> =
                         $crate::decode::Omitted::new($crate::decode::document!(@default $($default)?));
@@ -1049,6 +1088,7 @@ macro_rules! document {
                     generator,
                 ); )*
                 schema.not_yet(Self::NOT_YET);
+                schema.renamed(Self::RENAMED);
                 schema.finish()
             }
         }
@@ -1096,6 +1136,21 @@ impl ObjectSchema {
             None => {}
         }
         self.properties.insert(key.to_owned(), schema.to_value());
+    }
+
+    /// Adds what keys were called before.
+    pub fn renamed(&mut self, keys: &[Renamed]) {
+        for key in keys {
+            if let Some(now) = self.properties.get(key.new) {
+                let mut before = now.clone();
+                if let Some(schema) = before.as_object_mut() {
+                    let called = format!("What `{}` was called before.", key.new);
+                    schema.insert("description".to_owned(), called.into());
+                    schema.insert("deprecated".to_owned(), true.into());
+                }
+                self.properties.insert(key.old.to_owned(), before);
+            }
+        }
     }
 
     /// Adds the keys that are taken as long as they say "without it".

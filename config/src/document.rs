@@ -40,7 +40,7 @@ pub use health::{Expect, Health, JsonPointer, Outlier, StatusRange};
 pub use listener::{
     Certificate, ClientAuth, Limits, Listener, ListenerTls, MinTlsVersion, TlsProfile,
 };
-pub use paths::{DotSegments, EncodedSlashes, Paths, RepeatedSlashes};
+pub use paths::{DotSegments, EncodedSlash, Paths, RepeatedSlashes};
 pub use pool::{
     Balance, BalanceLong, BalanceWord, Capacity, Endpoint, EndpointLong, EndpointPlace, HashKey,
     HashKeyLong, HashOn, OnDown, Pool, Protocol, ProxyVersion, Timeouts, UpstreamTls,
@@ -81,6 +81,10 @@ document! {
         pub client_ip: ClientIp = "{}",
         /// What is made of a request's path before it is matched.
         pub paths: Paths = "{}",
+        /// How names of headers are written over HTTP/1.1, in requests to endpoints and in answers to
+        /// clients. They mean the same in any case; but some programs look for theirs. Over HTTP/2
+        /// there are small letters alone.
+        pub header_case: At<HeaderCase> = "keep",
         /// Where clients are: databases that map addresses to places.
         pub geoip: GeoIp = "{}",
         /// The API for operators: status, metrics, reload.
@@ -202,6 +206,17 @@ pub(crate) const ROUTE_DEFAULTS: &[&str] = &[
     "request_headers",
     "response_headers",
 ];
+
+keywords! {
+    /// How names of headers are written over HTTP/1.1.
+    pub enum HeaderCase {
+        /// As they came over HTTP/1.1. Those that came over HTTP/2, and those that Portolan adds, are
+        /// written as in the standards: `Content-Type`, `X-Forwarded-For`.
+        Keep = "keep",
+        /// In small letters, all of them: `content-type`, as in HTTP/2.
+        Lower = "lower",
+    }
+}
 
 document! {
     /// Databases in MaxMind's format (`.mmdb`), watched and swapped while Portolan runs. Without

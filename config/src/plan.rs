@@ -54,7 +54,7 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 use crate::decode::Secret;
-use crate::document::{LogFormat, LogLevel, MinTlsVersion, Role, TlsProfile};
+use crate::document::{HeaderCase, LogFormat, LogLevel, MinTlsVersion, Role, TlsProfile};
 use crate::fields::Fields;
 use crate::names::Name;
 use crate::source::{At, Origin};
@@ -103,6 +103,8 @@ pub struct Plan {
     pub client_ip: ClientIpPlan,
     /// What is made of paths before they are matched.
     pub paths: PathsPlan,
+    /// How names of headers are written over HTTP/1.1.
+    pub header_case: HeaderCase,
     /// Where clients are.
     pub geoip: GeoIpPlan,
     /// The API for operators.

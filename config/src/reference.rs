@@ -71,7 +71,7 @@ fn users(schema: &Value) -> BTreeMap<String, Vec<String>> {
     let mut use_of = |section: &str, link: String, schema: &Value| {
         let forms = schema["anyOf"].as_array().into_iter().flatten();
         for form in forms.chain([schema]) {
-            for (key, value) in form["properties"].as_object().into_iter().flatten() {
+            for (key, value) in properties(form) {
                 let mut found = Vec::new();
                 references(value, &mut found);
                 for name in found.into_iter().filter(|name| name != section) {
@@ -89,6 +89,12 @@ fn users(schema: &Value) -> BTreeMap<String, Vec<String>> {
         use_of(name, link(name), definition);
     }
     users
+}
+
+/// The keys of a mapping, but for those that have other names by now.
+fn properties(schema: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let all = schema["properties"].as_object().into_iter().flatten();
+    all.filter(|(_, value)| value["deprecated"] != true)
 }
 
 /// The name of a definition, from a reference to it.
@@ -180,7 +186,7 @@ impl Page<'_> {
             .collect();
         self.out
             .push_str("| key | type | default | meaning |\n| --- | --- | --- | --- |\n");
-        for (key, value) in schema["properties"].as_object().into_iter().flatten() {
+        for (key, value) in properties(schema) {
             let words = type_words(value, mentioned);
             let default = match &value["default"] {
                 Value::Null if required.contains(key.as_str()) => "required".to_owned(),
@@ -192,7 +198,7 @@ impl Page<'_> {
             let meaning = text(value, "description").replace('\n', " ");
             let _ = writeln!(self.out, "| `{key}` | {words} | {default} | {meaning} |");
         }
-        for (key, value) in schema["properties"].as_object().into_iter().flatten() {
+        for (key, value) in properties(schema) {
             let value = without_null(value);
             if value["oneOf"].is_array() {
                 let _ = writeln!(self.out, "\nThe words of `{key}`:\n");

@@ -14,6 +14,10 @@
 //! it while the pool has any share of such clients' traffic. Who has to move is drawn like a new
 //! client, and stays where it was moved to.
 //!
+//! Browsers send all cookies of a name that fit, those of several paths and domains side by side, and in
+//! an order that says nothing (RFC 6265, section 5.4): one that is out of date may stand before the one
+//! that counts. So tags are looked for in all of them, and those that name nobody are passed over.
+//!
 //! Routes may share a cookie's name although they lead to different pools (browsers send it to all
 //! of them): a cookie holds one tag for each, so that they do not push each other's out.
 
@@ -40,8 +44,11 @@ use portolan_certs::state_file;
 /// The most tags that a cookie holds: routes with pools of their own that share its name.
 const MOST_TAGS: usize = 4;
 
+/// The most cookies of one name that are looked at.
+pub const MOST_COOKIES: usize = 8;
+
 /// Stands between the tags of a cookie.
-const BETWEEN: char = '.';
+const BETWEEN: u8 = b'.';
 
 /// Whose bid counts for the share that is refused.
 const NOBODY: u64 = 0x5EED_0F0F_2C9A_7E31;
@@ -235,12 +242,19 @@ pub(crate) fn bid(key: u64, seed: u64, weight: f64) -> f64 {
 pub struct Tag(u128);
 
 impl Tag {
-    fn parse(text: &str) -> Option<Self> {
-        let hexadecimal = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-        if text.len() != 32 || !text.bytes().all(hexadecimal) {
+    fn parse(text: &[u8]) -> Option<Self> {
+        if text.len() != 32 {
             return None;
         }
-        u128::from_str_radix(text, 16).ok().map(Self)
+        let number = text.iter().try_fold(0, |number: u128, byte| {
+            let digit = match byte {
+                b'0'..=b'9' => byte - b'0',
+                b'a'..=b'f' => byte - b'a' + 10,
+                _ => return None,
+            };
+            Some(number << 4 | u128::from(digit))
+        });
+        number.map(Self)
     }
 }
 
@@ -250,25 +264,38 @@ impl fmt::Display for Tag {
     }
 }
 
-/// A request's cookie of this name, the first one of several.
-pub fn cookie<'a>(headers: &'a Fields, name: &str) -> Option<&'a str> {
-    headers
-        .get_all(header::COOKIE)
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
+/// The values of a request's cookies of this name, in the order in which they came, which says nothing.
+pub fn cookies<'a>(headers: &'a Fields, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(header::COOKIE);
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(|pair| is_cookie(pair, name))
 }
 
-/// The tags that a request brings along; whatever else its cookie holds is nothing.
+/// The value of a cookie, as it stands between semicolons, if it has this name.
+pub fn is_cookie<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let pair = pair.trim_ascii();
+    let behind = pair.strip_prefix(name.as_bytes())?;
+    behind.strip_prefix(b"=")
+}
+
+/// The value by which clients are told apart that nobody can verify. Of several cookies of this name it
+/// is the one that sorts first: the same in whatever order they come.
+pub fn cookie<'a>(headers: &'a Fields, name: &'a str) -> Option<&'a [u8]> {
+    cookies(headers, name).min()
+}
+
+/// The tags that a request brings along; whatever else its cookies hold is nothing.
 fn tags(headers: &Fields, name: &str) -> SmallVec<[Tag; MOST_TAGS]> {
-    cookie(headers, name)
-        .into_iter()
-        .flat_map(|value| value.split(BETWEEN))
-        .take(MOST_TAGS)
-        .filter_map(Tag::parse)
-        .collect()
+    let mut tags = SmallVec::new();
+    for value in cookies(headers, name).take(MOST_COOKIES) {
+        let words = value.split(|byte| *byte == BETWEEN).take(MOST_TAGS);
+        for tag in words.filter_map(Tag::parse) {
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
+    }
+    tags
 }
 
 /// The endpoint of a pool that a tag names.
@@ -314,7 +341,7 @@ pub fn next_cookie(
     let mut value = String::new();
     for tag in &others[others.len().saturating_sub(MOST_TAGS - 1)..] {
         value.push_str(&tag.to_string());
-        value.push(BETWEEN);
+        value.push(BETWEEN.into());
     }
     value.push_str(&secret.tag(live).to_string());
     Some(value)

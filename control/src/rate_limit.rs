@@ -195,7 +195,7 @@ impl Limiter {
         let said = match &self.plan.on {
             LimitKeyPlan::ClientIp => None,
             LimitKeyPlan::Header(name) => headers.get(name).map(http::HeaderValue::as_bytes),
-            LimitKeyPlan::Cookie(name) => cookie(headers, name).map(str::as_bytes),
+            LimitKeyPlan::Cookie(name) => cookie(headers, name),
             LimitKeyPlan::JwtClaim(name) => {
                 let claimed = claims.and_then(|claims| token::claim(claims, name));
                 claimed_text = claimed.map(|value| match token::text(value) {

@@ -13,8 +13,9 @@ use portolan_certs::token_keys::{Claims, Doubt, TokenPolicy};
 use portolan_config::fields::Fields;
 use portolan_config::plan::{JwtPlan, TokenPlacePlan};
 use serde_json::Value;
+use smallvec::SmallVec;
 
-use crate::affinity::cookie;
+use crate::affinity::{MOST_COOKIES, cookies};
 use crate::refusal::Refusal;
 
 /// What a route asks of tokens, and the keys that it believes.
@@ -52,18 +53,39 @@ impl Gate {
         }
     }
 
-    /// What the token of a request says, if the request may pass at `now`, since 1970.
+    /// What the token of a request says, if the request may pass at `now`, since 1970. Of several cookies
+    /// it is the first with which it may.
     ///
     /// # Errors
-    /// Why it may not.
-    pub fn judge(&self, headers: &Fields, now: Duration) -> Result<Claims, Objection> {
-        let token = find(headers, &self.plan.place).ok_or(Objection::None)?;
-        let keys = self.keys.keys().ok_or(Objection::NoKeys)?;
-        let claims = keys.believe(&token, &self.policy, now);
-        let claims = claims.map_err(Objection::Doubted)?;
-        self.plan.lacks(&claims)?;
-        Ok(claims)
+    /// Why it may not: of several tokens, what is objected to the one that came furthest.
+    pub fn judge(&self, headers: &Fields, now: Duration) -> Result<Believed, Objection> {
+        let mut objection = Objection::None;
+        let tokens = find(headers, &self.plan.place);
+        let tokens = tokens.iter().enumerate();
+        for (at, token) in tokens.filter(|(_, token)| !token.is_empty()) {
+            let keys = self.keys.keys().ok_or(Objection::NoKeys)?;
+            let claims = keys.believe(token, &self.policy, now);
+            let claims = claims.map_err(Objection::Doubted).and_then(|claims| {
+                self.plan.lacks(&claims)?;
+                Ok(claims)
+            });
+            match claims {
+                Ok(claims) => return Ok(Believed { claims, at }),
+                Err(other) if other.rank() > objection.rank() => objection = other,
+                Err(_) => {}
+            }
+        }
+        Err(objection)
     }
+}
+
+/// A token that is believed, and has what is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Believed {
+    /// What it says.
+    pub claims: Claims,
+    /// Where it stands among the request's cookies of its name, from 0.
+    pub at: usize,
 }
 
 /// What is asked of claims.
@@ -109,6 +131,16 @@ fn has_scope(value: &Value, scope: &str) -> bool {
 }
 
 impl Objection {
+    /// How far a token came that this is objected to.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::None | Self::NoKeys => 0,
+            Self::Doubted(Doubt::UnknownKey) => 2,
+            Self::Doubted(_) => 1,
+            Self::Scope(_) | Self::Claim(_) => 3,
+        }
+    }
+
     /// Why the request is refused.
     pub fn refusal(&self) -> Refusal {
         match self {
@@ -210,11 +242,12 @@ pub fn told(plan: &JwtPlan, claims: &Claims) -> Vec<(HeaderName, HeaderValue)> {
 
 /// Whether a request has a token.
 pub fn is_there(headers: &Fields, place: &TokenPlacePlan) -> bool {
-    find(headers, place).is_some()
+    find(headers, place).iter().any(|token| !token.is_empty())
 }
 
-/// The token of a request; nothing if it has none, or two where there should be one.
-fn find<'a>(headers: &'a Fields, place: &TokenPlacePlan) -> Option<Cow<'a, str>> {
+/// The token of a request, or several where browsers may send them: some of them may be out of date.
+/// None if it has none, or two where there should be one.
+fn find<'a>(headers: &'a Fields, place: &'a TokenPlacePlan) -> SmallVec<[&'a str; 1]> {
     let only = |name: &HeaderName| {
         let mut lines = headers.get_all(name);
         match (lines.next(), lines.next()) {
@@ -229,14 +262,17 @@ fn find<'a>(headers: &'a Fields, place: &TokenPlacePlan) -> Option<Cow<'a, str>>
             .then(|| rest.trim_matches(' '))
     };
     let token = match place {
-        TokenPlacePlan::Bearer => bearer(only(&header::AUTHORIZATION)?)?,
-        TokenPlacePlan::Header(name) => {
-            let line = only(name)?;
-            bearer(line).unwrap_or(line)
+        TokenPlacePlan::Bearer => only(&header::AUTHORIZATION).and_then(bearer),
+        TokenPlacePlan::Header(name) => only(name).map(|line| bearer(line).unwrap_or(line)),
+        TokenPlacePlan::Cookie(name) => {
+            let values = cookies(headers, name).take(MOST_COOKIES);
+            // What is no text is no token; it keeps its place.
+            return values
+                .map(|value| std::str::from_utf8(value).unwrap_or_default())
+                .collect();
         }
-        TokenPlacePlan::Cookie(name) => cookie(headers, name)?,
     };
-    (!token.is_empty()).then_some(token.into())
+    token.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -311,7 +347,10 @@ routes: [ {{ to: a, auth: {{ jwt: {{ keys: {{ file: keys.json }}, {more} }} }} }
             for (name, value) in lines {
                 headers.append(HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
             }
-            find(&headers, &place).map(Cow::into_owned)
+            let found = find(&headers, &place);
+            assert!(found.len() <= 1);
+            let found = found.first().filter(|token| !token.is_empty());
+            found.map(|token| (*token).to_owned())
         };
         use TokenPlacePlan::{Bearer, Cookie, Header};
         let own = || Header(HeaderName::from_static("x-token"));
@@ -331,6 +370,12 @@ routes: [ {{ to: a, auth: {{ jwt: {{ keys: {{ file: keys.json }}, {more} }} }} }
         let cookies = [("cookie", "x=1; session=a.b.c; y=2")];
         assert_eq!(find(&cookies, Cookie("session".into())), said("a.b.c"));
         assert_eq!(find(&cookies, Cookie("other".into())), None);
+        let mut headers = Fields::new();
+        for line in ["session=a; x=1; session=b", "session=c"] {
+            headers.append(header::COOKIE, line.parse().unwrap());
+        }
+        let place = Cookie("session".into());
+        assert_eq!(super::find(&headers, &place)[..], ["a", "b", "c"]);
     }
 
     #[test]

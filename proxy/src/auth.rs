@@ -5,12 +5,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, header};
-use pingora::Result;
+use pingora::{ErrorType, OrErr as _, Result};
 use portolan_certs::token_keys::{Claims, Doubt};
 use portolan_config::plan::{AuthPlan, ProofPlan, RoutePlan, TokenPlacePlan};
+use portolan_control::affinity::{cookies, is_cookie};
 use portolan_control::auth::{Basic, Credentials};
 use portolan_control::snapshot::Proof;
-use portolan_control::token::{self, Gate, Objection};
+use portolan_control::token::{self, Believed, Gate, Objection};
 use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
@@ -47,6 +48,8 @@ pub(crate) struct Proved {
     pub(crate) told: Vec<(HeaderName, HeaderValue)>,
     /// What its token says.
     pub(crate) claims: Option<Claims>,
+    /// Which of the cookies of that name is the token, from 0.
+    pub(crate) cookie: usize,
 }
 
 /// Whether a request may take its route, as far as that depends on who sends it. Its route asks.
@@ -106,12 +109,13 @@ async fn token(
         judged = gate.judge(&request.headers, clock.wall());
     }
     match judged {
-        Ok(claims) => {
+        Ok(Believed { claims, at }) => {
             let subject = claims.get("sub").and_then(token::text);
             Ok(Proved {
                 user: subject.map(|subject| subject.into()),
                 told: token::told(&gate.plan, &claims),
                 claims: Some(claims),
+                cookie: at,
             })
         }
         Err(objection) => {
@@ -185,14 +189,18 @@ pub(crate) fn edit(
     let Some(auth) = &route.auth else {
         return Ok(());
     };
+    let place = auth.jwt().map(|jwt| &jwt.place);
     if !auth.forward_authorization {
-        match auth.jwt().map(|jwt| &jwt.place) {
+        match place {
             Some(TokenPlacePlan::Header(name)) => drop_alike(request, name),
-            Some(TokenPlacePlan::Cookie(name)) => drop_cookie(request, name)?,
+            Some(TokenPlacePlan::Cookie(name)) => drop_cookies(request, name, None)?,
             Some(TokenPlacePlan::Bearer) | None => {
                 request.remove_header(&header::AUTHORIZATION);
             }
         }
+    } else if let (Some(TokenPlacePlan::Cookie(name)), Some(proved)) = (place, &ctx.proved) {
+        // Endpoints shall not take another one for the one that was believed.
+        drop_cookies(request, name, Some(proved.cookie))?;
     }
     for name in told_names(auth) {
         drop_alike(request, name);
@@ -217,34 +225,28 @@ fn drop_alike(request: &mut RequestHeader, name: &HeaderName) {
     request.headers.retain(|sent| !is_alike(sent, name));
 }
 
-/// Takes one cookie off, and leaves the others.
-fn drop_cookie(request: &mut RequestHeader, name: &str) -> Result<()> {
-    let is_it = |pair: &str| {
-        pair.trim()
-            .split_once('=')
-            .is_some_and(|(key, _)| key == name)
-    };
-    let lines: Vec<HeaderValue> = request
-        .headers
-        .get_all(header::COOKIE)
-        .filter_map(|line| {
-            let Ok(text) = line.to_str() else {
-                // What cannot be read was not read for the token either.
-                return Some(line.clone());
-            };
-            if !text.split(';').any(is_it) {
-                return Some(line.clone());
-            }
-            let kept: Vec<&str> = text
-                .split(';')
-                .filter(|pair| !is_it(pair))
-                .map(str::trim)
-                .collect();
-            (!kept.is_empty())
-                .then(|| HeaderValue::try_from(kept.join("; ")).ok())
-                .flatten()
-        })
-        .collect();
+/// Takes all cookies of a name off, but for the one at this place among them, and leaves the others.
+fn drop_cookies(request: &mut RequestHeader, name: &str, but: Option<usize>) -> Result<()> {
+    let all = cookies(&request.headers, name).count();
+    if all == 0 || (all == 1 && but == Some(0)) {
+        return Ok(());
+    }
+    let mut seen = 0;
+    let mut lines: Vec<HeaderValue> = Vec::new();
+    for line in request.headers.get_all(header::COOKIE) {
+        let pairs = line.as_bytes().split(|byte| *byte == b';');
+        let kept = pairs.filter(|pair| {
+            let is_it = is_cookie(pair, name).is_some();
+            let at = seen;
+            seen += usize::from(is_it);
+            !is_it || Some(at) == but
+        });
+        let kept: Vec<&[u8]> = kept.map(<[u8]>::trim_ascii).collect();
+        if !kept.is_empty() {
+            let line = HeaderValue::from_bytes(&kept.join(&b"; "[..]));
+            lines.push(line.or_err(ErrorType::InvalidHTTPHeader, "in Cookie")?);
+        }
+    }
     request.remove_header(&header::COOKIE);
     for line in lines {
         request.append_header(header::COOKIE, line)?;
@@ -257,13 +259,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_cookie_is_taken_off_and_others_stay() {
-        let mut request = RequestHeader::build("GET", b"/", 0).unwrap();
-        for line in ["a=1; session=x.y.z; b=2", "session=again", "c=3"] {
-            request.append_header("cookie", line).unwrap();
-        }
-        drop_cookie(&mut request, "session").unwrap();
-        let left: Vec<_> = request.headers.get_all("cookie").collect();
-        assert_eq!(left, ["a=1; b=2", "c=3"]);
+    fn cookies_of_a_name_are_taken_off_and_others_stay() {
+        let left = |lines: &[&[u8]], but| {
+            let mut request = RequestHeader::build("GET", b"/", 0).unwrap();
+            for line in lines {
+                request.append_header("cookie", *line).unwrap();
+            }
+            drop_cookies(&mut request, "session", but).unwrap();
+            let left = request.headers.get_all("cookie");
+            let left = left.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned());
+            left.collect::<Vec<_>>()
+        };
+        let three: [&[u8]; 3] = [b"a=1; session=x.y.z; b=2", b"session=again", b"c=3"];
+        assert_eq!(left(&three, None), ["a=1; b=2", "c=3"]);
+        assert_eq!(left(&three, Some(0)), ["a=1; session=x.y.z; b=2", "c=3"]);
+        assert_eq!(left(&three, Some(1)), ["a=1; b=2", "session=again", "c=3"]);
+        assert_eq!(
+            left(&[b"session=x;a=1"], Some(0)),
+            ["session=x;a=1"],
+            "as it was"
+        );
+        // Whatever else its line holds.
+        let odd: &[u8] = b"n=z\xfcrich; session=x";
+        assert_eq!(left(&[odd], None), ["n=z\u{fffd}rich"]);
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, StatusCode};
 use pingora::Result;
+use portolan_config::document::HeaderCase;
 use portolan_config::fields::Fields;
 use portolan_config::plan::ForwardAuthPlan;
 use portolan_control::authority::{Authority, Ruling};
@@ -31,7 +32,7 @@ static FROM: [HeaderName; 4] = [
 ];
 
 /// What is about the body, about parts of the answer or about older answers: none of it is asked for.
-static NOT_ASKED: [HeaderName; 10] = [
+static NOT_ASKED: [HeaderName; 11] = [
     header::CONTENT_LENGTH,
     header::CONTENT_ENCODING,
     header::CONTENT_TYPE,
@@ -42,6 +43,7 @@ static NOT_ASKED: [HeaderName; 10] = [
     header::IF_NONE_MATCH,
     header::IF_RANGE,
     header::IF_UNMODIFIED_SINCE,
+    header::TRAILER,
 ];
 
 /// What a client learns of a service's answer.
@@ -147,12 +149,13 @@ fn question(
             question.append_header(name.clone(), value.clone())?;
         }
     }
-    let target = request.uri.path_and_query();
-    let target = target.map_or("/", http::uri::PathAndQuery::as_str);
     question.insert_header(METHOD, request.method.as_str())?;
-    question.insert_header(URI, target)?;
+    question.insert_header(URI, request.target())?;
     if let Some(host) = host(request) {
         question.insert_header(header::HOST, host)?;
+    }
+    if ctx.snapshot().plan.header_case == HeaderCase::Lower {
+        question.headers.write_lower();
     }
     if let Some(connection) = &ctx.connection {
         let origin = Origin {

@@ -56,7 +56,7 @@ pub(crate) fn tell(request: &mut RequestHeader, tls: Option<&TlsContext>) -> Res
 
 /// Whether a header says something about a client's certificate. Many servers hand `-` and `_` on
 /// as the same.
-fn is_ours(name: &str) -> bool {
+pub(crate) fn is_ours(name: &str) -> bool {
     const FIRST: &[u8] = b"client-cert";
     const SECOND: &[u8] = b"x-client-cert";
     let begins = |with: &[u8]| {

@@ -8,6 +8,7 @@ mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 pub(crate) mod http2;
+mod presence;
 mod waiting;
 
 use std::io;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
+use self::presence::Presence;
 pub(crate) use self::waiting::Waiting;
 use crate::context::ConnectionContext;
 use crate::http1::request::{self, Head};
@@ -41,6 +43,10 @@ const READ_SIZE: usize = 8 << 10;
 
 /// How much is read at a time from a client of which nothing is expected.
 const PEEK_SIZE: usize = 512;
+
+/// How long a client that could send more is not read before it is looked whether it is still there:
+/// most are read again long before.
+const NOT_READ: Duration = Duration::from_millis(500);
 
 /// How long a client may take nothing of what it is sent.
 pub(crate) const WRITE_STALL: Duration = Duration::from_secs(60);
@@ -74,6 +80,12 @@ pub(crate) struct Connection {
     unflushed: bool,
     /// Waiting for the client to take what it is sent.
     stall: Waiting,
+    /// The client has half-closed the connection, and all that it sent was read.
+    ended: bool,
+    /// Waiting until the client is read again.
+    unread: Waiting,
+    /// The socket, while it is watched.
+    presence: Option<Presence>,
     /// The next deadline of whatever is under way.
     pub(crate) timer: Timer,
     context: Arc<ConnectionContext>,
@@ -108,6 +120,9 @@ impl Connection {
             outgoing: Outgoing::default(),
             unflushed: false,
             stall: Waiting::default(),
+            ended: false,
+            unread: Waiting::default(),
+            presence: None,
             timer: Timer::default(),
             context,
             entry: None,
@@ -237,23 +252,74 @@ impl Connection {
     }
 
     /// Whether a client that is to say nothing for the moment is gone; it may send its next request
-    /// already. What is read is kept.
+    /// already. What is read is kept. A client that has half-closed the connection (by FIN, over TLS by
+    /// close_notify) still waits for its answer.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             if !self.read.is_empty() {
                 // Whether it is still there shows when its answer is written.
                 return Poll::Pending;
             }
+            if self.ended {
+                return self.poll_broken(cx);
+            }
             let mut room = [0; PEEK_SIZE];
             let mut room = ReadBuf::new(&mut room);
             match ready!(Pin::new(&mut self.transport).poll_read(cx, &mut room)) {
-                Ok(()) if room.filled().is_empty() => {
-                    return Poll::Ready(io::ErrorKind::UnexpectedEof.into());
-                }
+                Ok(()) if room.filled().is_empty() => self.ended = true,
                 Ok(()) => self.read.extend_from_slice(room.filled()),
                 Err(error) => return Poll::Ready(error),
             }
         }
+    }
+
+    /// Whether the client has half-closed the connection.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Ready when the connection broke.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match self.watched() {
+            Some(presence) => presence.poll_broken(cx),
+            None => Poll::Pending,
+        }
+        .map(|()| io::ErrorKind::ConnectionReset.into())
+    }
+
+    /// Ready when a client has not been read for so long that it may be gone by now.
+    pub(crate) fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.unread.poll_longer_than(cx, NOT_READ) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Ready when a client that is not read for the moment will send nothing more than what it has
+    /// sent: then that may as well be read.
+    pub(crate) fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.watched() {
+            Some(presence) => presence.poll_silent(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// The client is read again: its socket need not be watched beside that.
+    pub(crate) fn is_read(&mut self) {
+        self.unread.over();
+        self.presence = None;
+    }
+
+    /// Watches the socket, if there is a descriptor left for that.
+    fn watched(&mut self) -> Option<&mut Presence> {
+        if self.presence.is_none() {
+            let socket = match &self.transport {
+                Transport::Plain(stream) => stream,
+                Transport::Tls(stream) => stream.get_ref().0,
+            };
+            self.presence = Presence::of(socket).ok();
+        }
+        self.presence.as_mut()
     }
 
     /// Sends what there is to be sent.

@@ -4,6 +4,7 @@
 //! codec ([`http1`]), HTTP/2 over a stream of its connection ([`http2`]). Nothing here waits by
 //! itself: what is written is collected, and goes out when somebody polls for that.
 
+mod ahead;
 pub(crate) mod http1;
 pub(crate) mod http2;
 
@@ -12,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 use pingora::{Error, ErrorType, Result};
 use tokio::time::Instant;
 
@@ -44,8 +45,9 @@ impl Downstream {
     /// A request over HTTP/1.1 whose head was read.
     pub(crate) fn over_http1(
         connection: Box<Connection>,
-        head: crate::http1::request::Head,
+        mut head: crate::http1::request::Head,
     ) -> Self {
+        head.request.look_for_trailers();
         let side = Http1::new(connection, &head);
         Self {
             request: Box::new(head.request),
@@ -55,7 +57,8 @@ impl Downstream {
     }
 
     /// A request over a stream of HTTP/2.
-    pub(crate) fn over_http2(request: RequestHeader, side: Http2) -> Self {
+    pub(crate) fn over_http2(mut request: RequestHeader, side: Http2) -> Self {
+        request.look_for_trailers();
         Self {
             request: Box::new(request),
             written: None,
@@ -116,6 +119,44 @@ impl Downstream {
         part.map_err(Error::into_down)
     }
 
+    /// What is left of a body that is not read for the moment, once its client will send no more: like
+    /// [`poll_body`](Self::poll_body) from then on. `ahead`: after a while some more is read in any case,
+    /// to see whether the client is still there.
+    pub(crate) fn poll_rest(
+        &mut self,
+        cx: &mut Context<'_>,
+        ahead: bool,
+    ) -> Poll<Result<Option<Bytes>>> {
+        match &mut self.side {
+            Side::One(one) => one.poll_rest(cx, ahead).map_err(Error::into_down),
+            // Over HTTP/2 frames are read in any case, and a client that leaves resets its stream.
+            Side::Two(_) => Poll::Pending,
+        }
+    }
+
+    /// What came behind the request's body, once that is over.
+    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match &mut self.side {
+            Side::One(one) => one.take_trailers(),
+            Side::Two(two) => two.take_trailers(),
+        }
+    }
+
+    /// Whether the client takes trailers behind its answer: over HTTP/1.1 it has said so.
+    pub(crate) fn takes_trailers(&self) -> bool {
+        match &self.side {
+            Side::One(one) => one.takes_trailers(),
+            Side::Two(_) => true,
+        }
+    }
+
+    /// Names of headers are written in small letters. In HTTP/2 they are in any case.
+    pub(crate) fn write_lower(&mut self) {
+        if let Side::One(one) = &mut self.side {
+            one.write_lower();
+        }
+    }
+
     /// Ready when the client is gone.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         let gone = match &mut self.side {
@@ -173,10 +214,10 @@ impl Downstream {
         }
     }
 
-    /// Ends the answer; over HTTP/2, with trailers if there are any.
+    /// Ends the answer, with trailers if there are any and the client takes them.
     pub(crate) fn put_end(&mut self, trailers: Option<HeaderMap>) {
         match &mut self.side {
-            Side::One(one) => one.put_end(),
+            Side::One(one) => one.put_end(trailers.as_ref()),
             Side::Two(two) => two.put_end(trailers),
         }
     }
@@ -203,7 +244,12 @@ impl Downstream {
     }
 
     /// Writes a whole answer.
-    pub(crate) async fn answer(&mut self, head: ResponseHeader, body: Bytes) -> Result<()> {
+    pub(crate) async fn answer(&mut self, mut head: ResponseHeader, body: Bytes) -> Result<()> {
+        let headless = head.status != StatusCode::NO_CONTENT;
+        if headless && body.is_empty() && !head.headers.contains(header::CONTENT_LENGTH) {
+            // So that its connection can be kept.
+            head.insert_header(header::CONTENT_LENGTH, 0)?;
+        }
         let nothing = body.is_empty() || self.request.method == http::Method::HEAD;
         self.put_head(Box::new(head), nothing)?;
         if !nothing {

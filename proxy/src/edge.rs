@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header;
+use http::{HeaderMap, header};
 use pingora::{Error, ErrorSource, Result};
 use portolan_certs::acme::Answers;
+use portolan_config::document::HeaderCase;
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
 use portolan_control::affinity::SecretKeeper;
 use portolan_control::decide::{Fate, decide};
@@ -32,11 +33,13 @@ use crate::forward;
 use crate::grpc;
 use crate::guard;
 use crate::head::{RequestHeader, ResponseHeader};
+use crate::last_hop;
 use crate::ledger::Entry;
 use crate::record::Recorder;
 use crate::redirect;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
+use crate::trailers;
 
 /// What serves requests, and what it looks at.
 #[derive(Debug)]
@@ -158,7 +161,7 @@ impl Edge {
         let written = host(request).unwrap_or_default();
         let head = RequestHead {
             host: &normal_host(written),
-            path: request.uri.path(),
+            path: guard::routed_path(request),
             method: &request.method,
             headers: &request.headers,
         };
@@ -231,7 +234,7 @@ impl Edge {
         if response.status.is_informational() {
             return Ok(());
         }
-        guard::strip_hop_by_hop(response);
+        guard::strip_hop_by_hop(response, downstream.takes_trailers());
         // Every hop speaks for itself (RFC 9112, section 2.3).
         if response.version == http::Version::HTTP_10 {
             response.version = http::Version::HTTP_11;
@@ -258,6 +261,22 @@ impl Edge {
             downstream.close_after();
         }
         Ok(())
+    }
+
+    /// What comes behind an answer's body, as the client gets it: what the route takes off its head is
+    /// not there either.
+    pub(crate) fn behind_to_client(
+        &self,
+        trailers: HeaderMap,
+        ctx: &RequestContext,
+    ) -> Option<HeaderMap> {
+        let mut trailers = trailers::pass(trailers)?;
+        if let Some(route) = Self::route(ctx) {
+            for name in &route.response_headers.remove {
+                trailers.remove(name);
+            }
+        }
+        (!trailers.is_empty()).then_some(trailers)
     }
 
     /// The route of a request that has one.
@@ -313,6 +332,9 @@ impl Edge {
         if connection.listener.is_leaving() || connection.is_at_its_end() {
             downstream.close_after();
         }
+        if snapshot.plan.header_case == HeaderCase::Lower {
+            downstream.write_lower();
+        }
         let request = downstream.request();
         let headers = &request.headers;
         let peer = connection.peer.ip().to_canonical();
@@ -340,6 +362,9 @@ impl Edge {
         let mut steered = self.admit(downstream, ctx);
         if steered.is_ok() {
             steered = self.prove(downstream.request(), ctx).await;
+        }
+        if steered.is_ok() && exchange::hops_left(downstream.request()) == Some(0) {
+            return last_hop::answer(downstream, ctx).await;
         }
         if steered.is_ok() && Self::route(ctx).is_some_and(|route| route.redirect.is_some()) {
             return self.send_elsewhere(downstream, ctx).await;
@@ -407,8 +432,10 @@ impl Edge {
                     // It was the request that could not go on.
                     ctx.refusal = Some(refusal);
                 }
+                // Without trailers its end must not look like that of a whole answer.
                 if let Some(code) = grpc::code(refusal.status())
                     && grpc::is_call(downstream.request())
+                    && downstream.takes_trailers()
                 {
                     let mut trailers = grpc::trailers(code, refusal.detail());
                     // As with a whole answer: so that whoever complains can say what about.

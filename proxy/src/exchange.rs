@@ -47,7 +47,7 @@ pub(crate) use self::ask::{Told, ask};
 use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
 pub(crate) use self::kept::keep_house;
 pub(crate) use self::pool::Upstream;
-pub(crate) use self::request::{EndsHere, wants_upgrade};
+pub(crate) use self::request::{EndsHere, has_token, hops_left, wants_upgrade};
 use self::upload::Upload;
 use self::wire::Length;
 use crate::choose;
@@ -193,7 +193,9 @@ enum Client {
     Body,
     /// Nothing but that it stays.
     Presence,
-    /// Nothing: it may send, and is not read.
+    /// Nothing: its upload is stalled, and is read a bit further to see whether it is still there.
+    Stalled,
+    /// Nothing: it may send, and is not read before it will send no more.
     Nothing,
 }
 
@@ -475,13 +477,13 @@ impl Exchange<'_> {
     /// More of the body came, or its end.
     fn take(&mut self, part: Option<Bytes>, upload: &mut Upload, now: Tick) -> Result<()> {
         let Some(part) = part else {
-            upload.end();
+            upload.end(request::trailers(self.downstream, self.ctx, self.route));
             return Ok(());
         };
         body::taken(self.ctx, &part, now)?;
         upload.add(part);
         if self.downstream.is_body_done() {
-            upload.end();
+            upload.end(None);
         }
         Ok(())
     }
@@ -664,7 +666,8 @@ impl Exchange<'_> {
         // Over HTTP/1.1 only reading would tell whether it is still there.
         match self.downstream.is_http2() {
             true => Client::Presence,
-            false => Client::Nothing,
+            false if expects => Client::Nothing,
+            false => Client::Stalled,
         }
     }
 
@@ -799,7 +802,8 @@ fn hear(downstream: &mut Downstream, cx: &mut Context<'_>, client: Client) -> Po
     match client {
         Client::Body => downstream.poll_body(cx).map(Heard::Body),
         Client::Presence => downstream.poll_gone(cx).map(Heard::Gone),
-        Client::Nothing => Poll::Pending,
+        Client::Stalled => downstream.poll_rest(cx, true).map(Heard::Body),
+        Client::Nothing => downstream.poll_rest(cx, false).map(Heard::Body),
     }
 }
 

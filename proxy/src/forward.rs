@@ -8,6 +8,7 @@ use pingora::{Error, ErrorType, OrErr as _, Result};
 use portolan_config::fields::Fields;
 use portolan_config::plan::{PoolPlan, RoutePlan};
 
+use crate::auth::is_alike;
 use crate::client_certificate;
 use crate::context::TlsContext;
 use crate::head::RequestHeader;
@@ -18,6 +19,23 @@ static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host"
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// What Portolan says itself, besides about certificates: nobody else has a say in it.
+static OURS: [&HeaderName; 8] = [
+    &X_FORWARDED_FOR,
+    &X_FORWARDED_PROTO,
+    &X_FORWARDED_HOST,
+    &X_REQUEST_ID,
+    &TRACEPARENT,
+    &TRACESTATE,
+    &header::FORWARDED,
+    &header::VIA,
+];
+
+/// Whether a header is one that Portolan says itself, also for those who take `_` for `-`.
+pub(crate) fn is_ours(name: &HeaderName) -> bool {
+    client_certificate::is_ours(name.as_str()) || OURS.iter().any(|ours| is_alike(name, ours))
+}
 
 /// The longest request id that is taken over.
 const LONGEST_ID: usize = 128;
@@ -33,7 +51,7 @@ pub(crate) struct Origin<'a> {
     pub(crate) tls: bool,
     /// What TLS agreed on.
     pub(crate) agreed: Option<&'a TlsContext>,
-    /// The host the client asked for, as written.
+    /// The host the client asked for, as written; empty if it named none.
     pub(crate) host: &'a str,
     /// What the request is known by.
     pub(crate) id: &'a str,
@@ -129,7 +147,7 @@ fn forwarded(request: &mut RequestHeader, origin: &Origin<'_>) -> Result<()> {
         if !request.headers.contains(&X_FORWARDED_PROTO) {
             request.insert_header(&X_FORWARDED_PROTO, scheme(origin.tls))?;
         }
-        if !request.headers.contains(&X_FORWARDED_HOST) {
+        if !origin.host.is_empty() && !request.headers.contains(&X_FORWARDED_HOST) {
             request.insert_header(&X_FORWARDED_HOST, origin.host)?;
         }
         return Ok(());
@@ -140,6 +158,10 @@ fn forwarded(request: &mut RequestHeader, origin: &Origin<'_>) -> Result<()> {
         &X_FORWARDED_PROTO,
         HeaderValue::from_static(scheme(origin.tls)),
     )?;
+    if origin.host.is_empty() {
+        request.remove_header(&X_FORWARDED_HOST);
+        return Ok(());
+    }
     match request.headers.get(&header::HOST).cloned() {
         // The same bytes once more, not copied.
         Some(host) if host.as_bytes() == origin.host.as_bytes() => {
@@ -227,20 +249,16 @@ fn via(request: &mut RequestHeader, version: Version) -> Result<()> {
 
 /// Takes a prefix of whole segments off the path.
 fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<()> {
-    let whole = request
-        .uri
-        .path_and_query()
-        .map_or("/", http::uri::PathAndQuery::as_str);
-    let Some(rest) = whole.strip_prefix(prefix) else {
+    let Some(rest) = request.uri.path().strip_prefix(prefix) else {
         return Ok(());
     };
     let path = match rest.as_bytes().first() {
         Some(b'/') => rest.to_owned(),
-        None | Some(b'?') => format!("/{rest}"),
+        None => "/".to_owned(),
         // The prefix ended within a segment.
         Some(_) => return Ok(()),
     };
-    request.set_target(path.into())
+    request.set_path(&path)
 }
 
 /// What endpoints get as Host, whatever the client asked for.
@@ -302,6 +320,31 @@ mod tests {
         assert_eq!(text(&spoofed, "x-forwarded-proto"), "https");
         assert_eq!(text(&spoofed, "x-forwarded-host"), "api.example.com");
         assert!(!spoofed.headers.contains("forwarded"));
+    }
+
+    #[test]
+    fn who_named_no_host_has_none_in_what_is_forwarded() {
+        for trusted in [false, true] {
+            let origin = Origin {
+                host: "",
+                ..origin(trusted)
+            };
+            let mut bare = request(&[]);
+            forwarded(&mut bare, &origin).unwrap();
+            assert_eq!(text(&bare, "x-forwarded-for"), "192.0.2.1");
+            assert!(!bare.headers.contains("x-forwarded-host"));
+            let mut claimed = request(&[("x-forwarded-host", "a.example")]);
+            forwarded(&mut claimed, &origin).unwrap();
+            assert_eq!(claimed.headers.contains("x-forwarded-host"), trusted);
+        }
+    }
+
+    #[test]
+    fn what_portolan_says_is_known_however_it_is_written() {
+        for ours in ["x-forwarded-for", "X_Forwarded_Host", "via", "Client-Cert"] {
+            assert!(is_ours(&ours.parse().unwrap()), "{ours}");
+        }
+        assert!(!is_ours(&"x-sum".parse().unwrap()));
     }
 
     #[test]
@@ -368,5 +411,11 @@ mod tests {
         assert_eq!(stripped("/v1?x=1", "/v1"), "/?x=1");
         assert_eq!(stripped("/v10/users", "/v1"), "/v10/users");
         assert_eq!(stripped("/other", "/v1"), "/other");
+        assert_eq!(stripped("/v1/a?\"<", "/v1"), "/a?\"<");
+        // Over HTTP/2 the host stays where it stands.
+        let mut two = request(&[]);
+        two.set_uri(http::Uri::from_static("https://x.example/v1/a?b"));
+        strip_prefix(&mut two, "/v1").unwrap();
+        assert_eq!(two.uri, "https://x.example/a?b");
     }
 }

@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::{HeaderName, HeaderValue};
-use portolan_config::document::{DotSegments, EncodedSlashes, ProxyVersion, RepeatedSlashes};
+use portolan_config::document::{DotSegments, EncodedSlash, ProxyVersion, RepeatedSlashes};
 use portolan_config::fields::Fields;
 use portolan_config::plan::{ClientIpPlan, PathsPlan};
 
@@ -131,13 +131,17 @@ pub fn paths(bytes: &[u8]) {
             RepeatedSlashes::Keep,
             RepeatedSlashes::Refuse,
         ] {
-            for encoded_slashes in [EncodedSlashes::Refuse, EncodedSlashes::Keep] {
+            for encoded_slash in [
+                EncodedSlash::Keep,
+                EncodedSlash::Refuse,
+                EncodedSlash::Decode,
+            ] {
                 path(
                     bytes,
                     &PathsPlan {
                         dot_segments,
                         repeated_slashes,
-                        encoded_slashes,
+                        encoded_slash,
                     },
                 );
             }
@@ -149,7 +153,7 @@ fn path(bytes: &[u8], plan: &PathsPlan) {
     let Ok(mut request) = RequestHeader::build("GET", bytes, 0) else {
         return;
     };
-    let query = request.uri.query().map(str::to_owned);
+    let query = request.query().map(<[u8]>::to_vec);
     if guard::normalise(&mut request, plan).is_err() {
         return;
     }
@@ -159,6 +163,7 @@ fn path(bytes: &[u8], plan: &PathsPlan) {
         .split_once('?')
         .map_or((forwarded, None), |(path, query)| (path, Some(query)));
     assert_eq!(path, matched, "what is matched is not what is forwarded");
+    let rest = rest.map(str::as_bytes);
     assert_eq!(rest, query.as_deref(), "the query is nobody's to change");
     assert_eq!(
         plan.normal(matched).as_deref(),
@@ -181,9 +186,13 @@ fn path(bytes: &[u8], plan: &PathsPlan) {
             "a dot segment before a semicolon"
         );
     }
-    let escaped = decoded.iter().filter(|byte| slashes(byte)).count();
-    let written = matched.bytes().filter(|byte| *byte == b'/').count();
-    assert!(plan.encoded_slashes == EncodedSlashes::Keep || escaped == written);
+    let (all, written) = (decoded.iter(), matched.bytes());
+    let backslashes = all.clone().filter(|byte| **byte == b'\\').count();
+    let slashes = all.filter(|byte| **byte == b'/').count();
+    let written = written.filter(|byte| *byte == b'/').count();
+    // Whatever is a slash to us is one to everybody, unless names may have them.
+    assert!(plan.encoded_slash == EncodedSlash::Keep || slashes == written);
+    assert!(plan.encoded_slash != EncodedSlash::Refuse || backslashes == 0);
 }
 
 /// The bytes that a path stands for, its escapes read once.

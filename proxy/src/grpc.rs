@@ -20,10 +20,11 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// When the client may try again, in milliseconds: its Retry-After.
 const GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// Whether a request is a gRPC call: by its content type, and over HTTP/2. gRPC-Web is not.
+/// Whether a request is a gRPC call: by its content type, and by a client that can be told how it ended:
+/// over HTTP/2, or over HTTP/1.1 if it takes trailers. gRPC-Web is none.
 pub(crate) fn is_call(request: &RequestHeader) -> bool {
     const TYPE: &[u8] = b"application/grpc";
-    request.version == Version::HTTP_2
+    (request.version == Version::HTTP_2 || request.takes_trailers())
         && request
             .headers
             .get(header::CONTENT_TYPE)
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_known_by_their_content_type_and_only_over_http_2() {
+    fn calls_are_known_by_their_content_type_where_trailers_can_be_told() {
         let is = |version, kind: &str| {
             let mut request = RequestHeader::build("POST", b"/talk.Talk/Say", 0).unwrap();
             request.version = version;
@@ -121,6 +122,11 @@ mod tests {
         ] {
             assert!(is(Version::HTTP_2, kind), "{kind}");
             assert!(!is(Version::HTTP_11, kind), "{kind}");
+            let mut told = RequestHeader::build("POST", b"/talk.Talk/Say", 0).unwrap();
+            told.insert_header("content-type", kind).unwrap();
+            told.insert_header("te", "trailers").unwrap();
+            told.look_for_trailers();
+            assert!(is_call(&told), "{kind}");
         }
         for kind in [
             "application/grpc-web",

@@ -9,16 +9,16 @@ use smallvec::SmallVec;
 use crate::context::ConnectionContext;
 use crate::edge::host;
 use crate::head::{RequestHeader, ResponseHeader};
+use crate::http1::framing;
 use crate::http1::request::is_host;
 use crate::refusal::Refusal;
 
 /// Headers that end at the next hop (RFC 9110, section 7.6.1), besides those the engine frames
 /// messages with.
-static HOP_BY_HOP: [HeaderName; 5] = [
+static HOP_BY_HOP: [HeaderName; 4] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
-    header::TRAILER,
     header::UPGRADE,
 ];
 
@@ -35,11 +35,7 @@ pub(crate) fn check(
         return Err(Refusal::MethodNotAllowed);
     }
     let headers = &request.headers;
-    let target = request
-        .uri
-        .path_and_query()
-        .map_or(0, |it| it.as_str().len());
-    if target > limits.uri_bytes {
+    if request.target().len() > limits.uri_bytes {
         return Err(Refusal::UriTooLong);
     }
     // Over HTTP/1.1 the head was measured before the engine saw it; over HTTP/2 the number of
@@ -53,6 +49,9 @@ pub(crate) fn check(
     if host.map_or(needed, |host| !is_host(host.as_bytes())) {
         return Err(Refusal::BadHost);
     }
+    if !is_counted(request) {
+        return Err(Refusal::Malformed);
+    }
     if let (Some(limit), Some(length)) = (limits.body_bytes, content_length(headers))
         && length > limit
     {
@@ -65,6 +64,20 @@ pub(crate) fn check(
         return Err(Refusal::WrongCertificate);
     }
     Ok(())
+}
+
+/// Whether over how many hops a request may still go is a number, where it counts: somebody behind us
+/// may read anything else as another one (RFC 9110, section 7.6.2).
+fn is_counted(request: &RequestHeader) -> bool {
+    if request.method != Method::TRACE && request.method != Method::OPTIONS {
+        return true;
+    }
+    let mut said = request.headers.get_all(&header::MAX_FORWARDS);
+    match (said.next(), said.next()) {
+        (None, _) => true,
+        (Some(said), None) => framing::length(said.as_bytes()).is_some(),
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// The size of a head as HTTP/2 counts it (RFC 9113, section 6.5.2), of those that were not
@@ -105,21 +118,20 @@ pub(crate) fn normalise(request: &mut RequestHeader, paths: &PathsPlan) -> Resul
     if !absolute && normal == path {
         return Ok(());
     }
-    let authority = if absolute {
-        Some(absolute_authority(request.target()).ok_or(Refusal::BadHost)?)
+    let (authority, normal) = if absolute {
+        let (authority, bare) = absolute_authority(request.target()).ok_or(Refusal::BadHost)?;
+        // RFC 9112, section 3.2.4: that is how a proxy is asked about the server as a whole.
+        let whole = bare && request.method == Method::OPTIONS;
+        let path = if whole {
+            "*".to_owned()
+        } else {
+            normal.into_owned()
+        };
+        (Some(authority), path)
     } else {
-        None
+        (None, normal.into_owned())
     };
-    let target = match request.uri.query() {
-        Some(query) => format!("{normal}?{query}"),
-        None => normal.into_owned(),
-    };
-    let mut parts = request.uri.clone().into_parts();
-    parts.path_and_query = Some(target.parse().map_err(|_| Refusal::BadPath)?);
-    if request.version != http::Version::HTTP_2 {
-        (parts.scheme, parts.authority) = (None, None);
-    }
-    request.set_uri(Uri::from_parts(parts).map_err(|_| Refusal::BadPath)?);
+    request.set_path(&normal).map_err(|_| Refusal::BadPath)?;
     if let Some(authority) = authority
         && !request.headers.contains(header::HOST)
     {
@@ -130,10 +142,22 @@ pub(crate) fn normalise(request: &mut RequestHeader, paths: &PathsPlan) -> Resul
     Ok(())
 }
 
-/// The host of a target in absolute form.
-fn absolute_authority(target: &[u8]) -> Option<HeaderValue> {
-    let uri: Uri = std::str::from_utf8(target).ok()?.parse().ok()?;
-    HeaderValue::from_str(uri.authority()?.as_str()).ok()
+/// The host of a target in absolute form, and whether nothing stands behind it.
+fn absolute_authority(target: &[u8]) -> Option<(HeaderValue, bool)> {
+    let before = target.split(|byte| *byte == b'?').next()?;
+    let uri: Uri = std::str::from_utf8(before).ok()?.parse().ok()?;
+    let authority = uri.authority()?.as_str();
+    let bare = target.len() == uri.scheme_str()?.len() + "://".len() + authority.len();
+    Some((HeaderValue::from_str(authority).ok()?, bare))
+}
+
+/// The path by which a request is routed. What is asked of the server as a whole (`OPTIONS *`) goes
+/// where its root does.
+pub(crate) fn routed_path(request: &RequestHeader) -> &str {
+    match request.uri.path() {
+        "*" => "/",
+        path => path,
+    }
 }
 
 fn content_length(headers: &Fields) -> Option<u64> {
@@ -159,8 +183,8 @@ pub(crate) fn https_location(request: &RequestHeader) -> Option<HeaderValue> {
 }
 
 /// Takes off an answer what was meant for us alone: the hop-by-hop headers, and those that the
-/// endpoint names in its Connection.
-pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
+/// endpoint names in its Connection. `trailers`: the client takes them, and may be told which will come.
+pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader, trailers: bool) {
     let mut named: SmallVec<[HeaderName; 1]> = SmallVec::new();
     for line in response.headers.get_all(&header::CONNECTION) {
         for name in line.as_bytes().split(|byte| *byte == b',') {
@@ -179,7 +203,9 @@ pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
             }
         }
     }
-    let ends_here = |name: &HeaderName| HOP_BY_HOP.contains(name) || named.contains(name);
+    let ends_here = |name: &HeaderName| {
+        HOP_BY_HOP.contains(name) || named.contains(name) || (*name == header::TRAILER && !trailers)
+    };
     response.headers.retain(|name| !ends_here(name));
 }
 
@@ -200,7 +226,7 @@ mod tests {
         ] {
             response.append_header(name, value).unwrap();
         }
-        strip_hop_by_hop(&mut response);
+        strip_hop_by_hop(&mut response, false);
         let mut left: Vec<&str> = response.headers.names().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-length", "x-other"]);
@@ -208,11 +234,11 @@ mod tests {
 
     #[test]
     fn targets_are_forwarded_as_they_are_matched() {
-        use portolan_config::document::{DotSegments, EncodedSlashes, RepeatedSlashes};
+        use portolan_config::document::{DotSegments, EncodedSlash, RepeatedSlashes};
         let paths = PathsPlan {
             dot_segments: DotSegments::Resolve,
             repeated_slashes: RepeatedSlashes::Merge,
-            encoded_slashes: EncodedSlashes::Refuse,
+            encoded_slash: EncodedSlash::Refuse,
         };
         let normal = |method: &str, target: &str| {
             let mut request =
@@ -238,6 +264,17 @@ mod tests {
             ("GET", "http://h.example", "/", Some("h.example")),
             ("GET", "http://h.example?x", "/?x", Some("h.example")),
             ("OPTIONS", "*", "*", None),
+            ("OPTIONS", "http://h.example", "*", Some("h.example")),
+            ("OPTIONS", "http://h.example/", "/", Some("h.example")),
+            (
+                "OPTIONS",
+                "http://h.example/h.example",
+                "/h.example",
+                Some("h.example"),
+            ),
+            ("OPTIONS", "http://h.example?x", "/?x", Some("h.example")),
+            ("GET", "/a/./b?\"<`\\{|}^>\"", "/a/b?\"<`\\{|}^>\"", None),
+            ("GET", "http://h.example//?<", "/?<", Some("h.example")),
             ("CONNECT", "a:1", "a:1", None),
         ] {
             let expected = Ok((forwarded.to_owned(), host.map(str::to_owned)));

@@ -1,11 +1,13 @@
 //! Heads of requests and answers, as they are between their reader and their writer.
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, StatusCode, Version};
 use pingora::{Error, ErrorType, OrErr as _, Result};
 use portolan_config::fields::{AsFieldName, Fields};
+
+use crate::exchange::has_token;
 
 /// The head of a request.
 #[derive(Clone, Debug)]
@@ -15,8 +17,11 @@ pub(crate) struct RequestHeader {
     pub(crate) version: Version,
     pub(crate) headers: Fields,
     /// The target as it was written, where that is not the path and query of `uri`: in absolute form,
-    /// or that of CONNECT (RFC 9112, sections 3.2.2 and 3.2.3).
+    /// or that of CONNECT (RFC 9112, sections 3.2.2 and 3.2.3), or one whose query has what the
+    /// library for URIs does not take.
     written: Option<Bytes>,
+    /// Its client takes trailers.
+    trailers: bool,
 }
 
 /// The head of an answer.
@@ -27,6 +32,23 @@ pub(crate) struct ResponseHeader {
     pub(crate) headers: Fields,
     /// What stands behind the status, where that is not what everybody writes there.
     reason: Option<Box<str>>,
+}
+
+/// A target that the library for URIs takes, for one that it does not take because of what some
+/// clients leave in queries as it is. To whoever reads it, it is the same.
+fn escaped(target: &[u8]) -> Option<Bytes> {
+    let query = memchr::memchr(b'?', target)?;
+    let mut escaped = Vec::with_capacity(target.len() + 16);
+    escaped.extend_from_slice(&target[..query]);
+    for byte in &target[query..] {
+        match byte {
+            b'"' => escaped.extend_from_slice(b"%22"),
+            b'<' => escaped.extend_from_slice(b"%3C"),
+            b'>' => escaped.extend_from_slice(b"%3E"),
+            byte => escaped.push(*byte),
+        }
+    }
+    (escaped.len() > target.len()).then(|| escaped.into())
 }
 
 fn bad(what: &'static str) -> Box<Error> {
@@ -65,6 +87,7 @@ impl RequestHeader {
             version,
             headers,
             written: None,
+            trailers: false,
         };
         request.set_target(target)?;
         Ok(request)
@@ -78,6 +101,7 @@ impl RequestHeader {
             version: self.version,
             headers,
             written: self.written.clone(),
+            trailers: self.trailers,
         }
     }
 
@@ -90,22 +114,70 @@ impl RequestHeader {
         }
     }
 
+    /// Whether its client takes trailers behind the answer, as far as that was looked for.
+    pub(crate) fn takes_trailers(&self) -> bool {
+        self.trailers
+    }
+
+    /// Looks whether its client takes trailers behind the answer (RFC 9110, section 6.5.1). In HTTP/2 that
+    /// goes without saying; but gRPC says it there as well.
+    pub(crate) fn look_for_trailers(&mut self) {
+        self.trailers = self.version != Version::HTTP_10
+            && has_token(self.headers.get_all(&header::TE), b"trailers");
+    }
+
+    /// What stands behind the first question mark of the target, as it was written.
+    pub(crate) fn query(&self) -> Option<&[u8]> {
+        let target = self.target();
+        memchr::memchr(b'?', target).map(|at| &target[at + 1..])
+    }
+
     /// Changes the target.
     ///
     /// # Errors
     /// When it is none.
     pub(crate) fn set_target(&mut self, target: Bytes) -> Result<()> {
         let plain = target.starts_with(b"/") || &*target == b"*";
-        let uri = Uri::from_maybe_shared(target.clone())
-            .or_err(ErrorType::InvalidHTTPHeader, "no target")?;
+        let (uri, as_written) = match Uri::from_maybe_shared(target.clone()) {
+            Ok(uri) => (uri, true),
+            Err(_) => {
+                let escaped = escaped(&target).ok_or_else(|| bad("no target"))?;
+                let uri = Uri::from_maybe_shared(escaped);
+                (
+                    uri.or_err(ErrorType::InvalidHTTPHeader, "no target")?,
+                    false,
+                )
+            }
+        };
         if plain {
-            (self.uri, self.written) = (uri, None);
+            (self.uri, self.written) = (uri, (!as_written).then_some(target));
         } else {
             // Whose host it is, Host says; here only the path counts.
             let path = uri.into_parts().path_and_query;
             let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
             (self.uri, self.written) = (path.into(), Some(target));
         }
+        Ok(())
+    }
+
+    /// Changes the path, and keeps the query as it was written, and whose host it is.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(crate) fn set_path(&mut self, path: &str) -> Result<()> {
+        let target = match self.query() {
+            Some(query) => [path.as_bytes(), b"?", query].concat().into(),
+            None => Bytes::copy_from_slice(path.as_bytes()),
+        };
+        if self.uri.authority().is_none() {
+            return self.set_target(target);
+        }
+        // Over HTTP/2 the host stands in the URI.
+        let path = PathAndQuery::from_maybe_shared(target);
+        let mut parts = self.uri.clone().into_parts();
+        parts.path_and_query = Some(path.or_err(ErrorType::InvalidHTTPHeader, "no path")?);
+        let uri = Uri::from_parts(parts);
+        self.set_uri(uri.or_err(ErrorType::InvalidHTTPHeader, "no target")?);
         Ok(())
     }
 
@@ -130,6 +202,7 @@ impl From<http::request::Parts> for RequestHeader {
             version: parts.version,
             headers: parts.headers.into(),
             written: None,
+            trailers: false,
         }
     }
 }
@@ -273,9 +346,30 @@ mod tests {
             request.set_uri(Uri::from_static("/other"));
             assert_eq!(request.target(), b"/other");
         }
-        for none in ["", "/a b", "?a"] {
+        for none in ["", "/a b", "?a", "/a\"b<", "/a<b?c", "/?a b", "/?\"\u{7f}"] {
             assert!(request(none).is_err(), "{none}");
         }
+    }
+
+    #[test]
+    fn what_clients_leave_in_queries_is_kept_and_stands_escaped_in_the_uri() {
+        for (target, path, query) in [
+            (r#"/a?b="<c>"#, "/a?b=%22%3Cc%3E", r#"b="<c>"#),
+            (r#"/a?`\{|}^'"#, r#"/a?`\{|}^'"#, r#"`\{|}^'"#),
+            (r#"http://x/a?<?>"#, "/a?%3C?%3E", "<?>"),
+        ] {
+            let mut request = request(target).unwrap();
+            assert_eq!(request.target(), target.as_bytes());
+            assert_eq!(request.uri.path_and_query().unwrap(), path);
+            assert_eq!(request.query(), Some(query.as_bytes()));
+            request.set_path("/other").unwrap();
+            assert_eq!(request.target(), format!("/other?{query}").as_bytes());
+            assert_eq!(request.uri.path(), "/other");
+        }
+        let mut two = request("/a?b").unwrap();
+        two.set_uri(Uri::from_static("https://x.example/a?b"));
+        two.set_path("/c").unwrap();
+        assert_eq!(two.uri, "https://x.example/c?b");
     }
 
     #[test]

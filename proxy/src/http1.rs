@@ -6,7 +6,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
-mod framing;
+pub(crate) mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod lines;

@@ -10,7 +10,7 @@
 //!    it goes; [`affinity`] ties it to where its client was before;
 //! 4. [`exchange`] makes the tries and passes the answer on; [`choose`] finds the endpoint of each, [`peer`] says how to connect to it, [`announce`] tells
 //!    it for whom;
-//! 5. [`forward`] changes headers both ways, [`expose`] tells the client how it was steered;
+//! 5. [`last_hop`] answers what may go no further; [`forward`] changes headers both ways, [`expose`] tells the client how it was steered;
 //! 6. [`fault`], [`refusal`] and [`reply`] answer what cannot be served, over gRPC in the words of
 //!    [`grpc`];
 //! 7. [`record`] writes its line and closes its entry in the [`ledger`], which was opened when it was
@@ -47,6 +47,7 @@ mod grpc;
 mod guard;
 mod head;
 mod http1;
+mod last_hop;
 mod ledger;
 mod listener;
 mod outgoing;
@@ -60,6 +61,7 @@ mod reply;
 mod server;
 mod spare;
 mod timer;
+mod trailers;
 mod workers;
 
 pub use dialer::EngineDialer;

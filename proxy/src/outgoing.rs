@@ -6,16 +6,19 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use http::HeaderMap;
 use tokio::io::AsyncWrite;
 
+use crate::http1::write;
 use crate::spare;
 
 /// What is written in pieces up to this size is put together.
 const SMALL: usize = 16 << 10;
 
 const LINE_END: &[u8] = b"\r\n";
-const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-const LINE_END_AND_LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
+const LAST_CHUNK: &[u8] = b"0\r\n";
+const LAST_CHUNK_AND_END: &[u8] = b"0\r\n\r\n";
+const LINE_END_AND_LAST_CHUNK_AND_END: &[u8] = b"\r\n0\r\n\r\n";
 
 /// What is to be written, in order.
 #[derive(Debug, Default)]
@@ -23,7 +26,7 @@ pub(crate) struct Outgoing {
     small: BytesMut,
     large: Bytes,
     /// What stands behind the large one.
-    tail: &'static [u8],
+    tail: Bytes,
 }
 
 impl Outgoing {
@@ -64,26 +67,43 @@ impl Outgoing {
         if self.large.is_empty() {
             self.small.extend_from_slice(LINE_END);
         } else {
-            self.tail = LINE_END;
+            self.tail = Bytes::from_static(LINE_END);
         }
     }
 
-    /// Ends a body of chunks. That has always room.
-    pub(crate) fn end_chunks(&mut self) {
+    /// Ends a body of chunks, with trailers if there are any; `lower`: their names in small letters.
+    /// That has always room.
+    pub(crate) fn end_chunks(&mut self, trailers: Option<&HeaderMap>, lower: bool) {
         if self.large.is_empty() && self.tail.is_empty() {
-            self.small().extend_from_slice(LAST_CHUNK);
-        } else if self.tail.is_empty() {
-            self.tail = LAST_CHUNK;
-        } else {
-            self.tail = LINE_END_AND_LAST_CHUNK;
+            let small = self.small();
+            small.extend_from_slice(LAST_CHUNK);
+            match trailers {
+                Some(trailers) => write::trailers(small, trailers, lower),
+                None => write::end(small),
+            }
+            return;
         }
+        self.tail = match (trailers, &*self.tail) {
+            (None, b"") => Bytes::from_static(LAST_CHUNK_AND_END),
+            (None, LINE_END) => Bytes::from_static(LINE_END_AND_LAST_CHUNK_AND_END),
+            // Of the line end behind a chunk there may be half.
+            (_, before) => {
+                let mut tail = BytesMut::from(before);
+                tail.extend_from_slice(LAST_CHUNK);
+                match trailers {
+                    Some(trailers) => write::trailers(&mut tail, trailers, lower),
+                    None => write::end(&mut tail),
+                }
+                tail.freeze()
+            }
+        };
     }
 
     /// Forgets all of it.
     pub(crate) fn clear(&mut self) {
         self.small.clear();
         self.large.clear();
-        self.tail = &[];
+        self.tail.clear();
     }
 
     /// Writes once, as much as is taken: how much that was.
@@ -98,7 +118,7 @@ impl Outgoing {
             let slices = [
                 IoSlice::new(&self.small),
                 IoSlice::new(&self.large),
-                IoSlice::new(self.tail),
+                IoSlice::new(&self.tail),
             ];
             to.as_mut().poll_write_vectored(cx, &slices)
         };
@@ -111,7 +131,7 @@ impl Outgoing {
             self.small.advance(small);
         }
         self.large.advance(large);
-        self.tail = &self.tail[count - small - large..];
+        self.tail.advance(count - small - large);
         Poll::Ready(Ok(count))
     }
 }
@@ -148,6 +168,15 @@ mod tests {
             Poll::Ready(Ok(take))
         }
 
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            self.poll_write(cx, &all)
+        }
+
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
         }
@@ -172,6 +201,8 @@ mod tests {
 
     #[test]
     fn what_is_put_comes_out_in_order_however_it_is_taken() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", http::HeaderValue::from_static("1"));
         for size in [1, 9, 255, SMALL - 1, SMALL, 3 * SMALL] {
             for at_once in [1, 7, 1 << 20] {
                 let mut outgoing = Outgoing::default();
@@ -179,19 +210,46 @@ mod tests {
                 let part = vec![b'x'; size];
                 outgoing.put_chunk(part.clone().into());
                 assert_eq!(outgoing.has_room(), size < SMALL / 2);
-                outgoing.end_chunks();
+                outgoing.end_chunks(None, false);
                 let mut whole = format!("head {size:x}\r\n").into_bytes();
                 whole.extend_from_slice(&part);
                 whole.extend_from_slice(b"\r\n0\r\n\r\n");
                 assert!(drain(&mut outgoing, at_once) == whole, "{size} {at_once}");
                 assert!(outgoing.has_room());
-                outgoing.end_chunks();
+                outgoing.end_chunks(None, false);
                 assert_eq!(drain(&mut outgoing, at_once), b"0\r\n\r\n");
+                // The same with trailers.
+                outgoing.put_chunk(part.clone().into());
+                outgoing.end_chunks(Some(&trailers), false);
+                let mut whole = format!("{size:x}\r\n").into_bytes();
+                whole.extend_from_slice(&part);
+                whole.extend_from_slice(b"\r\n0\r\nX-Sum: 1\r\n\r\n");
+                assert!(drain(&mut outgoing, at_once) == whole, "{size} {at_once}");
             }
+        }
+        // However much of a chunk was taken when it turns out to have been the last.
+        let head = format!("{SMALL:x}\r\n").len();
+        for taken in (0..head + 3).chain(head + SMALL - 2..=head + SMALL + 2) {
+            let mut outgoing = Outgoing::default();
+            outgoing.put_chunk(vec![b'x'; SMALL].into());
+            let mut to = Narrow(Vec::new(), taken);
+            let mut nobody = Context::from_waker(std::task::Waker::noop());
+            if taken > 0 {
+                let took = outgoing.poll_write(&mut nobody, Pin::new(&mut to));
+                assert!(matches!(took, Poll::Ready(Ok(_))));
+            }
+            outgoing.end_chunks(None, false);
+            let whole = [to.0, drain(&mut outgoing, 1 << 20)].concat();
+            let body = vec![b'x'; SMALL];
+            let begin = format!("{SMALL:x}\r\n");
+            let expected = [begin.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+            assert!(whole == expected, "{taken}");
         }
         let mut outgoing = Outgoing::default();
         outgoing.put(vec![b'x'; SMALL].into());
-        outgoing.end_chunks();
+        outgoing.end_chunks(None, false);
         assert!(drain(&mut outgoing, 100).ends_with(b"x0\r\n\r\n"));
+        outgoing.end_chunks(Some(&trailers), true);
+        assert_eq!(drain(&mut outgoing, 100), b"0\r\nx-sum: 1\r\n\r\n");
     }
 }

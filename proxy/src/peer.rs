@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use http::HeaderValue;
 use pingora::protocols::TcpKeepalive;
 use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
@@ -91,10 +92,7 @@ impl Peers {
         let mut probes = requests.clone();
         let mut probe_host = match &pool.host {
             Some(host) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
-            None => name.map_or_else(
-                || address.to_string(),
-                |name| format!("{name}:{}", address.port()),
-            ),
+            None => String::from_utf8_lossy(authority(address, name).as_bytes()).into_owned(),
         };
         if let Some(probe) = &pool.probe {
             if let Some(port) = probe.port {
@@ -111,9 +109,10 @@ impl Peers {
         if let Some(version) = pool.send_proxy {
             announce(&mut probes, version, None);
         }
+        let authority = authority(address, name);
         Self {
-            requests: Prepared::new(requests),
-            upgrades: Prepared::new(upgrades),
+            requests: Prepared::new(requests, &authority),
+            upgrades: Prepared::new(upgrades, &authority),
             probes,
             failed_probes: Arc::default(),
             probe_host,
@@ -128,15 +127,27 @@ struct Prepared {
     peer: Arc<HttpPeer>,
     /// What they are known by, but for their cohort.
     key: u64,
+    /// The endpoint's own name, with its port.
+    authority: HeaderValue,
 }
 
 impl Prepared {
-    fn new(peer: HttpPeer) -> Self {
+    fn new(peer: HttpPeer, authority: &HeaderValue) -> Self {
         Self {
             key: peer.reuse_hash(),
             peer: Arc::new(peer),
+            authority: authority.clone(),
         }
     }
+}
+
+/// What an endpoint is called by its configuration: its name or else its address, with the port.
+fn authority(address: SocketAddr, name: Option<&str>) -> HeaderValue {
+    let of = |text: String| HeaderValue::try_from(text).ok();
+    name.and_then(|name| of(format!("{name}:{}", address.port())))
+        .or_else(|| of(address.to_string()))
+        // Digits, letters, colons and brackets: what a header may have.
+        .unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// Where a request's connection leads.
@@ -144,6 +155,7 @@ impl Prepared {
 pub(crate) struct Target {
     peer: Arc<HttpPeer>,
     key: u64,
+    authority: HeaderValue,
     endpoint: Arc<Endpoint>,
     cohort: u64,
     /// The PROXY protocol header that it begins with, and for whom it is.
@@ -155,6 +167,7 @@ impl Target {
         let target = Self {
             peer: prepared.peer.clone(),
             key: prepared.key,
+            authority: prepared.authority.clone(),
             endpoint: endpoint.clone(),
             cohort: 0,
             announced: None,
@@ -176,6 +189,11 @@ impl Target {
         self.key = hasher.finish();
         self.announced = Some((version, who));
         self
+    }
+
+    /// What the endpoint is called where nobody has named a host.
+    pub(crate) fn authority(&self) -> &HeaderValue {
+        &self.authority
     }
 
     /// Connections are shared between requests with the same key.

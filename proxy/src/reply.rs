@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use portolan_config::fields::Fields;
 use smallvec::SmallVec;
@@ -12,6 +12,7 @@ use crate::downstream::Downstream;
 use crate::forward;
 use crate::grpc;
 use crate::head::ResponseHeader;
+use crate::http1::write;
 use crate::refusal::Refusal;
 
 /// An answer, ready to be written.
@@ -36,6 +37,9 @@ pub(crate) struct Reply {
     /// Whatever else it has to say.
     pub(crate) more: SmallVec<[(HeaderName, HeaderValue); 2]>,
 }
+
+/// The methods that are passed on; others of the kind of TRACE are, too.
+pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// When clients may come back if nobody said otherwise.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -83,8 +87,7 @@ impl Reply {
             request_id: HeaderValue::from_str(request_id).ok(),
             retry_after,
             location: None,
-            allow: (status == StatusCode::METHOD_NOT_ALLOWED)
-                .then_some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            allow: (status == StatusCode::METHOD_NOT_ALLOWED).then_some(METHODS),
             more: SmallVec::new(),
         }
     }
@@ -99,6 +102,28 @@ impl Reply {
             request_id: None,
             retry_after: None,
             location: Some(to),
+            allow: None,
+            more: SmallVec::new(),
+        }
+    }
+
+    /// The answer to plain HTTP where TLS is spoken.
+    pub(crate) fn plain_http() -> Self {
+        let detail = "The request came as plain HTTP to a port that speaks HTTPS.";
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": "Bad Request",
+            "status": 400,
+            "detail": detail,
+        });
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            content_type: "application/problem+json",
+            body: format!("{body}\n"),
+            detail,
+            request_id: None,
+            retry_after: None,
+            location: None,
             allow: None,
             more: SmallVec::new(),
         }
@@ -163,17 +188,26 @@ impl Reply {
         downstream.answer(head, self.body.into()).await
     }
 
-    /// The bytes of it as HTTP/1.1, for connections whose request never got as far as that.
-    pub(crate) fn to_http1(&self) -> Vec<u8> {
-        format!(
-            "HTTP/1.1 {} {}\r\ncontent-type: {}\r\ncontent-length: {}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n{}",
-            self.status.as_u16(),
-            self.status.canonical_reason().unwrap_or(""),
-            self.content_type,
-            self.body.len(),
-            self.body
-        )
-        .into_bytes()
+    /// The bytes of it as HTTP/1.1, for connections whose request never got as far as that. `lower`:
+    /// names of headers in small letters.
+    pub(crate) fn to_http1(&self, lower: bool) -> Vec<u8> {
+        let mut out = BytesMut::with_capacity(256 + self.body.len());
+        let head = ResponseHeader::build(self.status, 0);
+        if let Ok(head) = &head {
+            write::answer(&mut out, head, lower);
+        }
+        let length = self.body.len().to_string();
+        for (name, value) in [
+            (header::CONTENT_TYPE, self.content_type),
+            (header::CONTENT_LENGTH, &length),
+            (header::CACHE_CONTROL, "no-store"),
+            (header::CONNECTION, "close"),
+        ] {
+            write::field(&mut out, &name, value.as_bytes(), lower);
+        }
+        write::end(&mut out);
+        out.extend_from_slice(self.body.as_bytes());
+        out.into()
     }
 }
 

@@ -57,6 +57,14 @@ const CASES: &[(&str, Fate)] = &[
         LENGTH,
     ),
     (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551615\r\n\r\n",
+        LENGTH,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9223372036854775808\r\n\r\n",
+        LENGTH,
+    ),
+    (
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
         LENGTH,
     ),
@@ -179,15 +187,33 @@ const CASES: &[(&str, Fate)] = &[
     ("GET /../x HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
     ("GET /a/%2e%2e/%2e%2e/x HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
     ("GET /a/..;/x HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
-    ("GET /a%2fb HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
-    ("GET /a%5Cb HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
+    ("GET /a%2f..%2fb HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
+    ("GET /..%5Cb HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
     ("GET /a\\b HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
+    ("GET /a`b HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
+    ("GET /<a> HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
+    ("GET /a\\b?c HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
+    ("GET /a?b#c HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
+    ("GET /a?\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
     ("GET /a%00b HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
     ("GET /a%zz HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
     ("GET /a% HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
     ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
     ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
     ("GET http://a/..%2f HTTP/1.1\r\nHost: a\r\n\r\n", PATH),
+    // How far may it go?
+    (
+        "TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: x\r\n\r\n",
+        MALFORMED,
+    ),
+    (
+        "OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: -1\r\n\r\n",
+        MALFORMED,
+    ),
+    (
+        "OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 1\r\nMax-Forwards: 1\r\n\r\n",
+        MALFORMED,
+    ),
     // What is a chunk?
     (
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
@@ -285,6 +311,26 @@ const CASES: &[(&str, Fate)] = &[
     (
         "GET http://a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         Passed("GET /"),
+    ),
+    (
+        "GET /a%2fb%5cc HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        Passed("GET /a%2Fb%5Cc"),
+    ),
+    (
+        "GET /a?`\\\"<>{|}^'[] HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        Passed("GET /a?`\\\"<>{|}^'[]"),
+    ),
+    (
+        "GET http://a//b?c=\"`<? HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        Passed("GET /b?c=\"`<?"),
+    ),
+    (
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        Passed("OPTIONS *"),
+    ),
+    (
+        "OPTIONS http://a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        Passed("OPTIONS *"),
     ),
     ("GET http://a/x HTTP/1.0\r\n\r\n", Passed("GET /x")),
     ("GET /x HTTP/1.0\r\nHost: a\r\n\r\n", Passed("GET /x")),
@@ -461,7 +507,7 @@ async fn sizes_have_bounds_of_their_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_decide_about_paths_and_explain_knows() {
-    let paths = "paths: { repeated_slashes: keep, encoded_slashes: keep, dot_segments: refuse }\n";
+    let paths = "paths: { repeated_slashes: keep, encoded_slash: keep, dot_segments: refuse }\n";
     let (portolan, recorder) = super::guarding("", paths).await;
     let address = portolan.address().await;
     for (path, forwarded) in [
@@ -496,4 +542,24 @@ async fn users_decide_about_paths_and_explain_knows() {
     assert_eq!(explain("/a/../b").await["status"], 400);
     assert_eq!(explain("/a//b").await["pools"][0]["pool"], "a");
     portolan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_decide_what_a_slash_in_a_name_is() {
+    for (decision, forwarded) in [
+        ("keep", Some("GET /group%2Fproject")),
+        ("decode", Some("GET /group/project")),
+        ("refuse", None),
+    ] {
+        let paths = format!("paths: {{ encoded_slash: {decision} }}\n");
+        let (portolan, recorder) = super::guarding("", &paths).await;
+        let request = "GET /group%2fproject HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let status = if forwarded.is_some() { 200 } else { 400 };
+        let sent = send(portolan.address().await, request.as_bytes(), b"").await;
+        assert_eq!(sent, (status, 1), "{decision}");
+        let seen = recorder.take();
+        let line = seen.first().map(|request| request.line());
+        assert_eq!(line, forwarded, "{decision}");
+        portolan.stop().await;
+    }
 }

@@ -4,6 +4,7 @@ use rcgen::KeyPair;
 
 use super::{NAME, beside, config, prepare, with_one};
 use crate::harness::certificates::{Authority, rsa_key};
+use crate::harness::client::raw;
 use crate::harness::openssl::{client, openssl};
 use crate::harness::{Origin, Portolan, eventually};
 
@@ -137,5 +138,99 @@ async fn the_ca_s_word_is_shown_as_long_as_it_is_about_this_certificate() {
     })
     .await;
     assert!(stapled().await);
+    portolan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_tls_1_2_the_servers_order_of_ciphers_counts_and_in_1_3_the_clients() {
+    let authority = Authority::new();
+    let origin = Origin::start("a").await;
+    let builder = Portolan::with(&with_one("", &origin)).file("ca.pem", authority.pem());
+    let rsa = rsa_key(builder.folder()).await;
+    let rsa = authority.sign_with(&[NAME], &rsa, |_| {});
+    let portolan = beside(builder, "api", &rsa).start().await;
+    let address = portolan.address().await;
+    let chosen = async |args: &str| {
+        let session = client(portolan.folder(), address, NAME, args).await;
+        assert!(session.answered, "{args}: {}", session.said);
+        let line = session
+            .said
+            .lines()
+            .find(|line| line.starts_with("New, TLS"));
+        let line = line.unwrap_or_else(|| panic!("{}", session.said));
+        line.rsplit("Cipher is ").next().unwrap().trim().to_owned()
+    };
+    // As Mozilla lists them.
+    let ours = [
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        "ECDHE-RSA-CHACHA20-POLY1305",
+    ];
+    let mut theirs = ours.to_vec();
+    for (first, _) in ours.iter().enumerate() {
+        // Each in front once, the others turned round.
+        theirs.reverse();
+        theirs.rotate_left(first);
+        let offered = format!("-tls1_2 -cipher {}", theirs.join(":"));
+        assert_eq!(chosen(&offered).await, ours[0], "{offered}");
+    }
+    let without = format!("-tls1_2 -cipher {}:{}", ours[2], ours[1]);
+    assert_eq!(chosen(&without).await, ours[1]);
+    for first in [
+        "TLS_CHACHA20_POLY1305_SHA256",
+        "TLS_AES_256_GCM_SHA384",
+        "TLS_AES_128_GCM_SHA256",
+    ] {
+        let all = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
+        let offered = format!("-tls1_3 -ciphersuites {first}:{all}");
+        assert_eq!(chosen(&offered).await, first, "{offered}");
+    }
+    portolan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_where_tls_is_spoken_is_told_so_in_words() {
+    let authority = Authority::new();
+    let origin = Origin::start("a").await;
+    let portolan = prepare(&with_one("", &origin), &authority).start().await;
+    let address = portolan.address().await;
+    let requests = [
+        "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n",
+        "POST /x HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello",
+        "get",
+    ];
+    for request in requests {
+        let said = raw(address, request.as_bytes()).await;
+        let (head, body) = said.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{said}");
+        assert!(
+            head.contains("\r\nContent-Type: application/problem+json\r\n"),
+            "{said}"
+        );
+        assert!(head.contains("\r\nConnection: close"), "{said}");
+        let told: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert!(told["detail"].as_str().unwrap().contains("HTTPS"), "{said}");
+    }
+    // What is no HTTP either is answered as TLS answers.
+    for other in ["SSH-2.0-x\r\n", "\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}"] {
+        assert!(!raw(address, other.as_bytes()).await.contains("HTTP"));
+    }
+    let not_tls = ["outcome=\"not_tls\""];
+    portolan
+        .wait_for_metric("portolan_tls_handshakes_total", &not_tls, 5.0)
+        .await;
+    let reason = ["reason=\"plain_http\""];
+    let refused = portolan.metric("portolan_refused_connections_total", &reason);
+    assert_eq!(refused.await, requests.len() as f64);
+    assert_eq!(origin.hits(), 0);
+    // A handshake that comes in pieces is one.
+    let session = client(
+        portolan.folder(),
+        address,
+        NAME,
+        "-tls1_3 -max_send_frag 512",
+    )
+    .await;
+    assert!(session.answered, "{}", session.said);
     portolan.stop().await;
 }

@@ -18,9 +18,7 @@ const ALL: [&str; 6] = ["-p", "-s", "-f", "-P", "-S", "-U"];
 const PROFILE: [&str; 2] = ["-p", "-s"];
 
 /// What is no fault, and why.
-const EXPLAINED: [&str; 4] = [
-    // The client's order of ciphers counts, as Mozilla's guideline has it where all are good.
-    "cipher_order",
+const EXPLAINED: [&str; 3] = [
     // What a test's own certificate authority has not got: somewhere to ask whether a certificate is
     // revoked.
     "cert_revocation",

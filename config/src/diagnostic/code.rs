@@ -33,6 +33,8 @@ codes! {
     DuplicateKey = "duplicate-key",
     /// A key that this place does not have.
     UnknownKey = "unknown-key",
+    /// A key that has another name by now: it is still understood.
+    RenamedKey = "renamed-key",
     /// A key whose behaviour this version of Portolan does not have yet.
     NotAvailableYet = "not-available-yet",
     /// A key that must be there is not.

@@ -29,8 +29,9 @@ document! {
         /// What tells clients apart: `client_ip` (IPv6 addresses by their /64, which is what one
         /// customer has at least), `{ header: X-Api-Key }`, `{ cookie: session }` or
         /// `{ jwt_claim: sub }` of the token that the route's `auth` asks for. Requests without that
-        /// header, cookie or claim are limited by their client's address. Limits by a claim are asked
-        /// when the token was believed, all others before.
+        /// header, cookie or claim are limited by their client's address. Of several cookies of that
+        /// name it is the one whose value sorts first. Limits by a claim are asked when the token was
+        /// believed, all others before.
         pub on: LimitKey = "client_ip",
         /// Tell clients in every answer how much is left (`RateLimit` and `RateLimit-Policy`).
         /// Those who are refused are always told.

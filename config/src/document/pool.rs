@@ -245,7 +245,8 @@ document! {
 document! {
     /// The property that decides.
     pub struct HashOn as "`hash`" {
-        /// `client_ip`, `path`, `{ header: x-session }` or `{ cookie: session }`.
+        /// `client_ip`, `path`, `{ header: x-session }` or `{ cookie: session }`. Of several cookies of
+        /// that name, which browsers send in any order, it is the one whose value sorts first.
         pub on: HashKey,
     }
 }
@@ -255,7 +256,7 @@ document! {
     pub struct HashKeyLong as "`on`" {
         /// The header's name.
         pub header: Option<At<HeaderName>>,
-        /// The cookie's name.
+        /// The cookie's name. Of several of that name it is the one whose value sorts first.
         pub cookie: Option<At<String>>,
     }
 }

@@ -335,7 +335,9 @@ document! {
     /// can serve and the pool has a share of such clients' traffic; then another is drawn.
     pub struct Affinity as "`affinity`" {
         /// A cookie of this name, which Portolan sets: it names pool and endpoint in a way that only
-        /// Portolan can read and write. A client that had to move stays where it was moved to.
+        /// Portolan can read and write. A client that had to move stays where it was moved to. Of
+        /// several of that name, as browsers send them for several paths and domains, those that name
+        /// nobody are passed over.
         pub cookie: Option<At<CookieName>>,
         /// The value of this header: alike values go to the same endpoint. Requests without it are
         /// drawn anew.

@@ -72,7 +72,8 @@ document! {
     pub struct TokenPlace as "`from`" {
         /// In this header, alone or behind `Bearer`.
         pub header: Option<At<HeaderName>>,
-        /// In this cookie.
+        /// In this cookie. Of several of that name it is the first that is accepted, wherever it
+        /// stands; endpoints that are to get it (`forward_authorization`) get no other.
         pub cookie: Option<At<CookieName>>,
     }
 }

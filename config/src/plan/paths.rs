@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::document::{DotSegments, EncodedSlashes, RepeatedSlashes};
+use crate::document::{DotSegments, EncodedSlash, RepeatedSlashes};
 
 /// What is made of a request's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,8 +15,8 @@ pub struct PathsPlan {
     pub dot_segments: DotSegments,
     /// Slashes that follow upon a slash.
     pub repeated_slashes: RepeatedSlashes,
-    /// `%2F` and `%5C`.
-    pub encoded_slashes: EncodedSlashes,
+    /// `%2F`, and `%5C` with it.
+    pub encoded_slash: EncodedSlash,
 }
 
 /// Why a path is refused.
@@ -34,7 +34,7 @@ pub enum PathFault {
     /// `%00`.
     #[error("has `%00`")]
     Nul,
-    /// `%2F` or `%5C`.
+    /// `%2F` or `%5C` where neither may be.
     #[error("has an escaped slash")]
     EncodedSlash,
     /// A segment `.` or `..`, or one that somebody might take for it.
@@ -89,9 +89,11 @@ impl PathsPlan {
             let byte = (high << 4 | low) as u8;
             match byte {
                 0 => return Err(PathFault::Nul),
-                b'/' | b'\\' if self.encoded_slashes == EncodedSlashes::Refuse => {
+                b'/' | b'\\' if self.encoded_slash == EncodedSlash::Refuse => {
                     return Err(PathFault::EncodedSlash);
                 }
+                // Before segments are looked at: it separates them like any other.
+                b'/' if self.encoded_slash == EncodedSlash::Decode => out.push('/'),
                 byte if is_unreserved(byte) => out.push(char::from(byte)),
                 byte => out.push_str(&format!("%{byte:02X}")),
             }
@@ -209,19 +211,24 @@ mod tests {
     const SAFE: PathsPlan = PathsPlan {
         dot_segments: DotSegments::Resolve,
         repeated_slashes: RepeatedSlashes::Merge,
-        encoded_slashes: EncodedSlashes::Refuse,
+        encoded_slash: EncodedSlash::Refuse,
     };
 
     const KEEPING: PathsPlan = PathsPlan {
         repeated_slashes: RepeatedSlashes::Keep,
-        encoded_slashes: EncodedSlashes::Keep,
+        encoded_slash: EncodedSlash::Keep,
+        ..SAFE
+    };
+
+    const DECODING: PathsPlan = PathsPlan {
+        encoded_slash: EncodedSlash::Decode,
         ..SAFE
     };
 
     const REFUSING: PathsPlan = PathsPlan {
         dot_segments: DotSegments::Refuse,
         repeated_slashes: RepeatedSlashes::Refuse,
-        encoded_slashes: EncodedSlashes::Refuse,
+        encoded_slash: EncodedSlash::Refuse,
     };
 
     #[test]
@@ -291,6 +298,19 @@ mod tests {
                 "{hidden}"
             );
         }
+        for (written, decoded) in [
+            ("/a%2fb", Ok("/a/b")),
+            ("/a%2F%2Fb%2f", Ok("/a/b/")),
+            ("/a%2f..%2fb", Ok("/b")),
+            ("/%2e%2e%2fa", Err(PathFault::AboveRoot)),
+            // Once: what is escaped twice is data.
+            ("/a%252Fb", Ok("/a%252Fb")),
+            ("/a%5cb", Ok("/a%5Cb")),
+            ("/..%5cb", Err(PathFault::DotSegment)),
+        ] {
+            let normal = DECODING.normal(written);
+            assert_eq!(normal.as_deref(), decoded.as_ref().copied(), "{written}");
+        }
         assert_eq!(REFUSING.normal("/a//b"), Err(PathFault::RepeatedSlash));
         assert_eq!(REFUSING.normal("/a/./b"), Err(PathFault::DotSegment));
         assert_eq!(REFUSING.normal("/a/").as_deref(), Ok("/a/"));
@@ -299,7 +319,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_normal_stays_as_it_is(path in "/[a-c./%;25efEF\\\\0 ]{0,24}") {
-            for plan in [SAFE, KEEPING, REFUSING] {
+            for plan in [SAFE, KEEPING, REFUSING, DECODING] {
                 if let Ok(normal) = plan.normal(&path) {
                     let again = plan.normal(&normal);
                     prop_assert_eq!(again.as_deref(), Ok(&*normal));

@@ -7,13 +7,15 @@ use portolan_config::fields::Fields;
 use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
 
-use super::{BETWEEN, MOST_TAGS, Secret, cookie, parse_secret, tags};
+use super::{
+    BETWEEN, MOST_COOKIES, MOST_TAGS, Secret, cookie, cookies as values, parse_secret, tags,
+};
 use crate::endpoint::EndpointKey;
 
 const NAME: &str = "portolan";
 
-/// Lines of Cookie headers: at most as many tags as are looked at, nobody's tag by accident, and what
-/// is set comes back as it was.
+/// Lines of Cookie headers: at most as many tags as are looked at, nobody's tag by accident, the same
+/// in whatever order they come, and what is set comes back as it was.
 pub fn cookies(bytes: &[u8]) {
     let mut headers = Fields::new();
     for line in bytes.split(|byte| *byte == b'\n') {
@@ -21,28 +23,41 @@ pub fn cookies(bytes: &[u8]) {
             headers.append(header::COOKIE, line);
         }
     }
-    let given = cookie(&headers, NAME);
-    if let Some(value) = given {
-        assert!(!value.contains(';'), "two cookies for one: {value:?}");
+    let given: Vec<&[u8]> = values(&headers, NAME).collect();
+    for value in &given {
+        assert!(!value.contains(&b';'), "two cookies for one: {value:?}");
     }
+    let mut turned: Vec<HeaderValue> = headers.get_all(header::COOKIE).cloned().collect();
+    turned.reverse();
+    let mut turned_round = Fields::new();
+    for line in turned {
+        turned_round.append(header::COOKIE, line);
+    }
+    assert_eq!(cookie(&headers, NAME), cookie(&turned_round, NAME));
     let found = tags(&headers, NAME);
-    assert!(found.len() <= MOST_TAGS);
-    let mut words = given.unwrap_or_default().split(BETWEEN);
+    assert!(found.len() <= MOST_TAGS * MOST_COOKIES);
+    let words = given
+        .iter()
+        .flat_map(|value| value.split(|byte| *byte == BETWEEN));
+    let mut words: Vec<&[u8]> = words.collect();
     for tag in &found {
         let word = tag.to_string();
         assert_eq!(word.len(), 32);
-        assert!(words.any(|given| given == word), "{word} was not given");
+        let at = words.iter().position(|given| *given == word.as_bytes());
+        // In their order, and each once.
+        words.drain(..=at.unwrap_or_else(|| panic!("{word} was not given")));
     }
     // What Portolan would set is read again as it was, whatever stands around it.
+    let found = &found[..found.len().min(MOST_TAGS)];
     let value: Vec<String> = found.iter().map(ToString::to_string).collect();
-    let value = value.join(&BETWEEN.to_string());
+    let value = value.join(&char::from(BETWEEN).to_string());
     let line = format!("a=b; {NAME}={value}; c=d");
     let mut again = Fields::new();
     again.append(
         header::COOKIE,
         HeaderValue::try_from(line).expect("tags are text"),
     );
-    assert_eq!(tags(&again, NAME), found);
+    assert_eq!(tags(&again, NAME)[..], *found);
     // Nobody makes up a tag who does not know the secret.
     let secret = Secret::new(&[7; 32]);
     let address = "10.0.0.1:80".parse().expect("an address");

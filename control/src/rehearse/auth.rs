@@ -72,8 +72,8 @@ pub(super) fn explain(
                 return said("jwt", says.to_owned(), None);
             };
             match gate.judge(question.headers, now) {
-                Ok(claims) => {
-                    let subject = claims.get("sub").and_then(token::text);
+                Ok(believed) => {
+                    let subject = believed.claims.get("sub").and_then(token::text);
                     let says = match subject {
                         Some(subject) => format!("passes as `{subject}`"),
                         None => "passes".to_owned(),

@@ -2,14 +2,16 @@
 
 use std::io;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::protocols::http::date::get_cached_date;
 use pingora::{Error, ErrorType, Result};
 
+use super::ahead::Ahead;
 use super::gone;
-use crate::connection::Connection;
+use crate::connection::{Connection, Waiting};
 use crate::head::ResponseHeader;
 use crate::http1::Bad;
 use crate::http1::body::{Body, Step};
@@ -20,6 +22,15 @@ use crate::timer::Timer;
 /// How much is read at a time of a body.
 const READ: usize = 8 << 10;
 const READ_MORE: usize = 64 << 10;
+
+/// How long a client that has half-closed its connection waits for its answer before it is sent an interim
+/// answer, and how often from then on. A client that has closed its connection as a whole looks the same
+/// until something is sent to it: then its system answers with a reset.
+const ASK: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What every client of HTTP/1.1 reads over (RFC 9110, section 15.2).
+const STILL_THERE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// How the body of the answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +57,17 @@ pub(crate) struct Http1 {
     version: Version,
     /// Another request may come over this connection.
     keep: bool,
+    /// Waiting for an answer, of a client that has half-closed; and whether it was sent an interim one.
+    silent: Waiting,
+    asked: bool,
+    /// What was read of the body while the upload is stalled.
+    ahead: Ahead,
+    /// The client takes trailers behind its answer.
+    takes_trailers: bool,
+    /// What came behind the request's body.
+    trailers: Option<HeaderMap>,
+    /// Names of headers are written in small letters.
+    lower: bool,
 }
 
 impl Http1 {
@@ -57,6 +79,12 @@ impl Http1 {
             head_only: head.request.method == Method::HEAD,
             version: head.request.version,
             keep: head.keep,
+            silent: Waiting::default(),
+            asked: false,
+            ahead: Ahead::default(),
+            takes_trailers: head.request.takes_trailers(),
+            trailers: None,
+            lower: false,
         }
     }
 
@@ -81,12 +109,41 @@ impl Http1 {
     }
 
     pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        self.connection.is_read();
+        self.ahead.taken();
+        self.poll_more(cx)
+    }
+
+    /// What is left of the request's body, once the client will send no more than that: it costs no
+    /// more here than where it waits to be read, and whether it is a whole request shows by it.
+    pub(super) fn poll_rest(
+        &mut self,
+        cx: &mut Context<'_>,
+        ahead: bool,
+    ) -> Poll<Result<Option<Bytes>>> {
+        if self.body.is_done() {
+            return Poll::Pending;
+        }
+        ready!(self.connection.poll_unread(cx));
+        if !(ahead && self.ahead.has_room()) {
+            ready!(self.connection.poll_silent(cx));
+        }
+        let part = ready!(self.poll_more(cx));
+        if let Ok(Some(part)) = &part {
+            self.ahead.read(part.len());
+        }
+        Poll::Ready(part)
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         let mut closed = false;
         loop {
             match self.body.take(&mut self.connection.read, closed) {
                 Ok(Step::Data(part)) => return Poll::Ready(Ok(Some(part))),
-                // Trailers have nowhere to go.
-                Ok(Step::End(_)) => return Poll::Ready(Ok(None)),
+                Ok(Step::End(trailers)) => {
+                    self.trailers = trailers.or(self.trailers.take());
+                    return Poll::Ready(Ok(None));
+                }
                 Ok(Step::More) => {
                     let room = match self.body {
                         Body::Length(rest) => usize::try_from(rest).unwrap_or(READ_MORE),
@@ -109,8 +166,42 @@ impl Http1 {
         }
     }
 
+    pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.trailers.take()
+    }
+
+    pub(super) fn takes_trailers(&self) -> bool {
+        self.takes_trailers
+    }
+
+    pub(super) fn write_lower(&mut self) {
+        self.lower = true;
+    }
+
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
-        self.connection.poll_gone(cx).map(unread)
+        if let Poll::Ready(error) = self.connection.poll_gone(cx) {
+            return Poll::Ready(unread(error));
+        }
+        // HTTP/1.0 has no interim answers.
+        if !self.connection.is_ended()
+            || self.version != Version::HTTP_11
+            || self.writing != Writing::Head
+        {
+            return Poll::Pending;
+        }
+        let patience = if self.asked { ASK_AGAIN } else { ASK };
+        if self.silent.poll_longer_than(cx, patience) {
+            self.silent.over();
+            self.asked = true;
+            let out = self.connection.outgoing.small();
+            out.extend_from_slice(STILL_THERE);
+            if let Poll::Ready(Err(error)) = self.connection.poll_send(cx) {
+                return Poll::Ready(unread(error));
+            }
+            // The timer has to be set.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 
     pub(super) fn put_head(&mut self, head: &ResponseHeader, end: bool) {
@@ -120,18 +211,18 @@ impl Http1 {
             self.frame(head, end);
         }
         let out = self.connection.outgoing.small();
-        write::answer(out, head);
+        write::answer(out, head, self.lower);
         if !interim {
             if !head.headers.contains(header::DATE) {
                 // RFC 9110, section 6.6.1.
-                write::field(out, &header::DATE, get_cached_date().as_bytes());
+                write::field(out, &header::DATE, get_cached_date().as_bytes(), self.lower);
             }
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
                 // It says itself what becomes of the connection.
             } else if !self.keep {
-                write::field(out, &header::CONNECTION, b"close");
+                write::field(out, &header::CONNECTION, b"close", self.lower);
             } else if self.version == Version::HTTP_10 {
-                write::field(out, &header::CONNECTION, b"keep-alive");
+                write::field(out, &header::CONNECTION, b"keep-alive", self.lower);
             }
         }
         write::end(out);
@@ -164,7 +255,7 @@ impl Http1 {
             self.keep = false;
         }
         if end {
-            self.put_end();
+            self.put_end(None);
         }
     }
 
@@ -183,13 +274,16 @@ impl Http1 {
             }
         }
         if end {
-            self.put_end();
+            self.put_end(None);
         }
     }
 
-    pub(super) fn put_end(&mut self) {
+    pub(super) fn put_end(&mut self, trailers: Option<&HeaderMap>) {
         match self.writing {
-            Writing::Chunks => self.connection.outgoing.end_chunks(),
+            Writing::Chunks => {
+                let trailers = trailers.filter(|_| self.takes_trailers);
+                self.connection.outgoing.end_chunks(trailers, self.lower);
+            }
             // Less than was announced, or nothing at all: the client still waits.
             Writing::Length(1..) | Writing::Head => self.keep = false,
             Writing::Length(0) | Writing::UntilClose | Writing::Done => {}
@@ -212,6 +306,7 @@ impl Http1 {
     pub(super) async fn into_connection(mut self) -> Option<Box<Connection>> {
         let over = self.writing == Writing::Done && self.body.is_done();
         if self.keep && over {
+            self.connection.is_read();
             return Some(self.connection);
         }
         if self.writing == Writing::Done {

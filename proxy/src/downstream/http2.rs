@@ -12,8 +12,10 @@ use pingora::{Error, ErrorType, Result};
 use super::gone;
 use crate::connection::{WRITE_STALL, Waiting};
 use crate::head::{RequestHeader, ResponseHeader};
-use crate::http1::request::is_target_character;
+use crate::http1::framing::length;
+use crate::http1::request::is_target;
 use crate::timer::Timer;
+use crate::trailers;
 
 /// Headers that say how a connection of HTTP/1.1 goes on (RFC 9113, section 8.2.2).
 static NOT_HERE: [HeaderName; 5] = [
@@ -30,6 +32,8 @@ pub(crate) struct Http2 {
     body: RecvStream,
     /// Some of the body was read.
     read: bool,
+    /// What came behind it.
+    came_behind: Option<HeaderMap>,
     respond: SendResponse<Bytes>,
     /// Once the head was written.
     stream: Option<SendStream<Bytes>>,
@@ -50,6 +54,7 @@ impl Http2 {
         Self {
             body,
             read: false,
+            came_behind: None,
             respond,
             stream: None,
             pending: Bytes::new(),
@@ -71,19 +76,25 @@ impl Http2 {
 
     pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         match ready!(self.body.poll_data(cx)) {
-            None => Poll::Ready(Ok(None)),
+            None => {
+                let trailers = ready!(self.body.poll_trailers(cx)).map_err(unread)?;
+                if let Some(trailers) = trailers {
+                    self.came_behind = trailers::pass(trailers);
+                }
+                Poll::Ready(Ok(None))
+            }
             Some(Ok(part)) => {
                 self.read = true;
                 // What is given on is bounded by whoever takes it.
                 let _ = self.body.flow_control().release_capacity(part.len());
                 Poll::Ready(Ok(Some(part)))
             }
-            Some(Err(error)) => Poll::Ready(Err(Error::because(
-                ErrorType::ReadError,
-                "when reading a request",
-                error,
-            ))),
+            Some(Err(error)) => Poll::Ready(Err(unread(error))),
         }
+    }
+
+    pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.came_behind.take()
     }
 
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
@@ -177,6 +188,10 @@ impl Http2 {
     }
 }
 
+fn unread(error: h2::Error) -> Box<Error> {
+    Error::because(ErrorType::ReadError, "when reading a request", error)
+}
+
 fn unwritten(error: h2::Error) -> Box<Error> {
     Error::because(ErrorType::WriteError, "when answering", error)
 }
@@ -186,14 +201,9 @@ fn unwritten(error: h2::Error) -> Box<Error> {
 pub(crate) fn is_unambiguous(request: &RequestHeader) -> bool {
     let headers = &request.headers;
     let mut lengths = headers.get_all(header::CONTENT_LENGTH);
-    let digits = |value: &http::HeaderValue| {
-        !value.is_empty()
-            && value.as_bytes().iter().all(u8::is_ascii_digit)
-            && value.to_str().is_ok_and(|text| text.parse::<u64>().is_ok())
-    };
     match (lengths.next(), lengths.next()) {
         (None, _) => {}
-        (Some(length), None) if digits(length) => {}
+        (Some(said), None) if length(said.as_bytes()).is_some() => {}
         (Some(_), _) => return false,
     }
     let mut hosts = headers.get_all(header::HOST);
@@ -215,5 +225,5 @@ pub(crate) fn is_unambiguous(request: &RequestHeader) -> bool {
         .uri
         .path_and_query()
         .map_or("", http::uri::PathAndQuery::as_str);
-    (target == "*" || target.starts_with('/')) && target.bytes().all(is_target_character)
+    (target == "*" || target.starts_with('/')) && is_target(target.as_bytes())
 }

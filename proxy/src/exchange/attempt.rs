@@ -286,7 +286,7 @@ impl Attempt {
                     wire.send(part.clone());
                     self.at += 1;
                 } else if upload.is_complete() {
-                    wire.finish();
+                    wire.finish(upload.trailers().cloned());
                     self.finished = true;
                 } else {
                     break;

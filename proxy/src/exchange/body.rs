@@ -10,6 +10,7 @@ use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::RoutePlan;
 use portolan_control::clock::{Clock, Tick};
 
+use super::request;
 use super::upload::Upload;
 use super::wire::Length;
 use crate::context::RequestContext;
@@ -54,7 +55,7 @@ pub(super) async fn first(
             if is_expected(downstream.request()) {
                 downstream.write_continue().await?;
             }
-            whole(downstream, ctx, length as usize, clock).await
+            whole(downstream, ctx, route, length as usize, clock).await
         }
         _ => Ok(Upload::new()),
     }
@@ -64,6 +65,7 @@ pub(super) async fn first(
 async fn whole(
     downstream: &mut Downstream,
     ctx: &mut RequestContext,
+    route: &RoutePlan,
     length: usize,
     clock: &Clock,
 ) -> Result<Upload> {
@@ -83,12 +85,15 @@ async fn whole(
                 ctx.body_rate.came(0, clock.now().since(began));
                 taken(ctx, &part, clock.now())?;
                 // Most bodies come in one piece.
-                if body.is_empty() && part.len() == length {
+                if body.is_empty() && part.len() == length && downstream.is_body_done() {
                     return Ok(Upload::whole(part));
                 }
                 body.extend_from_slice(&part);
             }
-            None => return Ok(Upload::whole(body.freeze())),
+            None => {
+                let trailers = request::trailers(downstream, ctx, route);
+                return Ok(Upload::whole_with(body.freeze(), trailers));
+            }
         }
     }
 }

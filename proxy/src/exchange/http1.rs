@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Method;
+use http::{HeaderMap, Method};
 use pingora::{Error, ErrorType, Result};
 use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
@@ -55,6 +55,10 @@ pub(crate) struct Http1 {
     stream: EndpointStream,
     asked: Asked,
     sending: Sending,
+    /// Names of headers are written in small letters.
+    lower: bool,
+    /// What comes behind the request's body is sent.
+    trailers: bool,
     /// To be written.
     outgoing: Outgoing,
     /// Written, and perhaps not sent.
@@ -107,6 +111,8 @@ impl Http1 {
                 Length::Known(length) => Sending::Length(length),
                 Length::Unknown => Sending::Chunks,
             },
+            lower: head.headers.is_lower(),
+            trailers: head.takes_trailers(),
             outgoing,
             unflushed: false,
             cut: None,
@@ -117,7 +123,7 @@ impl Http1 {
             unacknowledged: false,
             interim: 0,
             body: None,
-            keep: false,
+            keep: true,
             promise: None,
         }
     }
@@ -155,11 +161,12 @@ impl Http1 {
         }
     }
 
-    /// The request's body is over.
-    pub(super) fn finish(&mut self) {
+    /// The request's body is over. Where its length was told there is no place for anything behind it.
+    pub(super) fn finish(&mut self, trailers: Option<HeaderMap>) {
         match self.sending {
             Sending::Chunks => {
-                self.outgoing.end_chunks();
+                let trailers = trailers.filter(|_| self.trailers);
+                self.outgoing.end_chunks(trailers.as_ref(), self.lower);
                 self.sending = Sending::Done;
             }
             Sending::Length(0) => self.sending = Sending::Done,
@@ -256,6 +263,8 @@ impl Http1 {
                     && head.response.status != http::StatusCode::SWITCHING_PROTOCOLS;
                 if interim {
                     self.interim += 1;
+                    // What it says may follow may be taken for an answer.
+                    self.keep &= head.keep;
                     if self.interim > MOST_INTERIM {
                         let bad = Bad::Head("interim answers without end");
                         return Poll::Ready(Err(refused(bad)));
@@ -270,7 +279,7 @@ impl Http1 {
                     ref body if body.is_done() => Next::Nothing,
                     _ => Next::Body,
                 };
-                self.keep = head.keep && self.cut.is_none();
+                self.keep &= head.keep && self.cut.is_none();
                 if self.keep {
                     self.promise = kept::promise(&head.response.headers);
                 }

@@ -6,8 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::SendStream;
-use http::StatusCode;
-use http::header;
+use http::{HeaderMap, StatusCode, header};
 use pingora::protocols::http::v2::client::Http2Session;
 use pingora::{Error, ErrorType, Result};
 
@@ -22,6 +21,8 @@ pub(crate) struct Http2 {
     session: Http2Session,
     /// Taken, and not yet sent.
     pending: Bytes,
+    /// What comes behind the body.
+    trailers: Option<HeaderMap>,
     /// Nothing more will be taken.
     finished: bool,
     /// The end of the request was sent.
@@ -55,6 +56,7 @@ impl Http2 {
             body: session.take_request_body_writer(),
             session,
             pending: Bytes::new(),
+            trailers: None,
             finished: empty,
             ended: empty,
             cut: false,
@@ -81,8 +83,9 @@ impl Http2 {
         }
     }
 
-    pub(super) fn finish(&mut self) {
+    pub(super) fn finish(&mut self, trailers: Option<HeaderMap>) {
         self.finished = true;
+        self.trailers = trailers;
     }
 
     pub(super) fn send_on(&mut self, cx: &mut Context<'_>) -> bool {
@@ -106,7 +109,7 @@ impl Http2 {
                 continue;
             }
             let part = self.pending.split_to(room.min(self.pending.len()));
-            let end = self.finished && self.pending.is_empty();
+            let end = self.finished && self.pending.is_empty() && self.trailers.is_none();
             if body.send_data(part, end).is_err() {
                 self.cut = true;
                 self.pending.clear();
@@ -116,7 +119,11 @@ impl Http2 {
             sent = true;
         }
         if self.finished && !self.ended {
-            if body.send_data(Bytes::new(), true).is_err() {
+            let ended = match self.trailers.take() {
+                Some(trailers) => body.send_trailers(trailers),
+                None => body.send_data(Bytes::new(), true),
+            };
+            if ended.is_err() {
                 self.cut = true;
             }
             self.ended = true;

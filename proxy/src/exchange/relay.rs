@@ -5,13 +5,14 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use portolan_control::clock::Tick;
 use portolan_control::stats::TryOutcome;
 
 use super::attempt::Answer;
 use super::body;
+use super::request;
 use super::upload::Upload;
 use super::wire::{Next, Part, Wire};
 use super::{Client, Heard, hear};
@@ -79,6 +80,7 @@ pub(super) async fn relay(
         active,
         heard: active,
         waited: false,
+        stalled: false,
         expires,
     };
     let passed = both.pass(head, next).await;
@@ -136,6 +138,8 @@ struct Both<'a> {
     heard: Tick,
     /// What happened last was waited for.
     waited: bool,
+    /// The upload is stalled: the endpoint takes no more of it for now.
+    stalled: bool,
     /// Until when an upgraded connection may last.
     expires: Option<Tick>,
 }
@@ -185,7 +189,10 @@ impl Both<'_> {
                     }
                 }
                 Event::Client(Heard::Body(part)) => {
-                    self.happened();
+                    // What is read of a stalled upload does not bring the endpoint any further.
+                    if !self.stalled {
+                        self.happened();
+                    }
                     match part.map_err(Error::into_down)? {
                         Some(part) => {
                             if self.upgraded {
@@ -195,10 +202,13 @@ impl Both<'_> {
                             }
                             self.upload.add(part);
                             if self.downstream.is_body_done() {
-                                self.upload.end();
+                                self.upload.end(None);
                             }
                         }
-                        None => self.upload.end(),
+                        None => {
+                            let trailers = self.trailers();
+                            self.upload.end(trailers);
+                        }
                     }
                 }
                 Event::Client(Heard::Gone(error)) => return Err(error.into_down()),
@@ -215,6 +225,13 @@ impl Both<'_> {
         }
     }
 
+    /// What came behind the request's body, as the endpoint gets it.
+    fn trailers(&mut self) -> Option<HeaderMap> {
+        let plan = self.ctx.snapshot().plan.clone();
+        let route = &plan.routes[self.ctx.route?.index()];
+        request::trailers(self.downstream, self.ctx, route)
+    }
+
     /// Passes a part of the answer on. Whether it was the last.
     async fn pass_part(&mut self, part: Part) -> Result<bool> {
         let last = match part {
@@ -224,7 +241,8 @@ impl Both<'_> {
                 end
             }
             Part::Trailers(trailers) => {
-                self.downstream.put_end(Some(trailers));
+                let trailers = self.edge.behind_to_client(trailers, self.ctx);
+                self.downstream.put_end(trailers);
                 true
             }
             Part::End => {
@@ -267,6 +285,7 @@ impl Both<'_> {
     /// Waits for whatever happens first.
     async fn event(&mut self) -> Event {
         let client = self.client();
+        self.stalled = client == Client::Stalled;
         let waits = client == Client::Body && !self.upgraded;
         body::awaited(self.ctx, waits, &self.edge.recorder.clock);
         let until = self.edge.recorder.clock.instant(self.limit()).into();
@@ -333,7 +352,8 @@ impl Both<'_> {
         }
         match self.downstream.is_http2() {
             true => Client::Presence,
-            false => Client::Nothing,
+            false if self.wire.is_cut() || self.upgraded => Client::Nothing,
+            false => Client::Stalled,
         }
     }
 
@@ -383,7 +403,7 @@ fn send_on(
                 wire.send(part.clone());
                 *at += 1;
             } else if upload.is_complete() {
-                wire.finish();
+                wire.finish(upload.trailers().cloned());
                 *finished = true;
             } else {
                 break;
@@ -405,6 +425,10 @@ fn send_on(
 /// can be kept.
 fn frame(downstream: &mut Downstream, head: &mut ResponseHeader, nothing: bool) -> Result<()> {
     head.version = Version::HTTP_11;
+    if head.status == StatusCode::NO_CONTENT {
+        // RFC 9110, section 8.6.
+        head.remove_header(&header::CONTENT_LENGTH);
+    }
     let bodiless = downstream.request().method == Method::HEAD
         || matches!(
             head.status,
@@ -428,5 +452,5 @@ fn frame(downstream: &mut Downstream, head: &mut ResponseHeader, nothing: bool) 
 /// Takes off an interim answer what is not for the client.
 pub(super) fn strip(head: &mut ResponseHeader) {
     head.version = Version::HTTP_11;
-    guard::strip_hop_by_hop(head);
+    guard::strip_hop_by_hop(head, false);
 }

@@ -78,7 +78,7 @@ impl Wire {
                 } else {
                     kept.insert(request.head.clone())
                 };
-                request::for_http1(head, length)?;
+                request::for_http1(head, length, target.authority())?;
                 if request.expects {
                     head.insert_header(header::EXPECT, "100-continue")?;
                 }
@@ -87,7 +87,7 @@ impl Wire {
             }
             Connected::Two(session) => {
                 let mut head = request.head.clone();
-                request::for_http2(&mut head, target.is_tls())?;
+                request::for_http2(&mut head, target.is_tls(), target.authority())?;
                 let two = Http2::begin(*session, head, length)?;
                 Ok(Self::Two(Box::new(two)))
             }
@@ -110,11 +110,11 @@ impl Wire {
         }
     }
 
-    /// The request's body is over.
-    pub(super) fn finish(&mut self) {
+    /// The request's body is over; what comes behind it.
+    pub(super) fn finish(&mut self, trailers: Option<HeaderMap>) {
         match self {
-            Self::One(one) => one.finish(),
-            Self::Two(two) => two.finish(),
+            Self::One(one) => one.finish(trailers),
+            Self::Two(two) => two.finish(trailers),
         }
     }
 

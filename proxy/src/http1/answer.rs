@@ -15,11 +15,11 @@ use super::{Bad, lines};
 
 use crate::head::ResponseHeader;
 
-/// The longest head.
-pub(crate) const MOST_BYTES: usize = 64 << 10;
+/// The longest head. Some applications say much in cookies and policies; nobody says more.
+pub(crate) const MOST_BYTES: usize = 256 << 10;
 
 /// The most headers.
-pub(crate) const MOST_HEADERS: usize = 128;
+pub(crate) const MOST_HEADERS: usize = 256;
 
 /// Headers that are added on the way to a client, or may be.
 const ROOM: usize = 2;
@@ -91,33 +91,38 @@ fn parse(bytes: &Bytes, asked: Asked) -> Result<Head, Bad> {
     })?;
     let mut response = ResponseHeader::new(status, version, headers);
     response.set_reason(reason);
-    let framing = framing(version, &response.headers).map_err(Bad::Head)?;
-    let keep = keeps(version, &response.headers);
+    let framing = framing(version, &response.headers);
+    let mut keep = keeps(version, &response.headers);
     let status = status.as_u16();
-    let body = match (status, framing) {
-        // Some say that it has no body; that makes it no other answer.
-        (101, Framing::Nothing | Framing::Length(0)) => {
-            if !asked.upgrade || version != Version::HTTP_11 || !is_websocket(&response.headers) {
-                return Err(Bad::Head("an upgrade nobody asked for"));
-            }
-            response.remove_header(&header::CONTENT_LENGTH);
-            Body::Everything
+    let body = if status == 101 {
+        if !asked.upgrade || version != Version::HTTP_11 || !is_websocket(&response.headers) {
+            return Err(Bad::Head("an upgrade nobody asked for"));
         }
-        // RFC 9112, section 6.3: nothing follows these, and they must not say that something does.
-        (100..200 | 204, Framing::Nothing | Framing::Length(0)) => {
-            response.remove_header(&header::CONTENT_LENGTH);
-            Body::Done
+        Body::Everything
+    } else if matches!(status, 100..200 | 204 | 304) || asked.head {
+        // RFC 9112, section 6.3: these end with their head, whatever that says. But what it says may
+        // follow all the same, and must not be taken for the next answer.
+        keep &= match framing {
+            Ok(Framing::Nothing | Framing::Length(0)) => true,
+            // It tells how long the answer would be otherwise.
+            Ok(_) => status == 304 || asked.head,
+            Err(_) => false,
+        };
+        Body::Done
+    } else {
+        match framing.map_err(Bad::Head)? {
+            Framing::Length(length) => Body::Length(length),
+            Framing::Chunked => Body::chunked(),
+            Framing::Nothing => Body::UntilClose,
         }
-        (100..200 | 204, _) => return Err(Bad::Head("a body where there is none")),
-        (304, _) => Body::Done,
-        _ if asked.head => Body::Done,
-        (_, Framing::Length(length)) => Body::Length(length),
-        (_, Framing::Chunked) => Body::chunked(),
-        (_, Framing::Nothing) => Body::UntilClose,
     };
-    // How it was framed ends here; what is written to the client is framed anew.
+    // How it was framed ends here; what is written to the client is framed anew. A length where there
+    // can be no body means nothing (RFC 9110, section 8.6).
     response.remove_header(&header::TRANSFER_ENCODING);
-    let keep = keep && !matches!(body, Body::UntilClose | Body::Everything);
+    if matches!(status, 100..200 | 204) || framing.is_err() {
+        response.remove_header(&header::CONTENT_LENGTH);
+    }
+    keep &= !matches!(body, Body::UntilClose | Body::Everything);
     Ok(Head {
         response: Box::new(response),
         body,
@@ -233,6 +238,42 @@ mod tests {
                 true,
             ),
             (
+                "204 No Content\r\nContent-Length: 5\r\n",
+                204,
+                Body::Done,
+                false,
+            ),
+            (
+                "204 No Content\r\nTransfer-Encoding: chunked\r\n",
+                204,
+                Body::Done,
+                false,
+            ),
+            (
+                "204 No Content\r\nContent-Length: 5\r\nTransfer-Encoding: gzip\r\n",
+                204,
+                Body::Done,
+                false,
+            ),
+            (
+                "103 Early Hints\r\nContent-Length: 5\r\n",
+                103,
+                Body::Done,
+                false,
+            ),
+            (
+                "304 Not Modified\r\nContent-Length: 7, 7\r\n",
+                304,
+                Body::Done,
+                false,
+            ),
+            (
+                "304 Not Modified\r\nTransfer-Encoding: chunked\r\n",
+                304,
+                Body::Done,
+                true,
+            ),
+            (
                 "304 Not Modified\r\nContent-Length: 7\r\n",
                 304,
                 Body::Done,
@@ -273,6 +314,39 @@ mod tests {
     }
 
     #[test]
+    fn a_length_is_told_where_there_could_be_a_body() {
+        let told = |text: &str, asked| {
+            let text = format!("HTTP/1.1 {text}\r\n\r\n");
+            let head = take(&mut BytesMut::from(&*text), &mut 0, asked);
+            let headers = head.unwrap().unwrap().response.headers;
+            assert!(!headers.contains(header::TRANSFER_ENCODING));
+            let length = headers.get(header::CONTENT_LENGTH);
+            length.map(|length| length.to_str().unwrap().to_owned())
+        };
+        let (get, head) = (
+            Asked::default(),
+            Asked {
+                head: true,
+                upgrade: false,
+            },
+        );
+        for (text, asked, length) in [
+            ("200 OK\r\nContent-Length: 5", get, Some("5")),
+            ("200 OK\r\nContent-Length: 5", head, Some("5")),
+            ("304 Not Modified\r\nContent-Length: 5", get, Some("5")),
+            ("204 No Content\r\nContent-Length: 5", get, None),
+            ("204 No Content\r\nContent-Length: 0", head, None),
+            ("103 Early Hints\r\nContent-Length: 5", get, None),
+            // Nobody can say which.
+            ("304 X\r\nContent-Length: 5\r\nContent-Length: 6", get, None),
+            ("200 OK\r\nContent-Length: 5, 5", head, None),
+            ("200 OK\r\nContent-Length: 9223372036854775808", head, None),
+        ] {
+            assert_eq!(told(text, asked).as_deref(), length, "{text}");
+        }
+    }
+
+    #[test]
     fn upgrades_are_taken_by_whoever_asked() {
         let text = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\nraw";
         let asked = Asked {
@@ -293,7 +367,10 @@ mod tests {
             read(with("0").as_bytes(), asked),
             Ok(Some((101, Body::Everything, false, 3)))
         );
-        assert!(read(with("3").as_bytes(), asked).is_err());
+        assert_eq!(
+            read(with("3").as_bytes(), asked),
+            Ok(Some((101, Body::Everything, false, 3)))
+        );
         for length in ["0", "3"] {
             assert!(read(with(length).as_bytes(), Asked::default()).is_err());
         }
@@ -340,9 +417,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
-            "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775808\r\n\r\n",
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
         ] {
             assert!(plain(bad).is_err(), "{bad:?}: {:?}", plain(bad));

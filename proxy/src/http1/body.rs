@@ -6,6 +6,7 @@ use http::header::{self, HeaderName};
 
 use super::Bad;
 use super::lines;
+use crate::trailers;
 
 /// Chunk extensions nobody reads: more than this, over a whole body, is an attack.
 const MOST_EXTENSIONS: usize = 8 << 10;
@@ -16,29 +17,6 @@ const LONGEST_LINE: usize = 4 << 10;
 /// The longest trailer section, and the most trailers.
 const MOST_TRAILER_BYTES: usize = 8 << 10;
 const MOST_TRAILERS: usize = 64;
-
-/// What must not come behind a body, because it decides how the message is read or who may have it
-/// (RFC 9110, section 6.5.1).
-static NOT_BEHIND: [HeaderName; 18] = [
-    header::TRANSFER_ENCODING,
-    header::CONTENT_LENGTH,
-    header::HOST,
-    header::CONNECTION,
-    header::TRAILER,
-    header::TE,
-    header::UPGRADE,
-    header::CONTENT_ENCODING,
-    header::CONTENT_TYPE,
-    header::CONTENT_RANGE,
-    header::SET_COOKIE,
-    header::CACHE_CONTROL,
-    header::AUTHORIZATION,
-    header::LOCATION,
-    header::VARY,
-    header::WWW_AUTHENTICATE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
 
 /// What makes a request with such a trailer a bad one: somebody behind us might merge it into the
 /// head.
@@ -284,16 +262,10 @@ fn trailers(buffer: &mut BytesMut, strict: bool) -> Result<Option<Option<HeaderM
     let bytes = buffer.split_to(end).freeze();
     let read = lines::headers(&bytes, 0, MOST_TRAILERS, 0);
     let read = read.map_err(|_| Bad::Body("trailers"))?;
-    let mut trailers = HeaderMap::with_capacity(read.len());
-    for (name, value) in read {
-        if strict && REFUSED_BEHIND.contains(&name) {
-            return Err(Bad::Body("a trailer that must not be one"));
-        }
-        if !NOT_BEHIND.contains(&name) {
-            trailers.append(name, value);
-        }
+    if strict && read.names().any(|name| REFUSED_BEHIND.contains(name)) {
+        return Err(Bad::Body("a trailer that must not be one"));
     }
-    Ok(Some((!trailers.is_empty()).then_some(trailers)))
+    Ok(Some(trailers::pass(read.into())))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub(crate) fn framing(version: Version, headers: &Fields) -> Result<Framing, &'s
     let mut lengths = headers.get_all(&header::CONTENT_LENGTH);
     let length = match (lengths.next(), lengths.next()) {
         (None, _) => None,
-        (Some(length), None) => Some(number(length.as_bytes()).ok_or("a length")?),
+        (Some(said), None) => Some(length(said.as_bytes()).ok_or("a length")?),
         // A second one that says the same is as wrong as one that does not: somebody behind us may
         // take the other.
         (Some(_), Some(_)) => return Err("two lengths"),
@@ -40,15 +40,17 @@ pub(crate) fn framing(version: Version, headers: &Fields) -> Result<Framing, &'s
     }
 }
 
-/// Digits alone, and no more than a number holds.
-fn number(text: &[u8]) -> Option<u64> {
+/// A length: digits alone, and no more than a number with a sign holds (2^63 − 1). Nobody has so many
+/// bytes, and whoever stands behind us may take what is larger for something else.
+pub(crate) fn length(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }
-    text.iter().try_fold(0_u64, |number, byte| {
+    let length = text.iter().try_fold(0_u64, |number, byte| {
         let digit = byte.is_ascii_digit().then(|| byte - b'0')?;
         number.checked_mul(10)?.checked_add(digit.into())
-    })
+    })?;
+    i64::try_from(length).is_ok().then_some(length)
 }
 
 /// Whether the connection may be used again, as far as the message says (RFC 9112, section 9.3).
@@ -65,14 +67,26 @@ pub(crate) fn keeps(version: Version, headers: &Fields) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::number;
+    use super::length;
 
     #[test]
     fn lengths_are_digits() {
-        assert_eq!(number(b"0"), Some(0));
-        assert_eq!(number(b"18446744073709551615"), Some(u64::MAX));
-        for bad in ["", "18446744073709551616", "-1", "+1", "1 ", "0x1", "1,1"] {
-            assert_eq!(number(bad.as_bytes()), None, "{bad}");
+        assert_eq!(length(b"0"), Some(0));
+        assert_eq!(length(b"00012"), Some(12));
+        assert_eq!(length(b"9223372036854775807"), Some(i64::MAX as u64));
+        for bad in [
+            "",
+            "9223372036854775808",
+            "18446744073709551615",
+            "18446744073709551616",
+            "99999999999999999999999999",
+            "-1",
+            "+1",
+            "1 ",
+            "0x1",
+            "1,1",
+        ] {
+            assert_eq!(length(bad.as_bytes()), None, "{bad}");
         }
     }
 }

@@ -60,7 +60,7 @@ pub(crate) fn headers(
     most: usize,
     room: usize,
 ) -> Result<Fields, Bad> {
-    let mut fields = Fields::with_capacity(room + 8);
+    let mut fields = Fields::with_capacity(room + 14);
     loop {
         let (line, next) = line(head, from).ok_or(Bad::Line)?;
         if line.is_empty() {
@@ -73,11 +73,12 @@ pub(crate) fn headers(
             return Err(Bad::TooMany);
         }
         let colon = memchr(b':', &head[line.clone()]).ok_or(Bad::Line)?;
-        let name = HeaderName::from_bytes(&head[line.start..line.start + colon]);
+        let written = &head[line.start..line.start + colon];
+        let name = HeaderName::from_bytes(written);
         let value = trimmed(head, line.start + colon + 1..line.end);
         let value = HeaderValue::from_maybe_shared(head.slice(value));
         match (name, value) {
-            (Ok(name), Ok(value)) => fields.append(name, value),
+            (Ok(name), Ok(value)) => fields.append_written(name, written, value),
             _ => return Err(Bad::Line),
         }
         from = next;

@@ -98,7 +98,7 @@ fn parse(head: &Bytes, limits: &LimitsPlan) -> Result<Head, Refusal> {
     if target.len() > limits.uri_bytes {
         return Err(Refusal::UriTooLong);
     }
-    if !target.iter().copied().all(is_target_character) {
+    if !is_target(&target) {
         return Err(Refusal::BadPath);
     }
     if !is_unambiguous(&method, &target, &headers) {
@@ -138,11 +138,19 @@ fn request_line(head: &Bytes, line: Range<usize>) -> Option<(Method, Bytes, Vers
 /// Headers that the phases of a request add to it: who proved to be whom.
 const ROOM: usize = 2;
 
-/// Whether a byte may stand in a target: what RFC 3986 allows, and what browsers send in queries
-/// without escaping it. A fragment is the client's own affair, and nobody agrees on backslashes.
-pub(crate) fn is_target_character(byte: u8) -> bool {
-    static MAY_STAND: [bool; 256] = table(b"!$%&'()*+,-./:;=?@[]^_{|}~");
-    MAY_STAND[usize::from(byte)]
+/// Whether this may be a target, as far as its characters go.
+///
+/// Before the first question mark stands what RFC 3986 allows, and what browsers leave in paths as it
+/// is (the path percent-encode set of the URL Standard, and brackets, braces and bars, as older ones
+/// do); nobody agrees on backslashes there. Behind it stands whatever is visible: browsers escape
+/// little in queries (the special-query percent-encode set), and other clients less. A fragment is
+/// the client's own affair, and what is beyond ASCII they all escape.
+pub(crate) fn is_target(target: &[u8]) -> bool {
+    static BEFORE: [bool; 256] = table(b"!$%&'()*+,-./:;=@[]^_{|}~");
+    let query = memchr::memchr(b'?', target).unwrap_or(target.len());
+    let (before, query) = target.split_at(query);
+    let visible = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
+    before.iter().all(|byte| BEFORE[usize::from(*byte)]) && query.iter().all(visible)
 }
 
 /// Which bytes are letters, digits, or one of these.
@@ -183,7 +191,9 @@ fn is_unambiguous(method: &Method, target: &[u8], headers: &Fields) -> bool {
             && target.parse::<http::uri::Authority>().is_ok()
             && !target.contains('@');
     }
-    let Ok(uri) = target.parse::<Uri>() else {
+    // Whose host it is stands before the query.
+    let before = target.split('?').next().unwrap_or_default();
+    let Ok(uri) = before.parse::<Uri>() else {
         return false;
     };
     let web = matches!(uri.scheme_str(), Some("http" | "https"));
@@ -280,11 +290,36 @@ mod tests {
 
     #[test]
     fn whatever_may_stand_in_a_target_is_forwarded() {
-        for byte in (0..=u8::MAX).filter(|byte| is_target_character(*byte)) {
+        let mut passed = (0, 0);
+        for byte in 0..=u8::MAX {
             for target in [vec![b'/', b'a', byte, b'b'], vec![b'/', b'?', byte]] {
-                let head = RequestHeader::build("GET", &target, 0).unwrap();
-                assert_eq!(head.target(), target);
+                if is_target(&target) {
+                    let head = RequestHeader::build("GET", &target, 0).unwrap();
+                    assert_eq!(head.target(), target);
+                    match head.query() {
+                        Some(_) => passed.1 += 1,
+                        None => passed.0 += 1,
+                    }
+                }
             }
+        }
+        // A path with a question mark has a query.
+        assert_eq!(passed, (62 + 25, 1 + 93));
+    }
+
+    #[test]
+    fn what_browsers_leave_as_it_is_passes_and_what_they_escape_in_paths_does_not() {
+        // As WHATWG URL parsers write them: of all visible characters, those that stay.
+        let path = "!$%&'()*+,-./:;=@[]^_|~";
+        let query = "!$%&()*+,-./:;=?@[\\]^_`{|}~";
+        assert!(is_target(format!("/{path}?{query}").as_bytes()));
+        for query in ["\"", "<", ">", "'", "a?b"] {
+            assert!(is_target(format!("/?{query}").as_bytes()), "{query}");
+        }
+        for bad in [
+            "/\\", "/\"", "/<", "/`", "/a#b", "/?#", "/?\u{e9}", "/? ", "/?\u{7f}",
+        ] {
+            assert!(!is_target(bad.as_bytes()), "{bad}");
         }
     }
 
@@ -293,7 +328,15 @@ mod tests {
         let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         assert_eq!(look(get), found(Body::Done, ""));
         assert_eq!(look(&format!("\r\n{get}GET")), found(Body::Done, "GET"));
-        for target in ["http://a/x?y", "//a/x", "/x?y=http://b/", "/x?a={|}^%"] {
+        for target in [
+            "http://a/x?y",
+            "//a/x",
+            "/x?y=http://b/",
+            "/x?a={|}^%",
+            "/x?`\\\"<>",
+            "http://a/x?`\\\"<>",
+            "http://a?<",
+        ] {
             let absolute = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
             assert_eq!(look(&absolute), found(Body::Done, ""), "{target}");
         }

@@ -1,54 +1,75 @@
 //! Lines of a head, as they are written.
 
+use std::ops::Range;
+
 use bytes::BytesMut;
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
+use portolan_config::fields::{Fields, Spelling};
 
 use crate::head::{RequestHeader, ResponseHeader};
 
-/// The head of a request, as far as its last header. Names are written as they are in the standards,
-/// `Content-Type`: some servers know no others.
+/// The head of a request, as far as its last header.
 pub(crate) fn request(out: &mut BytesMut, head: &RequestHeader) {
     let (method, target) = (head.method.as_str().as_bytes(), head.target());
-    let fields = head.headers.iter();
-    let fields: usize = fields
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    out.reserve(method.len() + target.len() + fields + 16);
+    out.reserve(method.len() + target.len() + 12);
     out.extend_from_slice(method);
     out.extend_from_slice(b" ");
     out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &head.headers {
-        let at = out.len();
-        field(out, name, value.as_bytes());
-        let mut begins = true;
-        for byte in &mut out[at..at + name.as_str().len()] {
-            if begins {
-                byte.make_ascii_uppercase();
-            }
-            begins = *byte == b'-';
-        }
-    }
+    fields(out, &head.headers, false);
 }
 
-/// The head of an answer, as far as its last header.
-pub(crate) fn answer(out: &mut BytesMut, head: &ResponseHeader) {
+/// The head of an answer, as far as its last header. `lower`: names in small letters.
+pub(crate) fn answer(out: &mut BytesMut, head: &ResponseHeader, lower: bool) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(head.status.as_str().as_bytes());
     out.extend_from_slice(b" ");
     out.extend_from_slice(head.reason().as_bytes());
     out.extend_from_slice(END);
-    for (name, value) in &head.headers {
-        field(out, name, value.as_bytes());
+    fields(out, &head.headers, lower);
+}
+
+/// Headers, each as it is spelled.
+fn fields(out: &mut BytesMut, fields: &Fields, lower: bool) {
+    let lower = lower || fields.is_lower();
+    let sizes = fields.iter();
+    let size: usize = sizes
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    out.reserve(size + END.len());
+    for field in fields.spelled() {
+        let name = line(out, field.name(), field.value().as_bytes());
+        if !lower {
+            fields.spell(field, &mut out[name]);
+        }
     }
 }
 
-/// One header.
-pub(crate) fn field(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
-    out.extend_from_slice(name.as_str().as_bytes());
+/// One header more, which nobody has spelled.
+pub(crate) fn field(out: &mut BytesMut, name: &HeaderName, value: &[u8], lower: bool) {
+    let name = line(out, name, value);
+    if !lower {
+        Spelling::USUAL.write(&mut out[name]);
+    }
+}
+
+/// Trailers, with the empty line behind them.
+pub(crate) fn trailers(out: &mut BytesMut, trailers: &HeaderMap, lower: bool) {
+    for (name, value) in trailers {
+        field(out, name, value.as_bytes(), lower);
+    }
+    end(out);
+}
+
+/// A header, with its name in small letters: where that stands.
+fn line(out: &mut BytesMut, name: &HeaderName, value: &[u8]) -> Range<usize> {
+    let at = out.len();
+    let name = name.as_str().as_bytes();
+    out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(END);
+    at..at + name.len()
 }
 
 /// Behind the last header.
@@ -67,17 +88,41 @@ mod tests {
         let mut request = RequestHeader::build("PUT", b"/a?b=c", 4).unwrap();
         request.append_header("content-type", "text/plain").unwrap();
         request.append_header("x-a--b-", "x-y").unwrap();
-        request.append_header("etag", "").unwrap();
+        let etag = (http::header::ETAG, http::HeaderValue::from_static(""));
+        request.headers.append_written(etag.0, b"ETag", etag.1);
         let mut out = BytesMut::new();
         super::request(&mut out, &request);
         end(&mut out);
         let text: &[u8] =
-            b"PUT /a?b=c HTTP/1.1\r\nContent-Type: text/plain\r\nX-A--B-: x-y\r\nEtag: \r\n\r\n";
+            b"PUT /a?b=c HTTP/1.1\r\nContent-Type: text/plain\r\nX-A--B-: x-y\r\nETag: \r\n\r\n";
+        assert_eq!(out, text);
+        request.headers.write_lower();
+        request.insert_header("x-later", "1").unwrap();
+        out.clear();
+        super::request(&mut out, &request);
+        let text: &[u8] = b"PUT /a?b=c HTTP/1.1\r\ncontent-type: text/plain\r\nx-a--b-: x-y\r\netag: \r\nx-later: 1\r\n";
         assert_eq!(out, text);
         let mut head = ResponseHeader::build(404, 1).unwrap();
         head.append_header("x-a", "1").unwrap();
+        for (lower, text) in [
+            (
+                false,
+                &b"HTTP/1.1 404 Not Found\r\nX-A: 1\r\nDate: now\r\n"[..],
+            ),
+            (
+                true,
+                &b"HTTP/1.1 404 Not Found\r\nx-a: 1\r\ndate: now\r\n"[..],
+            ),
+        ] {
+            out.clear();
+            answer(&mut out, &head, lower);
+            field(&mut out, &http::header::DATE, b"now", lower);
+            assert_eq!(out, text);
+        }
+        let mut behind = HeaderMap::new();
+        behind.insert("grpc-status", "0".parse().unwrap());
         out.clear();
-        answer(&mut out, &head);
-        assert_eq!(out, &b"HTTP/1.1 404 Not Found\r\nx-a: 1\r\n"[..]);
+        trailers(&mut out, &behind, false);
+        assert_eq!(out, &b"Grpc-Status: 0\r\n\r\n"[..]);
     }
 }

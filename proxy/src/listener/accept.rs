@@ -8,6 +8,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use http::HeaderValue;
+use portolan_config::document::HeaderCase;
 use portolan_control::engine::Published;
 use portolan_control::ledger::{Gone, Outcome};
 use portolan_control::stats::Gauge;
@@ -16,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::handshake::shake_hands;
+use super::handshake::{Shaken, shake_hands};
 use super::{Listener, http2, proxied};
 use crate::connection::{Connection, NoRequest, Patience, Speaks, Transport};
 use crate::context::ConnectionContext;
@@ -192,13 +193,14 @@ async fn serve(listener: Arc<Listener>, mut stream: TcpStream, service: &Service
         None => (Transport::Plain(stream), None),
         Some(server) => {
             let limit = limits.header_timeout;
-            let shaken = shake_hands(stream, server, limit, &listener.handshakes).await;
-            let Some((stream, tls)) = shaken else {
-                return;
-            };
-            (Transport::Tls(Box::new(stream)), Some(tls))
+            match shake_hands(stream, server, limit, &listener.handshakes).await {
+                Shaken::Client(stream, tls) => (Transport::Tls(stream), Some(tls)),
+                Shaken::PlainHttp(stream) => (Transport::Plain(stream), None),
+                Shaken::Nothing => return,
+            }
         }
     };
+    let misunderstood = settings.tls.is_some() && tls.is_none();
     let context = Arc::new(ConnectionContext {
         peer,
         // Digits, dots and colons: what a header may have.
@@ -212,6 +214,15 @@ async fn serve(listener: Arc<Listener>, mut stream: TcpStream, service: &Service
         recorder: service.recorder.clone(),
     });
     let mut connection = Connection::new(transport, context);
+    if misunderstood {
+        // It has not become a request: nobody has read it.
+        refused("plain_http");
+        let lower = header_case(service) == HeaderCase::Lower;
+        connection
+            .end_with(Reply::plain_http().to_http1(lower))
+            .await;
+        return;
+    }
     let leaving = listener.leaving();
     match tokio::time::timeout(limits.header_timeout, find_out(&mut connection, leaving)).await {
         Ok(Ok(Speaks::Http1)) => http1(Box::new(connection), &listener, service).await,
@@ -221,7 +232,7 @@ async fn serve(listener: Arc<Listener>, mut stream: TcpStream, service: &Service
         // So little that it may have become anything.
         Ok(Err(_)) => gone_in_head(&mut connection),
         Err(_) if connection.has_begun() => {
-            refuse(Box::new(connection), Refusal::HeadersTooSlow).await;
+            refuse(Box::new(connection), Refusal::HeadersTooSlow, service).await;
         }
         // Nothing came: nobody is owed an answer.
         Err(_) => {}
@@ -244,7 +255,7 @@ async fn http1(mut connection: Box<Connection>, listener: &Arc<Listener>, servic
                 return;
             }
             Err(NoRequest::Refused(refusal)) => {
-                refuse(connection, refusal).await;
+                refuse(connection, refusal, service).await;
                 return;
             }
         };
@@ -334,6 +345,11 @@ async fn find_out(
     }
 }
 
+/// How names of headers are written to those who never got as far as a request.
+fn header_case(service: &Service) -> HeaderCase {
+    service.published.load().plan.header_case
+}
+
 /// The client went away, perhaps in the middle of a head.
 fn gone_in_head(connection: &mut Connection) {
     connection.accept();
@@ -343,7 +359,7 @@ fn gone_in_head(connection: &mut Connection) {
 }
 
 /// Answers what nobody else is to see, and closes.
-async fn refuse(mut connection: Box<Connection>, refusal: Refusal) {
+async fn refuse(mut connection: Box<Connection>, refusal: Refusal, service: &Service) {
     let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     connection.accept();
     if let Some(entry) = connection.take_entry() {
@@ -355,6 +371,7 @@ async fn refuse(mut connection: Box<Connection>, refusal: Refusal) {
         "request refused: {}",
         refusal.reason()
     );
-    let bytes = Reply::refusal(refusal, &id, None, None).to_http1();
+    let lower = header_case(service) == HeaderCase::Lower;
+    let bytes = Reply::refusal(refusal, &id, None, None).to_http1(lower);
     connection.end_with(bytes).await;
 }
