@@ -37,6 +37,9 @@ codes! {
     NotAvailableYet = "not-available-yet",
     /// A key that must be there is not.
     MissingKey = "missing-key",
+    /// A key, or an item of a list, with nothing behind it. It could mean none, all, or the default, and
+    /// a file that was cut off ends like that: so it means nothing.
+    NothingGiven = "nothing-given",
     /// A value of another kind than the key takes: a list where a text belongs, and the like.
     WrongType = "wrong-type",
     /// A value of the right kind that says something impossible.
