@@ -47,3 +47,4 @@ mod tls;
 mod tokens;
 mod upgrade;
 mod weights;
+mod writing;

@@ -27,6 +27,8 @@ macro_rules! codes {
 codes! {
     /// The file cannot be opened or is not UTF-8.
     Unreadable = "unreadable",
+    /// A file that somebody is writing just now.
+    BeingWritten = "being-written",
     /// The text is not YAML.
     Syntax = "syntax",
     /// A key stands twice in one mapping.
