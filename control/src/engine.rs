@@ -7,6 +7,8 @@
 pub mod core;
 #[cfg(test)]
 mod idle;
+#[cfg(test)]
+mod names;
 mod passive;
 mod retired;
 #[cfg(test)]

@@ -272,6 +272,9 @@ pub struct EndpointEntry {
     pub address: String,
     /// The name it was found under.
     pub name: Option<String>,
+    /// Whether the name has it no longer, and it serves until another address can.
+    #[serde(default)]
+    pub leaving: bool,
     /// Its weight.
     pub weight: u32,
     /// Whether it only serves when no other can.
@@ -499,6 +502,7 @@ impl PoolEntry {
                 .map(|endpoint| EndpointEntry {
                     address: endpoint.live.key.address.to_string(),
                     name: endpoint.name.as_deref().map(str::to_owned),
+                    leaving: endpoint.leaving,
                     weight: endpoint.drained.unwrap_or(endpoint.weight),
                     backup: endpoint.backup,
                     drain: None,
