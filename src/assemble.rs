@@ -13,7 +13,7 @@ use portolan_certs::Keyring;
 use portolan_certs::acme::Answers;
 use portolan_config::diagnostic::{Report, Severity};
 use portolan_config::plan::Plan;
-use portolan_config::{Inputs, Machine, Watch};
+use portolan_config::{Inputs, Machine, Stamp, Watch};
 use portolan_control::access_log::AccessLog;
 use portolan_control::acme::AcmeKeeper;
 use portolan_control::admin::{AdminServer, AdminState, Phase};
@@ -26,11 +26,11 @@ use portolan_control::last_known_good::LastKnownGood;
 use portolan_control::listeners::Listeners;
 use portolan_control::notice::{Notice, Stage};
 use portolan_control::overrides::keeper::OverrideKeeper;
-use portolan_control::reload::{self, Parts, Reloader, Running, Trigger};
+use portolan_control::reload::{self, Follower, Parts, Reloader, Running, Trigger};
 use portolan_control::resolve::NameServers;
 use portolan_control::stats::Totals;
 use portolan_control::token_keys::{self, TokenKeyKeeper};
-use portolan_control::watch::{FileWatch, keep_up};
+use portolan_control::watch::{FileWatch, Writing, keep_up};
 use portolan_proxy::{DataPlane, DataPlaneParts, EngineDialer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -91,6 +91,7 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
     };
     let telemetry = Telemetry::start(&chosen.ready.plan.log, machine::variable("RUST_LOG"));
     say_warnings(&chosen.report);
+    say_just_written(&chosen.inputs, clock);
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -214,6 +215,28 @@ fn choose_configuration(
     })
 }
 
+/// How recently a file must have been written to be worth a word at the start.
+const JUST_WRITTEN: Duration = Duration::from_secs(1);
+
+/// Says which files were written just now: nobody knows at the start whether somebody is still writing.
+fn say_just_written(inputs: &Inputs, clock: Clock) {
+    let now = clock.wall().as_nanos() as i128;
+    let recent = |stamp: Stamp| {
+        let age = now - stamp.written;
+        stamp.unsteady || (0..JUST_WRITTEN.as_nanos() as i128).contains(&age)
+    };
+    for (path, _) in inputs.stamps().filter(|(_, stamp)| recent(*stamp)) {
+        tracing::debug!(
+            "`{}` was written just now: what stood there was read, and what follows is applied when \
+             it is closed",
+            path.display()
+        );
+    }
+    if let Some(path) = inputs.unsteady() {
+        tracing::warn!("`{}` was written while it was read", path.display());
+    }
+}
+
 fn say_warnings(report: &Report) {
     for diagnostic in &report.diagnostics {
         if diagnostic.severity == Severity::Warning {
@@ -315,6 +338,7 @@ async fn run(
     if !chosen.last_known_good {
         reload::keep(&plan, chosen.saved, clock);
     }
+    let writing: Arc<Writing> = Arc::default();
     let reloader = Arc::new(Reloader::new(
         chosen.source,
         Parts {
@@ -327,6 +351,7 @@ async fn run(
             journal: journal.clone(),
             machine,
             keyring,
+            writing: writing.clone(),
         },
         Running {
             plan: plan.clone(),
@@ -370,8 +395,8 @@ async fn run(
         "portolan {VERSION}, configuration {}, {workers} workers, admin API on http://{admin_address}",
         plan.hash,
     );
-    tokio::spawn(watch_files(reloader.clone()));
-    tokio::spawn(watch_certificates(reloader.clone()));
+    tokio::spawn(watch_files(reloader.clone(), writing.clone()));
+    tokio::spawn(watch_certificates(reloader.clone(), writing));
     tokio::spawn(TokenKeyKeeper::new(reloader.clone(), clock).run());
 
     notifier.send(&["STATUS=Waiting for the first verdicts about endpoints."]);
@@ -679,27 +704,24 @@ impl Signals {
 }
 
 /// Reloads when a watched file changes.
-async fn watch_files(reloader: Arc<Reloader>) {
+async fn watch_files(reloader: Arc<Reloader>, writing: Arc<Writing>) {
     let watched = reloader.watched();
-    let watch = match FileWatch::new() {
+    let watch = match FileWatch::new(&writing) {
         Ok(watch) => watch,
         Err(error) => {
             tracing::warn!("cannot watch files ({error}): changes are only seen on reload");
             return;
         }
     };
-    let reload = || async {
-        reloader.reload(Trigger::FileChanged).await;
-    };
-    keep_up(watch, watched, reload).await;
+    keep_up(watch, watched, Follower(reloader)).await;
 }
 
 /// Reads certificates again when one of their files changes, and now and then in any case: time
 /// passes for certificates, and not every file system tells of changes.
-async fn watch_certificates(reloader: Arc<Reloader>) {
+async fn watch_certificates(reloader: Arc<Reloader>, writing: Arc<Writing>) {
     const IN_ANY_CASE: Duration = Duration::from_secs(600);
     let mut plans = reloader.plans();
-    let mut watch = match FileWatch::new() {
+    let mut watch = match FileWatch::new(&writing) {
         Ok(watch) => watch,
         Err(error) => {
             tracing::warn!("cannot watch certificates ({error}): they are read every ten minutes");
@@ -714,7 +736,10 @@ async fn watch_certificates(reloader: Arc<Reloader>) {
         let mut files = reloader.certificate_files();
         loop {
             // They are read below in any case.
-            let _ = watch.set(files.iter().map(PathBuf::as_path));
+            let _ = watch.set(&Watch {
+                files: files.iter().cloned().collect(),
+                ..Watch::default()
+            });
             // After the watch is set: a change between reading a file and watching it.
             reloader.refresh_certificates().await;
             let now = reloader.certificate_files();
@@ -724,7 +749,7 @@ async fn watch_certificates(reloader: Arc<Reloader>) {
             files = now;
         }
         tokio::select! {
-            () = watch.changed() => {}
+            () = watch.settled() => {}
             () = tokio::time::sleep(IN_ANY_CASE) => {}
             changed = plans.changed() => if changed.is_err() {
                 return;

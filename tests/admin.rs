@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::harness::client::{Answer, raw};
 use crate::harness::config::{LISTENER, PROBES, pool, pools};
 use crate::harness::names::{NameServer, Reply};
-use crate::harness::portolan::{command_in, stderr, stdout};
+use crate::harness::portolan::{command_in, port, stderr, stdout};
 use crate::harness::{Ask, Origin, Portolan, eventually, fetch, get};
 
 const ROUTE: &str = "routes: [ { name: all, to: a } ]\n";
@@ -649,6 +649,34 @@ async fn what_is_not_there_is_a_problem() {
 }
 
 // === Where ===
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_keeps_its_port_when_it_moves() {
+    let port = port();
+    let token = "operator-operator-operator";
+    let admin = |ip: &str| {
+        format!(
+            "admin: {{ bind: '{ip}:{port}', tokens: [ {{ name: ops, role: operator, token: {token} }} ] }}\n"
+        )
+    };
+    let (portolan, _origin) = serving(&admin("127.0.0.1")).await;
+    let config = std::fs::read_to_string(portolan.config_path()).unwrap();
+    let here: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+    let elsewhere: SocketAddr = format!("127.0.0.2:{port}").parse().unwrap();
+    for (ip, reached) in [("0.0.0.0", true), ("127.0.0.1", false), ("[::]", true)] {
+        portolan.write(&config.replace(&admin("127.0.0.1"), &admin(ip)));
+        eventually(
+            &format!("{elsewhere} answers: {reached}, at {ip}"),
+            async || {
+                let answered = get(elsewhere, "/healthz").await.is_ok();
+                (answered == reached).then_some(())
+            },
+        )
+        .await;
+        assert_eq!(fetch(here, "/healthz").await.status, 200);
+    }
+    portolan.stop().await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_moves_while_it_runs() {

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use tokio::net::UnixDatagram;
 
 use crate::harness::config::{PROBES, pools};
-use crate::harness::{Load, Origin, Portolan, eventually, fetch, soon};
+use crate::harness::{Ask, Load, Origin, Portolan, eventually, fetch, soon};
 
 fn config(admin: &str, listener: &str, origin: &Origin) -> String {
     let pools = pools(&[("a", &[origin], "")]);
@@ -132,6 +132,29 @@ async fn sockets_of_the_manager_are_used() {
         .await;
     assert_eq!(early.await.unwrap().origin(), "a");
     next.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_of_the_manager_is_moved_as_well() {
+    let origin = Origin::start("a").await;
+    let open = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (listener, admin) = (open(), open());
+    let (address, operators) = (listener.local_addr().unwrap(), admin.local_addr().unwrap());
+    let text = |bind: &str| config(&operators.to_string(), bind, &origin);
+    let portolan = Portolan::with(&text(&address.to_string()))
+        .activated(listener, admin)
+        .start()
+        .await;
+    let load = Load::start(address, 2, || Ask::get("/").header("connection", "close"));
+    load.more(20).await;
+    for ip in ["0.0.0.0", "127.0.0.1"] {
+        let bind = format!("{ip}:{}", address.port());
+        portolan.change(&text(&bind)).await;
+        assert_eq!(portolan.addresses().await[0].to_string(), bind);
+        load.more(30).await;
+    }
+    load.stop().await.assert_flawless();
+    portolan.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,7 +84,6 @@ impl Reader {
         &mut self,
         legacy: usize,
         key: &str,
-        omitted: &Omitted<T>,
     ) -> Option<Option<T>> {
         let entries = &self.legacies.0[legacy].entries;
         let at = entries.iter().position(|entry| entry.key == key)?;
@@ -93,7 +92,8 @@ impl Reader {
             return Some(known);
         }
         let node = entries[at].node.clone();
-        if omitted.stands_for(&node) {
+        // Complained about where it stands, once.
+        if let Value::Null = node.value {
             return None;
         }
         let value = T::decode(&node, self);
@@ -104,6 +104,12 @@ impl Reader {
     /// Adds a problem.
     pub fn report(&mut self, diagnostic: Diagnostic) {
         self.diagnostics.push(diagnostic);
+    }
+
+    /// Complains about a key with nothing behind it.
+    pub(crate) fn nothing_given<T: Decode>(&mut self, key: &At<String>, default: Option<&str>) {
+        let help = what_to_write::<T>(default);
+        self.report(nothing_given(key).help(help));
     }
 
     /// Complains that something else should stand here.
@@ -147,8 +153,36 @@ impl Reader {
     }
 }
 
+/// The complaint about a key with nothing behind it.
+///
+/// It is never taken for "leave it out": a file that is cut off behind `auth:` would open a route to
+/// everybody.
+pub(crate) fn nothing_given(key: &At<String>) -> Diagnostic {
+    let message = format!("`{key}` has nothing behind it");
+    Diagnostic::error(Code::NothingGiven, key.origin, message)
+}
+
+/// What to write behind a key, in words for a message.
+fn what_to_write<T: Decode>(default: Option<&str>) -> String {
+    let mut ways = vec!["write what belongs there".to_owned()];
+    ways.extend(T::NONE.map(|none| format!("`{none}` for none")));
+    match default {
+        Some("{}") => ways.push("leave the key out for its defaults".to_owned()),
+        Some(default) => ways.push(format!("leave the key out for its default, `{default}`")),
+        None if T::absent().is_some() => ways.push("leave the key out".to_owned()),
+        None => {}
+    }
+    match ways.split_last() {
+        Some((last, before)) if !before.is_empty() => format!("{}, or {last}", before.join(", ")),
+        _ => ways.concat(),
+    }
+}
+
 /// Something that can be read from a node.
 pub trait Decode: Sized {
+    /// How "none of it" is written, if it can be.
+    const NONE: Option<&'static str> = None;
+
     /// Reads it. `None` when nothing usable stood there, which has then been reported.
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self>;
 
@@ -238,13 +272,6 @@ impl<T: Decode> Omitted<T> {
         // Defaults are sound: a test reads every one of them.
         let read = || T::decode(&Node::from_default(text), &mut Reader::default());
         self.value.get_or_init(read).as_ref()
-    }
-}
-
-impl<T: Decode> Omitted<T> {
-    /// Whether this node is the same as no key: `key:` with nothing behind it, where that is allowed.
-    fn stands_for(&self, node: &Node) -> bool {
-        matches!(node.value, Value::Null) && (self.text.is_some() || T::absent().is_some())
     }
 }
 
@@ -365,11 +392,10 @@ impl Leaf for Secret {
 // === Containers ===
 
 impl<T: Decode> Decode for Option<T> {
+    const NONE: Option<&'static str> = T::NONE;
+
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
-        match node.value {
-            Value::Null => Some(None),
-            _ => T::decode(node, reader).map(Some),
-        }
+        T::decode(node, reader).map(Some)
     }
 
     fn absent() -> Option<Self> {
@@ -395,6 +421,8 @@ impl<T: Encode> Encode for Option<T> {
 
 /// What few have need not make the others large.
 impl<T: Decode> Decode for Box<T> {
+    const NONE: Option<&'static str> = T::NONE;
+
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
         T::decode(node, reader).map(Self::new)
     }
@@ -499,6 +527,8 @@ impl<T: fmt::Debug> fmt::Debug for Shared<T> {
 }
 
 impl<T: Decode> Decode for Shared<T> {
+    const NONE: Option<&'static str> = T::NONE;
+
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
         T::decode(node, reader).map(Self::new)
     }
@@ -549,17 +579,25 @@ impl<T: JsonSchema> JsonSchema for Shared<T> {
 }
 
 impl<T: Decode> Decode for Vec<T> {
+    const NONE: Option<&'static str> = Some("[]");
+
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
-        let items = match &node.value {
-            Value::List(items) => items,
-            Value::Null => return Some(Self::new()),
-            _ => {
-                reader.wrong_type(node, "a list");
-                return None;
-            }
+        let Value::List(items) = &node.value else {
+            reader.wrong_type(node, "a list");
+            return None;
         };
         let mut read = Self::with_capacity(items.len());
-        read.extend(items.iter().filter_map(|item| T::decode(item, reader)));
+        for item in items {
+            if let Value::Null = item.value {
+                let message = "an item of a list with nothing in it";
+                reader.report(
+                    Diagnostic::error(Code::NothingGiven, item.origin, message)
+                        .help("write what belongs there, or take the item out"),
+                );
+            } else {
+                read.extend(T::decode(item, reader));
+            }
+        }
         Some(read)
     }
 
@@ -645,18 +683,20 @@ impl<'a, K, V> IntoIterator for &'a Entries<K, V> {
 }
 
 impl<K: Leaf, V: Decode> Decode for Entries<K, V> {
+    const NONE: Option<&'static str> = Some("{}");
+
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
-        let entries = match &node.value {
-            Value::Map(entries) => entries,
-            Value::Null => return Self::absent(),
-            _ => {
-                reader.wrong_type(node, "a mapping");
-                return None;
-            }
+        let Value::Map(entries) = &node.value else {
+            reader.wrong_type(node, "a mapping");
+            return None;
         };
         let mut read = Vec::with_capacity(entries.len());
         for entry in entries {
             let key = reader.leaf_text(&entry.key.value, false, entry.key.origin);
+            if let Value::Null = entry.value.value {
+                reader.nothing_given::<V>(&entry.key, None);
+                continue;
+            }
             let value = V::decode(&entry.value, reader);
             if let (Some(key), Some(value)) = (key, value) {
                 read.push((At::new(key, entry.key.origin), value));
@@ -751,6 +791,8 @@ pub(crate) fn is_off(node: &Node) -> bool {
 }
 
 impl<T: Decode> Decode for Switch<T> {
+    const NONE: Option<&'static str> = Some("off");
+
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
         if is_off(node) {
             return Some(Self::Off(node.origin));
@@ -858,18 +900,11 @@ impl<'a> Fields<'a> {
         renamed: &'static [Renamed],
         reader: &mut Reader,
     ) -> Option<Self> {
-        let mut legacy = None;
-        let entries: &[Entry] = match &node.value {
-            Value::Map(entries) => {
-                legacy = reader.legacies.of(what);
-                entries
-            }
-            Value::Null => &[],
-            _ => {
-                reader.wrong_type(node, "a mapping");
-                return None;
-            }
+        let Value::Map(entries) = &node.value else {
+            reader.wrong_type(node, "a mapping");
+            return None;
         };
+        let legacy = reader.legacies.of(what);
         Some(Self {
             entries,
             origin: node.origin,
@@ -890,12 +925,14 @@ impl<'a> Fields<'a> {
         reader: &mut Reader,
     ) -> Option<T> {
         if let Some(at) = self.find(key).or_else(|| self.find_renamed(key, reader)) {
-            let node = &self.entries[at].value;
-            if !omitted.stands_for(node) {
-                return T::decode(node, reader);
+            let entry = &self.entries[at];
+            if let Value::Null = entry.value.value {
+                reader.nothing_given::<T>(&entry.key, omitted.text);
+                return None;
             }
+            return T::decode(&entry.value, reader);
         } else if let Some(legacy) = self.legacy
-            && let Some(inherited) = reader.inherited(legacy, key, omitted)
+            && let Some(inherited) = reader.inherited(legacy, key)
         {
             return inherited;
         }
@@ -1126,7 +1163,7 @@ impl ObjectSchema {
         default: Option<&str>,
         generator: &mut SchemaGenerator,
     ) {
-        let mut schema = generator.subschema_for::<T>();
+        let mut schema = something(generator.subschema_for::<T>());
         schema.insert("description".to_owned(), prose(doc).into());
         match default {
             Some(default) => {
@@ -1179,6 +1216,34 @@ impl ObjectSchema {
         }
         schema
     }
+}
+
+/// The schema of what may be left out, without "nothing": a key with nothing behind it is an error.
+fn something(mut schema: Schema) -> Schema {
+    let is_null = |form: &serde_json::Value| form["type"] == "null" || form.is_null();
+    let Some(object) = schema.as_object_mut() else {
+        return schema;
+    };
+    for forms in ["type", "enum", "anyOf", "oneOf"] {
+        if let Some(serde_json::Value::Array(all)) = object.get_mut(forms) {
+            all.retain(|form| form != "null" && !is_null(form));
+        }
+    }
+    if let Some(serde_json::Value::Array(types)) = object.get_mut("type")
+        && let [one] = types.as_slice()
+    {
+        let one = one.clone();
+        object.insert("type".to_owned(), one);
+    }
+    // Of two forms, one of them nothing, the other one is the schema.
+    if let Some(serde_json::Value::Array(forms)) = object.get("anyOf")
+        && let [serde_json::Value::Object(one)] = forms.as_slice()
+    {
+        let one = one.clone();
+        object.remove("anyOf");
+        object.extend(one);
+    }
+    schema
 }
 
 /// A doc comment as running text: a line for every paragraph.

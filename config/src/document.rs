@@ -66,7 +66,8 @@ use crate::source::At;
 use crate::units::{Count, Percent, TimeSpan};
 
 document! {
-    /// The configuration file. YAML; JSON is YAML too. Unknown keys and names are errors.
+    /// The configuration file. YAML; JSON is YAML too. Unknown keys and names are errors, and so is a key
+    /// with nothing behind it: write `off`, `[]` or `{}` for none, or leave the key out.
     pub struct Document as "the file" {
         /// More files to read, as patterns relative to this one (`teams/*.yaml`), so that teams can
         /// own their own files. Pools and services are joined by name; listeners, routes and tests are

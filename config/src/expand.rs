@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::node::{Node, Scalar, Value};
 use crate::source::{Origin, Sources};
+use crate::stamp::Stamp;
 
 /// Where references are looked up: the border between this crate and the machine.
 pub trait Environment {
@@ -20,6 +21,14 @@ pub trait Environment {
     /// # Errors
     /// When it cannot be read, or is not UTF-8.
     fn file(&self, path: &Path) -> io::Result<String>;
+
+    /// The same, and what the file was like meanwhile, where that is known.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not UTF-8.
+    fn stamped_file(&self, path: &Path) -> io::Result<(String, Stamp)> {
+        Ok((self.file(path)?, Stamp::default()))
+    }
 }
 
 /// The longest content of a `${file:…}`: secrets are short, and a device would never end.

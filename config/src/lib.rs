@@ -47,12 +47,14 @@ pub mod plan;
 mod reference;
 mod schema;
 pub mod source;
+mod stamp;
 pub mod units;
 
 pub use expand::Environment;
 pub use load::{Inputs, Machine, SavedSource, Watch};
 pub use reference::{diagnostics_page, reference_page};
 pub use schema::json_schema;
+pub use stamp::Stamp;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

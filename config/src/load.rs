@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::decode::nothing_given;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::expand::{Environment, LONGEST_FILE, expand};
 use crate::node::{Entry, Node, Value};
 use crate::parse::parse;
 use crate::source::{At, Origin, SourceId, Sources};
+use crate::stamp::{Stamp, read_stamped, read_text};
 
 /// The largest configuration file that is read.
 const LARGEST_FILE: u64 = 64 << 20;
@@ -39,19 +41,10 @@ impl Environment for Machine {
     fn file(&self, path: &Path) -> std::io::Result<String> {
         read_text(path, LONGEST_FILE)
     }
-}
 
-/// A file's text, bounded, so that a pipe or a device given by mistake ends in an error.
-fn read_text(path: &Path, limit: u64) -> std::io::Result<String> {
-    use std::io::Read as _;
-    let file = std::fs::File::open(path)?;
-    let expected = file.metadata().map_or(0, |found| found.len().min(limit));
-    let mut text = String::with_capacity(expected as usize + 1);
-    file.take(limit + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > limit {
-        return Err(std::io::Error::other(format!("larger than {limit} bytes")));
+    fn stamped_file(&self, path: &Path) -> std::io::Result<(String, Stamp)> {
+        read_stamped(path, LONGEST_FILE)
     }
-    Ok(text)
 }
 
 /// What was read.
@@ -76,25 +69,50 @@ pub struct Watch {
     pub files: BTreeSet<PathBuf>,
     /// Folders in which new files may appear that an `include` pattern would match.
     pub folders: BTreeSet<PathBuf>,
+    /// What such files are called: the last parts of the patterns. Without any, every file in one of the
+    /// folders counts.
+    pub patterns: BTreeSet<String>,
+}
+
+impl Watch {
+    /// Whether a file of this name in one of the folders may be meant.
+    pub fn may_mean(&self, name: &std::ffi::OsStr) -> bool {
+        let name = name.to_string_lossy();
+        let means = |pattern: &String| {
+            glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(&name))
+        };
+        self.patterns.is_empty() || self.patterns.iter().any(means)
+    }
 }
 
 /// What was found in the files that a configuration was read from: enough to tell whether reading
 /// them again would give the same.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// Every text by its file, with the most that is read of it, and a hash of what was there.
-    texts: Vec<(PathBuf, u64, u64)>,
+    /// Every text.
+    texts: Vec<Input>,
     /// Every pattern of an `include`, and the files that it named.
     patterns: Vec<(String, Vec<PathBuf>)>,
     /// Something was read that is not among these, or could not be read.
     unsure: bool,
 }
 
+/// A file that was read.
+#[derive(Clone, Debug)]
+struct Input {
+    path: PathBuf,
+    /// The most that is read of it.
+    limit: u64,
+    /// A hash of what was there.
+    hash: u64,
+    stamp: Stamp,
+}
+
 impl Inputs {
     /// Whether the same is found there now.
     pub fn are_unchanged(&self) -> bool {
-        let same = |(path, limit, before): &(PathBuf, u64, u64)| {
-            read_text(path, *limit).is_ok_and(|text| hash(&text) == *before)
+        let same = |input: &Input| {
+            read_text(&input.path, input.limit).is_ok_and(|text| hash(&text) == input.hash)
         };
         !self.unsure
             && !self.texts.is_empty()
@@ -104,10 +122,40 @@ impl Inputs {
             && self.texts.iter().all(same)
     }
 
-    fn add(&mut self, path: &Path, limit: u64, text: &std::io::Result<String>) {
-        match text {
-            Ok(text) => self.texts.push((path.to_path_buf(), limit, hash(text))),
-            Err(_) => self.unsure = true,
+    /// Every file that was read, and what it was like.
+    pub fn stamps(&self) -> impl Iterator<Item = (&Path, Stamp)> {
+        let texts = self.texts.iter();
+        texts.map(|input| (input.path.as_path(), input.stamp))
+    }
+
+    /// A file that was written while it was read, however often that was tried.
+    pub fn unsteady(&self) -> Option<&Path> {
+        let mut stamps = self.stamps();
+        let (path, _) = stamps.find(|(_, stamp)| stamp.unsteady)?;
+        Some(path)
+    }
+
+    /// Adds what was read of a file, and gives its text back.
+    fn add(
+        &mut self,
+        path: &Path,
+        limit: u64,
+        read: std::io::Result<(String, Stamp)>,
+    ) -> std::io::Result<String> {
+        match read {
+            Ok((text, stamp)) => {
+                self.texts.push(Input {
+                    path: path.to_path_buf(),
+                    limit,
+                    hash: hash(&text),
+                    stamp,
+                });
+                Ok(text)
+            }
+            Err(error) => {
+                self.unsure = true;
+                Err(error)
+            }
         }
     }
 }
@@ -223,9 +271,8 @@ impl Environment for Noting<'_> {
 
     fn file(&self, path: &Path) -> std::io::Result<String> {
         self.files.borrow_mut().insert(path.to_path_buf());
-        let text = self.environment.file(path);
-        self.inputs.borrow_mut().add(path, LONGEST_FILE, &text);
-        text
+        let read = self.environment.stamped_file(path);
+        self.inputs.borrow_mut().add(path, LONGEST_FILE, read)
     }
 }
 
@@ -253,9 +300,8 @@ impl Loading {
 
     fn file(&mut self, path: &Path, included_at: Origin) -> Option<Node> {
         self.watch.files.insert(path.to_path_buf());
-        let text = read_text(path, LARGEST_FILE);
-        self.inputs.add(path, LARGEST_FILE, &text);
-        let text = match text {
+        let read = read_stamped(path, LARGEST_FILE);
+        let text = match self.inputs.add(path, LARGEST_FILE, read) {
             Ok(text) => text,
             Err(error) => {
                 let error = match error.kind() {
@@ -308,7 +354,11 @@ impl Loading {
     /// The files a pattern names, in the order of their names.
     fn matches(&mut self, pattern: &str, origin: Origin) -> Vec<PathBuf> {
         let full = self.sources.resolve(origin, Path::new(pattern));
-        self.watch.folders.insert(folder_of_pattern(&full));
+        self.watch.folders.extend(folders_of_pattern(&full));
+        if let Some(name) = full.file_name() {
+            let name = name.to_string_lossy().into_owned();
+            self.watch.patterns.insert(name);
+        }
         let full = full.display().to_string();
         let found = match glob::glob(&full) {
             Ok(found) => found,
@@ -381,8 +431,11 @@ impl Loading {
 fn join_section(old: &mut Entry, new: Entry, diagnostics: &mut Vec<Diagnostic>) {
     let key = old.key.value.as_str();
     match (&mut old.value.value, new.value.value) {
-        (_, Value::Null) => {}
-        (slot @ Value::Null, value) => *slot = value,
+        (_, Value::Null) => diagnostics.push(empty_section(&new.key)),
+        (slot @ Value::Null, value) => {
+            *slot = value;
+            diagnostics.push(empty_section(&old.key));
+        }
         (Value::List(items), Value::List(more))
             if matches!(key, "listeners" | "routes" | "tests") =>
         {
@@ -410,6 +463,11 @@ fn join_section(old: &mut Entry, new: Entry, diagnostics: &mut Vec<Diagnostic>) 
     }
 }
 
+/// The complaint about a section with nothing in it, which stands in another file as well.
+fn empty_section(key: &At<String>) -> Diagnostic {
+    nothing_given(key).help("write what belongs there, or leave the key out of this file")
+}
+
 /// The complaint about a name that two files define.
 fn defined_twice(key: &At<String>, first: Origin) -> Diagnostic {
     Diagnostic::error(
@@ -420,20 +478,31 @@ fn defined_twice(key: &At<String>, first: Origin) -> Diagnostic {
     .related(first, "first here")
 }
 
-/// The deepest folder of a pattern that has no wildcard in it.
-fn folder_of_pattern(pattern: &Path) -> PathBuf {
+/// The folders in which files or folders may appear that a pattern would match: the deepest that has no
+/// wildcard in its name, and those that are there already for the rest of the pattern.
+fn folders_of_pattern(pattern: &Path) -> Vec<PathBuf> {
     let mut folder = PathBuf::new();
-    for part in pattern
-        .parent()
-        .unwrap_or_else(|| Path::new(""))
-        .components()
-    {
-        if part.as_os_str().to_string_lossy().contains(['*', '?', '[']) {
+    let mut folders = Vec::new();
+    let parent = pattern.parent().unwrap_or_else(|| Path::new(""));
+    let mut steps = parent.components();
+    for step in steps.by_ref() {
+        if step.as_os_str().to_string_lossy().contains(['*', '?', '[']) {
+            let mut upto = folder.join(step);
+            loop {
+                let found = glob::glob(&upto.to_string_lossy()).ok();
+                let found = found.into_iter().flatten().flatten();
+                folders.extend(found.filter(|path| path.is_dir()).take(MOST_FILES));
+                match steps.next() {
+                    Some(step) => upto.push(step),
+                    None => break,
+                }
+            }
             break;
         }
-        folder.push(part);
+        folder.push(step);
     }
-    folder
+    folders.push(folder);
+    folders
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ fn defaults_may_be_written_or_left_out() {
         )
         .replace(
             "region: us-east-1,",
-            "region: us-east-1, balance: least_requests, tls: ~,",
+            "region: us-east-1, balance: least_requests,",
         );
     assert_ne!(spelled_out, WRITTEN);
     assert_eq!(hash(&spelled_out), hash(WRITTEN));

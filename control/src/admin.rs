@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -198,6 +199,9 @@ impl AdminServer {
     }
 }
 
+/// Operators who may wait to be let in.
+const BACKLOG: i32 = 1024;
+
 /// How long clients of a closed door may still begin a request: one may be sending it just now.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
 
@@ -247,9 +251,11 @@ async fn serve(
             if wanted == here(&place) {
                 continue;
             }
-            let moved = TcpListener::bind(wanted)
-                .await
-                .and_then(|listener| Ok((Place::new(wanted, &listener)?, listener)));
+            let bound = {
+                let place = place.lock().unwrap_or_else(PoisonError::into_inner);
+                bind_beside(wanted, &place)
+            };
+            let moved = bound.and_then(|listener| Ok((Place::new(wanted, &listener)?, listener)));
             match moved {
                 Ok((next, listener)) => {
                     tracing::info!("the admin API moves to {}", next.bound);
@@ -265,6 +271,35 @@ async fn serve(
         };
         close.send_replace(true);
     }
+}
+
+/// Takes another address while the API is still at this one, even if they have clients in common: one
+/// port, at `127.0.0.1` and at `0.0.0.0`.
+fn bind_beside(wanted: SocketAddr, place: &Place) -> io::Result<TcpListener> {
+    if let (true, Some(socket)) = (wanted == place.bound, &place.socket) {
+        return AdminServer::inherit(socket.try_clone()?);
+    }
+    let own = place.socket.as_ref().map(SockRef::from);
+    let own = own.filter(|_| wanted.port() == place.bound.port());
+    let share = |socket: &SockRef<'_>, shared| socket.set_reuse_port(shared);
+    let domain = Domain::for_address(wanted);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    if let Some(own) = &own {
+        share(own, true)?;
+        share(&SockRef::from(&socket), true)?;
+    }
+    let bound = socket
+        .bind(&wanted.into())
+        .and_then(|()| socket.listen(BACKLOG));
+    // From here on nobody else of this user may have it.
+    if let Some(own) = &own {
+        share(own, false)?;
+        share(&SockRef::from(&socket), false)?;
+    }
+    bound?;
+    TcpListener::from_std(socket.into())
 }
 
 /// Serves who comes through a door, and after it was closed, who is inside.

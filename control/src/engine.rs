@@ -8,6 +8,8 @@ pub mod core;
 #[cfg(test)]
 mod idle;
 #[cfg(test)]
+mod names;
+#[cfg(test)]
 mod outages;
 mod passive;
 mod retired;

@@ -16,7 +16,7 @@ use crate::endpoint::EndpointKey;
 use crate::health::{Because, Verdict};
 use crate::outlier::Change;
 use crate::overrides::weights::Misfit;
-use crate::reload::{Reloaded, Trigger};
+use crate::reload::{Doubt, Reloaded, Trigger};
 use crate::{acme, overrides, suspicion, token_keys};
 
 /// Something an operator wants to know.
@@ -133,6 +133,13 @@ pub enum Notice {
         /// What became of it.
         outcome: Reloaded,
     },
+    /// A file of the configuration has changed, and is not believed yet.
+    ReloadWaits {
+        /// Which.
+        file: String,
+        /// Why.
+        doubt: Doubt,
+    },
     /// A geo database was replaced.
     GeoSwapped {
         /// Its path.
@@ -234,6 +241,7 @@ impl Notice {
                 Reloaded::Unchanged => "reload_unchanged",
                 Reloaded::Refused(_) => "reload_refused",
             },
+            Self::ReloadWaits { .. } => "reload_waits",
             Self::GeoSwapped { .. } => "geo_database_replaced",
             Self::ListenerOpened { .. } => "listener_opened",
             Self::ListenerClosed { .. } => "listener_closed",
@@ -274,7 +282,7 @@ impl Notice {
             Self::WeightsIdle { service, .. } | Self::WeightsFit { service } => {
                 format!("service {service}")
             }
-            Self::Reloaded { .. } => "configuration".to_owned(),
+            Self::Reloaded { .. } | Self::ReloadWaits { .. } => "configuration".to_owned(),
             Self::GeoSwapped { name, .. } => format!("geo database {name}"),
             Self::ListenerOpened { address } | Self::ListenerClosed { address } => {
                 format!("listener {address}")
@@ -301,6 +309,7 @@ impl Notice {
                 Reloaded::Refused(report) => report.first_error(),
                 _ => Some(trigger.to_string()),
             },
+            Self::ReloadWaits { doubt, .. } => Some(doubt.to_string()),
             Self::Process(Stage::Stopping { signal }) => Some(signal.clone()),
             Self::Upgrade(Upgrade::Failed { error }) => Some(error.clone()),
             _ => None,
@@ -329,6 +338,7 @@ impl Notice {
             | Self::NameFailed { .. }
             | Self::CertificateRefused { .. }
             | Self::CertificateEnds { .. }
+            | Self::ReloadWaits { .. }
             | Self::WeightsIdle { .. } => tracing::warn!("{self}"),
             Self::Reloaded {
                 outcome: Reloaded::Refused(report),
@@ -441,6 +451,14 @@ impl fmt::Display for Notice {
                     report.summary()
                 ),
             },
+            Self::ReloadWaits { file, doubt } => {
+                write!(f, "`{file}` has changed and is not read yet: {doubt}")?;
+                match doubt {
+                    Doubt::Open => f.write_str("; it is when it is closed, or left alone for 5 s"),
+                    Doubt::NoMark => f.write_str("; `portolan reload` reads it as it is"),
+                    _ => f.write_str("; it is when it has been left alone for 2 s"),
+                }
+            }
             Self::GeoSwapped { name, kind } => write!(f, "geo database {name} ({kind}) replaced"),
             Self::ListenerOpened { address } => write!(f, "accepting clients on {address}"),
             Self::ListenerClosed { address } => {

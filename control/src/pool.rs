@@ -35,6 +35,8 @@ pub struct EndpointView {
     pub standing: Standing,
     /// How much of its weight it gets in a slow start: up to 1.
     pub ramp: f64,
+    /// Its name has another address now: it serves until that one can.
+    pub leaving: bool,
 }
 
 impl EndpointView {
@@ -64,6 +66,9 @@ impl EndpointView {
     /// Why it is in this state.
     pub fn because(&self) -> String {
         match self.standing {
+            _ if self.leaving && self.serves() => {
+                "its name has it no longer; it serves until another address can".to_owned()
+            }
             Standing::Ejected { reason, .. } if self.is_healthy() => reason.to_string(),
             Standing::OnTrial { reason, .. } if self.is_healthy() => {
                 format!("on trial after an ejection: {reason}")
@@ -333,6 +338,8 @@ impl Ejected {
 struct Sums {
     healthy: usize,
     counted: usize,
+    /// Healthy ones that are not counted: they leave, and those that come in their place are counted.
+    leaving: usize,
     healthy_weight: f64,
     /// The part of their weight that endpoints on trial may be asked.
     tried_weight: f64,
@@ -352,9 +359,15 @@ impl Sums {
             .iter()
             .filter(counts)
             .any(|e| e.health.verdict != Verdict::Unknown);
+        // One that leaves is no part of the whole as soon as something is known of those that stay.
+        let any_stays = endpoints
+            .iter()
+            .filter(counts)
+            .any(|e| !e.leaving && e.health.verdict != Verdict::Unknown);
         let mut sums = Self {
             healthy: 0,
             counted: 0,
+            leaving: 0,
             healthy_weight: 0.0,
             tried_weight: 0.0,
             total_weight: 0.0,
@@ -362,6 +375,13 @@ impl Sums {
         };
         for endpoint in endpoints.iter().filter(counts) {
             if endpoint.health.verdict == Verdict::Unknown && any_verdict {
+                continue;
+            }
+            if endpoint.leaving && any_stays {
+                if serves(endpoint) {
+                    sums.leaving += 1;
+                    sums.healthy_weight += f64::from(endpoint.weight) * endpoint.part();
+                }
                 continue;
             }
             sums.counted += 1;
@@ -380,7 +400,8 @@ impl Sums {
 
     /// How much of its traffic the pool can take.
     fn availability(&self, plan: &PoolPlan) -> f64 {
-        if self.healthy > 0 && self.healthy >= plan.min_healthy.of(self.counted) {
+        let healthy = self.healthy + self.leaving;
+        if healthy > 0 && healthy >= plan.min_healthy.of(self.counted) {
             self.partial(plan)
         } else {
             0.0
@@ -438,6 +459,7 @@ pub(crate) mod tests {
             health,
             standing: Standing::Free,
             ramp: 1.0,
+            leaving: false,
         }
     }
 
@@ -451,8 +473,8 @@ routes: [ {{ to: p }} ]"
         checked.plan.unwrap().pools[0].clone()
     }
 
-    /// A pool of endpoints told as letters: healthy, unhealthy (`-`), unknown (`?`), ejected (`x`)
-    /// and on trial (`t`); capitals and `=` are the same for backups.
+    /// A pool of endpoints told as letters: healthy, unhealthy (`-`), unknown (`?`), ejected (`x`), on
+    /// trial (`t`), and healthy and leaving (`l`); capitals and `=` are the same for backups.
     fn pool(extra: &str, letters: &str) -> PoolView {
         let plan = plan(extra);
         let endpoints = letters
@@ -460,7 +482,7 @@ routes: [ {{ to: p }} ]"
             .enumerate()
             .map(|(at, letter)| {
                 let (verdict, backup) = match letter {
-                    'h' | 'x' | 't' => (Verdict::Healthy, false),
+                    'h' | 'x' | 't' | 'l' => (Verdict::Healthy, false),
                     '-' => (Verdict::Unhealthy, false),
                     '?' => (Verdict::Unknown, false),
                     'H' | 'X' => (Verdict::Healthy, true),
@@ -468,6 +490,7 @@ routes: [ {{ to: p }} ]"
                     other => panic!("{other}"),
                 };
                 let mut endpoint = endpoint(&plan, at, 1, backup, verdict);
+                endpoint.leaving = letter == 'l';
                 let since = Tick::after(std::time::Duration::from_secs(at as u64));
                 let (until, reason) = (since, Reason::Run(3, Fault::Connect));
                 endpoint.standing = match letter.to_ascii_lowercase() {
@@ -504,6 +527,23 @@ routes: [ {{ to: p }} ]"
         close(pool("", "h---").availability, 0.35);
         close(pool("", "----").availability, 0.0);
         close(pool("overprovision: 1.0", "hh--").availability, 0.5);
+    }
+
+    #[test]
+    fn those_that_leave_help_and_are_not_missed() {
+        close(pool("", "l??").availability, 1.0);
+        close(pool("", "l-").availability, 1.0);
+        close(pool("", "l----").availability, 0.35);
+        close(pool("", "lh-?").availability, 1.0);
+        let many = pool("min_healthy: 100%", "llh-");
+        close(many.availability, 1.0);
+        assert_eq!((many.healthy, many.counted), (1, 2));
+        close(pool("min_healthy: 100%", "lh--").availability, 0.0);
+        close(pool("min_healthy: 100%", "l-").availability, 1.0);
+        // They serve like the others.
+        let mut served: Vec<_> = pool("", "lh?").served_by().collect();
+        served.sort_unstable();
+        assert_eq!(served.len(), 2);
     }
 
     #[test]

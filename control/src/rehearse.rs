@@ -357,6 +357,7 @@ pub fn pretend(
                 backup,
                 name: None,
                 health,
+                leaving: false,
                 standing: Standing::Free,
                 ramp: 1.0,
             }

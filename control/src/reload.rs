@@ -5,17 +5,19 @@
 //! serving; after it, nothing can go wrong any more.
 
 mod certificates;
+mod cut;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex as PlainMutex};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use portolan_certs::{Keyring, Material};
 use portolan_config::diagnostic::{Code, Diagnostic, Report};
 use portolan_config::plan::{LogPlan, Plan};
-use portolan_config::source::Origin;
+use portolan_config::source::{Origin, Source as Text};
 use portolan_config::{Inputs, Machine, SavedSource, Watch};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
@@ -29,6 +31,9 @@ use crate::last_known_good::LastKnownGood;
 use crate::listeners::Listeners;
 use crate::notice::Notice;
 use crate::stats::Totals;
+use crate::watch::{Changed, Follow, Read, Writing, written_since};
+
+pub use cut::Doubt;
 
 /// Who asked for a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +83,17 @@ pub struct LastAttempt {
     pub outcome: Reloaded,
 }
 
+/// A change that is not believed yet, for status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// The file that it is about.
+    pub file: String,
+    /// Why.
+    pub doubt: Doubt,
+}
+
 /// What runs, for status.
 #[derive(Clone, Debug)]
 pub struct Running {
@@ -117,6 +133,8 @@ pub struct Parts {
     pub machine: Machine,
     /// What about TLS outlives configurations.
     pub keyring: Keyring,
+    /// Which files are being written.
+    pub writing: Arc<Writing>,
 }
 
 impl fmt::Debug for Parts {
@@ -157,6 +175,8 @@ pub struct Reloader {
     plans: watch::Sender<Arc<Plan>>,
     /// What is remembered about certificates in use.
     certificates: PlainMutex<certificates::Known>,
+    /// The change that is not believed yet.
+    waiting: ArcSwapOption<Waiting>,
 }
 
 impl Reloader {
@@ -171,12 +191,23 @@ impl Reloader {
             watch: watch::channel(watched).0,
             plans: watch::channel(plan).0,
             certificates: PlainMutex::default(),
+            waiting: ArcSwapOption::empty(),
         }
     }
 
     /// What runs.
     pub fn running(&self) -> Arc<Running> {
         self.running.load_full()
+    }
+
+    /// A change that is not believed yet, if there is one.
+    pub fn waiting(&self) -> Option<Arc<Waiting>> {
+        self.waiting.load_full()
+    }
+
+    /// A file that somebody is writing: nobody should rely on what it says now.
+    pub fn being_written(&self) -> Option<PathBuf> {
+        self.parts.writing.open()
     }
 
     /// Tells something that happened.
@@ -204,7 +235,8 @@ impl Reloader {
         Pause(self.turn.clone().lock_owned().await)
     }
 
-    /// Reads the configuration again and applies it if it can run.
+    /// Reads the configuration again and applies it if it can run: an order, which is followed at once.
+    /// Only what somebody is writing just now is not read.
     pub async fn reload(self: &Arc<Self>, trigger: Trigger) -> Reloaded {
         let turn = self.turn.lock().await;
         if turn.retired {
@@ -212,18 +244,132 @@ impl Reloader {
         }
         let this = self.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let known = trigger == Trigger::FileChanged && this.nothing_changed();
-            let read =
-                || configuration::read(&this.source, &this.parts.machine, &this.parts.keyring);
-            (!known).then(read)
+            if let Some(file) = this.being_written() {
+                return Err(file);
+            }
+            let outcome = this.read();
+            match outcome.inputs.unsteady() {
+                Some(file) => Err(file.to_path_buf()),
+                None => Ok(outcome),
+            }
         });
         let outcome = match read.await {
-            Ok(Some(outcome)) => self.apply(outcome, trigger).await,
-            Ok(None) => Reloaded::Unchanged,
+            Ok(Ok(outcome)) => self.apply(outcome, trigger).await,
+            Ok(Err(file)) => Reloaded::Refused(Arc::new(unfinished(&file))),
             Err(panic) => Reloaded::Refused(Arc::new(broken(&panic.to_string()))),
         };
         self.remember(trigger, &outcome);
         outcome
+    }
+
+    fn read(&self) -> Outcome {
+        configuration::read(&self.source, &self.parts.machine, &self.parts.keyring)
+    }
+
+    /// Reads the configuration because its files have changed, and applies it if it can run and is
+    /// believed to be whole. `certain`: it has been quiet for longer.
+    async fn follow(self: &Arc<Self>, changed: &Changed, certain: bool) -> Read {
+        let turn = self.turn.lock().await;
+        if turn.retired {
+            return Read::Done;
+        }
+        let (this, changed) = (self.clone(), changed.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            if this.nothing_changed() {
+                return None;
+            }
+            let outcome = this.read();
+            let doubt = this.doubt(&outcome, &changed, certain);
+            Some((outcome, doubt))
+        });
+        let trigger = Trigger::FileChanged;
+        let outcome = match read.await {
+            Ok(Some((_, Some((file, doubt))))) => {
+                // What is written in one go is not worth a word.
+                if doubt != Doubt::Open {
+                    self.wait(&file, doubt);
+                }
+                return match doubt.ends_by_itself() {
+                    true => Read::Unfinished,
+                    false => Read::Incomplete,
+                };
+            }
+            Ok(Some((outcome, None))) => self.apply(outcome, trigger).await,
+            Ok(None) => Reloaded::Unchanged,
+            Err(panic) => Reloaded::Refused(Arc::new(broken(&panic.to_string()))),
+        };
+        self.remember(trigger, &outcome);
+        Read::Done
+    }
+
+    /// Why what was read is not believed to be whole, if it is not, and which file that is about.
+    fn doubt(
+        &self,
+        outcome: &Outcome,
+        changed: &Changed,
+        certain: bool,
+    ) -> Option<(PathBuf, Doubt)> {
+        // Somebody writes just now, or has written since.
+        if let Some(file) = self.parts.writing.unfinished() {
+            return Some((file, Doubt::Open));
+        }
+        if let Some(file) = outcome.inputs.unsteady() {
+            return Some((file.to_path_buf(), Doubt::Open));
+        }
+        if !certain && let Some(file) = written_since(changed, outcome.inputs.stamps()) {
+            return Some((file, Doubt::Open));
+        }
+        let running = self.running.load();
+        let waiting = self.waiting.load();
+        let doubted = waiting
+            .as_ref()
+            .is_some_and(|waiting| waiting.doubt != Doubt::Open);
+        // Of secrets and databases no more is known than how long they are. One that grows again may not
+        // be whole yet.
+        let mut others = changed.in_place.clone();
+        others.retain(|path, _| doubted || changed.shorter.contains(path));
+        for now in outcome.report.sources.iter() {
+            let path = Path::new(&now.name);
+            let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+            others.remove(&real);
+            let same = |text: &&Text| text.name == now.name;
+            let Some(before) = running.warnings.sources.iter().find(same) else {
+                continue;
+            };
+            if changed.may_be_cut(&real)
+                && let Some(doubt) = cut::doubt(&before.text, &now.text, doubted)
+                && !(certain && doubt.ends_by_itself())
+            {
+                return Some((path.to_path_buf(), doubt));
+            }
+        }
+        let (shorter, _) = others.into_iter().next().filter(|_| !certain)?;
+        Some((shorter, Doubt::Shorter))
+    }
+
+    /// A change is not believed yet: that is told, once.
+    fn wait(&self, file: &Path, doubt: Doubt) {
+        let before = self.waiting.load();
+        // Of a file that looked cut off, that it is being written is no news.
+        if before
+            .as_ref()
+            .is_some_and(|before| before.doubt == doubt || doubt == Doubt::Open)
+        {
+            return;
+        }
+        let since = self.parts.clock.wall().as_secs();
+        let since = before.as_ref().map_or(since, |before| before.since);
+        let file = match file.to_str() {
+            // Which one is known to whoever watches it.
+            None | Some("") => "a file".to_owned(),
+            Some(file) => file.to_owned(),
+        };
+        self.tell(&Notice::ReloadWaits {
+            file: file.clone(),
+            doubt,
+        });
+        let waiting = Waiting { since, file, doubt };
+        self.waiting.store(Some(Arc::new(waiting)));
     }
 
     /// Whether the files hold what they held when the running configuration was read from them: it
@@ -367,9 +513,12 @@ impl Reloader {
             .last_attempt
             .as_ref()
             .is_some_and(|attempt| matches!(attempt.outcome, Reloaded::Refused(_)));
+        let waited = self.waiting.swap(None).is_some();
         // Nothing happened, and nothing was wrong before.
-        let uneventful =
-            matches!(outcome, Reloaded::Unchanged) && !was_refused && !running.last_known_good;
+        let uneventful = matches!(outcome, Reloaded::Unchanged)
+            && !was_refused
+            && !waited
+            && !running.last_known_good;
         if !uneventful {
             let attempt = LastAttempt {
                 at: wall.as_secs(),
@@ -384,6 +533,14 @@ impl Reloader {
                 next
             });
         }
+        if uneventful {
+            tracing::debug!("configuration unchanged ({trigger})");
+        } else {
+            let outcome = outcome.clone();
+            self.parts
+                .journal
+                .tell(&Notice::Reloaded { trigger, outcome });
+        }
         // Counted last: whoever sees the count finds the rest as well.
         let totals = &self.parts.totals;
         match outcome {
@@ -393,18 +550,23 @@ impl Reloader {
                     .store(wall.as_millis() as u64, Ordering::Relaxed);
                 totals.reloads_applied.one();
             }
-            Reloaded::Unchanged if uneventful => {
-                totals.reloads_unchanged.one();
-                tracing::debug!("configuration unchanged ({trigger})");
-                return;
-            }
             Reloaded::Unchanged => totals.reloads_unchanged.one(),
             Reloaded::Refused(_) => totals.reloads_refused.one(),
         }
-        let outcome = outcome.clone();
-        self.parts
-            .journal
-            .tell(&Notice::Reloaded { trigger, outcome });
+    }
+}
+
+/// Keeps the running configuration in step with its files.
+#[derive(Debug)]
+pub struct Follower(pub Arc<Reloader>);
+
+impl Follow for Follower {
+    async fn read(&mut self, changed: &Changed, certain: bool) -> Read {
+        self.0.follow(changed, certain).await
+    }
+
+    fn open(&mut self, file: &Path) {
+        self.0.wait(file, Doubt::Open);
     }
 }
 
@@ -448,6 +610,17 @@ fn retired() -> Report {
         "another process has taken over from this one",
     );
     Report::new(Default::default(), vec![diagnostic.help("ask that one")])
+}
+
+/// The report of an order to read what somebody is writing.
+fn unfinished(file: &Path) -> Report {
+    let diagnostic = Diagnostic::error(
+        Code::BeingWritten,
+        Origin::Default,
+        format!("`{}` is being written", file.display()),
+    );
+    let help = "it is read when it is closed, or when it has not been written for 5 seconds";
+    Report::new(Default::default(), vec![diagnostic.help(help)])
 }
 
 /// The report of a reader that failed in a way that nobody foresaw.

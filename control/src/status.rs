@@ -18,7 +18,7 @@ use crate::ledger::Outcome;
 use crate::listeners::ListenerStatus;
 use crate::overrides::{Override, Overrides, Subject, weights};
 use crate::pool::PoolView;
-use crate::reload::{LastAttempt, Reloaded, Running};
+use crate::reload::{LastAttempt, Reloaded, Running, Waiting};
 use crate::snapshot::Snapshot;
 use crate::stats::{ByClass, Totals};
 use crate::steering::{Basis, Table};
@@ -156,6 +156,19 @@ pub struct ConfigStatus {
     pub last_known_good: bool,
     /// The last attempt to replace it.
     pub last_reload: Option<ReloadEntry>,
+    /// A change of its files that is not believed yet.
+    pub waiting: Option<WaitingEntry>,
+}
+
+/// A change of the configuration's files that is not believed yet, because one of them looks unfinished.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WaitingEntry {
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// The file.
+    pub file: String,
+    /// Why, in words.
+    pub reason: String,
 }
 
 /// An attempt to replace the configuration.
@@ -259,6 +272,9 @@ pub struct EndpointEntry {
     pub address: String,
     /// The name it was found under.
     pub name: Option<String>,
+    /// Whether the name has it no longer, and it serves until another address can.
+    #[serde(default)]
+    pub leaving: bool,
     /// Its weight.
     pub weight: u32,
     /// Whether it only serves when no other can.
@@ -375,13 +391,18 @@ impl ReloadEntry {
 
 impl ConfigStatus {
     /// What runs.
-    pub fn new(running: &Running, snapshot: &Snapshot) -> Self {
+    pub fn new(running: &Running, snapshot: &Snapshot, waiting: Option<&Waiting>) -> Self {
         Self {
             hash: running.plan.hash.to_string(),
             generation: snapshot.generation,
             applied: running.applied,
             last_known_good: running.last_known_good,
             last_reload: running.last_attempt.as_ref().map(ReloadEntry::new),
+            waiting: waiting.map(|waiting| WaitingEntry {
+                since: waiting.since,
+                file: waiting.file.clone(),
+                reason: waiting.doubt.to_string(),
+            }),
         }
     }
 }
@@ -481,6 +502,7 @@ impl PoolEntry {
                 .map(|endpoint| EndpointEntry {
                     address: endpoint.live.key.address.to_string(),
                     name: endpoint.name.as_deref().map(str::to_owned),
+                    leaving: endpoint.leaving,
                     weight: endpoint.drained.unwrap_or(endpoint.weight),
                     backup: endpoint.backup,
                     drain: None,

@@ -1,10 +1,11 @@
 //! Listeners: addresses on which clients are accepted, added and removed while Portolan runs.
 //!
-//! [`bind`] takes an address without accepting anybody; [`accept`] lets clients in; [`set`] is all
-//! of them together, and changes them when the configuration does.
+//! [`bind`] takes an address without accepting anybody; [`door`] is where clients come in, and [`accept`]
+//! lets them; [`set`] is all listeners together, and changes them when the configuration does.
 
 mod accept;
 mod bind;
+mod door;
 mod handshake;
 mod http2;
 mod per_client;
@@ -18,7 +19,6 @@ pub(crate) use set::ListenerSet;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,13 +29,14 @@ use portolan_control::handshakes::Handshakes;
 use portolan_control::stats::Gauge;
 use tokio::sync::{Semaphore, watch};
 
+use self::bind::Bound;
+use self::door::{Door, Opening};
+
 /// An address on which clients are accepted, as long as its configuration keeps it.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    /// The address in the configuration.
-    pub(crate) configured: SocketAddr,
-    /// The address it really has.
-    pub(crate) bound: SocketAddr,
+    /// Where it is.
+    place: ArcSwap<Place>,
     /// What may change while it runs.
     settings: ArcSwap<Settings>,
     /// Open connections.
@@ -50,11 +51,17 @@ pub(crate) struct Listener {
     leaving: watch::Sender<bool>,
     /// They are: for those who only look.
     left: AtomicBool,
-    /// The socket once more, for a process that takes over. Gone when its clients are to leave:
-    /// as long as anybody has it, clients can connect.
-    socket: Mutex<Option<OwnedFd>>,
-    /// Another process accepts here now.
-    handed_over: AtomicBool,
+    /// Where its clients come in, at its own address first. None when they are to leave.
+    doors: Mutex<Vec<Door>>,
+}
+
+/// Where a listener is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// The address in the configuration.
+    pub(crate) configured: SocketAddr,
+    /// The address it really has.
+    pub(crate) bound: SocketAddr,
 }
 
 /// What may change while a listener runs.
@@ -67,12 +74,13 @@ pub(crate) struct Settings {
 }
 
 impl Listener {
-    fn new(bound: &bind::Bound, settings: Settings) -> io::Result<Self> {
+    fn new(bound: &Bound, settings: Settings) -> io::Result<Self> {
         Ok(Self {
-            configured: settings.plan.bind,
-            bound: bound.address(),
-            socket: Mutex::new(Some(bound.duplicate()?)),
-            handed_over: AtomicBool::new(false),
+            place: ArcSwap::from_pointee(Place {
+                configured: settings.plan.bind,
+                bound: bound.address(),
+            }),
+            doors: Mutex::new(vec![Door::new(bound)?]),
             room: Arc::new(Semaphore::new(settings.plan.limits.connections)),
             connections: Arc::default(),
             handshakes: Arc::default(),
@@ -81,6 +89,11 @@ impl Listener {
             left: AtomicBool::new(false),
             settings: ArcSwap::new(Arc::new(settings)),
         })
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> Place {
+        **self.place.load()
     }
 
     /// How much one client may ask for.
@@ -115,29 +128,24 @@ impl Listener {
 
     /// Asks its clients to leave, and accepts nobody any more.
     fn leave(&self) {
-        self.socket().take();
-        self.left.store(true, Ordering::Relaxed);
-        self.leaving.send_replace(true);
+        self.close(Opening::Closed);
     }
 
     /// Leaves the address to another process that accepts there already.
     fn hand_over(&self) {
-        self.handed_over.store(true, Ordering::Relaxed);
-        self.leave();
+        self.close(Opening::Taken);
     }
 
-    /// Whether another process accepts here now.
-    fn is_handed_over(&self) -> bool {
-        self.handed_over.load(Ordering::Relaxed)
+    fn close(&self, how: Opening) {
+        for door in self.doors().drain(..) {
+            door.close(how);
+        }
+        self.left.store(true, Ordering::Relaxed);
+        self.leaving.send_replace(true);
     }
 
-    /// The socket once more, if clients may still come.
-    fn duplicate(&self) -> io::Result<Option<OwnedFd>> {
-        self.socket().as_ref().map(OwnedFd::try_clone).transpose()
-    }
-
-    fn socket(&self) -> std::sync::MutexGuard<'_, Option<OwnedFd>> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    fn doors(&self) -> std::sync::MutexGuard<'_, Vec<Door>> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over a changed configuration. Connections that are open keep what they agreed on.

@@ -97,6 +97,17 @@ fn status_words(status: &Status) -> String {
             ),
         ));
     }
+    if let Some(waiting) = &status.config.waiting {
+        rows.push(row(
+            "waiting",
+            format!(
+                "since {} with a change of {}: {}",
+                time(waiting.since),
+                waiting.file,
+                waiting.reason
+            ),
+        ));
+    }
     for listener in &status.listeners {
         let tls = if listener.tls { " (TLS)" } else { "" };
         rows.push(row(

@@ -89,6 +89,13 @@ impl Upgrader {
                  container instead"
             );
         }
+        // The new process would read it.
+        if let Some(file) = self.reloader.being_written() {
+            bail!(
+                "`{}` is being written: try again when it is closed",
+                file.display()
+            );
+        }
         let binary = binary.unwrap_or(&self.program.path);
         let name = binary.display().to_string();
         self.tell(Upgrade::Started { binary: name });

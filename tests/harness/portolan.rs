@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -470,6 +470,19 @@ impl Drop for Portolan {
             eprintln!("=== the process said:\n{log}");
         } else {
             assert!(!log.contains("panicked at"), "{log}");
+        }
+    }
+}
+
+/// A port that nobody has, at any address. Not one of those that the system gives to whoever connects.
+pub(crate) fn port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed) + (std::process::id() % 997) as u16 * 11;
+        let port = 20_000 + turn % 12_000;
+        let free = std::net::TcpListener::bind(("::", port)).is_ok();
+        if free {
+            return port;
         }
     }
 }

@@ -106,6 +106,16 @@ fn what_is_plainly_wrong_the_schema_refuses() {
         ("routes: [ { redirect: { status: 304 } } ]", "/routes/0"),
         ("routes: [ { to: a, path: v1 } ]", "/routes/0/path"),
         ("routes: [ { to: a, rate_limit: { by: c } } ]", "/routes/0"),
+        ("routes: [ { to: a, auth: ~ } ]", "/routes/0/auth"),
+        ("routes: [ { to: a, rate_limit: ~ } ]", "/routes/0"),
+        ("routes: [ { to: a, redirect: ~ } ]", "/routes/0/redirect"),
+        ("routes: [ ~ ]", "/routes/0"),
+        ("tests: ~", "/tests"),
+        ("workers: ~", "/workers"),
+        (
+            "listeners: [ { bind: '[::]:80', deny: ~ } ]",
+            "/listeners/0/deny",
+        ),
         (
             "admin: { tokens: [ { name: a, role: root, token: x } ] }",
             "/admin/tokens/0/role",

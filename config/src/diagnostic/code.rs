@@ -27,6 +27,8 @@ macro_rules! codes {
 codes! {
     /// The file cannot be opened or is not UTF-8.
     Unreadable = "unreadable",
+    /// A file that somebody is writing just now.
+    BeingWritten = "being-written",
     /// The text is not YAML.
     Syntax = "syntax",
     /// A key stands twice in one mapping.
@@ -39,6 +41,9 @@ codes! {
     NotAvailableYet = "not-available-yet",
     /// A key that must be there is not.
     MissingKey = "missing-key",
+    /// A key, or an item of a list, with nothing behind it. It could mean none, all, or the default, and
+    /// a file that was cut off ends like that: so it means nothing.
+    NothingGiven = "nothing-given",
     /// A value of another kind than the key takes: a list where a text belongs, and the like.
     WrongType = "wrong-type",
     /// A value of the right kind that says something impossible.

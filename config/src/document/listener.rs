@@ -16,7 +16,8 @@ document! {
     /// prior knowledge; with `tls` both, by ALPN.
     pub struct Listener as "a listener" {
         /// `IP:port`. `[::]:443` takes IPv4 as well. Port 0 lets the system choose; the log, the
-        /// API and `portolan status` say which it chose.
+        /// API and `portolan status` say which it chose. A port may have several listeners, at
+        /// `127.0.0.1` and at `0.0.0.0`, say: a client comes to the one with the narrowest address.
         pub bind: At<SocketAddr>,
         /// Answer every request with a redirect (308) to the same URL on https.
         pub redirect_to_https: At<bool> = "false",

@@ -116,6 +116,12 @@ fn keyed(entries: &[Entry], node: &Node, reader: &mut Reader) -> Option<TargetKi
         return None;
     };
     let value = &entry.value;
+    if let Value::Null = value.value
+        && KINDS.contains(&entry.key.value.as_str())
+    {
+        reader.nothing_given::<Target>(&entry.key, None);
+        return None;
+    }
     Some(match entry.key.value.as_str() {
         "split" => TargetKind::Split(split(value, reader)?),
         "tiers" => TargetKind::Tiers(members(value, reader)?),
@@ -140,9 +146,7 @@ fn keyed(entries: &[Entry], node: &Node, reader: &mut Reader) -> Option<TargetKi
 
 fn members<T: Decode>(node: &Node, reader: &mut Reader) -> Option<Vec<T>> {
     let read = Vec::decode(node, reader)?;
-    if matches!(&node.value, Value::List(items) if items.is_empty())
-        || matches!(node.value, Value::Null)
-    {
+    if matches!(&node.value, Value::List(items) if items.is_empty()) {
         reader.report(Diagnostic::error(
             Code::BadValue,
             node.origin,
@@ -172,6 +176,10 @@ fn split(node: &Node, reader: &mut Reader) -> Option<Vec<SplitMember>> {
             .filter_map(|entry| {
                 let origin = entry.key.origin;
                 let name = reader.leaf_text(&entry.key.value, false, origin);
+                if let Value::Null = entry.value.value {
+                    reader.nothing_given::<At<Weight>>(&entry.key, None);
+                    return None;
+                }
                 let weight = At::decode(&entry.value, reader);
                 Some(SplitMember {
                     to: Target {

@@ -112,7 +112,16 @@ impl Reader<'_> {
                 Some(_) => {
                     let column = self.at - self.line;
                     let rest = &self.bytes[self.at..];
-                    // The end of a document, or a directive.
+                    // The end of the only document.
+                    if column == 0
+                        && let Some(rest) = rest.strip_prefix(b"...")
+                        && rest.iter().all(|byte| matches!(byte, b'\n' | b' '))
+                    {
+                        self.at = self.bytes.len();
+                        self.column = None;
+                        return Some(());
+                    }
+                    // The end of one of several, or a directive.
                     if column == 0
                         && (rest.starts_with(b"---") || rest.starts_with(b"...") || rest[0] == b'%')
                     {
@@ -567,6 +576,8 @@ mod tests {
             "pools:\n  p-1: { cloud: aws, endpoints: [ 10.0.0.1:8080, 'b' ] }\n",
             "/ready: true\nx.y: http://a/b?c=d\n'q': ${env:X}-y\n",
             "a:\n    [ b ]\nc:\n  'd'\n",
+            "a: b\n...",
+            "a:\n  b: c\n...\n\n",
         ] {
             assert!(agree(text), "{text:?}");
         }
@@ -580,6 +591,8 @@ mod tests {
             "a",
             "a: b\na: c",
             "a: { b: 1, b: 2 }",
+            "a: b\n...\nc: d",
+            "a: b\n... # c",
             "a: b: c",
             "a: b\n  c",
             "a: |\n  b",
@@ -602,7 +615,6 @@ mod tests {
             "a: ü",
             "null: a",
             "---\na: b",
-            "a: b\n...",
             "a: b\n c: d",
             "  a: b\nc: d",
             "a:\n    b: c\n  d: e",
@@ -633,7 +645,7 @@ mod tests {
     }
 
     /// Pieces of YAML, good in some places and bad in others.
-    const PIECES: [&str; 62] = [
+    const PIECES: [&str; 63] = [
         "a",
         "b",
         "c-d",
@@ -695,6 +707,7 @@ mod tests {
         "? ",
         "%",
         "---",
+        "\n...",
         "ä",
     ];
 

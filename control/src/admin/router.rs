@@ -148,7 +148,7 @@ async fn status(State(state): State<AdminState>) -> Json<Status> {
             .get()
             .map(|path| path.display().to_string()),
         uptime_seconds: state.clock.uptime().as_secs(),
-        config: ConfigStatus::new(&running, &snapshot),
+        config: ConfigStatus::new(&running, &snapshot, state.reloader.waiting().as_deref()),
         listeners: state
             .listeners
             .status()

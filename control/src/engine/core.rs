@@ -124,11 +124,16 @@ pub enum Effect {
     Notice(Notice),
 }
 
+/// How long new addresses of a name may take to get their first verdicts, beyond what a probe takes.
+const FIRST_VERDICTS: Duration = Duration::from_secs(1);
+
 /// What is due at some time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Probe(EndpointKey),
     Resolve(Arc<str>),
+    /// Addresses that a pool's names no longer have may not be needed any more.
+    LetGo(Name),
     Measure,
     Look,
 }
@@ -169,6 +174,17 @@ struct NameState {
     asking: Option<u64>,
 }
 
+/// An address that its name has no longer, and that still serves.
+#[derive(Clone, Debug)]
+struct Leaving {
+    /// The name.
+    host: Arc<str>,
+    /// Until when it is kept for new addresses that nothing is known of, or that start slowly.
+    settled: Tick,
+    /// Until when it is kept because nobody else of its pool can serve.
+    last: Tick,
+}
+
 /// The state of everything.
 #[derive(Debug)]
 pub struct Core {
@@ -186,6 +202,7 @@ pub struct Core {
     handed: Handover,
     pub(super) endpoints: HashMap<EndpointKey, Box<EndpointState>>,
     names: HashMap<Arc<str>, NameState>,
+    leaving: BTreeMap<EndpointKey, Leaving>,
     turns: HashMap<Name, Arc<Sequence>>,
     pool_stats: HashMap<Name, Arc<PoolStats>>,
     routes: HashMap<Arc<str>, Arc<RouteState>>,
@@ -270,6 +287,7 @@ impl Core {
             handed,
             endpoints: HashMap::new(),
             names: HashMap::new(),
+            leaving: BTreeMap::new(),
             turns: HashMap::new(),
             pool_stats: HashMap::new(),
             routes: HashMap::new(),
@@ -347,6 +365,12 @@ impl Core {
             }
             Event::Woken => {}
         }
+    }
+
+    /// The addresses that their names have no longer, and that still serve.
+    #[cfg(test)]
+    pub(super) fn leaving(&self) -> impl Iterator<Item = &EndpointKey> {
+        self.leaving.keys()
     }
 
     /// What wakes it when requests tell something.
@@ -474,6 +498,7 @@ impl Core {
     /// others. Called for every configuration and every change of a name's addresses.
     fn keep_endpoints(&mut self) {
         let plan = self.plan.clone();
+        self.forget_leaving();
         let known = self.endpoints.len();
         let mut wanted = HashSet::with_capacity(known.max(plan.pools.len()));
         let serving = self.serving();
@@ -588,6 +613,7 @@ impl Core {
                             weight: *weight,
                             backup: *backup,
                             name: None,
+                            leaving: false,
                         });
                     }
                 }
@@ -606,13 +632,158 @@ impl Core {
                                 weight: *weight,
                                 backup: *backup,
                                 name: Some(host.clone()),
+                                leaving: false,
                             });
                         }
                     }
                 }
             }
         }
+        for (key, leaving) in self.leaving_of(&pool.name) {
+            let entry = pool.endpoints.iter().find_map(|endpoint| match endpoint {
+                EndpointPlan::Dns {
+                    host,
+                    port,
+                    weight,
+                    backup,
+                } if *host == leaving.host && *port == key.address.port() => {
+                    Some((*weight, *backup))
+                }
+                _ => None,
+            });
+            if let Some((weight, backup)) = entry
+                && is_new(&placed, key.address)
+            {
+                placed.push(Placed {
+                    address: key.address,
+                    weight,
+                    backup,
+                    name: Some(leaving.host.clone()),
+                    leaving: true,
+                });
+            }
+        }
         placed
+    }
+
+    // === Addresses that a name has no longer ===
+
+    /// Those of a pool, ascending.
+    fn leaving_of(&self, pool: &Name) -> impl Iterator<Item = (&EndpointKey, &Leaving)> {
+        let first = EndpointKey {
+            pool: pool.clone(),
+            address: SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0),
+        };
+        let leaving = (!self.leaving.is_empty()).then(|| self.leaving.range(first..));
+        let pool = pool.clone();
+        leaving
+            .into_iter()
+            .flatten()
+            .take_while(move |(key, _)| key.pool == pool)
+    }
+
+    /// Whether an endpoint gets requests: healthy by its probes, and not ejected.
+    fn serves(&self, key: &EndpointKey) -> bool {
+        self.endpoints.get(key).is_some_and(|state| {
+            state.health.verdict == Verdict::Healthy
+                && state.record.standing.ejected_since().is_none()
+        })
+    }
+
+    /// A name has lost these addresses. Those that serve stay until others can: the last answer that was
+    /// good is better than one of which nothing is known.
+    fn begin_leaving(&mut self, host: &Arc<str>, gone: &[IpAddr]) {
+        let now = self.now;
+        let max_ttl = self.plan.resolver.max_ttl;
+        for id in self.pools_with(host) {
+            let pool = self.plan.pools[id.index()].clone();
+            let wait = pool
+                .probe
+                .as_ref()
+                .map_or(Duration::ZERO, |probe| probe.timeout);
+            let slow = pool.slow_start.unwrap_or_default();
+            let leaving = Leaving {
+                host: host.clone(),
+                settled: now + wait + FIRST_VERDICTS + slow,
+                last: now + max_ttl.max(wait),
+            };
+            let ports: BTreeSet<u16> = pool
+                .endpoints
+                .iter()
+                .filter_map(|endpoint| match endpoint {
+                    EndpointPlan::Dns { host: of, port, .. } if of == host => Some(*port),
+                    _ => None,
+                })
+                .collect();
+            for address in gone {
+                for port in &ports {
+                    let key = EndpointKey {
+                        pool: pool.name.clone(),
+                        address: SocketAddr::new(*address, *port),
+                    };
+                    if self.serves(&key) {
+                        let name = pool.name.clone();
+                        self.due.insert((leaving.settled, Due::LetGo(name.clone())));
+                        self.due.insert((leaving.last, Due::LetGo(name)));
+                        self.leaving.insert(key, leaving.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets those that no pool asks for any more, and those that are wanted otherwise.
+    fn forget_leaving(&mut self) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        let leaving = std::mem::take(&mut self.leaving);
+        let kept = leaving.into_iter().filter(|(key, leaving)| {
+            let Some(pool) = self.pool_of(key) else {
+                return false;
+            };
+            let named = pool.endpoints.iter().any(|endpoint| {
+                matches!(endpoint, EndpointPlan::Dns { host, port, .. }
+                    if *host == leaving.host && *port == key.address.port())
+            });
+            // Without those that leave, which are taken out just now.
+            named
+                && self
+                    .placed(&pool)
+                    .iter()
+                    .all(|it| it.address != key.address)
+        });
+        self.leaving = kept.collect();
+    }
+
+    /// Lets go of addresses of a pool that are not needed any more. The pool's view has to be made anew.
+    fn let_go(&mut self, pool: &Arc<PoolPlan>) {
+        if self.leaving_of(&pool.name).next().is_none() {
+            return;
+        }
+        let without = self.view_of(pool, |endpoint| !endpoint.leaving);
+        let serves = without.availability > 0.0;
+        let goes: Vec<EndpointKey> = self
+            .leaving_of(&pool.name)
+            .filter(|(key, leaving)| {
+                let settles = self.now < leaving.settled
+                    && without.endpoints.iter().any(|endpoint| {
+                        endpoint.name.as_ref() == Some(&leaving.host)
+                            && (endpoint.health.verdict == Verdict::Unknown || endpoint.ramp < 1.0)
+                    });
+                let needed = settles || (!serves && self.now < leaving.last);
+                !needed || !self.serves(key)
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in goes {
+            self.leaving.remove(&key);
+            if let Some(state) = self.endpoints.remove(&key)
+                && let Some(next) = state.next
+            {
+                self.due.remove(&(next, Due::Probe(key)));
+            }
+        }
     }
 
     fn keep_pools_and_routes(&mut self) {
@@ -634,6 +805,7 @@ impl Core {
         // Views of other pools stood at these indices: all are made anew.
         self.views.clear();
         for pool in &plan.pools {
+            self.let_go(pool);
             let view = self.view(pool);
             self.views.push(Arc::new(view));
         }
@@ -687,6 +859,12 @@ impl Core {
     // === Publishing ===
 
     pub(super) fn view(&self, pool: &Arc<PoolPlan>) -> PoolView {
+        let view = self.view_of(pool, |_| true);
+        self.passive.shape(view, self.now)
+    }
+
+    /// A pool with some of its endpoints.
+    fn view_of(&self, pool: &Arc<PoolPlan>, with: impl Fn(&EndpointView) -> bool) -> PoolView {
         let endpoints = self
             .placed(pool)
             .into_iter()
@@ -707,8 +885,10 @@ impl Core {
                     health: state.health.clone(),
                     standing: state.record.standing,
                     ramp: slow_start::share(pool.slow_start, state.came_back, self.now),
+                    leaving: placed.leaving,
                 })
             })
+            .filter(with)
             .collect();
         let resolved = pool.endpoints.iter().all(|endpoint| match endpoint {
             EndpointPlan::Dns { host, .. } => {
@@ -721,8 +901,7 @@ impl Core {
             Arc::make_mut(&mut plan).drain = true;
         }
         let turns = self.turns[&pool.name].clone();
-        let view = PoolView::new(plan, endpoints, resolved, turns);
-        self.passive.shape(view, self.now)
+        PoolView::new(plan, endpoints, resolved, turns)
     }
 
     /// Works out the tables of a target. Whether they changed.
@@ -807,7 +986,16 @@ impl Core {
         Handover {
             endpoints: endpoints.collect(),
             names: answered
-                .map(|(host, name)| (host.clone(), name.addresses.clone()))
+                .map(|(host, name)| {
+                    // The next process asks at once, and finds out for itself which of them have gone.
+                    let leaving = self.leaving.iter().filter(|(_, it)| it.host == *host);
+                    let leaving = leaving.map(|(key, _)| key.address.ip());
+                    let mut addresses: Vec<IpAddr> =
+                        name.addresses.iter().copied().chain(leaving).collect();
+                    addresses.sort_unstable();
+                    addresses.dedup();
+                    (host.clone(), addresses)
+                })
                 .collect(),
             came_back: self.passive.came_back.clone(),
         }
@@ -936,6 +1124,7 @@ impl Core {
         let was_judged = self.views[pool.index()].judged;
         self.remember();
         let plan = self.plan.pools[pool.index()].clone();
+        self.let_go(&plan);
         let mut view = self.view(&plan);
         let up = view.availability > 0.0;
         if up && !was_up && was_judged && self.pool_comes_back(&plan) {
@@ -976,11 +1165,13 @@ impl Core {
         state.asking = None;
         let first = !std::mem::replace(&mut state.answered, true);
         let mut changed = false;
+        let mut gone = Vec::new();
         let wait = match answer {
             Ok(answer) => {
                 state.failures = 0;
                 changed = state.addresses != answer.addresses;
-                state.addresses = answer.addresses;
+                gone = std::mem::replace(&mut state.addresses, answer.addresses);
+                gone.retain(|address| !state.addresses.contains(address));
                 if changed {
                     effects.push(Effect::Notice(Notice::NameChanged {
                         host: host.clone(),
@@ -1006,6 +1197,7 @@ impl Core {
         state.next = Some(next);
         self.due.insert((next, Due::Resolve(host.clone())));
         if changed {
+            self.begin_leaving(host, &gone);
             self.keep_endpoints();
         }
         if changed || first {
@@ -1040,6 +1232,13 @@ impl Core {
             match due {
                 Due::Probe(key) => self.begin_probe(&key, effects),
                 Due::Resolve(host) => self.begin_resolve(&host, effects),
+                Due::LetGo(pool) => {
+                    if let Some(id) = self.pools.get(&pool).copied()
+                        && self.leaving_of(&pool).next().is_some()
+                    {
+                        self.change_pool(id, effects);
+                    }
+                }
                 Due::Measure => self.measure(),
                 Due::Look => {
                     self.passive.looks = false;
@@ -1145,6 +1344,8 @@ struct Placed {
     weight: u32,
     backup: bool,
     name: Option<Arc<str>>,
+    /// The name has it no longer.
+    leaving: bool,
 }
 
 /// A policy for endpoints without probes: none of it matters.

@@ -91,6 +91,8 @@ struct World {
     named: HashMap<Arc<str>, u64>,
     shadows: HashMap<EndpointKey, Shadow>,
     names: HashMap<Arc<str>, Vec<IpAddr>>,
+    /// When names lost addresses last.
+    lost: HashMap<(Arc<str>, IpAddr), Tick>,
     last_probe: HashMap<EndpointKey, Tick>,
     generation: u64,
     draws: HashMap<Arc<str>, u64>,
@@ -177,6 +179,7 @@ impl World {
             named: HashMap::new(),
             shadows: HashMap::new(),
             names: HashMap::new(),
+            lost: HashMap::new(),
             last_probe: HashMap::new(),
             generation: 0,
             draws: HashMap::new(),
@@ -263,18 +266,32 @@ impl World {
             addresses.sort_unstable();
             addresses.dedup();
             if self.named.get(&host).is_some_and(|born| *born < serial) {
-                self.names.insert(host.clone(), addresses.clone());
+                let before = self.names.insert(host.clone(), addresses.clone());
+                for gone in before.into_iter().flatten() {
+                    if !addresses.contains(&gone) {
+                        self.lost.insert((host.clone(), gone), self.now);
+                    }
+                }
             }
             Ok(Answer {
                 addresses,
                 ttl: Duration::from_secs(self.random.u64(0..600)),
             })
         };
+        let up = |core: &Core| -> Vec<bool> {
+            let views = core.views.iter();
+            views.map(|view| view.availability > 0.0).collect()
+        };
+        let before = up(&self.core);
         self.step(Event::NameAnswered {
             host,
             serial,
             answer,
         });
+        // Whatever a name server says takes no pool down.
+        for (at, (before, after)) in before.into_iter().zip(up(&self.core)).enumerate() {
+            assert!(!before || after, "{}", self.plan.pools[at].name);
+        }
     }
 
     fn reload(&mut self) {
@@ -332,10 +349,13 @@ impl World {
     fn step(&mut self, event: Event) -> bool {
         let effects = self.core.step(event, self.now);
         let something = !effects.is_empty();
-        // The shadow model learns which endpoints there are before their first probe goes out.
+        // The shadow model learns which endpoints there are before their first probe goes out. Which of
+        // them stay for a while that their names have no longer is checked apart.
         let wanted = self.wanted();
-        self.shadows
-            .retain(|key, _| wanted.iter().any(|(other, _)| other == key));
+        let leaving: Vec<&EndpointKey> = self.core.leaving().collect();
+        self.shadows.retain(|key, _| {
+            wanted.iter().any(|(other, _)| other == key) || leaving.contains(&key)
+        });
         for host in self.wanted_names() {
             self.named.entry(host).or_insert(self.serial);
         }
@@ -390,6 +410,7 @@ impl World {
         assert!(snapshot.generation >= self.generation, "generations go on");
         self.generation = snapshot.generation;
         self.check_verdicts(&snapshot);
+        self.check_leaving(&snapshot);
         self.check_shares(&snapshot);
         self.check_draws(&snapshot);
     }
@@ -410,6 +431,33 @@ impl World {
             }
         }
         assert_eq!(seen, self.shadows.len());
+    }
+
+    /// Addresses that their names have no longer stay only as long as they serve and are needed.
+    fn check_leaving(&self, snapshot: &Snapshot) {
+        let longest = snapshot.plan.resolver.max_ttl;
+        for pool in &snapshot.pools {
+            let stay = || pool.endpoints.iter().filter(|endpoint| !endpoint.leaving);
+            let serves = stay().any(|endpoint| endpoint.serves() && endpoint.weight > 0);
+            for endpoint in pool.endpoints.iter().filter(|endpoint| endpoint.leaving) {
+                let key = &endpoint.live.key;
+                let host = endpoint.name.clone().expect("it has a name");
+                assert!(endpoint.serves(), "{key} does not serve");
+                assert!(
+                    !self.names[&host].contains(&key.address.ip()),
+                    "{key} is there"
+                );
+                let lost = self.lost[&(host.clone(), key.address.ip())];
+                assert!(
+                    self.now.since(lost) <= longest,
+                    "{key} has been gone for too long"
+                );
+                let unknown = stay().any(|other| {
+                    other.name.as_ref() == Some(&host) && other.health.verdict == Verdict::Unknown
+                });
+                assert!(unknown || !serves || pool.plan.drain, "{key} is not needed");
+            }
+        }
     }
 
     fn check_shares(&self, snapshot: &Snapshot) {

@@ -1,10 +1,11 @@
 //! Lets clients in: accepts, shakes hands, finds out what they speak, and hands their requests on.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -17,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::door::Opening;
 use super::handshake::{Shaken, shake_hands};
 use super::{Listener, http2, proxied};
 use crate::connection::{Connection, NoRequest, Patience, Speaks, Transport};
@@ -31,6 +33,10 @@ use crate::workers::Dispatch;
 /// How long an idle connection may still begin a request after it was asked to leave: the client
 /// may be sending one just now.
 pub(super) const LEAVE_GRACE: Duration = Duration::from_millis(500);
+
+/// How long clients are let in by a door that new ones do not come by any more: their connections are
+/// being made.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// How long to wait when no file descriptors are left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -55,40 +61,34 @@ impl std::fmt::Debug for Service {
     }
 }
 
-/// Accepts clients until the listener's clients are to leave.
-pub(crate) async fn accept(
+/// Accepts clients at one of the listener's doors, until it is closed.
+pub(super) async fn accept(
     listener: Arc<Listener>,
     socket: std::net::TcpListener,
+    mut opening: watch::Receiver<Opening>,
     service: Service,
 ) {
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::error!("cannot accept on {}: {error}", listener.bound);
+            tracing::error!("cannot accept on {}: {error}", listener.place().bound);
             return;
         }
     };
-    let mut leaving = listener.leaving();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = leaving.wait_for(|leaving| *leaving) => break,
-            accepted = accept_one(&listener, &socket) => accepted,
-        };
-        match accepted {
-            Ok((stream, permit)) => let_in(&listener, stream, Some(permit), &service),
-            Err(error) => {
-                // The client was gone before it was accepted, or we are out of descriptors.
-                tracing::debug!("cannot accept on {}: {error}", listener.bound);
-                if error.kind() != io::ErrorKind::ConnectionAborted {
-                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                }
-            }
+    // One that nobody can close any more was closed with the process.
+    let closing = opening.wait_for(|opening| *opening != Opening::Open);
+    let how = accept_until(&listener, &socket, &service, async {
+        closing.await.map_or(Opening::Closed, |opening| *opening)
+    })
+    .await;
+    match how {
+        // The queue belongs to both.
+        Opening::Taken => return,
+        Opening::Lingering => {
+            let enough = tokio::time::sleep(LINGER);
+            accept_until(&listener, &socket, &service, enough).await;
         }
-    }
-    if listener.is_handed_over() {
-        // Whoever waits is accepted by the other process: the queue belongs to both.
-        return;
+        Opening::Open | Opening::Closed => {}
     }
     // Those who are connected already and wait to be accepted are not turned away.
     while let Some(Ok((stream, _))) = now_or_never(socket.accept()).await {
@@ -96,15 +96,54 @@ pub(crate) async fn accept(
     }
 }
 
+/// Accepts clients until something is over, and returns what came of that.
+async fn accept_until<T>(
+    listener: &Arc<Listener>,
+    socket: &TcpListener,
+    service: &Service,
+    over: impl Future<Output = T>,
+) -> T {
+    let mut over = std::pin::pin!(over);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            over = &mut over => return over,
+            accepted = accept_one(listener, socket) => accepted,
+        };
+        match accepted {
+            Ok((stream, permit)) => let_in(listener, stream, Some(permit), service),
+            Err(error) => {
+                // The client was gone before it was accepted, or we are out of descriptors.
+                tracing::debug!("cannot accept on {}: {error}", listener.place().bound);
+                if error.kind() != io::ErrorKind::ConnectionAborted {
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
 async fn accept_one(
     listener: &Listener,
     socket: &TcpListener,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    // Without room nobody is accepted: clients wait in the system's queue.
-    let room = listener.room.clone().acquire_owned().await;
-    let permit = room.map_err(io::Error::other)?;
-    let (stream, _) = socket.accept().await?;
-    Ok((stream, permit))
+    loop {
+        // Without room nobody is accepted: clients wait in the system's queue.
+        let room = listener.room.clone().acquire_owned().await;
+        let permit = room.map_err(io::Error::other)?;
+        match poll_fn(|cx| Poll::Ready(socket.poll_accept(cx))).await {
+            Poll::Ready(accepted) => return accepted.map(|(stream, _)| (stream, permit)),
+            // The room is for whoever comes first, by this door or another.
+            Poll::Pending => drop(permit),
+        }
+        // Whoever comes wakes this task.
+        let mut woken = false;
+        poll_fn(|_| match std::mem::replace(&mut woken, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+    }
 }
 
 /// What a future gives if it gives it at once.
