@@ -5,101 +5,35 @@
 //! for messages has a table instead ([`HeaderMap`]); at its borders one is made of the other.
 //!
 //! Names mean the same however they are written (RFC 9110, section 5.1), and are compared without
-//! regard to that. But HTTP/1.1 shows how they were written, and some programs look: a [`Spelling`]
-//! is kept beside each name.
+//! regard to that. But HTTP/1.1 shows how they were written, and some programs look: so it is remembered
+//! where each name stood in the head that it was read from.
 
+use std::ops::Range;
+
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Names and values, in order. Those of one name need not stand together.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
     list: Vec<Field>,
-    /// Whatever their spellings are, they are written in small letters.
+    /// The head that they were read from.
+    head: Bytes,
+    /// However they were written, names are written in small letters.
     lower: bool,
-    /// How names are written that are too long for a [`Spelling`]. Hardly anybody has one.
-    long: Option<Box<Vec<(HeaderName, Box<[u8]>)>>>,
 }
 
-/// A name, its value, and how the name is written.
+/// A name and its value.
 #[derive(Clone, Debug)]
 pub struct Field {
     name: HeaderName,
     value: HeaderValue,
-    spelling: Spelling,
+    /// Where its name stands in the head that it was read from.
+    at: u32,
 }
 
-/// How a name is written over HTTP/1.1: which of its letters are capitals.
-///
-/// The n-th letter is one if the n-th bit is set, for names of up to 63 letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spelling(u64);
-
-impl Spelling {
-    /// As in the standards: each word begins with a capital, `Content-Type`. So is written what nobody
-    /// has spelled: what Portolan adds, and what came over HTTP/2.
-    pub const USUAL: Self = Self(1 << Self::LETTERS);
-
-    /// Letters that it has a bit for.
-    const LETTERS: usize = 63;
-
-    /// How this name is spelled, if it is not too long to say.
-    pub fn of(written: &[u8]) -> Option<Self> {
-        (written.len() <= Self::LETTERS).then(|| Self(capitals(written)))
-    }
-
-    /// Writes a name, which is there in small letters, as it is spelled.
-    pub fn write(self, name: &mut [u8]) {
-        if self == Self::USUAL {
-            let mut begins = true;
-            for letter in name {
-                if begins {
-                    letter.make_ascii_uppercase();
-                }
-                begins = *letter == b'-';
-            }
-            return;
-        }
-        let mut bits = self.0;
-        while bits != 0 {
-            if let Some(letter) = name.get_mut(bits.trailing_zeros() as usize) {
-                letter.make_ascii_uppercase();
-            }
-            bits &= bits - 1;
-        }
-    }
-}
-
-/// Which of some letters, 64 at most, are capitals.
-fn capitals(written: &[u8]) -> u64 {
-    let length = written.len();
-    if let Some((last, _)) = written.last_chunk().zip(length.checked_sub(8)) {
-        // Eight at a time; the last eight may overlap with those before them.
-        let (eights, _) = written.as_chunks();
-        let places = (0..).step_by(8);
-        let all = eights.iter().zip(places);
-        let bits = all.fold(0, |bits, (eight, at)| bits | capitals_of(*eight) << at);
-        return bits | capitals_of(*last) << (length - 8);
-    }
-    let mut eight = [0; 8];
-    for (place, letter) in eight.iter_mut().zip(written) {
-        *place = *letter;
-    }
-    capitals_of(eight)
-}
-
-/// Which of eight letters are capitals, all at once.
-fn capitals_of(letters: [u8; 8]) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const TOP: u64 = 0x80 * ONES;
-    let letters = u64::from_le_bytes(letters);
-    // The top bit of a byte is set where its sum reaches 128.
-    let low = letters & !TOP;
-    let from_a = low + (0x80 - u64::from(b'A')) * ONES;
-    let behind_z = low + (0x7f - u64::from(b'Z')) * ONES;
-    let found = from_a & !behind_z & !letters & TOP;
-    // The eight top bits, side by side.
-    (found >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
-}
+/// Where a name stands that was not read from a head.
+const NOWHERE: u32 = u32::MAX;
 
 impl Field {
     /// Its name.
@@ -110,6 +44,18 @@ impl Field {
     /// Its value.
     pub fn value(&self) -> &HeaderValue {
         &self.value
+    }
+}
+
+/// Writes a name, which is there in small letters, as it is written in the standards: each word begins
+/// with a capital, `Content-Type`.
+pub fn write_as_usual(name: &mut [u8]) {
+    let mut begins = true;
+    for letter in name {
+        if begins {
+            letter.make_ascii_uppercase();
+        }
+        begins = *letter == b'-';
     }
 }
 
@@ -142,8 +88,8 @@ impl Fields {
     pub const fn new() -> Self {
         Self {
             list: Vec::new(),
+            head: Bytes::new(),
             lower: false,
-            long: None,
         }
     }
 
@@ -151,8 +97,15 @@ impl Fields {
     pub fn with_capacity(room: usize) -> Self {
         Self {
             list: Vec::with_capacity(room),
-            lower: false,
-            long: None,
+            ..Self::new()
+        }
+    }
+
+    /// None yet, of those that are read from this head, with room for so many.
+    pub fn of_head(head: Bytes, room: usize) -> Self {
+        Self {
+            head,
+            ..Self::with_capacity(room)
         }
     }
 
@@ -185,28 +138,19 @@ impl Fields {
 
     /// One more, whatever there is of its name.
     pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
-        self.push(name, value, Spelling::USUAL);
+        self.push(name, value, NOWHERE);
     }
 
-    /// One more, whose name was written like this.
-    pub fn append_written(&mut self, name: HeaderName, written: &[u8], value: HeaderValue) {
-        let spelling = Spelling::of(written).unwrap_or_else(|| {
-            let long = self.long.get_or_insert_default();
-            long.push((name.clone(), written.into()));
-            Spelling::USUAL
-        });
-        self.push(name, value, spelling);
+    /// One more, whose name stands there in the head that they are read from.
+    pub fn append_written(&mut self, name: HeaderName, at: usize, value: HeaderValue) {
+        self.push(name, value, u32::try_from(at).unwrap_or(NOWHERE));
     }
 
-    fn push(&mut self, name: HeaderName, value: HeaderValue, spelling: Spelling) {
-        self.list.push(Field {
-            name,
-            value,
-            spelling,
-        });
+    fn push(&mut self, name: HeaderName, value: HeaderValue, at: u32) {
+        self.list.push(Field { name, value, at });
     }
 
-    /// The only one of its name: in the place of the first there was, and spelled like it, or behind
+    /// The only one of its name: in the place of the first there was, and written like it, or behind
     /// all.
     pub fn insert(&mut self, name: HeaderName, value: HeaderValue) {
         let Some(at) = self.list.iter().position(|field| field.name == name) else {
@@ -244,8 +188,8 @@ impl Fields {
         list.extend(self.list.iter().filter(|field| keep(&field.name)).cloned());
         Self {
             list,
+            head: self.head.clone(),
             lower: self.lower,
-            long: self.long.clone(),
         }
     }
 
@@ -254,25 +198,17 @@ impl Fields {
         self.into_iter()
     }
 
-    /// All of them, as [`spell`](Self::spell) takes them.
-    pub fn spelled(&self) -> impl ExactSizeIterator<Item = &Field> {
+    /// All of them, as [`written`](Self::written) takes them.
+    pub fn fields(&self) -> impl ExactSizeIterator<Item = &Field> {
         self.list.iter()
     }
 
-    /// Writes the name of one of these fields, which is there in small letters, as it is spelled.
-    pub fn spell(&self, field: &Field, name: &mut [u8]) {
-        if self.lower {
-            return;
-        }
-        let long = self
-            .long
-            .as_ref()
-            .filter(|_| name.len() > Spelling::LETTERS);
-        let mut long = long.into_iter().flat_map(|long| long.iter());
-        match long.find(|(known, _)| *known == field.name) {
-            Some((_, written)) => name.copy_from_slice(written),
-            None => field.spelling.write(name),
-        }
+    /// How the name of one of these fields was written, if it was: nothing of those that Portolan adds,
+    /// and of those that came over HTTP/2.
+    pub fn written(&self, field: &Field) -> Option<&[u8]> {
+        let at = field.at as usize;
+        let place: Range<usize> = at..at + field.name.as_str().len();
+        self.head.get(place).filter(|_| field.at != NOWHERE)
     }
 
     /// All names, as often as they stand there.
@@ -291,7 +227,7 @@ impl Fields {
     }
 }
 
-/// The same names with the same values in the same order, however they are spelled.
+/// The same names with the same values in the same order, however they are written.
 impl PartialEq for Fields {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
@@ -408,89 +344,74 @@ mod tests {
         assert_eq!(text(&Fields::from(map)), "host=a x-b=1 x-b=2 via=c");
     }
 
-    /// All names, as they are written.
+    /// Fields as they are read from a head of lines.
+    fn read(head: &str) -> Fields {
+        let mut fields = Fields::of_head(Bytes::copy_from_slice(head.as_bytes()), 0);
+        let mut at = 0;
+        for line in head.lines() {
+            let (name, value) = line.split_once(": ").unwrap();
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            fields.append_written(name, at, value.parse().unwrap());
+            at += line.len() + 1;
+        }
+        fields
+    }
+
+    /// All names, as they were written.
     fn written(fields: &Fields) -> Vec<String> {
-        let names = fields.spelled().map(|field| {
-            let mut name = field.name().as_str().to_owned().into_bytes();
-            fields.spell(field, &mut name);
-            String::from_utf8(name).unwrap()
+        let names = fields.fields().map(|field| match fields.written(field) {
+            Some(written) => String::from_utf8(written.to_vec()).unwrap(),
+            None => {
+                let mut name = field.name().as_str().to_owned().into_bytes();
+                write_as_usual(&mut name);
+                String::from_utf8(name).unwrap()
+            }
         });
         names.collect()
     }
 
     #[test]
-    fn names_are_written_as_they_were_spelled_and_those_that_nobody_spelled_as_usual() {
-        let long = "X-".to_owned() + &"aB".repeat(70);
-        // As long as there are bits.
-        let longest = "A".repeat(63);
+    fn names_are_as_they_were_written_and_those_that_nobody_wrote_as_usual() {
+        let mut some = read("SOAPAction: 1\nx-lower: 2\nX-B3-TraceId: 3\nHOST: 4\na: 5\n");
+        let names = ["SOAPAction", "x-lower", "X-B3-TraceId", "HOST", "a"];
+        assert_eq!(written(&some), names);
+        // What is put in its place is written like it, and what is new as usual.
+        some.insert(header::HOST, HeaderValue::from_static("6"));
+        some.append(header::ETAG, HeaderValue::from_static("7"));
+        some.append(
+            HeaderName::from_static("x-a--b-"),
+            HeaderValue::from_static("8"),
+        );
+        let copy = some.only(|name| *name != "a", 4);
         let names = [
             "SOAPAction",
             "x-lower",
             "X-B3-TraceId",
             "HOST",
-            "a",
-            &long,
-            &longest,
+            "Etag",
+            "X-A--B-",
         ];
-        let mut some = Fields::new();
-        for name in names {
-            let lower = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            some.append_written(lower, name.as_bytes(), HeaderValue::from_static("1"));
-        }
-        assert_eq!(written(&some), names);
-        // What is put in its place is spelled like it, and what is new as usual.
-        some.insert(header::HOST, HeaderValue::from_static("2"));
-        some.append(header::ETAG, HeaderValue::from_static("3"));
-        some.append(
-            HeaderName::from_static("x-a--b-"),
-            HeaderValue::from_static("4"),
-        );
-        let copy = some.only(|name| *name != "a", 4);
-        assert_eq!(
-            written(&copy),
-            [
-                "SOAPAction",
-                "x-lower",
-                "X-B3-TraceId",
-                "HOST",
-                &long,
-                &longest,
-                "Etag",
-                "X-A--B-"
-            ]
-        );
+        assert_eq!(written(&copy), names);
         assert_eq!(copy.get("soapaction").unwrap(), "1");
-        let mut lower = copy.clone();
-        lower.write_lower();
-        let small: Vec<String> = written(&copy)
-            .iter()
-            .map(|name| name.to_lowercase())
-            .collect();
-        assert_eq!(written(&lower), small);
+        assert!(!copy.is_lower());
     }
 
     #[test]
-    fn how_names_are_spelled_makes_no_difference() {
+    fn how_names_are_written_makes_no_difference() {
         let mut one = fields(&[("host", "a")]);
-        let mut two = Fields::new();
-        two.append_written(header::HOST, b"hOsT", HeaderValue::from_static("a"));
+        let two = read("hOsT: a\n");
         assert_eq!(one, two);
         one.insert(header::HOST, HeaderValue::from_static("b"));
         assert_ne!(one, two);
     }
 
     #[test]
-    fn capitals_are_found_eight_at_a_time_as_one_by_one() {
-        for byte in 0..=u8::MAX {
-            for length in 1..20 {
-                for at in 0..length {
-                    let mut text = vec![b'-'; length];
-                    text[at] = byte;
-                    let plain = u64::from(byte.is_ascii_uppercase()) << at;
-                    assert_eq!(capitals(&text), plain, "{byte} at {at} of {length}");
-                }
-            }
+    fn a_name_that_stands_nowhere_was_not_written() {
+        let mut some = Fields::of_head(Bytes::from_static(b"ab"), 0);
+        for at in [0, 1, 2, usize::MAX] {
+            some.append_written(header::TE, at, HeaderValue::from_static("1"));
         }
-        assert_eq!(capitals(&[b'Z'; 64]), u64::MAX);
+        let written: Vec<_> = some.fields().map(|field| some.written(field)).collect();
+        assert_eq!(written, [Some(&b"ab"[..]), None, None, None]);
     }
 }

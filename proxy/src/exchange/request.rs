@@ -19,19 +19,23 @@ use crate::trailers;
 
 /// Headers that end here (RFC 9110, section 7.6.1), and those by which a body is framed: only its
 /// length is told, if there is one.
-static ENDS_HERE: [HeaderName; 11] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-    header::EXPECT,
-];
+fn ends_here(name: &HeaderName) -> bool {
+    // As texts, of which most differ in their length already: this is asked of every header.
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+            | "expect"
+    )
+}
 
 /// What no client can have taken off by naming it in its Connection.
 const PROTECTED: [&str; 4] = [
@@ -71,7 +75,7 @@ impl EndsHere {
 
     /// Whether this one does.
     pub(crate) fn contains(&self, name: &HeaderName) -> bool {
-        ENDS_HERE.contains(name) || self.0.contains(name)
+        ends_here(name) || self.0.contains(name)
     }
 }
 

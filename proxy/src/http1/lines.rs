@@ -60,7 +60,7 @@ pub(crate) fn headers(
     most: usize,
     room: usize,
 ) -> Result<Fields, Bad> {
-    let mut fields = Fields::with_capacity(room + 14);
+    let mut fields = Fields::of_head(head.clone(), room + 14);
     loop {
         let (line, next) = line(head, from).ok_or(Bad::Line)?;
         if line.is_empty() {
@@ -78,7 +78,7 @@ pub(crate) fn headers(
         let value = trimmed(head, line.start + colon + 1..line.end);
         let value = HeaderValue::from_maybe_shared(head.slice(value));
         match (name, value) {
-            (Ok(name), Ok(value)) => fields.append_written(name, written, value),
+            (Ok(name), Ok(value)) => fields.append_written(name, line.start, value),
             _ => return Err(Bad::Line),
         }
         from = next;

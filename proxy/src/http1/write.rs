@@ -1,10 +1,8 @@
 //! Lines of a head, as they are written.
 
-use std::ops::Range;
-
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName};
-use portolan_config::fields::{Fields, Spelling};
+use portolan_config::fields::{Fields, write_as_usual};
 
 use crate::head::{RequestHeader, ResponseHeader};
 
@@ -29,7 +27,7 @@ pub(crate) fn answer(out: &mut BytesMut, head: &ResponseHeader, lower: bool) {
     fields(out, &head.headers, lower);
 }
 
-/// Headers, each as it is spelled.
+/// Headers, each with its name as it was written, or else as usual.
 fn fields(out: &mut BytesMut, fields: &Fields, lower: bool) {
     let lower = lower || fields.is_lower();
     let sizes = fields.iter();
@@ -37,19 +35,22 @@ fn fields(out: &mut BytesMut, fields: &Fields, lower: bool) {
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
     out.reserve(size + END.len());
-    for field in fields.spelled() {
-        let name = line(out, field.name(), field.value().as_bytes());
-        if !lower {
-            fields.spell(field, &mut out[name]);
+    for each in fields.fields() {
+        let value = each.value().as_bytes();
+        match fields.written(each).filter(|_| !lower) {
+            Some(name) => line(out, name, value),
+            None => field(out, each.name(), value, lower),
         }
     }
 }
 
-/// One header more, which nobody has spelled.
+/// One header, whose name was not written by anybody before.
 pub(crate) fn field(out: &mut BytesMut, name: &HeaderName, value: &[u8], lower: bool) {
-    let name = line(out, name, value);
+    let at = out.len();
+    let name = name.as_str().as_bytes();
+    line(out, name, value);
     if !lower {
-        Spelling::USUAL.write(&mut out[name]);
+        write_as_usual(&mut out[at..at + name.len()]);
     }
 }
 
@@ -61,15 +62,11 @@ pub(crate) fn trailers(out: &mut BytesMut, trailers: &HeaderMap, lower: bool) {
     end(out);
 }
 
-/// A header, with its name in small letters: where that stands.
-fn line(out: &mut BytesMut, name: &HeaderName, value: &[u8]) -> Range<usize> {
-    let at = out.len();
-    let name = name.as_str().as_bytes();
+fn line(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(END);
-    at..at + name.len()
 }
 
 /// Behind the last header.
@@ -82,25 +79,31 @@ const END: &[u8] = b"\r\n";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::lines;
 
     #[test]
     fn heads_are_written_line_by_line() {
         let mut request = RequestHeader::build("PUT", b"/a?b=c", 4).unwrap();
         request.append_header("content-type", "text/plain").unwrap();
         request.append_header("x-a--b-", "x-y").unwrap();
-        let etag = (http::header::ETAG, http::HeaderValue::from_static(""));
-        request.headers.append_written(etag.0, b"ETag", etag.1);
+        let head = bytes::Bytes::from_static(b"ETag: \r\n\r\n");
+        let written = lines::headers(&head, 0, 1, 0).unwrap();
+        let mut two = request.with_headers(written);
+        for (name, value) in &request.headers {
+            two.append_header(name, value).unwrap();
+        }
+        let mut request = two;
         let mut out = BytesMut::new();
         super::request(&mut out, &request);
         end(&mut out);
         let text: &[u8] =
-            b"PUT /a?b=c HTTP/1.1\r\nContent-Type: text/plain\r\nX-A--B-: x-y\r\nETag: \r\n\r\n";
+            b"PUT /a?b=c HTTP/1.1\r\nETag: \r\nContent-Type: text/plain\r\nX-A--B-: x-y\r\n\r\n";
         assert_eq!(out, text);
         request.headers.write_lower();
         request.insert_header("x-later", "1").unwrap();
         out.clear();
         super::request(&mut out, &request);
-        let text: &[u8] = b"PUT /a?b=c HTTP/1.1\r\ncontent-type: text/plain\r\nx-a--b-: x-y\r\netag: \r\nx-later: 1\r\n";
+        let text: &[u8] = b"PUT /a?b=c HTTP/1.1\r\netag: \r\ncontent-type: text/plain\r\nx-a--b-: x-y\r\nx-later: 1\r\n";
         assert_eq!(out, text);
         let mut head = ResponseHeader::build(404, 1).unwrap();
         head.append_header("x-a", "1").unwrap();
