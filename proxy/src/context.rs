@@ -25,6 +25,7 @@ use smallvec::SmallVec;
 use crate::access;
 use crate::auth::Proved;
 use crate::body_rate::BodyRate;
+use crate::carried::Carried;
 use crate::client_certificate::ClientCertificate;
 use crate::ledger::Entry;
 use crate::listener::Listener;
@@ -50,6 +51,8 @@ pub(crate) struct ConnectionContext {
     pub(crate) last: AtomicBool,
     /// Who writes down what became of its requests.
     pub(crate) recorder: Arc<Recorder>,
+    /// For whom it speaks, if it may.
+    pub(crate) carried: Arc<Carried>,
 }
 
 impl ConnectionContext {

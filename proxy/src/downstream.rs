@@ -116,6 +116,15 @@ impl Downstream {
         part.map_err(Error::into_down)
     }
 
+    /// What came behind the request's body, once that is over.
+    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match &mut self.side {
+            // They have nowhere to go.
+            Side::One(_) => None,
+            Side::Two(two) => two.take_trailers(),
+        }
+    }
+
     /// Ready when the client is gone.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         let gone = match &mut self.side {

@@ -3,7 +3,7 @@
 //! Portolan holds the tries in its own hands: each is an [`attempt`] of its own, so that it can
 //! have deadlines, be given up, or be overtaken by a second one. Whichever is answered first is
 //! passed on by [`relay`]. What is spoken with the endpoint stands in [`wire`]: HTTP/1.1 by a codec
-//! of our own ([`http1`]), HTTP/2 by the engine's sessions ([`http2`]).
+//! of our own ([`http1`]), HTTP/2 over connections of our own ([`http2`]).
 //!
 //! The body of a request flows on while the answer flows back. As far as it is kept ([`upload`]) it
 //! can be sent again; a try's time begins when the request was sent as a whole, for before that
@@ -12,10 +12,11 @@
 mod ask;
 mod attempt;
 mod body;
-mod cohort;
 mod http1;
 mod http2;
+mod inquire;
 mod kept;
+mod place;
 mod pool;
 mod relay;
 mod request;
@@ -38,6 +39,7 @@ use smallvec::SmallVec;
 
 pub(crate) use self::ask::{Told, ask};
 use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
+pub(crate) use self::inquire::{Question, Unanswered, inquire};
 pub(crate) use self::kept::keep_house;
 pub(crate) use self::pool::Upstream;
 pub(crate) use self::request::{EndsHere, wants_upgrade};
@@ -318,13 +320,13 @@ impl Exchange<'_> {
     /// More of the body came, or its end.
     fn take(&mut self, part: Option<Bytes>, upload: &mut Upload, now: Tick) -> Result<()> {
         let Some(part) = part else {
-            upload.end();
+            upload.end(self.downstream.take_trailers());
             return Ok(());
         };
         body::taken(self.ctx, &part, now)?;
         upload.add(part);
         if self.downstream.is_body_done() {
-            upload.end();
+            upload.end(None);
         }
         Ok(())
     }
@@ -368,16 +370,10 @@ impl Exchange<'_> {
             expects,
             upgrade: self.ctx.wants_upgrade,
             flows: !upload.is_complete(),
+            is_call: self.ctx.converses,
         };
         let target = choose::target(self.ctx, place)?;
         let mut this = choose::begin(self.ctx, place, now, again);
-        for old in this.live.endpoint().old_cohorts() {
-            if target.speaks_http2() {
-                self.edge
-                    .upstream
-                    .close(target.clone().of_cohort(old).peer());
-            }
-        }
         if upload.is_complete() {
             this.live.wait(now);
         }
@@ -537,6 +533,11 @@ impl Exchange<'_> {
             ended.this.live.ended(outcome);
         }
         let which = (ended.this.pool, ended.this.endpoint);
+        if failed.is_the_requests_own() {
+            // No other endpoint would do better.
+            self.ctx.current = Some(ended.this);
+            return None;
+        }
         // Kept, so that the log can say who failed last.
         self.ctx.current = Some(ended.this);
         if !others.is_empty() {

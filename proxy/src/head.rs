@@ -113,12 +113,12 @@ impl RequestHeader {
         (self.uri, self.written) = (uri, None);
     }
 
-    /// For the engine, over HTTP/2.
-    pub(crate) fn into_engine(self) -> pingora::http::RequestHeader {
+    /// For the library that writes HTTP/2.
+    pub(crate) fn into_parts(self) -> http::request::Parts {
         let (mut parts, ()) = http::Request::new(()).into_parts();
         (parts.method, parts.uri, parts.version) = (self.method, self.uri, self.version);
         parts.headers = self.headers.into();
-        parts.into()
+        parts
     }
 }
 
@@ -181,16 +181,12 @@ impl ResponseHeader {
     }
 }
 
-impl From<&pingora::http::ResponseHeader> for ResponseHeader {
-    /// From the engine, over HTTP/2.
-    fn from(head: &pingora::http::ResponseHeader) -> Self {
-        let fields = head.headers.iter();
+impl From<http::response::Parts> for ResponseHeader {
+    fn from(parts: http::response::Parts) -> Self {
         Self {
-            status: head.status,
-            version: head.version,
-            headers: fields
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
+            status: parts.status,
+            version: parts.version,
+            headers: parts.headers.into(),
             reason: None,
         }
     }

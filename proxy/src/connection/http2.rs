@@ -6,7 +6,7 @@ use std::future::Future as _;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Buf as _;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::frames::{Frames, Refused};
 use super::{Connection, LAST_WORDS, READ_SIZE, Waiting};
+use crate::held::Held;
 
 /// A connection over HTTP/2.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct Http2Connection {
     ending: Option<Waiting>,
     /// Requests of this connection that are under way.
     under_way: Arc<Gauge>,
+    /// What is held of their bodies.
+    held: Arc<Mutex<Held>>,
     turn: Turn,
 }
 
@@ -82,20 +85,29 @@ impl Turn {
 }
 
 impl Http2Connection {
-    /// `under_way`: the requests that its client waits for.
-    pub(crate) fn new(connection: Box<Connection>, under_way: Arc<Gauge>) -> Self {
+    /// `under_way`: the requests that its client waits for; `held`: what is held of their bodies.
+    pub(crate) fn new(
+        connection: Box<Connection>,
+        under_way: Arc<Gauge>,
+        held: Arc<Mutex<Held>>,
+    ) -> Self {
+        let carried = connection.context().carried.clone();
         Self {
             connection,
-            frames: Frames::new(Instant::now()),
+            frames: Frames::new(Instant::now(), carried),
             ending: None,
             under_way,
+            held,
             turn: Turn::default(),
         }
     }
 
     /// Whether these bytes of the client pass: not if it has sent too much of their kind.
     fn let_pass(&mut self, bytes: &[u8]) -> bool {
-        let Err(abuse) = self.frames.came(bytes, Instant::now) else {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let came = self.frames.came(bytes, &mut held, Instant::now);
+        drop(held);
+        let Err(abuse) = came else {
             return true;
         };
         let context = self.connection.context();

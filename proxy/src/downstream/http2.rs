@@ -1,19 +1,23 @@
 //! A request over a stream of HTTP/2, and its answer.
 
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, HeaderName, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use pingora::protocols::http::date::get_cached_date;
 use pingora::{Error, ErrorType, Result};
 
 use super::gone;
 use crate::connection::{WRITE_STALL, Waiting};
 use crate::head::{RequestHeader, ResponseHeader};
+use crate::held::Held;
 use crate::http1::request::is_target_character;
 use crate::timer::Timer;
+use crate::trailers;
 
 /// Headers that say how a connection of HTTP/1.1 goes on (RFC 9113, section 8.2.2).
 static NOT_HERE: [HeaderName; 5] = [
@@ -28,8 +32,12 @@ static NOT_HERE: [HeaderName; 5] = [
 #[derive(Debug)]
 pub(crate) struct Http2 {
     body: RecvStream,
+    /// What its connection holds of bodies.
+    held: Arc<Mutex<Held>>,
     /// Some of the body was read.
     read: bool,
+    /// What came behind it.
+    came_behind: Option<HeaderMap>,
     respond: SendResponse<Bytes>,
     /// Once the head was written.
     stream: Option<SendStream<Bytes>>,
@@ -46,10 +54,19 @@ pub(crate) struct Http2 {
 }
 
 impl Http2 {
-    pub(crate) fn new(body: RecvStream, respond: SendResponse<Bytes>) -> Self {
+    /// `held`: what its connection holds of bodies.
+    pub(crate) fn new(
+        mut body: RecvStream,
+        respond: SendResponse<Bytes>,
+        held: Arc<Mutex<Held>>,
+    ) -> Self {
+        let already = body.flow_control().used_capacity();
+        lock(&held).begin(body.stream_id().as_u32(), already);
         Self {
             body,
+            held,
             read: false,
+            came_behind: None,
             respond,
             stream: None,
             pending: Bytes::new(),
@@ -71,19 +88,30 @@ impl Http2 {
 
     pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         match ready!(self.body.poll_data(cx)) {
-            None => Poll::Ready(Ok(None)),
+            None => {
+                let trailers = ready!(self.body.poll_trailers(cx)).map_err(unread)?;
+                if let Some(trailers) = trailers {
+                    if !trailers.values().all(is_whole) {
+                        let bad = io::Error::from(io::ErrorKind::InvalidData);
+                        return Poll::Ready(Err(unread(bad)));
+                    }
+                    self.came_behind = trailers::pass(trailers);
+                }
+                Poll::Ready(Ok(None))
+            }
             Some(Ok(part)) => {
                 self.read = true;
+                lock(&self.held).taken(self.body.stream_id().as_u32(), part.len());
                 // What is given on is bounded by whoever takes it.
                 let _ = self.body.flow_control().release_capacity(part.len());
                 Poll::Ready(Ok(Some(part)))
             }
-            Some(Err(error)) => Poll::Ready(Err(Error::because(
-                ErrorType::ReadError,
-                "when reading a request",
-                error,
-            ))),
+            Some(Err(error)) => Poll::Ready(Err(unread(error))),
         }
+    }
+
+    pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.came_behind.take()
     }
 
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
@@ -177,16 +205,42 @@ impl Http2 {
     }
 }
 
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        lock(&self.held).end(self.body.stream_id().as_u32());
+    }
+}
+
+/// Never waited for: a connection stays with one thread.
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unread(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Box<Error> {
+    Error::because(ErrorType::ReadError, "when reading a request", error)
+}
+
 fn unwritten(error: h2::Error) -> Box<Error> {
     Error::because(ErrorType::WriteError, "when answering", error)
+}
+
+/// Whether a value begins and ends with itself (RFC 9113, section 8.2.1): what stands around it in
+/// HTTP/1.1 would not be part of it.
+fn is_whole(value: &HeaderValue) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    !blank(bytes.first()) && !blank(bytes.last())
 }
 
 /// Whether a request can be read in one way only, by whoever gets it next (RFC 9113, sections 8.1.1
 /// and 8.3.1).
 pub(crate) fn is_unambiguous(request: &RequestHeader) -> bool {
     let headers = &request.headers;
+    if !headers.iter().all(|(_, value)| is_whole(value)) {
+        return false;
+    }
     let mut lengths = headers.get_all(header::CONTENT_LENGTH);
-    let digits = |value: &http::HeaderValue| {
+    let digits = |value: &HeaderValue| {
         !value.is_empty()
             && value.as_bytes().iter().all(u8::is_ascii_digit)
             && value.to_str().is_ok_and(|text| text.parse::<u64>().is_ok())

@@ -83,12 +83,15 @@ async fn whole(
                 ctx.body_rate.came(0, clock.now().since(began));
                 taken(ctx, &part, clock.now())?;
                 // Most bodies come in one piece.
-                if body.is_empty() && part.len() == length {
+                if body.is_empty() && part.len() == length && downstream.is_body_done() {
                     return Ok(Upload::whole(part));
                 }
                 body.extend_from_slice(&part);
             }
-            None => return Ok(Upload::whole(body.freeze())),
+            None => {
+                let trailers = downstream.take_trailers();
+                return Ok(Upload::whole_with(body.freeze(), trailers));
+            }
         }
     }
 }

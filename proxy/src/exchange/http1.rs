@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::Method;
+use http::{HeaderMap, Method};
 use pingora::{Error, ErrorType, Result};
 use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
@@ -142,8 +142,8 @@ impl Http1 {
         }
     }
 
-    /// The request's body is over.
-    pub(super) fn finish(&mut self) {
+    /// The request's body is over. What comes behind it has nowhere to go.
+    pub(super) fn finish(&mut self, _trailers: Option<HeaderMap>) {
         match self.sending {
             Sending::Chunks => {
                 self.outgoing.end_chunks();

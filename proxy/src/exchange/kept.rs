@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Instant;
 
+use super::place::Place;
 use super::stream::EndpointStream;
 use crate::peer::Target;
 
@@ -24,17 +25,17 @@ use crate::peer::Target;
 const KEEP_IDLE: Duration = Duration::from_secs(50);
 
 /// How often it is looked whether connections are still of use.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+pub(super) const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 thread_local! {
     static KEPT: RefCell<Kept> = RefCell::default();
 }
 
 /// Keys are hashes already.
-type ByKey = BuildHasherDefault<AsItIs>;
+pub(super) type ByKey = BuildHasherDefault<AsItIs>;
 
 #[derive(Default)]
-struct AsItIs(u64);
+pub(super) struct AsItIs(u64);
 
 impl Hasher for AsItIs {
     fn finish(&self) -> u64 {
@@ -52,8 +53,9 @@ impl Hasher for AsItIs {
     }
 }
 
+/// Connections that wait.
 #[derive(Default)]
-struct Kept {
+pub(super) struct Kept {
     by_target: HashMap<u64, Vec<Idle>, ByKey>,
     count: usize,
 }
@@ -79,8 +81,15 @@ impl Idle {
     }
 }
 
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
+}
+
 impl Kept {
-    fn take(&mut self, key: u64) -> Option<EndpointStream> {
+    /// One that leads there.
+    pub(super) fn take(&mut self, key: u64) -> Option<EndpointStream> {
         let idle = self.by_target.get_mut(&key)?;
         while let Some(mut last) = idle.pop() {
             self.count -= 1;
@@ -91,7 +100,13 @@ impl Kept {
         None
     }
 
-    fn keep(&mut self, idle: Idle, most: usize) {
+    /// One more; so many at most.
+    pub(super) fn keep(&mut self, stream: EndpointStream, target: Target, most: usize) {
+        let idle = Idle {
+            stream,
+            since: None,
+            target,
+        };
         if self.count >= most {
             self.make_room();
         }
@@ -121,6 +136,15 @@ impl Kept {
         }
     }
 
+    /// Closes what has waited for too long, what endpoints have closed, and what was opened before its
+    /// endpoint was out of order.
+    pub(super) fn tidy(&mut self, now: Instant) {
+        self.retain(|idle| {
+            let since = *idle.since.get_or_insert(now);
+            now.duration_since(since) < KEEP_IDLE && idle.target.is_current() && idle.is_alive()
+        });
+    }
+
     fn retain(&mut self, mut keep: impl FnMut(&mut Idle) -> bool) {
         let mut count = 0;
         self.by_target.retain(|_, idle| {
@@ -139,25 +163,15 @@ pub(super) fn take(target: &Target) -> Option<EndpointStream> {
 
 /// Keeps a connection for the next request; so many at most.
 pub(super) fn keep(stream: EndpointStream, target: Target, most: usize) {
-    let idle = Idle {
-        stream,
-        since: None,
-        target,
-    };
-    KEPT.with_borrow_mut(|kept| kept.keep(idle, most));
+    KEPT.with_borrow_mut(|kept| kept.keep(stream, target, most));
 }
 
-/// Closes, for as long as this thread works, what has waited for too long, what endpoints have
-/// closed, and what was opened before its endpoint was out of order.
+/// Closes, for as long as this thread works, what is of no use any more.
 pub(crate) async fn keep_house() {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let now = Instant::now();
-        KEPT.with_borrow_mut(|kept| {
-            kept.retain(|idle| {
-                let since = *idle.since.get_or_insert(now);
-                now.duration_since(since) < KEEP_IDLE && idle.target.is_current() && idle.is_alive()
-            });
-        });
+        KEPT.with_borrow_mut(|kept| kept.tidy(now));
+        Place::Worker.tidy(now);
     }
 }

@@ -182,10 +182,10 @@ impl Both<'_> {
                             }
                             self.upload.add(part);
                             if self.downstream.is_body_done() {
-                                self.upload.end();
+                                self.upload.end(None);
                             }
                         }
-                        None => self.upload.end(),
+                        None => self.upload.end(self.downstream.take_trailers()),
                     }
                 }
                 Event::Client(Heard::Gone(error)) => return Err(error.into_down()),
@@ -370,7 +370,7 @@ fn send_on(
                 wire.send(part.clone());
                 *at += 1;
             } else if upload.is_complete() {
-                wire.finish();
+                wire.finish(upload.trailers().cloned());
                 *finished = true;
             } else {
                 break;

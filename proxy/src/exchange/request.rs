@@ -1,5 +1,6 @@
 //! The request as an endpoint gets it.
 
+use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, Version};
 use pingora::{Error, ErrorType, Result};
@@ -171,6 +172,9 @@ pub(crate) fn wants_upgrade(request: &RequestHeader) -> bool {
 
 /// In HTTP/1.1 the host stands in Host (RFC 9112, section 3.2).
 pub(super) fn for_http1(request: &mut RequestHeader, length: Length) -> Result<()> {
+    if request.version == Version::HTTP_2 {
+        join_cookies(request)?;
+    }
     request.version = Version::HTTP_11;
     request.remove_header(&header::TE);
     if length == Length::Unknown {
@@ -185,6 +189,23 @@ pub(super) fn for_http1(request: &mut RequestHeader, length: Length) -> Result<(
         Some(Err(_)) => Error::e_explain(ErrorType::InvalidHTTPHeader, "a host that is none"),
         None => Ok(()),
     }
+}
+
+/// In HTTP/2 each cookie may have a field of its own; elsewhere there is one for all of them (RFC 9113,
+/// section 8.2.3).
+fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    let mut crumbs = request.headers.get_all(&header::COOKIE);
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return Ok(());
+    };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    let whole = HeaderValue::from_maybe_shared(Bytes::from(whole))
+        .map_err(|_| Error::explain(ErrorType::InvalidHTTPHeader, "cookies that are none"))?;
+    request.insert_header(header::COOKIE, whole)
 }
 
 /// In HTTP/2 the host stands in `:authority` (RFC 9113, section 8.3.1).
@@ -256,6 +277,25 @@ mod tests {
         let told = HeaderName::from_static("x-user");
         let named = request(&[("connection", "close, X-User"), ("x-user", "alice")]);
         assert!(passed_on(&named, &[&told]).is_err());
+    }
+
+    #[test]
+    fn crumbs_of_cookies_are_put_together_where_there_is_one_field_for_all() {
+        let crumbs = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=3; d=4")];
+        for (version, joined) in [(Version::HTTP_2, 1), (Version::HTTP_11, 3)] {
+            let mut one = request(&crumbs);
+            one.version = version;
+            for_http1(&mut one, Length::None).unwrap();
+            assert_eq!(one.headers.get_all("cookie").count(), joined, "{version:?}");
+            if joined == 1 {
+                let cookie = one.headers.get("cookie").unwrap();
+                assert_eq!(cookie, "a=1; b=2; c=3; d=4");
+            }
+        }
+        let mut single = request(&[("cookie", "a=1")]);
+        single.version = Version::HTTP_2;
+        for_http1(&mut single, Length::None).unwrap();
+        assert_eq!(single.headers.get("cookie").unwrap(), "a=1");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use http::HeaderMap;
 
 /// What is kept of a body whatever its route says: a request that certainly was not processed is
 /// sent again with it. More is not read before somebody takes it.
@@ -21,6 +22,8 @@ pub(super) struct Upload {
     read: u64,
     /// Nothing more will come.
     complete: bool,
+    /// What came behind it.
+    trailers: Option<HeaderMap>,
 }
 
 impl Upload {
@@ -31,14 +34,20 @@ impl Upload {
             forgotten: 0,
             read: 0,
             complete: false,
+            trailers: None,
         }
     }
 
     /// One that is there as a whole.
     pub(super) fn whole(body: Bytes) -> Self {
+        Self::whole_with(body, None)
+    }
+
+    /// The same with what came behind it.
+    pub(super) fn whole_with(body: Bytes, trailers: Option<HeaderMap>) -> Self {
         let mut upload = Self::new();
         upload.add(body);
-        upload.complete = true;
+        upload.end(trailers);
         upload
     }
 
@@ -50,9 +59,15 @@ impl Upload {
         }
     }
 
-    /// All of it came.
-    pub(super) fn end(&mut self) {
+    /// All of it came, and this behind it (RFC 9110, section 6.5).
+    pub(super) fn end(&mut self, trailers: Option<HeaderMap>) {
         self.complete = true;
+        self.trailers = trailers;
+    }
+
+    /// What came behind it.
+    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
     }
 
     /// Whether all of it came.

@@ -1,0 +1,186 @@
+//! How much of HTTP/2 bodies is held: what has come over a connection, and nobody has taken yet.
+//!
+//! Streams share a connection, and none may starve another. So a connection's window has room for all
+//! that its streams may hold together (RFC 9113, section 5.2), and what bounds memory is not that
+//! window but this count: of what is really held, by each connection and by the whole process. Who
+//! holds too much narrows the windows of its streams. What they hold already stays; new streams, and
+//! those that are taken from, go on with less.
+//!
+//! What is held costs its bytes, and a small frame more than its bytes.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What one stream may hold. The default of HTTP/2 throttles bodies over long distances.
+pub(crate) const WIDE: u32 = 1 << 20;
+
+/// The same while too much is held.
+pub(crate) const NARROW: u32 = 64 << 10;
+
+/// When the whole process holds more than this, windows are narrow.
+const MOST: usize = 128 << 20;
+
+/// When one connection holds more than this, its windows are: with an endpoint, or with a peer that
+/// speaks for many clients, and with a client.
+pub(crate) const MOST_OF_MANY: usize = 32 << 20;
+pub(crate) const MOST_OF_ONE: usize = 8 << 20;
+
+/// What a frame that is held costs at least: the library remembers each.
+const FRAME: usize = 256;
+
+/// How much more than that the library may spend on small frames that nobody takes, before it gives a
+/// connection up: windows are narrow long before.
+pub(crate) const SMALL_FRAMES: usize = 4;
+
+/// What the whole process holds.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// What the streams of one connection hold.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Of each stream that somebody will take from, in the order of their numbers.
+    streams: Vec<(u32, usize)>,
+    all: usize,
+    /// When that is too much.
+    most: usize,
+    /// What one stream may hold, as the other side was told last.
+    window: u32,
+}
+
+impl Held {
+    /// Nothing yet; more than this is too much for this connection alone.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            streams: Vec::new(),
+            all: 0,
+            most,
+            window: WIDE,
+        }
+    }
+
+    /// What comes on this stream is taken by somebody, from now on; so much has come already.
+    pub(crate) fn begin(&mut self, stream: u32, bytes: usize) {
+        let at = self.streams.partition_point(|(other, _)| *other < stream);
+        self.streams.insert(at, (stream, 0));
+        self.add(at, bytes);
+    }
+
+    /// A frame of so many bytes came on a stream.
+    pub(crate) fn came(&mut self, stream: u32, bytes: usize) {
+        // Of one that nobody will take from, the library keeps nothing.
+        if let Some(at) = self.find(stream) {
+            self.add(at, cost(bytes));
+        }
+    }
+
+    /// A frame of so many bytes was taken.
+    pub(crate) fn taken(&mut self, stream: u32, bytes: usize) {
+        if let Some(at) = self.find(stream) {
+            self.subtract(at, cost(bytes));
+        }
+    }
+
+    /// Nobody takes from this stream any more: what it held is gone.
+    pub(crate) fn end(&mut self, stream: u32) {
+        if let Some(at) = self.find(stream) {
+            self.subtract(at, usize::MAX);
+            self.streams.remove(at);
+        }
+    }
+
+    /// What one stream may hold from now on, if that is something else than the other side was told.
+    /// Between the bounds and half of them, nothing changes.
+    pub(crate) fn change(&self) -> Option<u32> {
+        let process = HELD.load(Ordering::Relaxed);
+        let wanted = if process > MOST || self.all > self.most {
+            NARROW
+        } else if process < MOST / 2 && self.all < self.most / 2 {
+            WIDE
+        } else {
+            return None;
+        };
+        (wanted != self.window).then_some(wanted)
+    }
+
+    /// The other side is told.
+    pub(crate) fn changed(&mut self, window: u32) {
+        self.window = window;
+    }
+
+    fn find(&self, stream: u32) -> Option<usize> {
+        let found = self.streams.binary_search_by_key(&stream, |(id, _)| *id);
+        found.ok()
+    }
+
+    fn add(&mut self, at: usize, cost: usize) {
+        self.streams[at].1 += cost;
+        self.all += cost;
+        HELD.fetch_add(cost, Ordering::Relaxed);
+    }
+
+    fn subtract(&mut self, at: usize, cost: usize) {
+        let cost = cost.min(self.streams[at].1);
+        self.streams[at].1 -= cost;
+        self.all -= cost;
+        HELD.fetch_sub(cost, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.all, Ordering::Relaxed);
+    }
+}
+
+/// What a frame of so many bytes costs.
+fn cost(bytes: usize) -> usize {
+    match bytes {
+        0 => 0,
+        bytes => bytes.max(FRAME),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_counted_for_each_stream_until_it_is_taken_or_gone() {
+        let mut held = Held::new(MOST_OF_MANY);
+        held.begin(5, 0);
+        held.begin(3, 1000);
+        held.came(3, 10);
+        held.came(5, 5000);
+        held.came(5, 0);
+        held.came(7, 5000);
+        assert_eq!(held.all, 1000 + FRAME + 5000, "nobody takes from 7");
+        held.taken(3, 10);
+        held.taken(5, 5000);
+        held.taken(5, 5000);
+        assert_eq!(held.all, 1000);
+        held.end(3);
+        held.end(9);
+        assert_eq!((held.all, held.streams.len()), (0, 1));
+    }
+
+    #[test]
+    fn who_holds_too_much_narrows_windows_until_half_of_it_is_gone() {
+        let mut held = Held::new(MOST_OF_MANY);
+        held.begin(1, 0);
+        held.begin(3, 0);
+        assert_eq!(held.change(), None);
+        for _ in 0..33 {
+            held.came(1, 1 << 20);
+        }
+        assert_eq!(held.change(), Some(NARROW));
+        held.changed(NARROW);
+        assert_eq!(held.change(), None);
+        held.came(3, 10 << 20);
+        held.end(1);
+        held.came(3, 10 << 20);
+        assert_eq!(held.change(), None, "between the bounds");
+        held.taken(3, 10 << 20);
+        assert_eq!(held.change(), Some(WIDE));
+        held.changed(WIDE);
+        assert_eq!(held.change(), None);
+    }
+}
