@@ -215,7 +215,12 @@ mod tests {
         let mut streams = (1..).step_by(2);
         let outcome = streams.by_ref().take(1_000).find(|stream| {
             come(&mut rapid, &frame(HEADERS, 5, *stream, &[0x82]), now).unwrap();
-            come(&mut rapid, &frame(RST_STREAM, 0, *stream, &[0, 0, 0, 8]), now).is_err()
+            come(
+                &mut rapid,
+                &frame(RST_STREAM, 0, *stream, &[0, 0, 0, 8]),
+                now,
+            )
+            .is_err()
         });
         assert_eq!(outcome, Some(1 + 2 * 256));
         let goaway = rapid.goaway().unwrap();
@@ -226,7 +231,12 @@ mod tests {
         let mut slow = frames(now);
         for (second, stream) in (1..).step_by(2).take(1_000).enumerate() {
             let later = now + Duration::from_millis(20 * second as u64);
-            come(&mut slow, &frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]), later).unwrap();
+            come(
+                &mut slow,
+                &frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]),
+                later,
+            )
+            .unwrap();
         }
     }
 

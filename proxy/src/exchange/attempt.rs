@@ -427,9 +427,9 @@ fn connect(upstream: &Arc<Upstream>, target: &Target, need: Need) -> State {
         return State::Kept(kept);
     }
     let (upstream, target) = (upstream.clone(), target.clone());
-    State::Connecting(Box::pin(async move {
-        upstream.connect(&target, need).await
-    }))
+    State::Connecting(Box::pin(
+        async move { upstream.connect(&target, need).await },
+    ))
 }
 
 /// What a request needs of its connection, where others may be on it.

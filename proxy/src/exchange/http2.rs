@@ -28,12 +28,14 @@ use crate::head::{RequestHeader, ResponseHeader};
 /// Interim answers to one request: more than this is an attack.
 const MOST_INTERIM: u32 = 16;
 
-/// A head that is larger than this, as HTTP/2 counts it (RFC 9113, section 6.5.2), has its connection
-/// to itself: many endpoints that find it too large end the connection, whoever else is on it. It is
-/// the smallest limit that is widespread.
+/// A head that is larger than this has its connection to itself: many endpoints that find it too large
+/// end the connection, whoever else is on it. It is the smallest limit that is widespread.
 const LARGE_HEAD: usize = 8 << 10;
 
-/// What a field costs in that count besides its bytes.
+/// How many bytes the longest code of HPACK takes for one (RFC 7541, appendix B).
+const LONGEST_CODE: usize = 4;
+
+/// What a field costs besides its bytes where heads are measured (RFC 9113, section 6.5.2).
 const FIELD: usize = 32;
 
 /// A request and its answer.
@@ -44,8 +46,8 @@ pub(crate) struct Http2 {
     head_only: bool,
     /// It asks for its connection to be upgraded; the client's key.
     upgrade: Option<Option<HeaderValue>>,
-    /// The size of its head.
-    size: usize,
+    /// Its head is large.
+    large: bool,
     /// Taken, and not yet sent.
     pending: Bytes,
     trailers: Option<HeaderMap>,
@@ -85,8 +87,8 @@ impl std::fmt::Debug for Http2 {
     }
 }
 
-/// The size of a request's head, as HTTP/2 counts it.
-pub(super) fn size(head: &RequestHeader) -> usize {
+/// The size of a request's head, as HTTP/2 counts it (RFC 9113, section 6.5.2).
+fn size(head: &RequestHeader) -> usize {
     // `:method`, `:scheme`, `:path`, and Host in place of `:authority`.
     const PSEUDO: usize = 7 + 7 + 5 + 3 * FIELD + "https".len();
     let fields = head.headers.iter();
@@ -94,10 +96,30 @@ pub(super) fn size(head: &RequestHeader) -> usize {
     PSEUDO + head.method.as_str().len() + head.target().len() + fields.sum::<usize>()
 }
 
+/// Whether it is large: as it is, or as it is written, for what is rare takes more room then.
+fn is_large(head: &RequestHeader) -> bool {
+    let size = size(head);
+    if size <= LARGE_HEAD / LONGEST_CODE {
+        return false;
+    }
+    let values = head.headers.iter().map(|(_, value)| value.as_bytes());
+    let more: usize = values
+        .chain([head.target()])
+        .flatten()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => 0,
+            b' ' | b'%' | b'&' | b'*' | b',' | b'-' | b'.' | b'/' | b':' | b';' | b'=' | b'_' => 0,
+            b'!'..=b'~' => 1,
+            _ => LONGEST_CODE - 1,
+        })
+        .sum();
+    size + more > LARGE_HEAD
+}
+
 /// What a request needs of its connection.
 pub(super) fn need(head: &RequestHeader, claim: Claim, upgrade: bool) -> Need {
     Need {
-        alone: size(head) > LARGE_HEAD,
+        alone: is_large(head),
         upgrade,
         claim,
     }
@@ -116,10 +138,11 @@ impl Http2 {
         upgrade: bool,
         tls: bool,
     ) -> Result<Self> {
-        let size = size(&head);
+        let large = is_large(&head);
         {
             let state = slot.state();
-            if state.header_list().is_some_and(|most| size > most as usize) {
+            let most = state.header_list();
+            if most.is_some_and(|most| size(&head) > most as usize) {
                 return Error::e_explain(
                     ErrorType::HTTPStatus(431),
                     "a head that is larger than the endpoint takes",
@@ -152,7 +175,7 @@ impl Http2 {
             }),
             head_only,
             upgrade: key,
-            size,
+            large,
             pending: Bytes::new(),
             trailers: None,
             finished: empty,
@@ -342,11 +365,7 @@ impl Http2 {
         {
             stream.slot.state().refused();
         }
-        Error::because(
-            ErrorType::H2Error,
-            format!("when reading {what}"),
-            error,
-        )
+        Error::because(ErrorType::H2Error, format!("when reading {what}"), error)
     }
 
     /// What this error means for a request that is not answered yet.
@@ -361,7 +380,7 @@ impl Http2 {
             None if h2.is_remote() => h2.reason(),
             None => None,
         };
-        if self.size > LARGE_HEAD && code.is_some_and(is_too_much) {
+        if self.large && code.is_some_and(is_too_much) {
             return Lost::TooLarge;
         }
         // RFC 9113, sections 6.8 and 8.7.
@@ -420,4 +439,37 @@ fn is_too_much(code: Reason) -> bool {
         Reason::ENHANCE_YOUR_CALM,
     ]
     .contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(cookie: &[u8]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/", 0).unwrap();
+        head.append_header("host", "a.example").unwrap();
+        head.append_header("cookie", cookie).unwrap();
+        head
+    }
+
+    #[test]
+    fn heads_are_measured_as_the_standard_has_it() {
+        let mut head = RequestHeader::build("GET", b"/", 0).unwrap();
+        head.append_header("host", "a.example").unwrap();
+        // `:authority` is two pseudo-headers of six bytes longer than `host`.
+        let fields = [(7, 3), (7, 5), (5, 1), (4, 9)];
+        let exact: usize = fields
+            .iter()
+            .map(|(name, value)| name + value + FIELD)
+            .sum();
+        assert_eq!(size(&head), exact);
+    }
+
+    #[test]
+    fn a_head_is_large_as_it_is_or_as_it_is_written() {
+        for (byte, most) in [(b'a', 7_900), (b'~', 3_900), (0xff, 1_950)] {
+            assert!(!is_large(&request(&vec![byte; most])), "{byte}");
+            assert!(is_large(&request(&vec![byte; most + 300])), "{byte}");
+        }
+    }
 }

@@ -281,7 +281,12 @@ mod tests {
 
     #[test]
     fn crumbs_of_cookies_are_put_together_where_there_is_one_field_for_all() {
-        let crumbs = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=3; d=4")];
+        let crumbs = [
+            ("cookie", "a=1"),
+            ("x", "y"),
+            ("cookie", "b=2"),
+            ("cookie", "c=3; d=4"),
+        ];
         for (version, joined) in [(Version::HTTP_2, 1), (Version::HTTP_11, 3)] {
             let mut one = request(&crumbs);
             one.version = version;

@@ -293,7 +293,10 @@ impl Driver {
                 self.look = Instant::now() + PING;
             }
             let settling = (!self.shared.state().is_settled()).then_some(self.settle_by);
-            let until = [settling, again].into_iter().flatten().fold(self.look, Instant::min);
+            let until = [settling, again]
+                .into_iter()
+                .flatten()
+                .fold(self.look, Instant::min);
             if !self.timer.poll(cx, until) {
                 return Poll::Pending;
             }

@@ -201,7 +201,8 @@ impl Entry {
                     };
                     self.wanted -= waiter.places;
                     if let Some(slot) = slot
-                        && let Err(Ok(Connected::Two(slot))) = waiter.tell.send(Ok(Connected::Two(slot)))
+                        && let Err(Ok(Connected::Two(slot))) =
+                            waiter.tell.send(Ok(Connected::Two(slot)))
                     {
                         slot.take_back();
                     }
@@ -314,7 +315,11 @@ async fn attempt(upstream: Arc<Upstream>, target: Target) {
 
 /// The same failure for somebody else.
 fn again(error: &Error) -> Box<Error> {
-    let words = error.context.as_ref().map_or("", |words| words.as_str()).to_owned();
+    let words = error
+        .context
+        .as_ref()
+        .map_or("", |words| words.as_str())
+        .to_owned();
     if error.cause.is_none() {
         return Error::explain(error.etype().clone(), words);
     }

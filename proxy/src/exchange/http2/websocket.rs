@@ -43,7 +43,10 @@ pub(super) fn grant(head: &mut ResponseHeader, key: Option<&HeaderValue>) -> boo
     head.remove_header(&header::CONTENT_LENGTH);
     let accept = key.and_then(|key| HeaderValue::from_str(&accept(key)).ok());
     let fields = [
-        (header::CONNECTION, Some(HeaderValue::from_static("Upgrade"))),
+        (
+            header::CONNECTION,
+            Some(HeaderValue::from_static("Upgrade")),
+        ),
         (header::UPGRADE, Some(HeaderValue::from_static("websocket"))),
         (header::SEC_WEBSOCKET_ACCEPT, accept),
     ];

@@ -130,10 +130,7 @@ impl Winding {
         }
         self.driver = Some(cx.waker().clone());
         let again = !self.streams.is_empty();
-        (
-            ended,
-            again.then(|| Instant::now() + self.resets.wait(1.0)),
-        )
+        (ended, again.then(|| Instant::now() + self.resets.wait(1.0)))
     }
 
     /// The connection is over: all of them are to be dropped.
