@@ -10,6 +10,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use h2::FlowControl;
+
 /// What one stream may hold. The default of HTTP/2 throttles bodies over long distances.
 pub(crate) const WIDE: u32 = 1 << 20;
 
@@ -38,12 +40,23 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 #[derive(Debug)]
 pub(crate) struct Held {
     /// Of each stream that somebody will take from, in the order of their numbers.
-    streams: Vec<(u32, usize)>,
+    streams: Vec<OneStream>,
     all: usize,
     /// When that is too much.
     most: usize,
     /// What one stream may hold, as the other side was told last.
     window: u32,
+    /// It has not acknowledged that; it has, since somebody looked.
+    told: bool,
+    acknowledged: bool,
+}
+
+#[derive(Debug)]
+struct OneStream {
+    id: u32,
+    held: usize,
+    /// By which its window is opened again, once something may come.
+    flow: Option<FlowControl>,
 }
 
 impl Held {
@@ -54,14 +67,28 @@ impl Held {
             all: 0,
             most,
             window: WIDE,
+            told: false,
+            acknowledged: false,
         }
     }
 
     /// What comes on this stream is taken by somebody, from now on; so much has come already.
     pub(crate) fn begin(&mut self, stream: u32, bytes: usize) {
-        let at = self.streams.partition_point(|(other, _)| *other < stream);
-        self.streams.insert(at, (stream, 0));
+        let at = self.streams.partition_point(|other| other.id < stream);
+        let new = OneStream {
+            id: stream,
+            held: 0,
+            flow: None,
+        };
+        self.streams.insert(at, new);
         self.add(at, bytes);
+    }
+
+    /// By which this stream's window is opened again.
+    pub(crate) fn opens(&mut self, stream: u32, flow: FlowControl) {
+        if let Some(at) = self.find(stream) {
+            self.streams[at].flow = Some(flow);
+        }
     }
 
     /// A frame of so many bytes came on a stream.
@@ -104,22 +131,40 @@ impl Held {
     /// The other side is told.
     pub(crate) fn changed(&mut self, window: u32) {
         self.window = window;
+        self.told = true;
+    }
+
+    /// The other side has acknowledged something: what it was told, if it was told anything.
+    pub(crate) fn acknowledges(&mut self) {
+        self.acknowledged = std::mem::take(&mut self.told);
+    }
+
+    /// The library has read what was acknowledged, if anything was. A narrower window may have closed
+    /// streams that had been taken from, but not so much that the library had said so: it says so now,
+    /// for nothing would come any more.
+    pub(crate) fn open_again(&mut self) {
+        if std::mem::take(&mut self.acknowledged) {
+            for flow in self.streams.iter_mut().filter_map(|it| it.flow.as_mut()) {
+                // No more than nothing is always there.
+                let _ = flow.release_capacity(0);
+            }
+        }
     }
 
     fn find(&self, stream: u32) -> Option<usize> {
-        let found = self.streams.binary_search_by_key(&stream, |(id, _)| *id);
+        let found = self.streams.binary_search_by_key(&stream, |other| other.id);
         found.ok()
     }
 
     fn add(&mut self, at: usize, cost: usize) {
-        self.streams[at].1 += cost;
+        self.streams[at].held += cost;
         self.all += cost;
         HELD.fetch_add(cost, Ordering::Relaxed);
     }
 
     fn subtract(&mut self, at: usize, cost: usize) {
-        let cost = cost.min(self.streams[at].1);
-        self.streams[at].1 -= cost;
+        let cost = cost.min(self.streams[at].held);
+        self.streams[at].held -= cost;
         self.all -= cost;
         HELD.fetch_sub(cost, Ordering::Relaxed);
     }
@@ -182,5 +227,83 @@ mod tests {
         assert_eq!(held.change(), Some(WIDE));
         held.changed(WIDE);
         assert_eq!(held.change(), None);
+    }
+
+    /// The trap that [`Held::open_again`] is for: all that came was taken, and the library has not said
+    /// so when the window closes behind it.
+    #[tokio::test]
+    async fn a_stream_that_a_narrower_window_has_closed_is_opened_again() {
+        use std::future::{Future as _, poll_fn};
+        use std::pin::Pin;
+        use std::task::Poll;
+        const FIRST: usize = 300 << 10;
+        const SECOND: usize = 10 << 10;
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let go = std::sync::Arc::new(tokio::sync::Notify::new());
+        let told = go.clone();
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            tokio::spawn(async move { while connection.accept().await.is_some() {} });
+            let answer = http::Response::new(());
+            let mut body = respond.send_response(answer, false).unwrap();
+            body.send_data(vec![0; FIRST].into(), false).unwrap();
+            told.notified().await;
+            body.send_data(vec![0; SECOND].into(), true).unwrap();
+        });
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(WIDE)
+            .initial_connection_window_size(100 * WIDE);
+        let handshake = builder.handshake::<_, bytes::Bytes>(near).await;
+        let (mut requests, mut connection) = handshake.unwrap();
+        let request = http::Request::new(());
+        let (mut response, _) = requests.send_request(request, true).unwrap();
+        let mut held = Held::new(MOST_OF_MANY);
+        let mut body: Option<h2::RecvStream> = None;
+        let mut taken = 0;
+        let mut narrow = false;
+        let talking = poll_fn(|cx| {
+            loop {
+                let _ = Pin::new(&mut connection).poll(cx);
+                if taken == FIRST {
+                    // The second time it is acknowledged.
+                    match (connection.set_initial_window_size(NARROW).is_ok(), narrow) {
+                        (true, false) => narrow = true,
+                        (true, true) => {
+                            held.changed(NARROW);
+                            held.acknowledges();
+                            held.open_again();
+                            go.notify_one();
+                        }
+                        (false, _) => {}
+                    }
+                }
+                if body.is_none()
+                    && let Poll::Ready(answer) = Pin::new(&mut response).poll(cx)
+                {
+                    let mut stream = answer.unwrap().into_body();
+                    held.begin(1, 0);
+                    held.opens(1, stream.flow_control().clone());
+                    body = Some(stream);
+                }
+                let Some(stream) = &mut body else {
+                    return Poll::Pending;
+                };
+                match stream.poll_data(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(None) => return Poll::Ready(()),
+                    Poll::Ready(Some(part)) => {
+                        taken += part.unwrap().len();
+                        let all = stream.flow_control().used_capacity();
+                        stream.flow_control().release_capacity(all).unwrap();
+                    }
+                }
+            }
+        });
+        // Who is stuck is stuck for good.
+        let limit = std::time::Duration::from_secs(30);
+        tokio::time::timeout(limit, talking).await.unwrap();
+        assert_eq!(taken, FIRST + SECOND);
     }
 }

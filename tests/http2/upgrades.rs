@@ -10,6 +10,7 @@ use http::{Method, Request, Response};
 use hyper::body::Bytes;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Papers, TWO};
@@ -22,7 +23,10 @@ async fn upgrade(
     url: &str,
 ) -> Result<(Socket, Response<Option<Vec<u8>>>), tokio_tungstenite::tungstenite::Error> {
     let stream = TcpStream::connect(address).await.unwrap();
-    tokio_tungstenite::client_async(url, stream).await
+    let mut request = url.into_client_request().unwrap();
+    let chat = "chat".parse().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", chat);
+    tokio_tungstenite::client_async(request, stream).await
 }
 
 fn offering() -> Builder {

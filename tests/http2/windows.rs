@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::{Papers, TWO};
 use crate::harness::config::{LISTENER, pool};
-use crate::harness::{Ask, Endpoint2, Origin, Portolan, Wire, eventually, fetch, soon};
+use crate::harness::{Ask, Endpoint2, Origin, Portolan, Wire, eventually, get, soon};
 
 /// Streams on which nothing goes on.
 const STUCK: usize = 100;
@@ -36,12 +36,14 @@ async fn talkative(papers: &Papers, wire: Wire, piece: usize) -> Endpoint2 {
             while left > 0 {
                 let now = left.min(piece);
                 body.reserve_capacity(now);
-                while body.capacity() < now {
+                if body.capacity() == 0 {
                     let more = std::future::poll_fn(|cx| body.poll_capacity(cx)).await;
                     if !matches!(more, Some(Ok(_))) {
                         return;
                     }
+                    continue;
                 }
+                let now = now.min(body.capacity());
                 left -= now;
                 if body.send_data(words.slice(..now), left == 0).is_err() {
                     return;
@@ -89,12 +91,11 @@ async fn answers_that_nobody_reads_hold_up_no_other() {
             "{shared} connections, so that streams share them"
         );
         for bytes in [2, 2, 1 << 20, 2] {
-            let answer = fetch(address, &format!("/{bytes}")).await;
-            assert_eq!(
-                (answer.status, answer.body.len()),
-                (200, bytes),
-                "{wire:?} {piece}"
-            );
+            let what = format!("{bytes} bytes over {wire:?}, in pieces of {piece}");
+            let answer = soon(&what, get(address, &format!("/{bytes}")))
+                .await
+                .unwrap();
+            assert_eq!((answer.status, answer.body.len()), (200, bytes), "{what}");
         }
         drop(stuck);
         portolan.stop().await;
@@ -132,7 +133,10 @@ async fn fill(requests: &SendRequest<Bytes>, path: &str, piece: usize) -> Stream
                 body.send_data(words.slice(..room), false).unwrap();
                 sent += room;
             }
-            Ok(_) => panic!("the stream is over"),
+            Ok(over) => panic!(
+                "the stream is over after {sent}: {over:?}, {:?}",
+                answer.await
+            ),
             Err(_) => break,
         }
     }
@@ -155,7 +159,12 @@ async fn uploads_that_nobody_takes_hold_up_no_other() {
         let config = [
             &listener,
             "pools:\n",
-            &pool("deaf", &[deaf.local_addr().unwrap()], ", health: off"),
+            // Whoever works hard may be late to connect.
+            &pool(
+                "deaf",
+                &[deaf.local_addr().unwrap()],
+                ", health: off, outlier: off, timeouts: { connect: 20s }",
+            ),
             &pool("good", &[good.address], ", health: off"),
             "routes: [ { path: /deaf, to: deaf }, { to: good, expose: true } ]\n",
         ]
@@ -243,8 +252,10 @@ async fn uploads_that_an_endpoint_does_not_take_hold_up_no_other() {
                 "{wire:?}"
             );
         }
+        // With it end those that wait for it.
+        drop(endpoint);
         for stuck in stuck {
-            stuck.abort();
+            let _ = soon("an end", stuck).await.unwrap();
         }
         portolan.stop().await;
     }

@@ -124,8 +124,10 @@ impl Frames {
         let last_stream = &mut self.last_stream;
         self.inbound.feed(&bytes[skipped..], |frame| {
             let flagged = frame.is_end_or_ack();
-            if frame.kind == DATA {
-                held.came(frame.stream, frame.data());
+            match frame.kind {
+                DATA => held.came(frame.stream, frame.data()),
+                SETTINGS if flagged => held.acknowledges(),
+                _ => {}
             }
             let (bucket, cost, abuse) = match frame.kind {
                 DATA if frame.length > 0 || flagged => return,

@@ -60,8 +60,13 @@ impl Http2 {
         respond: SendResponse<Bytes>,
         held: Arc<Mutex<Held>>,
     ) -> Self {
-        let already = body.flow_control().used_capacity();
-        lock(&held).begin(body.stream_id().as_u32(), already);
+        if !body.is_end_stream() {
+            let stream = body.stream_id().as_u32();
+            let flow = body.flow_control().clone();
+            let mut held = lock(&held);
+            held.begin(stream, flow.used_capacity());
+            held.opens(stream, flow);
+        }
         Self {
             body,
             held,

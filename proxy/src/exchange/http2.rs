@@ -35,6 +35,9 @@ const LARGE_HEAD: usize = 8 << 10;
 /// How many bytes the longest code of HPACK takes for one (RFC 7541, appendix B).
 const LONGEST_CODE: usize = 4;
 
+/// Only a head that is smaller than this is sent before the endpoint has said how large one may be.
+const SMALL_HEAD: usize = LARGE_HEAD / LONGEST_CODE;
+
 /// What a field costs besides its bytes where heads are measured (RFC 9113, section 6.5.2).
 const FIELD: usize = 32;
 
@@ -99,7 +102,7 @@ fn size(head: &RequestHeader) -> usize {
 /// Whether it is large: as it is, or as it is written, for what is rare takes more room then.
 fn is_large(head: &RequestHeader) -> bool {
     let size = size(head);
-    if size <= LARGE_HEAD / LONGEST_CODE {
+    if size <= SMALL_HEAD {
         return false;
     }
     let values = head.headers.iter().map(|(_, value)| value.as_bytes());
@@ -120,6 +123,7 @@ fn is_large(head: &RequestHeader) -> bool {
 pub(super) fn need(head: &RequestHeader, claim: Claim, upgrade: bool) -> Need {
     Need {
         alone: is_large(head),
+        measured: size(head) > SMALL_HEAD,
         upgrade,
         claim,
     }
@@ -208,10 +212,16 @@ impl Http2 {
     }
 
     pub(super) fn finish(&mut self, trailers: Option<HeaderMap>) {
-        if !self.finished {
+        // A request that asks for an upgrade has no body; what follows is for when it is granted.
+        let asks = self.upgrade.is_some() && matches!(self.receive(), Some(Receive::Head(_)));
+        if !self.finished && !asks {
             self.trailers = trailers;
             self.finished = true;
         }
+    }
+
+    fn receive(&self) -> Option<&Receive> {
+        self.stream.as_ref().map(|stream| &stream.receive)
     }
 
     pub(super) fn send_on(&mut self, cx: &mut Context<'_>) -> bool {
@@ -261,6 +271,7 @@ impl Http2 {
     ) -> Poll<Result<(Box<ResponseHeader>, Next)>> {
         let Some(Stream {
             receive: receive @ Receive::Head(_),
+            slot,
             ..
         }) = &mut self.stream
         else {
@@ -285,17 +296,22 @@ impl Http2 {
             }
             None => {}
         }
-        let (parts, body) = match ready!(Pin::new(response).poll(cx)) {
+        let (parts, mut body) = match ready!(Pin::new(response).poll(cx)) {
             Ok(response) => response.into_parts(),
             Err(error) => return Poll::Ready(Err(self.broke("the head of an answer", error))),
         };
         let mut head = Box::new(ResponseHeader::from(parts));
         self.over = body.is_end_stream();
+        if !self.over {
+            let flow = body.flow_control().clone();
+            slot.state().held.opens(slot.stream(), flow);
+        }
         *receive = Receive::Body(body);
-        if let Some(key) = &self.upgrade
-            && websocket::grant(&mut head, key.as_ref())
-        {
-            return Poll::Ready(Ok((head, Next::Upgraded)));
+        if let Some(key) = &self.upgrade {
+            if websocket::grant(&mut head, key.as_ref()) {
+                return Poll::Ready(Ok((head, Next::Upgraded)));
+            }
+            self.finished = true;
         }
         let bodiless = self.head_only
             || matches!(

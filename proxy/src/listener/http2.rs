@@ -32,9 +32,11 @@ const GONE_AWAY: Duration = Duration::from_secs(60);
 /// Requests at the same time on one connection.
 const STREAMS: u32 = 128;
 
-/// Requests of a peer that speaks for others which may be taken back before anybody has looked at them:
-/// the library's own bound, a handful, is meant for one client.
-const TAKEN_BACK: usize = 1024;
+/// Requests that may be taken back before anybody has looked at them: of a client, and of a peer that
+/// speaks for many. The library bounds these, for they are remembered; how often requests are taken back
+/// is bounded by [`crate::connection`].
+const TAKEN_BACK: usize = 256;
+const TAKEN_BACK_OF_MANY: usize = 1024;
 
 /// What is kept of an answer on a stream until the client takes it.
 const SEND_BUFFER: usize = 128 << 10;
@@ -76,10 +78,11 @@ async fn accept(
         .initial_connection_window_size(WIDE * STREAMS)
         .initial_window_size(WIDE)
         .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(TAKEN_BACK)
         .data_frame_budget(SMALL_FRAMES * most_held);
     if trusted {
         builder
-            .max_pending_accept_reset_streams(TAKEN_BACK)
+            .max_pending_accept_reset_streams(TAKEN_BACK_OF_MANY)
             .max_local_error_reset_streams(None);
     }
     let under_way = requests.under_way.clone();
@@ -160,6 +163,7 @@ fn accept_one<I: AsyncRead + AsyncWrite + Unpin>(
         let accepted = engine.poll_accept(cx);
         // What it has just read may have been too much, or enough.
         let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.open_again();
         match held.change() {
             Some(window) if engine.set_initial_window_size(window).is_ok() => {
                 held.changed(window);

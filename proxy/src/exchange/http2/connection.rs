@@ -99,6 +99,7 @@ impl Connection {
             stream,
             scanner: Scanner::default(),
             shared: shared.clone(),
+            cut: false,
         };
         let handshake = client::Builder::new()
             .enable_push(false)
@@ -275,8 +276,12 @@ impl Driver {
             if Pin::new(&mut self.connection).poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            // What it has just read may have been too much, or enough.
-            let change = self.shared.state().held.change();
+            let change = {
+                let held = &mut self.shared.state().held;
+                held.open_again();
+                // What it has just read may have been too much, or enough.
+                held.change()
+            };
             if let Some(window) = change
                 && self.connection.set_initial_window_size(window).is_ok()
             {
@@ -343,6 +348,26 @@ struct Watched {
     stream: EndpointStream,
     scanner: Scanner,
     shared: Arc<Shared>,
+    /// Nothing more can be written. That is no news for the library: what the endpoint had said before
+    /// is still to be read, which requests it has not processed among it.
+    cut: bool,
+}
+
+impl Watched {
+    /// What became of writing so much.
+    fn unless_cut(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        all: usize,
+    ) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(0) | Err(_)) => {
+                self.cut = true;
+                Poll::Ready(Ok(all))
+            }
+            written => written,
+        }
+    }
 }
 
 impl AsyncRead for Watched {
@@ -373,7 +398,11 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        if self.cut {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.unless_cut(written, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -381,7 +410,12 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let all = slices.iter().map(|slice| slice.len()).sum();
+        if self.cut {
+            return Poll::Ready(Ok(all));
+        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.unless_cut(written, all)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -389,7 +423,10 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if !self.cut {
+            self.cut = ready!(Pin::new(&mut self.stream).poll_flush(cx)).is_err();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -46,6 +46,8 @@ pub(crate) enum Claim {
 pub(crate) struct Need {
     /// Nobody else's request may be on it: this one may be the end of it.
     pub(crate) alone: bool,
+    /// It may be more than the endpoint takes.
+    pub(crate) measured: bool,
     /// It asks for its connection to be upgraded.
     pub(crate) upgrade: bool,
     pub(crate) claim: Claim,
@@ -54,7 +56,7 @@ pub(crate) struct Need {
 impl Need {
     /// Whether it has to be known first what the endpoint allows.
     fn is_particular(self) -> bool {
-        self.alone || self.upgrade
+        self.alone || self.measured || self.upgrade
     }
 }
 
@@ -192,6 +194,10 @@ impl State {
                 }
                 self.settled = true;
                 true
+            }
+            SETTINGS => {
+                self.held.acknowledges();
+                false
             }
             GOAWAY => {
                 let last = frame.number31(0);
@@ -362,6 +368,7 @@ mod tests {
 
     const PLAIN: Need = Need {
         alone: false,
+        measured: false,
         upgrade: false,
         claim: Claim::Nothing,
     };
@@ -401,6 +408,10 @@ mod tests {
             },
             Need {
                 upgrade: true,
+                ..PLAIN
+            },
+            Need {
+                measured: true,
                 ..PLAIN
             },
         ];
