@@ -8,6 +8,7 @@ mod deadline;
 pub(crate) mod endpoint2;
 pub(crate) mod geo;
 pub(crate) mod grpc;
+pub(crate) mod haproxy;
 pub(crate) mod issuer;
 pub(crate) mod names;
 pub(crate) mod nginx;

@@ -4,6 +4,7 @@
 mod connections;
 mod heads;
 mod interim;
+mod probes;
 mod tiers;
 mod trailers;
 mod upgrades;

@@ -23,6 +23,7 @@ pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 
 /// END_STREAM on DATA and HEADERS, ACK on SETTINGS and PING.
 pub(crate) const END_OR_ACK: u8 = 1;
@@ -32,6 +33,15 @@ const PADDED: u8 = 8;
 
 /// Numbers of streams, window increments: a bit of them is nobody's.
 const MASK: u32 = 0x7fff_ffff;
+
+/// What is found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seen<'a> {
+    /// A frame.
+    Frame(Frame<'a>),
+    /// More of its payload, if that is a header block.
+    Headers(&'a [u8]),
+}
 
 /// A frame, as much of it as is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +55,12 @@ pub(crate) struct Frame<'a> {
     payload: &'a [u8],
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
+    /// The beginning of its payload.
+    pub(crate) fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
     /// Whether it is the last of its stream, or an acknowledgement.
     pub(crate) fn is_end_or_ack(&self) -> bool {
         self.flags & END_OR_ACK != 0
@@ -104,12 +119,15 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    pub(crate) fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(&Frame<'_>)) {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(Seen<'_>)) {
         while !bytes.is_empty() {
             if self.skip > 0 {
-                let skipped = self.skip.min(bytes.len());
-                self.skip -= skipped;
-                bytes = &bytes[skipped..];
+                let (skipped, rest) = bytes.split_at(self.skip.min(bytes.len()));
+                if matches!(self.seen[3], HEADERS | CONTINUATION) {
+                    on(Seen::Headers(skipped));
+                }
+                self.skip -= skipped.len();
+                bytes = rest;
                 continue;
             }
             let wanted = HEAD + self.looked();
@@ -121,7 +139,7 @@ impl Scanner {
             if self.have >= HEAD && self.have == HEAD + self.looked() {
                 let looked = self.looked();
                 let length = self.length();
-                on(&self.frame());
+                on(Seen::Frame(self.frame()));
                 self.skip = length - looked;
                 self.have = 0;
             }
@@ -188,7 +206,10 @@ mod tests {
             let mut seen = Vec::new();
             let mut settings = Vec::new();
             for piece in bytes.chunks(size) {
-                scanner.feed(piece, |frame| {
+                scanner.feed(piece, |what| {
+                    let Seen::Frame(frame) = what else {
+                        return;
+                    };
                     seen.push((frame.kind, frame.length, frame.stream, frame.data()));
                     if frame.kind == SETTINGS {
                         // What is left of a setting is none.
@@ -214,11 +235,15 @@ mod tests {
     fn numbers_are_read_without_the_bit_that_is_nobodys() {
         let bytes = frame(GOAWAY, 0, 0, &[0x80, 0, 0, 5, 0, 0, 0, 11]);
         let mut found = None;
-        Scanner::default().feed(&bytes, |frame| {
-            found = Some((frame.number31(0), frame.number(4)));
+        Scanner::default().feed(&bytes, |seen| {
+            if let Seen::Frame(frame) = seen {
+                found = Some((frame.number31(0), frame.number(4)));
+            }
         });
         assert_eq!(found, Some((5, 11)));
         let short = frame(RST_STREAM, 0, 1, &[0, 0]);
-        Scanner::default().feed(&short, |frame| assert_eq!(frame.number(0), 0));
+        Scanner::default().feed(&short, |seen| {
+            assert!(matches!(seen, Seen::Frame(frame) if frame.number(0) == 0));
+        });
     }
 }

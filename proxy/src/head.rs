@@ -29,6 +29,14 @@ pub(crate) struct ResponseHeader {
     reason: Option<Box<str>>,
 }
 
+/// Whether a value begins and ends with itself: the blanks around it that HTTP/1.1 allows are not part
+/// of it, and HTTP/2 allows none (RFC 9113, section 8.2.1).
+pub(crate) fn is_whole(value: &HeaderValue) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    !blank(bytes.first()) && !blank(bytes.last())
+}
+
 fn bad(what: &'static str) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, what)
 }

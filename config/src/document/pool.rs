@@ -461,7 +461,8 @@ document! {
         pub first_byte: At<TimeSpan> = "60s",
         /// For the next byte, in either direction, once a request is under way.
         pub idle: At<TimeSpan> = "60s",
-        /// The same for connections that were upgraded (WebSocket).
+        /// The same for connections that were upgraded (WebSocket). Over HTTP/2 endpoints have to offer
+        /// extended CONNECT (RFC 8441) for that; where they do not, clients get 501.
         pub upgrade_idle: At<TimeSpan> = "1h",
         /// For an upgraded connection as a whole, however much is said on it: then both sides are
         /// closed, and clients come again. By default it lasts as long as both sides like.

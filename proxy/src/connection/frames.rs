@@ -16,9 +16,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::behind::Behind;
 use crate::carried::Carried;
 use crate::connection::H2_PREFACE;
-use crate::frames::{DATA, GOAWAY, HEAD, HEADERS, PING, RST_STREAM, SETTINGS, Scanner};
+use crate::frames::{
+    CONTINUATION, DATA, GOAWAY, HEAD, HEADERS, PING, RST_STREAM, SETTINGS, Scanner, Seen,
+};
 use crate::held::Held;
 use crate::tokens::Bucket;
 
@@ -66,6 +69,25 @@ pub(crate) enum Refused {
     Connection(&'static str),
 }
 
+/// What is known of the bodies that come over a connection.
+#[derive(Debug)]
+pub(crate) struct Bodies {
+    /// What is held of them.
+    pub(crate) held: Held,
+    /// What stands behind them.
+    pub(crate) behind: Behind,
+}
+
+impl Bodies {
+    /// None yet; `most`: what may be held of them.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            held: Held::new(most),
+            behind: Behind::default(),
+        }
+    }
+}
+
 /// The frames of a connection, both ways.
 #[derive(Debug)]
 pub(crate) struct Frames {
@@ -104,7 +126,7 @@ impl Frames {
     pub(crate) fn came(
         &mut self,
         bytes: &[u8],
-        held: &mut Held,
+        bodies: &mut Bodies,
         now: impl Fn() -> Instant,
     ) -> Result<(), Abuse> {
         let clients = self.carried.clients();
@@ -122,11 +144,18 @@ impl Frames {
         let mut verdict = Ok(());
         let (resets, chatter) = (&mut self.resets, &mut self.chatter);
         let last_stream = &mut self.last_stream;
-        self.inbound.feed(&bytes[skipped..], |frame| {
+        let Bodies { held, behind } = bodies;
+        self.inbound.feed(&bytes[skipped..], |seen| {
+            let frame = match seen {
+                Seen::Frame(frame) => frame,
+                Seen::Headers(more) => return behind.more(more),
+            };
             let flagged = frame.is_end_or_ack();
             match frame.kind {
                 DATA => held.came(frame.stream, frame.data()),
                 SETTINGS if flagged => held.acknowledges(),
+                HEADERS if frame.stream <= *last_stream => behind.begins(&frame),
+                CONTINUATION => behind.goes_on(&frame),
                 _ => {}
             }
             let (bucket, cost, abuse) = match frame.kind {
@@ -149,34 +178,39 @@ impl Frames {
     /// The engine sends this.
     pub(crate) fn go(&mut self, bytes: &[u8], mut refused: impl FnMut(Refused)) {
         let chatter = &mut self.chatter;
-        self.outbound.feed(bytes, |frame| match frame.kind {
-            DATA => chatter.give(FOR_EACH_PIECE),
-            RST_STREAM => {
-                // What a request that went well ends with (0), or one that we gave up (2, 8), is no
-                // refusal.
-                if let Some(reason) = match frame.number(0) {
-                    1 | 3 | 5 => Some("malformed"),
-                    7 => Some("too_many"),
-                    11 => Some("calm_down"),
-                    _ => None,
-                } {
-                    refused(Refused::Stream(reason));
+        self.outbound.feed(bytes, |seen| {
+            let Seen::Frame(frame) = seen else {
+                return;
+            };
+            match frame.kind {
+                DATA => chatter.give(FOR_EACH_PIECE),
+                RST_STREAM => {
+                    // What a request that went well ends with (0), or one that we gave up (2, 8), is no
+                    // refusal.
+                    if let Some(reason) = match frame.number(0) {
+                        1 | 3 | 5 => Some("malformed"),
+                        7 => Some("too_many"),
+                        11 => Some("calm_down"),
+                        _ => None,
+                    } {
+                        refused(Refused::Stream(reason));
+                    }
                 }
-            }
-            GOAWAY => {
-                if let Some(reason) = match frame.number(4) {
-                    0 => None,
-                    1 => Some("h2_protocol_error"),
-                    3 => Some("h2_flow_control_error"),
-                    6 => Some("h2_frame_size_error"),
-                    9 => Some("h2_compression_error"),
-                    11 => Some("h2_calm_down"),
-                    _ => Some("h2_error"),
-                } {
-                    refused(Refused::Connection(reason));
+                GOAWAY => {
+                    if let Some(reason) = match frame.number(4) {
+                        0 => None,
+                        1 => Some("h2_protocol_error"),
+                        3 => Some("h2_flow_control_error"),
+                        6 => Some("h2_frame_size_error"),
+                        9 => Some("h2_compression_error"),
+                        11 => Some("h2_calm_down"),
+                        _ => Some("h2_error"),
+                    } {
+                        refused(Refused::Connection(reason));
+                    }
                 }
+                _ => {}
             }
-            _ => {}
         });
     }
 
@@ -207,7 +241,7 @@ mod tests {
     }
 
     fn come(frames: &mut Frames, bytes: &[u8], now: Instant) -> Result<(), Abuse> {
-        frames.came(bytes, &mut Held::new(usize::MAX), || now)
+        frames.came(bytes, &mut Bodies::new(usize::MAX), || now)
     }
 
     #[test]

@@ -14,9 +14,8 @@ use portolan_control::stats::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::frames::{Frames, Refused};
+use super::frames::{Bodies, Frames, Refused};
 use super::{Connection, LAST_WORDS, READ_SIZE, Waiting};
-use crate::held::Held;
 
 /// A connection over HTTP/2.
 #[derive(Debug)]
@@ -28,8 +27,8 @@ pub(crate) struct Http2Connection {
     ending: Option<Waiting>,
     /// Requests of this connection that are under way.
     under_way: Arc<Gauge>,
-    /// What is held of their bodies.
-    held: Arc<Mutex<Held>>,
+    /// What is known of their bodies.
+    bodies: Arc<Mutex<Bodies>>,
     turn: Turn,
 }
 
@@ -85,11 +84,11 @@ impl Turn {
 }
 
 impl Http2Connection {
-    /// `under_way`: the requests that its client waits for; `held`: what is held of their bodies.
+    /// `under_way`: the requests that its client waits for; `bodies`: what is known of their bodies.
     pub(crate) fn new(
         connection: Box<Connection>,
         under_way: Arc<Gauge>,
-        held: Arc<Mutex<Held>>,
+        bodies: Arc<Mutex<Bodies>>,
     ) -> Self {
         let carried = connection.context().carried.clone();
         Self {
@@ -97,16 +96,16 @@ impl Http2Connection {
             frames: Frames::new(Instant::now(), carried),
             ending: None,
             under_way,
-            held,
+            bodies,
             turn: Turn::default(),
         }
     }
 
     /// Whether these bytes of the client pass: not if it has sent too much of their kind.
     fn let_pass(&mut self, bytes: &[u8]) -> bool {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let came = self.frames.came(bytes, &mut held, Instant::now);
-        drop(held);
+        let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        let came = self.frames.came(bytes, &mut bodies, Instant::now);
+        drop(bodies);
         let Err(abuse) = came else {
             return true;
         };

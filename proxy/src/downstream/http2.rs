@@ -12,9 +12,8 @@ use pingora::protocols::http::date::get_cached_date;
 use pingora::{Error, ErrorType, Result};
 
 use super::gone;
-use crate::connection::{WRITE_STALL, Waiting};
-use crate::head::{RequestHeader, ResponseHeader};
-use crate::held::Held;
+use crate::connection::{Bodies, WRITE_STALL, Waiting};
+use crate::head::{RequestHeader, ResponseHeader, is_whole};
 use crate::http1::request::is_target_character;
 use crate::timer::Timer;
 use crate::trailers;
@@ -32,8 +31,8 @@ static NOT_HERE: [HeaderName; 5] = [
 #[derive(Debug)]
 pub(crate) struct Http2 {
     body: RecvStream,
-    /// What its connection holds of bodies.
-    held: Arc<Mutex<Held>>,
+    /// What is known of the bodies on its connection.
+    bodies: Arc<Mutex<Bodies>>,
     /// Some of the body was read.
     read: bool,
     /// What came behind it.
@@ -54,22 +53,22 @@ pub(crate) struct Http2 {
 }
 
 impl Http2 {
-    /// `held`: what its connection holds of bodies.
+    /// `bodies`: what is known of the bodies on its connection.
     pub(crate) fn new(
         mut body: RecvStream,
         respond: SendResponse<Bytes>,
-        held: Arc<Mutex<Held>>,
+        bodies: Arc<Mutex<Bodies>>,
     ) -> Self {
         if !body.is_end_stream() {
             let stream = body.stream_id().as_u32();
             let flow = body.flow_control().clone();
-            let mut held = lock(&held);
+            let held = &mut lock(&bodies).held;
             held.begin(stream, flow.used_capacity());
             held.opens(stream, flow);
         }
         Self {
             body,
-            held,
+            bodies,
             read: false,
             came_behind: None,
             respond,
@@ -96,7 +95,11 @@ impl Http2 {
             None => {
                 let trailers = ready!(self.body.poll_trailers(cx)).map_err(unread)?;
                 if let Some(trailers) = trailers {
-                    if !trailers.values().all(is_whole) {
+                    let stream = self.body.stream_id().as_u32();
+                    let sent = lock(&self.bodies).behind.take(stream);
+                    // What the library keeps for itself is a pseudo-header (RFC 9113, section 8.1).
+                    let all = sent.is_none_or(|sent| sent <= trailers.len());
+                    if !all || !trailers.values().all(is_whole) {
                         let bad = io::Error::from(io::ErrorKind::InvalidData);
                         return Poll::Ready(Err(unread(bad)));
                     }
@@ -106,7 +109,9 @@ impl Http2 {
             }
             Some(Ok(part)) => {
                 self.read = true;
-                lock(&self.held).taken(self.body.stream_id().as_u32(), part.len());
+                lock(&self.bodies)
+                    .held
+                    .taken(self.body.stream_id().as_u32(), part.len());
                 // What is given on is bounded by whoever takes it.
                 let _ = self.body.flow_control().release_capacity(part.len());
                 Poll::Ready(Ok(Some(part)))
@@ -212,13 +217,13 @@ impl Http2 {
 
 impl Drop for Http2 {
     fn drop(&mut self) {
-        lock(&self.held).end(self.body.stream_id().as_u32());
+        lock(&self.bodies).held.end(self.body.stream_id().as_u32());
     }
 }
 
 /// Never waited for: a connection stays with one thread.
-fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
-    held.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(bodies: &Mutex<Bodies>) -> MutexGuard<'_, Bodies> {
+    bodies.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unread(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Box<Error> {
@@ -227,14 +232,6 @@ fn unread(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Box<Err
 
 fn unwritten(error: h2::Error) -> Box<Error> {
     Error::because(ErrorType::WriteError, "when answering", error)
-}
-
-/// Whether a value begins and ends with itself (RFC 9113, section 8.2.1): what stands around it in
-/// HTTP/1.1 would not be part of it.
-fn is_whole(value: &HeaderValue) -> bool {
-    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    let bytes = value.as_bytes();
-    !blank(bytes.first()) && !blank(bytes.last())
 }
 
 /// Whether a request can be read in one way only, by whoever gets it next (RFC 9113, sections 8.1.1

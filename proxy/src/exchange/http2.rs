@@ -18,12 +18,13 @@ use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora::{Error, ErrorType, Result};
+use portolan_config::fields::Fields;
 
 pub(super) use self::connection::Slot;
 pub(super) use self::pool::{Joined, Pool};
 pub(super) use self::state::{Claim, Need};
 use super::wire::{Length, Lost, Next, Part};
-use crate::head::{RequestHeader, ResponseHeader};
+use crate::head::{RequestHeader, ResponseHeader, is_whole};
 
 /// Interim answers to one request: more than this is an attack.
 const MOST_INTERIM: u32 = 16;
@@ -301,6 +302,7 @@ impl Http2 {
             Err(error) => return Poll::Ready(Err(self.broke("the head of an answer", error))),
         };
         let mut head = Box::new(ResponseHeader::from(parts));
+        trim(&mut head.headers);
         self.over = body.is_end_stream();
         if !self.over {
             let flow = body.flow_control().clone();
@@ -432,6 +434,19 @@ impl Drop for Http2 {
         if let Some(stream) = self.stream.take().filter(|_| !done) {
             stream.slot.abandon(stream.send, stream.receive);
         }
+    }
+}
+
+/// Takes blanks off the ends of values, as is done over HTTP/1.1: passed on over HTTP/2 they would make
+/// the answer malformed.
+fn trim(headers: &mut Fields) {
+    if !headers.iter().all(|(_, value)| is_whole(value)) {
+        let fields = std::mem::take(headers).into_iter();
+        let trimmed = |value: HeaderValue| {
+            let bytes = value.as_bytes().trim_ascii();
+            HeaderValue::from_bytes(bytes).unwrap_or(value)
+        };
+        *headers = fields.map(|(name, value)| (name, trimmed(value))).collect();
     }
 }
 

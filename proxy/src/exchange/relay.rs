@@ -20,6 +20,7 @@ use crate::edge::Edge;
 use crate::fault;
 use crate::guard;
 use crate::head::ResponseHeader;
+use crate::trailers;
 
 /// How long nothing may happen where no pool says how long.
 const IDLE: Duration = Duration::from_secs(5);
@@ -211,7 +212,7 @@ impl Both<'_> {
                 end
             }
             Part::Trailers(trailers) => {
-                self.downstream.put_end(Some(trailers));
+                self.downstream.put_end(trailers::pass(trailers));
                 true
             }
             Part::End => {

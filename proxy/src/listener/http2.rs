@@ -16,12 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
 
 use super::accept::{LEAVE_GRACE, Service};
-use crate::connection::Connection;
 use crate::connection::http2::Http2Connection;
+use crate::connection::{Bodies, Connection};
 use crate::downstream::Downstream;
 use crate::downstream::http2::{Http2, is_unambiguous};
 use crate::head::RequestHeader;
-use crate::held::{Held, MOST_OF_MANY, MOST_OF_ONE, SMALL_FRAMES, WIDE};
+use crate::held::{MOST_OF_MANY, MOST_OF_ONE, SMALL_FRAMES, WIDE};
 use crate::ledger::Entry;
 use crate::refusal::Refusal;
 
@@ -67,7 +67,7 @@ async fn accept(
     let peer = context.peer.ip().to_canonical();
     let trusted = service.published.load().plan.client_ip.trusts(peer);
     let most_held = if trusted { MOST_OF_MANY } else { MOST_OF_ONE };
-    let held = Arc::new(Mutex::new(Held::new(most_held)));
+    let bodies = Arc::new(Mutex::new(Bodies::new(most_held)));
     // Twice of what is taken: so it is our guard that refuses, and counts, what is only a little more.
     let list = limits.header_bytes.saturating_mul(2);
     let mut builder = h2::server::Builder::new();
@@ -86,7 +86,7 @@ async fn accept(
             .max_local_error_reset_streams(None);
     }
     let under_way = requests.under_way.clone();
-    let io = Http2Connection::new(connection, under_way, held.clone());
+    let io = Http2Connection::new(connection, under_way, bodies.clone());
     let mut engine = match builder.handshake::<_, Bytes>(io).await {
         Ok(engine) => engine,
         Err(error) => {
@@ -107,7 +107,7 @@ async fn accept(
                 asked_to_leave = true;
                 continue;
             }
-            accepted = poll_fn(|cx| accept_one(&mut engine, &held, cx)) => accepted,
+            accepted = poll_fn(|cx| accept_one(&mut engine, &bodies, cx)) => accepted,
             () = requests.idle_for(limits.idle_timeout), if !asked_to_leave => return,
         };
         let (request, mut respond) = match accepted {
@@ -143,7 +143,7 @@ async fn accept(
             asked_to_leave = true;
         }
         let (edge, context) = (service.edge.clone(), context.clone());
-        let side = Http2::new(body, respond, held.clone());
+        let side = Http2::new(body, respond, bodies.clone());
         tokio::spawn(async move {
             let mut downstream = Downstream::over_http2(request, side);
             edge.serve(context, &mut downstream, entry).await;
@@ -156,13 +156,13 @@ async fn accept(
 /// The next request; and what its streams may hold, as far as that has changed.
 fn accept_one<I: AsyncRead + AsyncWrite + Unpin>(
     engine: &mut h2::server::Connection<I, Bytes>,
-    held: &Mutex<Held>,
+    bodies: &Mutex<Bodies>,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Accepted, h2::Error>>> {
     loop {
         let accepted = engine.poll_accept(cx);
         // What it has just read may have been too much, or enough.
-        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = &mut bodies.lock().unwrap_or_else(PoisonError::into_inner).held;
         held.open_again();
         match held.change() {
             Some(window) if engine.set_initial_window_size(window).is_ok() => {

@@ -21,7 +21,7 @@ use super::state::{MOST_STREAMS, Need, State};
 use super::winding::{Abandoned, Winding};
 use crate::exchange::place::Place;
 use crate::exchange::stream::EndpointStream;
-use crate::frames::Scanner;
+use crate::frames::{Scanner, Seen};
 use crate::held::{MOST_OF_MANY, SMALL_FRAMES, WIDE};
 use crate::http1::answer::MOST_BYTES;
 use crate::timer::Timer;
@@ -381,8 +381,10 @@ impl AsyncRead for Watched {
         ready!(Pin::new(&mut this.stream).poll_read(cx, out))?;
         let mut changed = false;
         let mut state = this.shared.state();
-        this.scanner.feed(&out.filled()[before..], |frame| {
-            changed |= state.came(frame);
+        this.scanner.feed(&out.filled()[before..], |seen| {
+            if let Seen::Frame(frame) = seen {
+                changed |= state.came(&frame);
+            }
         });
         drop(state);
         if changed {

@@ -364,7 +364,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::{Scanner, frame};
+    use crate::frames::{Scanner, Seen, frame};
 
     const PLAIN: Need = Need {
         alone: false,
@@ -379,7 +379,11 @@ mod tests {
 
     fn came(state: &mut State, bytes: &[u8]) -> bool {
         let mut changed = false;
-        Scanner::default().feed(bytes, |frame| changed |= state.came(frame));
+        Scanner::default().feed(bytes, |seen| {
+            if let Seen::Frame(frame) = seen {
+                changed |= state.came(&frame);
+            }
+        });
         changed
     }
 
