@@ -8,9 +8,10 @@
 //!
 //! What is held costs its bytes, and a small frame more than its bytes.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 
 use h2::FlowControl;
+use portolan_control::stats::Amount;
 
 /// What one stream may hold. The default of HTTP/2 throttles bodies over long distances.
 pub(crate) const WIDE: u32 = 1 << 20;
@@ -19,7 +20,7 @@ pub(crate) const WIDE: u32 = 1 << 20;
 pub(crate) const NARROW: u32 = 64 << 10;
 
 /// When the whole process holds more than this, windows are narrow.
-const MOST: usize = 128 << 20;
+const MOST: u64 = 128 << 20;
 
 /// When one connection holds more than this, its windows are: with an endpoint, or with a peer that
 /// speaks for many clients, and with a client.
@@ -33,16 +34,15 @@ const FRAME: usize = 256;
 /// connection up: windows are narrow long before.
 pub(crate) const SMALL_FRAMES: usize = 4;
 
-/// What the whole process holds.
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
 /// What the streams of one connection hold.
 #[derive(Debug)]
 pub(crate) struct Held {
     /// Of each stream that somebody will take from, in the order of their numbers.
     streams: Vec<OneStream>,
     all: usize,
-    /// When that is too much.
+    /// What the whole process holds.
+    process: Arc<Amount>,
+    /// When this connection holds too much.
     most: usize,
     /// What one stream may hold, as the other side was told last.
     window: u32,
@@ -60,11 +60,13 @@ struct OneStream {
 }
 
 impl Held {
-    /// Nothing yet; more than this is too much for this connection alone.
-    pub(crate) fn new(most: usize) -> Self {
+    /// Nothing yet, of what the whole process holds; more than this is too much for this connection
+    /// alone.
+    pub(crate) fn new(process: Arc<Amount>, most: usize) -> Self {
         Self {
             streams: Vec::new(),
             all: 0,
+            process,
             most,
             window: WIDE,
             told: false,
@@ -117,7 +119,7 @@ impl Held {
     /// What one stream may hold from now on, if that is something else than the other side was told.
     /// Between the bounds and half of them, nothing changes.
     pub(crate) fn change(&self) -> Option<u32> {
-        let process = HELD.load(Ordering::Relaxed);
+        let process = self.process.get();
         let wanted = if process > MOST || self.all > self.most {
             NARROW
         } else if process < MOST / 2 && self.all < self.most / 2 {
@@ -159,20 +161,20 @@ impl Held {
     fn add(&mut self, at: usize, cost: usize) {
         self.streams[at].held += cost;
         self.all += cost;
-        HELD.fetch_add(cost, Ordering::Relaxed);
+        self.process.add(cost);
     }
 
     fn subtract(&mut self, at: usize, cost: usize) {
         let cost = cost.min(self.streams[at].held);
         self.streams[at].held -= cost;
         self.all -= cost;
-        HELD.fetch_sub(cost, Ordering::Relaxed);
+        self.process.subtract(cost);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        HELD.fetch_sub(self.all, Ordering::Relaxed);
+        self.process.subtract(self.all);
     }
 }
 
@@ -190,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_is_held_is_counted_for_each_stream_until_it_is_taken_or_gone() {
-        let mut held = Held::new(MOST_OF_MANY);
+        let mut held = Held::new(Arc::default(), MOST_OF_MANY);
         held.begin(5, 0);
         held.begin(3, 1000);
         held.came(3, 10);
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn who_holds_too_much_narrows_windows_until_half_of_it_is_gone() {
-        let mut held = Held::new(MOST_OF_MANY);
+        let mut held = Held::new(Arc::default(), MOST_OF_MANY);
         held.begin(1, 0);
         held.begin(3, 0);
         assert_eq!(held.change(), None);
@@ -239,7 +241,7 @@ mod tests {
         const FIRST: usize = 300 << 10;
         const SECOND: usize = 10 << 10;
         let (near, far) = tokio::io::duplex(1 << 20);
-        let go = std::sync::Arc::new(tokio::sync::Notify::new());
+        let go = Arc::new(tokio::sync::Notify::new());
         let told = go.clone();
         tokio::spawn(async move {
             let mut connection = h2::server::handshake(far).await.unwrap();
@@ -259,7 +261,7 @@ mod tests {
         let (mut requests, mut connection) = handshake.unwrap();
         let request = http::Request::new(());
         let (mut response, _) = requests.send_request(request, true).unwrap();
-        let mut held = Held::new(MOST_OF_MANY);
+        let mut held = Held::new(Arc::default(), MOST_OF_MANY);
         let mut body: Option<h2::RecvStream> = None;
         let mut taken = 0;
         let mut narrow = false;

@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use http::{Method, Response};
+use http::{Method, Request, Response};
 use hyper::body::Bytes;
+use tokio::net::TcpStream;
 
 use super::{Papers, TWO, nobody_is_blamed};
 use crate::harness::client::send_exactly;
 use crate::harness::endpoint2::{Frames, frame};
-use crate::harness::{Ask, Endpoint2, Nginx, Wire, soon};
+use crate::harness::{Ask, Endpoint2, Nginx, Wire, eventually, soon};
 
 const NO_ERROR: u32 = 0;
 const REFUSED_STREAM: u32 = 7;
@@ -117,6 +118,71 @@ async fn requests_at_once_share_a_connection_that_is_being_made() {
         tally.assert_flawless();
         // Two workers, a hundred requests on each connection.
         assert!(endpoint.connections() <= 6, "{}", endpoint.connections());
+        portolan.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resets_are_paced_and_spread_over_connections() {
+    const CONNECTIONS: usize = 64;
+    let papers = Papers::new();
+    for wire in TWO {
+        let resets: Arc<[AtomicU64; CONNECTIONS]> =
+            Arc::new([const { AtomicU64::new(0) }; CONNECTIONS]);
+        let counted = resets.clone();
+        let endpoint = Endpoint2::by_hand(wire, &papers.identity, move |number, line| {
+            let resets = counted.clone();
+            async move {
+                // Never answers, and counts what is taken back.
+                if let Some(mut frames) = Frames::begin(line, &[]).await {
+                    while let Some(came) = frames.next().await {
+                        if came.kind == frame::RST_STREAM {
+                            resets[number as usize].fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            }
+        })
+        .await;
+        let portolan = papers.in_front_of(wire, endpoint.address, "").await;
+        let address = portolan.address().await;
+        let began = Instant::now();
+        // Clients that may each take back as many.
+        let clients = (0..6).map(async |_| {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            for _ in 0..150 {
+                let request = Request::get("http://a/").body(()).unwrap();
+                let mut requests = soon("a stream", requests.clone().ready()).await.unwrap();
+                let (answer, _) = requests.send_request(request, true).unwrap();
+                let _ = tokio::time::timeout(Duration::from_millis(2), answer).await;
+            }
+        });
+        soon(
+            "all of it is taken back",
+            futures_util::future::join_all(clients),
+        )
+        .await;
+        let all = || {
+            resets
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed))
+                .sum::<u64>()
+        };
+        // Hardly one was over before it had begun.
+        eventually("the endpoint is told of them", async || {
+            (all() >= 700).then_some(())
+        })
+        .await;
+        let seconds = began.elapsed().as_secs() + 1;
+        for count in resets.iter().map(|count| count.load(Ordering::Relaxed)) {
+            assert!(
+                count <= 100 + 30 * seconds,
+                "{count} on one connection in {seconds} s"
+            );
+        }
+        assert!(endpoint.connections() >= 3, "{}", endpoint.connections());
         portolan.stop().await;
     }
 }

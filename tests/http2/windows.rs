@@ -97,9 +97,20 @@ async fn answers_that_nobody_reads_hold_up_no_other() {
                 .unwrap();
             assert_eq!((answer.status, answer.body.len()), (200, bytes), "{what}");
         }
+        holds_no_more(&portolan, 64 << 20).await;
         drop(stuck);
+        portolan.wait_for_metric(HELD, &[], 0.0).await;
         portolan.stop().await;
     }
+}
+
+const HELD: &str = "portolan_http2_held_bytes";
+
+/// What is held is bounded: by what one connection may hold before windows are narrow, and what has
+/// been on its way by then.
+async fn holds_no_more(portolan: &Portolan, most: u64) {
+    let held = portolan.metric(HELD, &[]).await;
+    assert!(held > 0.0 && held <= most as f64, "{held} bytes are held");
 }
 
 /// A client's connection over HTTP/2.
@@ -197,7 +208,9 @@ async fn uploads_that_nobody_takes_hold_up_no_other() {
             let seen: serde_json::Value = serde_json::from_slice(&text).unwrap();
             assert_eq!(seen["body_bytes"], bytes);
         }
+        holds_no_more(&portolan, 32 << 20).await;
         drop((stuck, requests));
+        portolan.wait_for_metric(HELD, &[], 0.0).await;
         portolan.stop().await;
     }
 }

@@ -14,6 +14,7 @@
 
 use std::sync::Arc;
 
+use portolan_control::stats::Amount;
 use tokio::time::Instant;
 
 use super::behind::Behind;
@@ -79,10 +80,10 @@ pub(crate) struct Bodies {
 }
 
 impl Bodies {
-    /// None yet; `most`: what may be held of them.
-    pub(crate) fn new(most: usize) -> Self {
+    /// None yet, in a process that holds so much; `most`: what may be held of them.
+    pub(crate) fn new(process: Arc<Amount>, most: usize) -> Self {
         Self {
-            held: Held::new(most),
+            held: Held::new(process, most),
             behind: Behind::default(),
         }
     }
@@ -241,7 +242,7 @@ mod tests {
     }
 
     fn come(frames: &mut Frames, bytes: &[u8], now: Instant) -> Result<(), Abuse> {
-        frames.came(bytes, &mut Bodies::new(usize::MAX), || now)
+        frames.came(bytes, &mut Bodies::new(Arc::default(), usize::MAX), || now)
     }
 
     #[test]

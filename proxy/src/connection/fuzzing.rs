@@ -14,7 +14,7 @@ pub fn frames(bytes: &[u8]) {
     let now = Instant::now();
     let inbound = |stride: usize| {
         let mut frames = Frames::new(now, Arc::default());
-        let mut bodies = Bodies::new(MOST_OF_ONE);
+        let mut bodies = Bodies::new(Arc::default(), MOST_OF_ONE);
         let mut came = |bytes: &[u8]| frames.came(bytes, &mut bodies, || now);
         came(H2_PREFACE).expect("no frame came yet");
         bytes.chunks(stride).try_for_each(came)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::protocols::ALPN;
 use pingora::{Error, ErrorType, Result};
+use portolan_control::stats::Amount;
 use tokio::time::Instant;
 
 use super::http2::{Joined, Need, Slot};
@@ -23,6 +24,8 @@ pub(crate) struct Upstream {
     place: Place,
     /// Idle connections over HTTP/1.1 that are kept in one place.
     most: usize,
+    /// What the process holds of bodies over HTTP/2.
+    held: Arc<Amount>,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -45,12 +48,14 @@ pub(super) enum Opened {
 }
 
 impl Upstream {
-    /// Keeps so many idle connections, in all, divided among the workers.
-    pub(crate) fn new(kept: usize, workers: usize) -> Self {
+    /// Keeps so many idle connections, in all, divided among the workers, in a process that holds so
+    /// much.
+    pub(crate) fn new(kept: usize, workers: usize, held: Arc<Amount>) -> Self {
         Self {
             connector: connector(),
             place: Place::Worker,
             most: (kept / workers).max(1),
+            held,
         }
     }
 
@@ -60,7 +65,13 @@ impl Upstream {
             connector: connector(),
             place: Place::Own(Arc::<Own>::default()),
             most: kept.max(1),
+            held: Arc::default(),
         }
+    }
+
+    /// What the process holds of bodies over HTTP/2.
+    pub(super) fn held(&self) -> &Arc<Amount> {
+        &self.held
     }
 
     /// Where its connections are kept.

@@ -67,7 +67,8 @@ async fn accept(
     let peer = context.peer.ip().to_canonical();
     let trusted = service.published.load().plan.client_ip.trusts(peer);
     let most_held = if trusted { MOST_OF_MANY } else { MOST_OF_ONE };
-    let bodies = Arc::new(Mutex::new(Bodies::new(most_held)));
+    let process = context.totals.held.clone();
+    let bodies = Arc::new(Mutex::new(Bodies::new(process, most_held)));
     // Twice of what is taken: so it is our guard that refuses, and counts, what is only a little more.
     let list = limits.header_bytes.saturating_mul(2);
     let mut builder = h2::server::Builder::new();

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, SendStream};
 use pingora::{Error, ErrorType, OrErr as _, Result};
+use portolan_control::stats::Amount;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -78,7 +79,7 @@ impl std::fmt::Debug for Slot {
 }
 
 impl Connection {
-    /// Begins to speak HTTP/2. The connection, and who drives it.
+    /// Begins to speak HTTP/2, in a process that holds so much. The connection, and who drives it.
     ///
     /// # Errors
     /// When it broke before anything was said.
@@ -87,12 +88,13 @@ impl Connection {
         place: Place,
         key: u64,
         patience: Option<Duration>,
+        process: Arc<Amount>,
     ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + use<>)> {
         let patience = patience.unwrap_or(SETTLING);
         let shared = Arc::new(Shared {
             place,
             key,
-            state: Mutex::default(),
+            state: Mutex::new(State::new(process)),
             winding: Mutex::default(),
         });
         let watched = Watched {

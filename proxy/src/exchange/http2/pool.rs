@@ -298,9 +298,9 @@ async fn attempt(upstream: Arc<Upstream>, target: Target) {
     let (made, driver) = match upstream.open(&target).await {
         Ok(Opened::One(stream)) => (Ok(Arrived::One(stream)), None),
         Ok(Opened::Two(stream)) => {
-            let begun =
-                Connection::begin(stream, place.clone(), key, target.connect_timeout()).await;
-            match begun {
+            let (patience, process) = (target.connect_timeout(), upstream.held().clone());
+            let begun = Connection::begin(stream, place.clone(), key, patience, process);
+            match begun.await {
                 Ok((connection, driver)) => (Ok(Arrived::Two(connection)), Some(driver)),
                 Err(error) => (Err(error), None),
             }

@@ -1,6 +1,10 @@
 //! What is known of a connection over HTTP/2, and which requests it takes: pure, by the frames that
 //! came and the requests that began and ended.
 
+use std::sync::Arc;
+
+use portolan_control::stats::Amount;
+
 use crate::frames::{DATA, Frame, GOAWAY, HEADERS, SETTINGS, WINDOW_UPDATE};
 use crate::held::{Held, MOST_OF_MANY};
 
@@ -147,8 +151,9 @@ pub(super) struct State {
     pub(super) held: Held,
 }
 
-impl Default for State {
-    fn default() -> Self {
+impl State {
+    /// A connection that is just being made, in a process that holds so much.
+    pub(super) fn new(process: Arc<Amount>) -> Self {
         Self {
             settled: false,
             most: MOST_STREAMS,
@@ -169,12 +174,10 @@ impl Default for State {
             claims: 0,
             heard: false,
             used: true,
-            held: Held::new(MOST_OF_MANY),
+            held: Held::new(process, MOST_OF_MANY),
         }
     }
-}
 
-impl State {
     /// A frame came. Whether that changes which requests are taken.
     pub(super) fn came(&mut self, frame: &Frame<'_>) -> bool {
         self.heard = true;
@@ -397,14 +400,14 @@ mod tests {
     }
 
     fn settled(of: &[(u16, u32)]) -> State {
-        let mut state = State::default();
+        let mut state = State::new(Arc::default());
         assert!(came(&mut state, &settings(of)));
         state
     }
 
     #[test]
     fn one_request_begins_before_it_is_known_what_the_endpoint_allows_and_no_particular_one() {
-        let mut state = State::default();
+        let mut state = State::new(Arc::default());
         let particular = [
             Need {
                 alone: true,
@@ -430,7 +433,7 @@ mod tests {
         state.begin(PLAIN);
         state.begin(PLAIN);
         assert!(!state.takes(PLAIN));
-        let mut silent = State::default();
+        let mut silent = State::new(Arc::default());
         silent.begin(PLAIN);
         assert!(silent.settle() && !silent.settle() && silent.takes(PLAIN));
     }
