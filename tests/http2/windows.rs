@@ -97,7 +97,7 @@ async fn answers_that_nobody_reads_hold_up_no_other() {
                 .unwrap();
             assert_eq!((answer.status, answer.body.len()), (200, bytes), "{what}");
         }
-        holds_no_more(&portolan, 64 << 20).await;
+        holds_no_more(&portolan, 80 << 20).await;
         drop(stuck);
         portolan.wait_for_metric(HELD, &[], 0.0).await;
         portolan.stop().await;
@@ -208,7 +208,7 @@ async fn uploads_that_nobody_takes_hold_up_no_other() {
             let seen: serde_json::Value = serde_json::from_slice(&text).unwrap();
             assert_eq!(seen["body_bytes"], bytes);
         }
-        holds_no_more(&portolan, 32 << 20).await;
+        holds_no_more(&portolan, 64 << 20).await;
         drop((stuck, requests));
         portolan.wait_for_metric(HELD, &[], 0.0).await;
         portolan.stop().await;
