@@ -259,6 +259,16 @@ async fn http_probes_believe_nobody_who_misbehaves() {
         cases.saying(garbage, plain, broken).await;
     }
 
+    // What could be read in two ways is none, as when a request is answered so.
+    for ambiguous in [
+        &b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"[..],
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
+        b"HTTP/1.1 200 OK\r\nX-Folded: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
+    ] {
+        cases.saying(ambiguous, plain, broken).await;
+    }
+
     // Half an answer is no answer, however good it looks.
     for half in [
         &b"HTTP/1.1 200 OK\r\nContent-Le"[..],

@@ -30,6 +30,7 @@ mod headers;
 mod health;
 mod hostile_endpoint;
 mod house;
+mod http2;
 mod hygiene;
 mod ledger;
 mod listeners;

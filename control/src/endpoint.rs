@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -70,8 +69,6 @@ pub struct Endpoint {
     bell: Arc<Notify>,
     /// Connections are reused within a cohort: see [`Self::begin_cohort`].
     cohort: AtomicU64,
-    /// Cohorts before this one were handed out by [`Self::old_cohorts`].
-    handed_out: AtomicU64,
     /// How often it was ejected, by the kind of reason.
     pub ejections: [Counter; Reason::KINDS.len()],
 }
@@ -88,7 +85,6 @@ impl Endpoint {
         let cohort = u64::from(fastrand::u32(..)) << 32;
         Self {
             cohort: AtomicU64::new(cohort),
-            handed_out: AtomicU64::new(cohort),
             seed: seed_of_address(key.address),
             key,
             tag: OnceLock::new(),
@@ -219,15 +215,6 @@ impl Endpoint {
     /// way goes on, but nothing new is sent over those connections.
     pub fn begin_cohort(&self) {
         self.cohort.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Cohorts whose connections are to be closed: each is returned once.
-    pub fn old_cohorts(&self) -> Range<u64> {
-        let now = self.cohort();
-        if self.handed_out.load(Ordering::Relaxed) == now {
-            return now..now;
-        }
-        self.handed_out.fetch_max(now, Ordering::Relaxed)..now
     }
 
     /// Requests that it is answering now.
@@ -444,18 +431,6 @@ mod tests {
 
     fn at(seconds: u64) -> Tick {
         Tick::after(Duration::from_secs(seconds))
-    }
-
-    #[test]
-    fn an_old_cohort_is_handed_out_once() {
-        let endpoint = endpoint();
-        let first = endpoint.cohort();
-        assert!(endpoint.old_cohorts().is_empty());
-        endpoint.begin_cohort();
-        endpoint.begin_cohort();
-        assert_eq!(endpoint.cohort(), first + 2);
-        assert_eq!(endpoint.old_cohorts(), first..first + 2);
-        assert!(endpoint.old_cohorts().is_empty());
     }
 
     #[test]

@@ -121,6 +121,7 @@ impl Page<'_> {
                 )
             }),
         );
+        families.gauges(&family::HTTP2_HELD, [(NO_LABELS, totals.held.get() as f64)]);
         families.counters(
             &family::ACCESS_LOG_DROPPED,
             [(NO_LABELS, totals.access_log_dropped.get())],

@@ -136,6 +136,9 @@ refusals! {
     /// An endpoint's answer was not HTTP, or was cut short before it began.
     Broken = StatusCode::BAD_GATEWAY, "broken",
         "The service's answer was broken.";
+    /// The request asks for an upgrade, and its endpoints offer none.
+    UpgradeNotOffered = StatusCode::NOT_IMPLEMENTED, "upgrade_not_offered",
+        "The service does not take upgrades of this kind.";
     /// Nothing came in time.
     TooSlow = StatusCode::GATEWAY_TIMEOUT, "too_slow",
         "The service took too long to answer.";

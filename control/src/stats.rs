@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::ledger::Ledger;
@@ -51,6 +51,27 @@ impl Gauge {
 
     /// How many there are.
     pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// An amount of something, at the moment.
+#[derive(Debug, Default)]
+pub struct Amount(AtomicU64);
+
+impl Amount {
+    /// So much more.
+    pub fn add(&self, amount: usize) {
+        self.0.fetch_add(amount as u64, Ordering::Relaxed);
+    }
+
+    /// So much less of what was added before.
+    pub fn subtract(&self, amount: usize) {
+        self.0.fetch_sub(amount as u64, Ordering::Relaxed);
+    }
+
+    /// How much it is.
+    pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -128,7 +149,7 @@ pub enum TryOutcome {
     Broken,
     /// Nothing came in time.
     TimedOut,
-    /// The client went away first.
+    /// The client went away first, or the request is one that cannot be sent there.
     Abandoned,
 }
 
@@ -288,6 +309,8 @@ pub struct Totals {
     pub refused_streams: Refused,
     /// Connections that were closed for what they were or did, by reason.
     pub refused_connections: Refused,
+    /// What is held of bodies over HTTP/2, in bytes: it has come, and nobody has taken it yet.
+    pub held: Arc<Amount>,
     /// Access log lines that were dropped because the writer could not follow.
     pub access_log_dropped: Counter,
     /// Reloads that were applied.

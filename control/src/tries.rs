@@ -200,6 +200,8 @@ pub struct Failure {
     pub sent: Sent,
     /// It was ended because its endpoint was found dead: to go elsewhere adds to nobody's load.
     pub released: bool,
+    /// It is the request itself that cannot be sent: no other endpoint would do better.
+    pub own: bool,
 }
 
 /// What the decider must know of the moment.
@@ -337,6 +339,9 @@ impl Tries {
         if !self.under_way.is_empty() {
             return AfterFailure::Wait;
         }
+        if failure.own {
+            return AfterFailure::GiveUp;
+        }
         let free = failure.released || failure.sent == Sent::Nothing;
         if self.may_retry(failure, asking, moment) == Action::TryAgain
             && let Some(choice) = self.choose(asking, self.after(asking), moment)
@@ -384,6 +389,7 @@ impl Tries {
             fault: Fault::Status(status),
             sent: Sent::Perhaps,
             released: false,
+            own: false,
         };
         if self.may_retry(failure, asking, moment) == Action::TryAgain
             && let Some(choice) = self.choose(asking, self.after(asking), moment)

@@ -3,7 +3,6 @@
 //! The header says which client a connection is for, so such a connection is only ever used for
 //! that client's requests: the client's address is part of what it is known by.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +21,6 @@ use crate::proxy_protocol::{self, Addresses};
 
 /// Has connections to this peer begin with a header; without addresses, on our own behalf.
 pub(crate) fn announce(peer: &mut HttpPeer, version: ProxyVersion, who: Option<Addresses>) {
-    if let Some(who) = who {
-        let mut hasher = DefaultHasher::new();
-        (peer.group_key, who.source, who.destination).hash(&mut hasher);
-        peer.group_key = hasher.finish();
-    }
     peer.options.custom_l4 = Some(Arc::new(Announcing {
         header: proxy_protocol::write(version, who),
         timeout: peer.options.connection_timeout,

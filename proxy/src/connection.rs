@@ -4,6 +4,7 @@
 //! sees it ([`crate::http1::request`]); the rest is the [`crate::downstream`]'s. Over HTTP/2 the
 //! frames are looked at on their way ([`http2`]).
 
+mod behind;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
+pub(crate) use self::frames::Bodies;
 use self::presence::Presence;
 pub(crate) use self::waiting::Waiting;
 use crate::context::ConnectionContext;

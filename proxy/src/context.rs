@@ -22,6 +22,7 @@ use portolan_control::steering::Basis;
 use crate::access;
 use crate::auth::Proved;
 use crate::body_rate::BodyRate;
+use crate::carried::Carried;
 use crate::client_certificate::ClientCertificate;
 use crate::ledger::Entry;
 use crate::listener::Listener;
@@ -47,6 +48,8 @@ pub(crate) struct ConnectionContext {
     pub(crate) last: AtomicBool,
     /// Who writes down what became of its requests.
     pub(crate) recorder: Arc<Recorder>,
+    /// For whom it speaks, if it may.
+    pub(crate) carried: Arc<Carried>,
 }
 
 impl ConnectionContext {

@@ -339,7 +339,11 @@ impl Edge {
         let headers = &request.headers;
         let peer = connection.peer.ip().to_canonical();
         ctx.peer_trusted = snapshot.plan.client_ip.trusts(peer);
-        ctx.client = Some(client_address(peer, headers, &snapshot.plan.client_ip));
+        let client = client_address(peer, headers, &snapshot.plan.client_ip);
+        if ctx.peer_trusted && downstream.is_http2() {
+            connection.carried.note(client);
+        }
+        ctx.client = Some(client);
         ctx.id = fastrand_scope(|random| forward::request_id(headers, ctx.peer_trusted, random));
         ctx.wants_upgrade = exchange::wants_upgrade(request);
         ctx.idempotent = retry::is_idempotent(&request.method, headers);

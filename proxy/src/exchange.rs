@@ -3,7 +3,7 @@
 //! Portolan holds the tries in its own hands: each is an [`attempt`] of its own, so that it can
 //! have deadlines, be given up, or be overtaken by a second one. Whichever is answered first is
 //! passed on by [`relay`]. What is spoken with the endpoint stands in [`wire`]: HTTP/1.1 by a codec
-//! of our own ([`http1`]), HTTP/2 by the engine's sessions ([`http2`]).
+//! of our own ([`http1`]), HTTP/2 over connections of our own ([`http2`]).
 //!
 //! The body of a request flows on while the answer flows back. As far as it is kept ([`upload`]) it
 //! can be sent again; a try's time begins when the request was sent as a whole, for before that
@@ -12,10 +12,11 @@
 mod ask;
 mod attempt;
 mod body;
-mod cohort;
 mod http1;
 mod http2;
+mod inquire;
 mod kept;
+mod place;
 mod pool;
 mod relay;
 mod request;
@@ -45,6 +46,7 @@ use tokio::sync::futures::OwnedNotified;
 
 pub(crate) use self::ask::{Told, ask};
 use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
+pub(crate) use self::inquire::{Question, Unanswered, inquire};
 pub(crate) use self::kept::keep_house;
 pub(crate) use self::pool::Upstream;
 pub(crate) use self::request::{EndsHere, has_token, hops_left, wants_upgrade};
@@ -523,17 +525,11 @@ impl Exchange<'_> {
             expects,
             upgrade: self.ctx.wants_upgrade,
             flows: !upload.is_complete(),
+            is_call: self.ctx.converses,
         };
         let target = choose::target(self.ctx, place)?;
         self.tries.begin(place, self.ctx.snapshot(), now);
         let mut this = choose::begin(self.ctx, choice, now, again);
-        for old in this.live.endpoint().old_cohorts() {
-            if target.speaks_http2() {
-                self.edge
-                    .upstream
-                    .close(target.clone().of_cohort(old).peer());
-            }
-        }
         if upload.is_complete() {
             this.live.wait(now);
         }
@@ -598,6 +594,7 @@ impl Exchange<'_> {
             fault: failed.fault,
             sent: failed.sent,
             released,
+            own: failed.is_the_requests_own(),
         };
         let after = self.decide(upload, now, |tries, asking, moment| {
             tries.failed(at, failure, blame, asking, moment)

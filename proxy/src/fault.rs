@@ -9,7 +9,7 @@ use crate::refusal::Refusal;
 
 /// How a try ended that did not end well.
 pub(crate) fn outcome(error: &Error) -> TryOutcome {
-    if *error.esource() == ErrorSource::Downstream {
+    if *error.esource() == ErrorSource::Downstream || is_the_requests_own(error) {
         return TryOutcome::Abandoned;
     }
     match error.etype() {
@@ -28,10 +28,18 @@ pub(crate) fn outcome(error: &Error) -> TryOutcome {
     }
 }
 
+/// Whether it is the request that cannot be sent, whatever the endpoint: it has a status of its own.
+pub(crate) fn is_the_requests_own(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::HTTPStatus(413 | 431 | 501))
+}
+
 /// What the client is told when the last try ended like this; nothing if it is gone.
 pub(crate) fn refusal(error: &Error) -> Option<Refusal> {
-    if let ErrorType::HTTPStatus(413) = error.etype() {
-        return Some(Refusal::BodyTooLarge);
+    match error.etype() {
+        ErrorType::HTTPStatus(413) => return Some(Refusal::BodyTooLarge),
+        ErrorType::HTTPStatus(431) => return Some(Refusal::HeadersTooLarge),
+        ErrorType::HTTPStatus(501) => return Some(Refusal::UpgradeNotOffered),
+        _ => {}
     }
     match error.esource() {
         ErrorSource::Downstream => match error.etype() {

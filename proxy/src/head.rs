@@ -51,6 +51,14 @@ fn escaped(target: &[u8]) -> Option<Bytes> {
     (escaped.len() > target.len()).then(|| escaped.into())
 }
 
+/// Whether a value begins and ends with itself: the blanks around it that HTTP/1.1 allows are not part
+/// of it, and HTTP/2 allows none (RFC 9113, section 8.2.1).
+pub(crate) fn is_whole(value: &HeaderValue) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    !blank(bytes.first()) && !blank(bytes.last())
+}
+
 fn bad(what: &'static str) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, what)
 }
@@ -185,12 +193,12 @@ impl RequestHeader {
         (self.uri, self.written) = (uri, None);
     }
 
-    /// For the engine, over HTTP/2.
-    pub(crate) fn into_engine(self) -> pingora::http::RequestHeader {
+    /// For the library that writes HTTP/2.
+    pub(crate) fn into_parts(self) -> http::request::Parts {
         let (mut parts, ()) = http::Request::new(()).into_parts();
         (parts.method, parts.uri, parts.version) = (self.method, self.uri, self.version);
         parts.headers = self.headers.into();
-        parts.into()
+        parts
     }
 }
 
@@ -254,16 +262,12 @@ impl ResponseHeader {
     }
 }
 
-impl From<&pingora::http::ResponseHeader> for ResponseHeader {
-    /// From the engine, over HTTP/2.
-    fn from(head: &pingora::http::ResponseHeader) -> Self {
-        let fields = head.headers.iter();
+impl From<http::response::Parts> for ResponseHeader {
+    fn from(parts: http::response::Parts) -> Self {
         Self {
-            status: head.status,
-            version: head.version,
-            headers: fields
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
+            status: parts.status,
+            version: parts.version,
+            headers: parts.headers.into(),
             reason: None,
         }
     }

@@ -28,6 +28,7 @@ mod auth;
 mod authority;
 mod body_rate;
 mod browser;
+mod carried;
 mod choose;
 mod client_address;
 mod client_certificate;
@@ -40,12 +41,14 @@ mod exchange;
 mod expose;
 mod fault;
 mod forward;
+mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
 mod guard;
 mod head;
+mod held;
 mod http1;
 mod last_hop;
 mod ledger;
@@ -61,6 +64,7 @@ mod reply;
 mod server;
 mod spare;
 mod timer;
+mod tokens;
 mod trailers;
 mod workers;
 

@@ -16,7 +16,7 @@ use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use portolan_certs::UpstreamIdentity;
 use portolan_config::document::{Protocol, ProxyVersion};
-use portolan_config::plan::PoolPlan;
+use portolan_config::plan::{PoolPlan, ProbeKind};
 use portolan_control::endpoint::Endpoint;
 
 use crate::announce::announce;
@@ -28,26 +28,15 @@ pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) const KEEPALIVE_COUNT: u32 = 3;
 
-/// Requests at the same time on one HTTP/2 connection.
-const MOST_STREAMS: usize = 100;
-
-/// What an endpoint may send on an HTTP/2 stream and connection before the client has taken it. The
-/// defaults of HTTP/2 throttle downloads over long distances.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
-
-/// How often a silent HTTP/2 connection is asked whether it still lives.
-const PING: Duration = Duration::from_secs(15);
-
 /// Connections to one endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
     /// For requests.
     requests: Prepared,
-    /// For requests that want to upgrade their connection: HTTP/1.1 alone, and more patience.
+    /// For requests that want to upgrade their connection: HTTP/1.1 alone, where that is spoken.
     upgrades: Prepared,
-    /// For probes: the same, perhaps on another port.
-    pub(crate) probes: HttpPeer,
+    /// For probes: the same as for requests, perhaps on another port.
+    probes: Prepared,
     /// Probes that failed: what the next one is sent over was opened after the last of them.
     failed_probes: Arc<AtomicU64>,
     /// What probes ask for as Host.
@@ -59,17 +48,20 @@ pub(crate) struct Peers {
 impl Peers {
     /// For requests, over connections of the endpoint's current cohort ([`Endpoint::cohort`]).
     pub(crate) fn requests(&self, endpoint: &Arc<Endpoint>) -> Target {
-        Target::new(&self.requests, endpoint)
+        Target::new(&self.requests, Cohorts::Endpoint(endpoint.clone()))
     }
 
     /// For requests that want to upgrade their connection.
     pub(crate) fn upgrades(&self, endpoint: &Arc<Endpoint>) -> Target {
-        Target::new(&self.upgrades, endpoint)
+        Target::new(&self.upgrades, Cohorts::Endpoint(endpoint.clone()))
     }
 
-    /// For a probe that begins now; `peer` is `probes`, or made of it.
-    pub(crate) fn for_probe(&self, peer: &HttpPeer) -> HttpPeer {
-        of_cohort(peer, self.failed_probes.load(Ordering::Relaxed))
+    /// For a probe that begins now.
+    pub(crate) fn probe(&self) -> Target {
+        let mut target = Target::new(&self.probes, Cohorts::Probes(self.failed_probes.clone()));
+        // On nobody's behalf.
+        target.announced = self.send_proxy.map(|version| (version, None));
+        target
     }
 
     /// A probe has failed, and perhaps because its connection was dead.
@@ -86,9 +78,9 @@ impl Peers {
     ) -> Self {
         let requests = peer(pool, identity, address, name);
         let mut upgrades = requests.clone();
-        upgrades.options.set_http_version(1, 1);
-        upgrades.options.read_timeout = Some(pool.timeouts.upgrade_idle);
-        upgrades.options.write_timeout = Some(pool.timeouts.upgrade_idle);
+        if upgrades.options.alpn.get_min_http_version() == 1 {
+            upgrades.options.set_http_version(1, 1);
+        }
         let mut probes = requests.clone();
         let mut probe_host = match &pool.host {
             Some(host) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
@@ -101,19 +93,17 @@ impl Peers {
             if let Some(host) = &probe.host {
                 probe_host = String::from_utf8_lossy(host.as_bytes()).into_owned();
             }
+            if let ProbeKind::Grpc { .. } = probe.kind {
+                probes.options.set_http_version(2, 2);
+            }
             probes.options.connection_timeout = Some(probe.timeout);
             probes.options.total_connection_timeout = Some(probe.timeout);
-            probes.options.read_timeout = Some(probe.timeout);
-            probes.options.write_timeout = Some(probe.timeout);
-        }
-        if let Some(version) = pool.send_proxy {
-            announce(&mut probes, version, None);
         }
         let authority = authority(address, name);
         Self {
             requests: Prepared::new(requests, &authority),
             upgrades: Prepared::new(upgrades, &authority),
-            probes,
+            probes: Prepared::new(probes, &authority),
             failed_probes: Arc::default(),
             probe_host,
             send_proxy: pool.send_proxy,
@@ -150,36 +140,47 @@ fn authority(address: SocketAddr, name: Option<&str>) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("unknown"))
 }
 
+/// Whose cohorts connections belong to: they are shared within one.
+#[derive(Clone, Debug)]
+enum Cohorts {
+    /// A new one begins when the endpoint is out of order.
+    Endpoint(Arc<Endpoint>),
+    /// A new one begins with every probe that fails.
+    Probes(Arc<AtomicU64>),
+}
+
+impl Cohorts {
+    fn current(&self) -> u64 {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.cohort(),
+            Self::Probes(failed) => failed.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// Where a request's connection leads.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     peer: Arc<HttpPeer>,
     key: u64,
     authority: HeaderValue,
-    endpoint: Arc<Endpoint>,
+    cohorts: Cohorts,
     cohort: u64,
     /// The PROXY protocol header that it begins with, and for whom it is.
-    announced: Option<(ProxyVersion, Addresses)>,
+    announced: Option<(ProxyVersion, Option<Addresses>)>,
 }
 
 impl Target {
-    fn new(prepared: &Prepared, endpoint: &Arc<Endpoint>) -> Self {
-        let target = Self {
+    fn new(prepared: &Prepared, cohorts: Cohorts) -> Self {
+        let cohort = cohorts.current();
+        Self {
             peer: prepared.peer.clone(),
-            key: prepared.key,
+            key: prepared.key ^ apart(cohort),
             authority: prepared.authority.clone(),
-            endpoint: endpoint.clone(),
-            cohort: 0,
+            cohorts,
+            cohort,
             announced: None,
-        };
-        target.of_cohort(endpoint.cohort())
-    }
-
-    /// The same over connections of this cohort.
-    pub(crate) fn of_cohort(mut self, cohort: u64) -> Self {
-        self.key ^= apart(self.cohort) ^ apart(cohort);
-        self.cohort = cohort;
-        self
+        }
     }
 
     /// The same over connections that begin with a header which says for whom they are.
@@ -187,13 +188,23 @@ impl Target {
         let mut hasher = DefaultHasher::new();
         (self.key, who.source, who.destination).hash(&mut hasher);
         self.key = hasher.finish();
-        self.announced = Some((version, who));
+        self.announced = Some((version, Some(who)));
         self
     }
 
     /// What the endpoint is called where nobody has named a host.
     pub(crate) fn authority(&self) -> &HeaderValue {
         &self.authority
+    }
+
+    /// The same over HTTP/2 alone.
+    pub(crate) fn over_http2(&self) -> Self {
+        let mut peer = HttpPeer::clone(&self.peer);
+        peer.options.set_http_version(2, 2);
+        Self {
+            peer: Arc::new(peer),
+            ..self.clone()
+        }
     }
 
     /// Connections are shared between requests with the same key.
@@ -203,7 +214,7 @@ impl Target {
 
     /// Whether the endpoint has not been out of order since.
     pub(crate) fn is_current(&self) -> bool {
-        self.endpoint.cohort() == self.cohort
+        self.cohorts.current() == self.cohort
     }
 
     /// Whether it leads over TLS.
@@ -231,18 +242,17 @@ impl Target {
         self.peer.options.idle_timeout.unwrap_or_default()
     }
 
-    /// The address, if there is nothing more to it than to connect and speak HTTP/1.1.
+    /// The address, if there is nothing more to it than to connect.
     pub(crate) fn plain(&self) -> Option<SocketAddr> {
-        let plain = !self.is_tls() && !self.speaks_http2() && self.announced.is_none();
+        let plain = !self.is_tls() && self.announced.is_none();
         self.peer.address().as_inet().copied().filter(|_| plain)
     }
 
     /// The same for the engine.
     pub(crate) fn peer(&self) -> HttpPeer {
         let mut peer = HttpPeer::clone(&self.peer);
-        peer.group_key ^= apart(self.cohort);
         if let Some((version, who)) = self.announced {
-            announce(&mut peer, version, Some(who));
+            announce(&mut peer, version, who);
         }
         peer
     }
@@ -268,13 +278,7 @@ fn peer(
     let options = &mut peer.options;
     options.connection_timeout = Some(pool.timeouts.connect);
     options.total_connection_timeout = Some(pool.timeouts.connect * 2);
-    options.read_timeout = Some(pool.timeouts.idle);
-    options.write_timeout = Some(pool.timeouts.idle);
     options.idle_timeout = Some(pool.timeouts.keep_alive);
-    options.max_h2_streams = MOST_STREAMS;
-    options.h2_stream_window_size = Some(STREAM_WINDOW);
-    options.h2_connection_window_size = Some(CONNECTION_WINDOW);
-    options.h2_ping_interval = Some(PING);
     options.tcp_keepalive = Some(TcpKeepalive {
         idle: KEEPALIVE_IDLE,
         interval: KEEPALIVE_INTERVAL,
@@ -305,13 +309,6 @@ fn peer(
         }
     }
     peer.group_key = group_key(pool, identity);
-    peer
-}
-
-/// Connections are shared only within a cohort.
-fn of_cohort(peer: &HttpPeer, cohort: u64) -> HttpPeer {
-    let mut peer = peer.clone();
-    peer.group_key ^= apart(cohort);
     peer
 }
 

@@ -1,29 +1,30 @@
-//! Probes: asks an endpoint whether it serves, over the same connector and the same TLS as requests.
+//! Probes: asks an endpoint whether it serves, in the way in which requests are sent to it.
+//!
+//! A probe goes the way of every other request: connected to alike, written by the same code, over
+//! whatever is spoken with the endpoint, and its answer is read by the same strict rules. Only its
+//! connections are its own: probes never wait for requests, nor requests for probes. One over which a
+//! probe failed is not used again, for it may be what is dead.
 
-use std::pin::pin;
-use std::task::{Context, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http::{Method, StatusCode};
-use pingora::connectors::http::Connector;
-use pingora::connectors::{ConnectorOptions, TransportConnector};
-use pingora::http::RequestHeader;
-use pingora::protocols::http::client::HttpSession;
-use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType};
+use http::{HeaderMap, Method, StatusCode};
+use pingora::{Error, ErrorType, Result};
+use portolan_config::fields::Fields;
 use portolan_config::plan::{PoolPlan, ProbeExpect, ProbeKind, ProbePlan};
 use portolan_control::clock::Clock;
 use portolan_control::dial::ProbeOutcome;
 use portolan_control::health::ProbeFailure;
+use portolan_control::retry::Fault;
 
+use crate::exchange::{self, Unanswered, Upstream};
+use crate::head::RequestHeader;
 use crate::peer::Peers;
 
 /// The largest answer that is read: an answer to a health check is small.
 const LARGEST_ANSWER: usize = 1 << 20;
-
-/// What a pooled connection that was found closed costs: another try, but not for ever.
-const STALE_TRIES: usize = 3;
 
 const USER_AGENT: &str = concat!("portolan-probe/", env!("CARGO_PKG_VERSION"));
 
@@ -47,11 +48,12 @@ fn open_files(limits: &str) -> Option<usize> {
     }
 }
 
-/// Asks endpoints. Its connections are its own: probes never wait for requests, nor requests for
-/// probes.
+/// Asks endpoints.
 pub(crate) struct Prober {
-    http: Connector,
-    tcp: TransportConnector,
+    /// Its connections.
+    upstream: Arc<Upstream>,
+    /// They are looked after.
+    keeps_house: AtomicBool,
     clock: Clock,
 }
 
@@ -64,8 +66,8 @@ impl std::fmt::Debug for Prober {
 impl Prober {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
-            http: Connector::new(Some(ConnectorOptions::new(most_kept()))),
-            tcp: TransportConnector::new(None),
+            upstream: Arc::new(Upstream::of_its_own(most_kept())),
+            keeps_house: AtomicBool::new(false),
             clock,
         }
     }
@@ -79,11 +81,17 @@ impl Prober {
                 took: Duration::ZERO,
             };
         };
+        if !self.keeps_house.swap(true, Ordering::Relaxed) {
+            self.upstream.keep_house();
+        }
         let asking = tokio::time::timeout(plan.timeout, self.ask(plan, peers));
         let result = match asking.await {
             Ok(result) => result,
             Err(_) => Err(ProbeFailure::Timeout(plan.timeout)),
         };
+        if result.is_err() {
+            peers.probe_failed();
+        }
         ProbeOutcome {
             result,
             took: self.clock.now().since(began),
@@ -92,198 +100,93 @@ impl Prober {
 
     async fn ask(&self, plan: &ProbePlan, peers: &Peers) -> Result<(), ProbeFailure> {
         match &plan.kind {
-            ProbeKind::Tcp => match self.tcp.new_stream(&peers.probes).await {
-                Ok(_) => Ok(()),
-                Err(error) => Err(connect_failure(&error, plan.timeout)),
-            },
+            ProbeKind::Tcp => {
+                let connected = self.upstream.try_connect(&peers.probe()).await;
+                connected.map_err(|error| connect_failure(&error, plan.timeout))
+            }
             ProbeKind::Http { path, expect } => {
-                let request = || http_request(path, &peers.probe_host);
-                let answer = self
-                    .exchange(peers, &peers.probes, plan, &request, None)
-                    .await?;
+                let request = http_request(path, &peers.probe_host)?;
+                let answer = self.exchange(peers, plan, request, Bytes::new()).await?;
                 judge(&answer, expect)
             }
             ProbeKind::Grpc { service } => {
-                let mut peer = peers.probes.clone();
-                peer.options.set_http_version(2, 2);
-                let request = || grpc_request(&peers.probe_host);
+                let request = grpc_request(&peers.probe_host)?;
                 let body = grpc_check(service);
-                let answer = self
-                    .exchange(peers, &peer, plan, &request, Some(body))
-                    .await?;
+                let answer = self.exchange(peers, plan, request, body).await?;
                 judge_grpc(&answer)
             }
         }
     }
 
-    /// Sends a request and reads the whole answer. A pooled connection that turns out to be closed
-    /// is replaced: it says nothing about the endpoint.
+    /// Sends a request and reads the whole answer.
     async fn exchange(
         &self,
         peers: &Peers,
-        peer: &HttpPeer,
         plan: &ProbePlan,
-        request: &(dyn Fn() -> Result<RequestHeader, ProbeFailure> + Send + Sync),
-        body: Option<Bytes>,
+        request: RequestHeader,
+        body: Bytes,
     ) -> Result<Answer, ProbeFailure> {
-        for attempt in 1.. {
-            let peer = &peers.for_probe(peer);
-            let connected = self.http.get_http_session(peer).await;
-            let (session, reused) =
-                connected.map_err(|error| connect_failure(&error, plan.timeout))?;
-            let mut lease = Lease {
-                http: &self.http,
-                peers,
-                peer,
-                session: Some(session),
-            };
-            let Some(session) = &mut lease.session else {
-                return Err(ProbeFailure::Broken("no connection".to_owned()));
-            };
-            session.set_read_timeout(Some(plan.timeout));
-            session.set_write_timeout(Some(plan.timeout));
-            match one_exchange(session, request()?, body.clone()).await {
-                Ok(answer) => {
-                    lease.keep().await;
-                    return Ok(answer);
-                }
-                Err(failure) => {
-                    session.shutdown().await;
-                    let stale = reused && attempt < STALE_TRIES;
-                    if !(stale && matches!(failure, ProbeFailure::Broken(_))) {
-                        return Err(failure);
-                    }
-                }
-            }
-        }
-        unreachable!("the last attempt returns")
-    }
-}
-
-/// A connection while a probe uses it. Unless it is kept, the next probe has another one, for this one
-/// may be what is dead.
-struct Lease<'a> {
-    http: &'a Connector,
-    peers: &'a Peers,
-    peer: &'a HttpPeer,
-    session: Option<HttpSession>,
-}
-
-impl Lease<'_> {
-    async fn keep(mut self) {
-        if let Some(session) = self.session.take() {
-            let idle = self.peer.options.idle_timeout;
-            self.http
-                .release_http_session(session, self.peer, idle)
-                .await;
-        }
-    }
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        let Some(session) = self.session.take() else {
-            return;
+        let probe = exchange::Question {
+            upstream: self.upstream.clone(),
+            target: peers.probe(),
+            head: request,
+            body,
+            patience: plan.timeout,
+            most: LARGEST_ANSWER,
         };
-        self.peers.probe_failed();
-        // HTTP/1.1 is closed by dropping it. Of HTTP/2 only the stream would be.
-        if let HttpSession::H2(_) = session {
-            let at_once = Some(Duration::ZERO);
-            let release = pin!(self.http.release_http_session(session, self.peer, at_once));
-            // Nothing in it waits.
-            let _ = release.poll(&mut Context::from_waker(Waker::noop()));
-        }
+        let reply = exchange::inquire(probe, &self.clock).await;
+        let reply = reply.map_err(|why| match why {
+            Unanswered::Failed(failed) => match failed.fault {
+                Fault::Connect => connect_failure(&failed.error, plan.timeout),
+                Fault::Timeout => ProbeFailure::Timeout(plan.timeout),
+                _ => ProbeFailure::Broken(words(&failed.error)),
+            },
+            Unanswered::Broken(error) => ProbeFailure::Broken(words(&error)),
+            Unanswered::TooMuch => {
+                ProbeFailure::Unexpected("an answer of more than 1 MiB".to_owned())
+            }
+        })?;
+        Ok(Answer {
+            status: reply.head.status,
+            grpc_status: grpc_status(&reply.head.headers, reply.trailers.as_ref()),
+            headers: reply.head.headers,
+            body: reply.body,
+        })
     }
 }
 
 /// What came back.
 struct Answer {
     status: StatusCode,
-    headers: http::HeaderMap,
+    headers: Fields,
     body: Bytes,
     /// `grpc-status`, from the trailers or (when there was no body) the headers.
     grpc_status: Option<String>,
 }
 
-async fn one_exchange(
-    session: &mut HttpSession,
-    request: RequestHeader,
-    body: Option<Bytes>,
-) -> Result<Answer, ProbeFailure> {
-    let broken = |error: Box<Error>| ProbeFailure::Broken(words(&error));
-    session
-        .write_request_header(Box::new(request))
-        .await
-        .map_err(broken)?;
-    if let Some(body) = body {
-        session
-            .write_request_body(body, true)
-            .await
-            .map_err(broken)?;
-    }
-    session.finish_request_body().await.map_err(broken)?;
-    let (status, headers) = loop {
-        session.read_response_header().await.map_err(broken)?;
-        let Some(header) = session.response_header() else {
-            return Err(ProbeFailure::Broken("no response".to_owned()));
-        };
-        if !header.status.is_informational() {
-            break (header.status, header.headers.clone());
-        }
-    };
-    let mut read = BytesMut::new();
-    while let Some(part) = session.read_response_body().await.map_err(broken)? {
-        if read.len() + part.len() > LARGEST_ANSWER {
-            return Err(ProbeFailure::Unexpected(
-                "an answer of more than 1 MiB".to_owned(),
-            ));
-        }
-        read.put(part);
-    }
-    let mut grpc_status = headers.get("grpc-status").cloned();
-    if let HttpSession::H2(session) = session
-        && let Some(trailers) = session.read_trailers().await.map_err(broken)?
-    {
-        grpc_status = trailers.get("grpc-status").cloned().or(grpc_status);
-    }
-    Ok(Answer {
-        status,
-        headers,
-        body: read.freeze(),
-        grpc_status: grpc_status.and_then(|value| value.to_str().ok().map(str::to_owned)),
-    })
+fn grpc_status(headers: &Fields, trailers: Option<&HeaderMap>) -> Option<String> {
+    let behind = trailers.and_then(|trailers| trailers.get("grpc-status"));
+    let value = behind.or_else(|| headers.get("grpc-status"))?;
+    value.to_str().ok().map(str::to_owned)
 }
 
 fn http_request(path: &str, host: &str) -> Result<RequestHeader, ProbeFailure> {
-    request(&Method::GET, path, host, &[("accept", "*/*")])
+    request(Method::GET, path, host, &[("accept", "*/*")])
 }
 
 fn grpc_request(host: &str) -> Result<RequestHeader, ProbeFailure> {
     let headers = [("content-type", "application/grpc"), ("te", "trailers")];
-    let mut request = request(
-        &Method::POST,
-        "/grpc.health.v1.Health/Check",
-        host,
-        &headers,
-    )?;
-    // gRPC is HTTP/2 alone, where the authority stands in the URI.
-    let uri = format!("http://{host}/grpc.health.v1.Health/Check");
-    if let Ok(uri) = uri.parse() {
-        request.set_uri(uri);
-    }
-    request.set_version(http::Version::HTTP_2);
-    request.remove_header("host");
-    Ok(request)
+    request(Method::POST, "/grpc.health.v1.Health/Check", host, &headers)
 }
 
 fn request(
-    method: &Method,
+    method: Method,
     path: &str,
     host: &str,
     headers: &[(&'static str, &'static str)],
 ) -> Result<RequestHeader, ProbeFailure> {
     let build = || {
-        let mut request = RequestHeader::build(method.clone(), path.as_bytes(), Some(4))?;
+        let mut request = RequestHeader::build(method, path.as_bytes(), 2 + headers.len())?;
         request.insert_header("host", host)?;
         request.insert_header("user-agent", USER_AGENT)?;
         for (name, value) in headers {
@@ -309,7 +212,6 @@ fn judge(answer: &Answer, expect: &ProbeExpect) -> Result<(), ProbeFailure> {
         let there = answer
             .headers
             .get_all(name)
-            .iter()
             .any(|have| have.as_bytes() == value.as_bytes());
         if !there {
             return unexpected(format!("no header {name}: {value}"));
@@ -435,6 +337,8 @@ pub(crate) fn words(error: &Error) -> String {
         ErrorType::ReadTimedout => "nothing read in time",
         ErrorType::WriteTimedout => "nothing written in time",
         ErrorType::InvalidHTTPHeader => "not HTTP",
+        ErrorType::H2Error => "HTTP/2 connection broken",
+        ErrorType::HTTPStatus(431) => "the endpoint takes no request of this size",
         other => other.as_str(),
     };
     let more = match error.etype() {
@@ -454,6 +358,11 @@ pub(crate) fn words(error: &Error) -> String {
             .root_cause()
             .downcast_ref::<std::io::Error>()
             .map(ToString::to_string),
+        ErrorType::H2Error => error
+            .root_cause()
+            .downcast_ref::<h2::Error>()
+            .and_then(h2::Error::reason)
+            .map(|reason| format!("{reason:?}")),
         _ => None,
     };
     match more {
@@ -470,7 +379,7 @@ mod tests {
     fn answer(status: u16, body: &str) -> Answer {
         Answer {
             status: StatusCode::from_u16(status).unwrap(),
-            headers: http::HeaderMap::new(),
+            headers: Fields::new(),
             body: Bytes::copy_from_slice(body.as_bytes()),
             grpc_status: Some("0".to_owned()),
         }

@@ -81,7 +81,11 @@ impl DataPlane {
         let edge = Edge {
             published: published.clone(),
             messenger,
-            upstream: Arc::new(Upstream::new(KEPT_CONNECTIONS, workers.count())),
+            upstream: Arc::new(Upstream::new(
+                KEPT_CONNECTIONS,
+                workers.count(),
+                recorder.totals.held.clone(),
+            )),
             recorder: recorder.clone(),
             affinity,
             answers,

@@ -438,6 +438,59 @@ async fn bodies_that_break_their_word_are_reset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pseudo_headers_behind_a_body_are_malformed() {
+    let (portolan, recorder) = guarding("", "").await;
+    let address = portolan.address().await;
+    let post = block(&[(":method", "POST"), SCHEME, AUTHORITY]);
+    // A path that the table remembers, so that it can be said again by its number.
+    let path = b"\x44\x02/x";
+    let cases: [(&str, Vec<u8>, u16); 7] = [
+        ("a field", block(&[("x-sum", "7")]), 200),
+        (
+            "fields of one name",
+            block(&[("x-sum", "7"), ("x-sum", "8")]),
+            200,
+        ),
+        ("a path", block(&[(":path", "/y")]), 400),
+        (
+            "a path before a field",
+            block(&[(":path", "/y"), ("x-sum", "7")]),
+            400,
+        ),
+        ("a method by its number", vec![0x83], 400),
+        ("a path that was remembered", vec![0xbe], 400),
+        ("a status", block(&[(":status", "200")]), 400),
+    ];
+    for (what, behind, status) in cases {
+        // As a whole, and in two frames.
+        for cut in [behind.len(), behind.len() / 2] {
+            let mut client = Client::connect(address, &[]).await;
+            let head = [&*post, path].concat();
+            client.send(&frame(HEADERS, END_HEADERS, 1, &head)).await;
+            client.send(&frame(DATA, 0, 1, b"once")).await;
+            let (first, rest) = behind.split_at(cut);
+            if rest.is_empty() {
+                let last = frame(HEADERS, END_HEADERS | END_STREAM, 1, first);
+                client.send(&last).await;
+            } else {
+                let mut both = frame(HEADERS, END_STREAM, 1, first);
+                both.extend(frame(CONTINUATION, END_HEADERS, 1, rest));
+                client.send(&both).await;
+            }
+            let outcome = client.outcomes(&[1]).await[&1];
+            assert_eq!(outcome, Outcome::Status(status), "{what}, cut at {cut}");
+            drop(client);
+            let forwarded = recorder.take();
+            assert!(
+                status == 200 || forwarded.iter().all(|it| it.line() != "POST /x"),
+                "{what}"
+            );
+        }
+    }
+    portolan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_end_after_as_many_requests_as_they_may_bring() {
     let (portolan, recorder) = guarding(", limits: { requests_per_connection: 5 }", "").await;
     let address = portolan.address().await;

@@ -2,17 +2,15 @@
 //! HAProxy on the other side.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
-
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::net::TcpStream;
 
 use super::limits::connect_from;
 use crate::harness::certificates::Authority;
 use crate::harness::client::Connection;
 use crate::harness::config::{LISTENER, PROBES, pool, pools};
-use crate::harness::{Ask, Origin, Portolan, eventually, soon, tools};
+use crate::harness::haproxy::{HaProxy, free};
+use crate::harness::{Ask, Origin, Portolan, eventually, soon};
 
 const LISTENERS: &str = "listeners: [ { bind: \"127.0.0.1:0\", proxy_protocol: true, limits: { header_timeout: 500ms } } ]
 client_ip: { trusted: [ \"127.0.0.1\" ] }
@@ -144,41 +142,6 @@ async fn the_header_stands_before_tls() {
     portolan.stop().await;
 }
 
-/// HAProxy with a configuration of these sections, in a folder that lives as long.
-struct HaProxy {
-    _folder: tempfile::TempDir,
-    _child: Child,
-}
-
-impl HaProxy {
-    async fn start(sections: &str) -> Self {
-        tools::need("haproxy", "haproxy").await;
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("haproxy.cfg");
-        let usual = "defaults\n  timeout connect 10s\n  timeout client 30s\n  timeout server 30s\n";
-        std::fs::write(&file, format!("{usual}{sections}")).unwrap();
-        let child = Command::new("haproxy")
-            .arg("-db")
-            .arg("-f")
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        Self {
-            _folder: folder,
-            _child: child,
-        }
-    }
-}
-
-/// A port that was free a moment ago.
-async fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn haproxy_in_front_says_who_the_client_is() {
     let origin = Origin::start("a").await;
@@ -190,9 +153,10 @@ async fn haproxy_in_front_says_who_the_client_is() {
         "send-proxy-v2 proxy-v2-options crc32c",
     ] {
         let front = free().await;
-        let _haproxy = HaProxy::start(&format!(
-            "listen l\n  mode tcp\n  bind {front}\n  server s {behind} {version}\n"
-        ))
+        let _haproxy = HaProxy::start(
+            None,
+            &format!("listen l\n  mode tcp\n  bind {front}\n  server s {behind} {version}\n"),
+        )
         .await;
         let seen = eventually("an answer through HAProxy", async || {
             let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -212,7 +176,7 @@ async fn haproxy_in_front_says_who_the_client_is() {
 async fn haproxy_behind_is_told_who_the_client_is() {
     for version in ["v1", "v2"] {
         let endpoint = free().await;
-        let _haproxy = HaProxy::start(&format!(
+        let _haproxy = HaProxy::start(None, &format!(
             "frontend f\n  mode http\n  bind {endpoint} accept-proxy\n  \
              http-request return status 200 content-type text/plain lf-string \"%[src] %[src_port] %[path]\"\n"
         ))

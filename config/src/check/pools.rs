@@ -74,6 +74,23 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
                     format!("with `{name}: 0s` {lost}"),
                 ));
             }
+            let http2_alone = matches!(pool.protocol.value, Protocol::H2 | Protocol::H2c);
+            if http2_alone && name.starts_with("upgrade") && limit.origin != Origin::Default {
+                found.push(
+                    Diagnostic::warning(
+                        Code::UpgradesNeedConnect,
+                        limit.origin,
+                        format!(
+                            "`{name}` is for upgrades (WebSocket), and this pool speaks HTTP/2 alone"
+                        ),
+                    )
+                    .related(pool.protocol.origin, "by this")
+                    .help(
+                        "its endpoints have to offer extended CONNECT (RFC 8441); clients of those \
+                         that do not get 501",
+                    ),
+                );
+            }
         }
     }
 }

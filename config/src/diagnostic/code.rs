@@ -110,6 +110,9 @@ codes! {
     Unreachable = "unreachable",
     /// Something that changes nothing where it stands.
     NoEffect = "no-effect",
+    /// Upgrades (WebSocket) are meant for a pool that speaks HTTP/2 alone, where endpoints have to offer
+    /// extended CONNECT.
+    UpgradesNeedConnect = "upgrades-need-connect",
     /// Certificates of endpoints are not verified.
     Insecure = "insecure",
     /// Keys of tokens that cannot be used.

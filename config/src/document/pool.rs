@@ -485,7 +485,8 @@ document! {
         /// that closes connections sooner without saying so wants a value below its own. With `0s`
         /// every request has a connection of its own (over HTTP/2: unless others are under way).
         pub keep_alive: At<TimeSpan> = "50s",
-        /// The same for connections that were upgraded (WebSocket).
+        /// The same for connections that were upgraded (WebSocket). Over HTTP/2 endpoints have to offer
+        /// extended CONNECT (RFC 8441) for that; where they do not, clients get 501.
         pub upgrade_idle: At<TimeSpan> = "1h",
         /// For an upgraded connection as a whole, however much is said on it: then both sides are
         /// closed, and clients come again. By default it lasts as long as both sides like.

@@ -123,6 +123,9 @@ families! {
     SHARE = Gauge "portolan_share" ["service", "pool", "kind"];
     /// Open connections of clients.
     CONNECTIONS = Gauge "portolan_connections" ["listener"];
+    /// What is held of bodies over HTTP/2, of clients and of endpoints, in bytes: it has come, and nobody
+    /// has taken it yet.
+    HTTP2_HELD = Gauge "portolan_http2_held_bytes" [];
     /// When certificates stop being valid, in seconds since 1970.
     TLS_CERTIFICATE_EXPIRY = Gauge "portolan_tls_certificate_expiry_timestamp_seconds" ["name"];
     /// Files of certificates for clients that cannot be used now: what was good before them is used

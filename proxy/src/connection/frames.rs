@@ -6,11 +6,25 @@
 //! be answered or read. So every frame that is not a request or its body costs a token, tokens come
 //! back with time and with every piece of an answer, and who has none left is told to calm down.
 //!
+//! A peer that is trusted (`client_ip.trusted`) speaks for others: another proxy, or a content delivery
+//! network. It may do as much as all those together for whom it speaks, for otherwise what few of them
+//! do would end the requests of all the others. Each of them it bounds by itself.
+//!
 //! Going out, the same eye counts what the engine refuses by itself.
 
+use std::sync::Arc;
+
+use portolan_control::stats::Amount;
 use tokio::time::Instant;
 
+use super::behind::Behind;
+use crate::carried::Carried;
 use crate::connection::H2_PREFACE;
+use crate::frames::{
+    CONTINUATION, DATA, GOAWAY, HEAD, HEADERS, PING, RST_STREAM, SETTINGS, Scanner, Seen,
+};
+use crate::held::Held;
+use crate::tokens::Bucket;
 
 /// Resets in a row, and how many more each second. A browser that leaves a page resets what it still
 /// waited for; nobody needs to do that twice a second.
@@ -24,22 +38,6 @@ const FOR_EACH_PIECE: f64 = 4.0;
 
 /// A frame that has to be answered costs more than one that has to be read.
 const ANSWERED: f64 = 4.0;
-
-/// Bytes of a frame's head (RFC 9113, section 4.1).
-const HEAD: usize = 9;
-
-/// Bytes of a frame's payload that are looked at.
-const LOOK: usize = 8;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-
-/// END_STREAM on DATA and HEADERS, ACK on SETTINGS and PING.
-const END_OR_ACK: u8 = 1;
 
 /// The frame's error code that says "calm down" (RFC 9113, section 7).
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -72,6 +70,25 @@ pub(crate) enum Refused {
     Connection(&'static str),
 }
 
+/// What is known of the bodies that come over a connection.
+#[derive(Debug)]
+pub(crate) struct Bodies {
+    /// What is held of them.
+    pub(crate) held: Held,
+    /// What stands behind them.
+    pub(crate) behind: Behind,
+}
+
+impl Bodies {
+    /// None yet, in a process that holds so much; `most`: what may be held of them.
+    pub(crate) fn new(process: Arc<Amount>, most: usize) -> Self {
+        Self {
+            held: Held::new(process, most),
+            behind: Behind::default(),
+        }
+    }
+}
+
 /// The frames of a connection, both ways.
 #[derive(Debug)]
 pub(crate) struct Frames {
@@ -83,11 +100,17 @@ pub(crate) struct Frames {
     chatter: Bucket,
     /// The last stream the client has opened.
     last_stream: u32,
+    /// For whom it speaks.
+    carried: Arc<Carried>,
+    /// How many of them the buckets are made for.
+    clients: u32,
 }
 
 impl Frames {
-    pub(crate) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant, carried: Arc<Carried>) -> Self {
         Self {
+            carried,
+            clients: 1,
             preface: H2_PREFACE.len(),
             inbound: Scanner::default(),
             outbound: Scanner::default(),
@@ -101,14 +124,41 @@ impl Frames {
     ///
     /// # Errors
     /// When it has sent too much of its kind.
-    pub(crate) fn came(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Abuse> {
+    pub(crate) fn came(
+        &mut self,
+        bytes: &[u8],
+        bodies: &mut Bodies,
+        now: impl Fn() -> Instant,
+    ) -> Result<(), Abuse> {
+        let clients = self.carried.clients();
+        if clients != self.clients {
+            let times = |(most, a_second): (f64, f64)| {
+                let clients = f64::from(clients);
+                (most * clients, a_second * clients)
+            };
+            self.clients = clients;
+            self.resets.resize(times(RESETS));
+            self.chatter.resize(times(CHATTER));
+        }
         let skipped = self.preface.min(bytes.len());
         self.preface -= skipped;
         let mut verdict = Ok(());
         let (resets, chatter) = (&mut self.resets, &mut self.chatter);
         let last_stream = &mut self.last_stream;
-        self.inbound.feed(&bytes[skipped..], |frame| {
-            let flagged = frame.flags & END_OR_ACK != 0;
+        let Bodies { held, behind } = bodies;
+        self.inbound.feed(&bytes[skipped..], |seen| {
+            let frame = match seen {
+                Seen::Frame(frame) => frame,
+                Seen::Headers(more) => return behind.more(more),
+            };
+            let flagged = frame.is_end_or_ack();
+            match frame.kind {
+                DATA => held.came(frame.stream, frame.data()),
+                SETTINGS if flagged => held.acknowledges(),
+                HEADERS if frame.stream <= *last_stream => behind.begins(&frame),
+                CONTINUATION => behind.goes_on(&frame),
+                _ => {}
+            }
             let (bucket, cost, abuse) = match frame.kind {
                 DATA if frame.length > 0 || flagged => return,
                 HEADERS if frame.stream > *last_stream => {
@@ -129,34 +179,39 @@ impl Frames {
     /// The engine sends this.
     pub(crate) fn go(&mut self, bytes: &[u8], mut refused: impl FnMut(Refused)) {
         let chatter = &mut self.chatter;
-        self.outbound.feed(bytes, |frame| match frame.kind {
-            DATA => chatter.give(FOR_EACH_PIECE),
-            RST_STREAM => {
-                // What a request that went well ends with (0), or one that we gave up (2, 8), is no
-                // refusal.
-                if let Some(reason) = match frame.code(0) {
-                    1 | 3 | 5 => Some("malformed"),
-                    7 => Some("too_many"),
-                    11 => Some("calm_down"),
-                    _ => None,
-                } {
-                    refused(Refused::Stream(reason));
+        self.outbound.feed(bytes, |seen| {
+            let Seen::Frame(frame) = seen else {
+                return;
+            };
+            match frame.kind {
+                DATA => chatter.give(FOR_EACH_PIECE),
+                RST_STREAM => {
+                    // What a request that went well ends with (0), or one that we gave up (2, 8), is no
+                    // refusal.
+                    if let Some(reason) = match frame.number(0) {
+                        1 | 3 | 5 => Some("malformed"),
+                        7 => Some("too_many"),
+                        11 => Some("calm_down"),
+                        _ => None,
+                    } {
+                        refused(Refused::Stream(reason));
+                    }
                 }
-            }
-            GOAWAY => {
-                if let Some(reason) = match frame.code(4) {
-                    0 => None,
-                    1 => Some("h2_protocol_error"),
-                    3 => Some("h2_flow_control_error"),
-                    6 => Some("h2_frame_size_error"),
-                    9 => Some("h2_compression_error"),
-                    11 => Some("h2_calm_down"),
-                    _ => Some("h2_error"),
-                } {
-                    refused(Refused::Connection(reason));
+                GOAWAY => {
+                    if let Some(reason) = match frame.number(4) {
+                        0 => None,
+                        1 => Some("h2_protocol_error"),
+                        3 => Some("h2_flow_control_error"),
+                        6 => Some("h2_frame_size_error"),
+                        9 => Some("h2_compression_error"),
+                        11 => Some("h2_calm_down"),
+                        _ => Some("h2_error"),
+                    } {
+                        refused(Refused::Connection(reason));
+                    }
                 }
+                _ => {}
             }
-            _ => {}
         });
     }
 
@@ -174,170 +229,20 @@ impl Frames {
     }
 }
 
-/// A frame, as much of it as is looked at.
-#[derive(Clone, Copy, Debug)]
-struct Frame {
-    length: usize,
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: [u8; LOOK],
-}
-
-impl Frame {
-    fn code(&self, at: usize) -> u32 {
-        self.payload[at..at + 4]
-            .iter()
-            .fold(0, |code, byte| code << 8 | u32::from(*byte))
-    }
-}
-
-/// Finds frames in bytes, however they are cut.
-#[derive(Debug, Default)]
-struct Scanner {
-    /// The head, and the beginning of the payload.
-    seen: [u8; HEAD + LOOK],
-    have: usize,
-    /// Bytes of the payload that are not looked at.
-    skip: usize,
-}
-
-impl Scanner {
-    fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(&Frame)) {
-        while !bytes.is_empty() {
-            if self.skip > 0 {
-                let skipped = self.skip.min(bytes.len());
-                self.skip -= skipped;
-                bytes = &bytes[skipped..];
-                continue;
-            }
-            let wanted = HEAD + self.looked();
-            let take = (wanted - self.have).min(bytes.len());
-            self.seen[self.have..self.have + take].copy_from_slice(&bytes[..take]);
-            self.have += take;
-            bytes = &bytes[take..];
-            // With the head there, it is known how much of the payload is wanted.
-            if self.have >= HEAD && self.have == HEAD + self.looked() {
-                let frame = self.frame();
-                on(&frame);
-                self.skip = frame.length - self.looked();
-                self.have = 0;
-            }
-        }
-    }
-
-    /// How much of the payload is looked at, as far as that is known.
-    fn looked(&self) -> usize {
-        if self.have < HEAD {
-            return 0;
-        }
-        self.length().min(LOOK)
-    }
-
-    fn length(&self) -> usize {
-        usize::from(self.seen[0]) << 16 | usize::from(self.seen[1]) << 8 | usize::from(self.seen[2])
-    }
-
-    fn frame(&self) -> Frame {
-        let mut payload = [0; LOOK];
-        // Behind a short one stands what is left of the frame before it.
-        let looked = self.looked();
-        payload[..looked].copy_from_slice(&self.seen[HEAD..HEAD + looked]);
-        let stream = &self.seen[5..HEAD];
-        Frame {
-            length: self.length(),
-            kind: self.seen[3],
-            flags: self.seen[4],
-            stream: stream.iter().fold(0, |id, byte| id << 8 | u32::from(*byte)) & 0x7fff_ffff,
-            payload,
-        }
-    }
-
-    /// Whether one frame is over and the next has not begun.
-    fn is_between(&self) -> bool {
-        self.have == 0 && self.skip == 0
-    }
-}
-
-/// Tokens that come back with time.
-#[derive(Debug)]
-struct Bucket {
-    most: f64,
-    a_second: f64,
-    left: f64,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn new((most, a_second): (f64, f64), now: Instant) -> Self {
-        Self {
-            most,
-            a_second,
-            left: most,
-            filled: now,
-        }
-    }
-
-    /// Takes some, if there are any. The clock is only asked when there seem to be none.
-    fn take(&mut self, cost: f64, now: impl Fn() -> Instant) -> bool {
-        if self.left < cost {
-            let now = now();
-            let passed = now.saturating_duration_since(self.filled);
-            self.filled = now;
-            self.give(passed.as_secs_f64() * self.a_second);
-        }
-        if self.left < cost {
-            return false;
-        }
-        self.left -= cost;
-        true
-    }
-
-    fn give(&mut self, more: f64) {
-        self.left = (self.left + more).min(self.most);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::frame;
     use std::time::Duration;
 
-    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        bytes.extend([kind, flags]);
-        bytes.extend(stream.to_be_bytes());
-        bytes.extend(payload);
-        bytes
-    }
-
     fn frames(now: Instant) -> Frames {
-        let mut frames = Frames::new(now);
-        frames.came(H2_PREFACE, || now).unwrap();
+        let mut frames = Frames::new(now, Arc::default());
+        come(&mut frames, H2_PREFACE, now).unwrap();
         frames
     }
 
-    #[test]
-    fn frames_are_found_however_they_are_cut() {
-        let mut bytes = frame(SETTINGS, 0, 0, &[]);
-        bytes.extend(frame(HEADERS, 4, 1, &[7; 3]));
-        bytes.extend(frame(DATA, 1, 1, &[7; 100]));
-        bytes.extend(frame(PING, 0, 0, &[1, 2, 3, 4, 5, 6, 7, 8]));
-        for size in 1..=bytes.len() {
-            let mut scanner = Scanner::default();
-            let mut seen = Vec::new();
-            for piece in bytes.chunks(size) {
-                scanner.feed(piece, |frame| {
-                    seen.push((frame.kind, frame.length, frame.stream));
-                });
-            }
-            assert_eq!(
-                seen,
-                [(4, 0, 0), (1, 3, 1), (0, 100, 1), (6, 8, 0)],
-                "in pieces of {size}"
-            );
-            assert!(scanner.is_between());
-        }
+    fn come(frames: &mut Frames, bytes: &[u8], now: Instant) -> Result<(), Abuse> {
+        frames.came(bytes, &mut Bodies::new(Arc::default(), usize::MAX), || now)
     }
 
     #[test]
@@ -346,12 +251,13 @@ mod tests {
         let mut rapid = frames(now);
         let mut streams = (1..).step_by(2);
         let outcome = streams.by_ref().take(1_000).find(|stream| {
-            rapid
-                .came(&frame(HEADERS, 5, *stream, &[0x82]), || now)
-                .unwrap();
-            rapid
-                .came(&frame(RST_STREAM, 0, *stream, &[0, 0, 0, 8]), || now)
-                .is_err()
+            come(&mut rapid, &frame(HEADERS, 5, *stream, &[0x82]), now).unwrap();
+            come(
+                &mut rapid,
+                &frame(RST_STREAM, 0, *stream, &[0, 0, 0, 8]),
+                now,
+            )
+            .is_err()
         });
         assert_eq!(outcome, Some(1 + 2 * 256));
         let goaway = rapid.goaway().unwrap();
@@ -362,9 +268,34 @@ mod tests {
         let mut slow = frames(now);
         for (second, stream) in (1..).step_by(2).take(1_000).enumerate() {
             let later = now + Duration::from_millis(20 * second as u64);
-            slow.came(&frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]), || later)
-                .unwrap();
+            come(
+                &mut slow,
+                &frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]),
+                later,
+            )
+            .unwrap();
         }
+    }
+
+    #[test]
+    fn who_speaks_for_many_may_do_what_they_all_may() {
+        let now = Instant::now();
+        let carried = Arc::<Carried>::default();
+        let mut frames = Frames::new(now, carried.clone());
+        come(&mut frames, H2_PREFACE, now).unwrap();
+        let reset = frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]);
+        let mut resets = |clients: u8| {
+            for client in 0..clients {
+                carried.note([192, 0, 2, client].into());
+            }
+            (0..10_000)
+                .take_while(|_| come(&mut frames, &reset, now).is_ok())
+                .count()
+        };
+        assert_eq!(resets(1), 256, "for one");
+        // About nine more: two addresses may count as one.
+        assert!((256 * 7..=256 * 9).contains(&resets(10)));
+        assert_eq!(resets(10), 0, "and nobody else");
     }
 
     #[test]
@@ -374,9 +305,8 @@ mod tests {
             let mut chatty = frames(now);
             (0..10_000)
                 .take_while(|_| {
-                    chatty
-                        .came(&frame(kind, flags, stream, payload), || now)
-                        .is_ok()
+                    let frame = frame(kind, flags, stream, payload);
+                    come(&mut chatty, &frame, now).is_ok()
                 })
                 .count()
         };
@@ -394,7 +324,7 @@ mod tests {
             reading.go(&frame(DATA, 0, 1, &[0; 10]), |_| ());
             for stream in [0, 1] {
                 let update = frame(8, 0, stream, &[0, 0, 0, 10]);
-                reading.came(&update, || now).unwrap();
+                come(&mut reading, &update, now).unwrap();
             }
         }
     }

@@ -1,23 +1,26 @@
 //! What must hold for whatever frames clients send. See [`crate::fuzzing`].
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::H2_PREFACE;
-use super::frames::{Abuse, Frames, Refused};
+use super::frames::{Abuse, Bodies, Frames, Refused};
 use crate::fuzzing::STRIDES;
+use crate::held::MOST_OF_ONE;
 
 /// HTTP/2 frames, both ways: found however they are cut, and counted as a plain reading counts them.
 pub fn frames(bytes: &[u8]) {
     let now = Instant::now();
     let inbound = |stride: usize| {
-        let mut frames = Frames::new(now);
-        frames.came(H2_PREFACE, || now).expect("no frame came yet");
-        bytes
-            .chunks(stride)
-            .try_for_each(|piece| frames.came(piece, || now))
+        let mut frames = Frames::new(now, Arc::default());
+        let mut bodies = Bodies::new(Arc::default(), MOST_OF_ONE);
+        let mut came = |bytes: &[u8]| frames.came(bytes, &mut bodies, || now);
+        came(H2_PREFACE).expect("no frame came yet");
+        bytes.chunks(stride).try_for_each(came)
     };
     let outbound = |stride: usize| {
-        let mut frames = Frames::new(now);
+        let mut frames = Frames::new(now, Arc::default());
         let mut refused = Vec::new();
         for piece in bytes.chunks(stride) {
             frames.go(piece, |what| refused.push(what));

@@ -6,7 +6,7 @@ use std::future::Future as _;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Buf as _;
@@ -14,7 +14,7 @@ use portolan_control::stats::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::frames::{Frames, Refused};
+use super::frames::{Bodies, Frames, Refused};
 use super::{Connection, LAST_WORDS, READ_SIZE, Waiting};
 
 /// A connection over HTTP/2.
@@ -27,6 +27,8 @@ pub(crate) struct Http2Connection {
     ending: Option<Waiting>,
     /// Requests of this connection that are under way.
     under_way: Arc<Gauge>,
+    /// What is known of their bodies.
+    bodies: Arc<Mutex<Bodies>>,
     turn: Turn,
 }
 
@@ -82,20 +84,29 @@ impl Turn {
 }
 
 impl Http2Connection {
-    /// `under_way`: the requests that its client waits for.
-    pub(crate) fn new(connection: Box<Connection>, under_way: Arc<Gauge>) -> Self {
+    /// `under_way`: the requests that its client waits for; `bodies`: what is known of their bodies.
+    pub(crate) fn new(
+        connection: Box<Connection>,
+        under_way: Arc<Gauge>,
+        bodies: Arc<Mutex<Bodies>>,
+    ) -> Self {
+        let carried = connection.context().carried.clone();
         Self {
             connection,
-            frames: Frames::new(Instant::now()),
+            frames: Frames::new(Instant::now(), carried),
             ending: None,
             under_way,
+            bodies,
             turn: Turn::default(),
         }
     }
 
     /// Whether these bytes of the client pass: not if it has sent too much of their kind.
     fn let_pass(&mut self, bytes: &[u8]) -> bool {
-        let Err(abuse) = self.frames.came(bytes, Instant::now) else {
+        let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        let came = self.frames.came(bytes, &mut bodies, Instant::now);
+        drop(bodies);
+        let Err(abuse) = came else {
             return true;
         };
         let context = self.connection.context();

@@ -1,5 +1,7 @@
 //! A request over a stream of HTTP/2, and its answer.
 
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -10,8 +12,8 @@ use pingora::protocols::http::date::get_cached_date;
 use pingora::{Error, ErrorType, Result};
 
 use super::gone;
-use crate::connection::{WRITE_STALL, Waiting};
-use crate::head::{RequestHeader, ResponseHeader};
+use crate::connection::{Bodies, WRITE_STALL, Waiting};
+use crate::head::{RequestHeader, ResponseHeader, is_whole};
 use crate::http1::framing::length;
 use crate::http1::request::is_target;
 use crate::timer::Timer;
@@ -30,6 +32,8 @@ static NOT_HERE: [HeaderName; 5] = [
 #[derive(Debug)]
 pub(crate) struct Http2 {
     body: RecvStream,
+    /// What is known of the bodies on its connection.
+    bodies: Arc<Mutex<Bodies>>,
     /// Some of the body was read.
     read: bool,
     /// What came behind it.
@@ -50,9 +54,22 @@ pub(crate) struct Http2 {
 }
 
 impl Http2 {
-    pub(crate) fn new(body: RecvStream, respond: SendResponse<Bytes>) -> Self {
+    /// `bodies`: what is known of the bodies on its connection.
+    pub(crate) fn new(
+        mut body: RecvStream,
+        respond: SendResponse<Bytes>,
+        bodies: Arc<Mutex<Bodies>>,
+    ) -> Self {
+        if !body.is_end_stream() {
+            let stream = body.stream_id().as_u32();
+            let flow = body.flow_control().clone();
+            let held = &mut lock(&bodies).held;
+            held.begin(stream, flow.used_capacity());
+            held.opens(stream, flow);
+        }
         Self {
             body,
+            bodies,
             read: false,
             came_behind: None,
             respond,
@@ -79,12 +96,23 @@ impl Http2 {
             None => {
                 let trailers = ready!(self.body.poll_trailers(cx)).map_err(unread)?;
                 if let Some(trailers) = trailers {
+                    let stream = self.body.stream_id().as_u32();
+                    let sent = lock(&self.bodies).behind.take(stream);
+                    // What the library keeps for itself is a pseudo-header (RFC 9113, section 8.1).
+                    let all = sent.is_none_or(|sent| sent <= trailers.len());
+                    if !all || !trailers.values().all(is_whole) {
+                        let bad = io::Error::from(io::ErrorKind::InvalidData);
+                        return Poll::Ready(Err(unread(bad)));
+                    }
                     self.came_behind = trailers::pass(trailers);
                 }
                 Poll::Ready(Ok(None))
             }
             Some(Ok(part)) => {
                 self.read = true;
+                lock(&self.bodies)
+                    .held
+                    .taken(self.body.stream_id().as_u32(), part.len());
                 // What is given on is bounded by whoever takes it.
                 let _ = self.body.flow_control().release_capacity(part.len());
                 Poll::Ready(Ok(Some(part)))
@@ -188,7 +216,18 @@ impl Http2 {
     }
 }
 
-fn unread(error: h2::Error) -> Box<Error> {
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        lock(&self.bodies).held.end(self.body.stream_id().as_u32());
+    }
+}
+
+/// Never waited for: a connection stays with one thread.
+fn lock(bodies: &Mutex<Bodies>) -> MutexGuard<'_, Bodies> {
+    bodies.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unread(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Box<Error> {
     Error::because(ErrorType::ReadError, "when reading a request", error)
 }
 
@@ -200,6 +239,9 @@ fn unwritten(error: h2::Error) -> Box<Error> {
 /// and 8.3.1).
 pub(crate) fn is_unambiguous(request: &RequestHeader) -> bool {
     let headers = &request.headers;
+    if !headers.iter().all(|(_, value)| is_whole(value)) {
+        return false;
+    }
     let mut lengths = headers.get_all(header::CONTENT_LENGTH);
     match (lengths.next(), lengths.next()) {
         (None, _) => {}

@@ -73,6 +73,7 @@ pub(crate) async fn ask(
             expects: false,
             upgrade: false,
             flows: false,
+            is_call: false,
         };
         let within = Patience {
             first_byte: left,

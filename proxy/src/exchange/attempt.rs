@@ -16,15 +16,20 @@ use portolan_control::retry::{Fault, Sent};
 use portolan_control::stats::TryOutcome;
 use tokio::time::Instant;
 
+use super::http2::{self, Claim, Need};
 use super::pool::{Connected, Upstream};
 use super::upload::Upload;
-use super::wire::{Length, Next, Wire};
+use super::wire::{Length, Lost, Next, Wire};
 use crate::fault;
 use crate::head::{RequestHeader, ResponseHeader};
 use crate::peer::Target;
 
-/// Pooled connections that may be found closed before that counts as the endpoint's failure.
+/// Kept connections that may be found closed before that counts as the endpoint's failure.
 const MOST_REPLACEMENTS: u32 = 3;
+
+/// The same for connections on which an endpoint has accepted nothing at all. On any other a request
+/// that was not processed may be refused, however often: others were served meanwhile.
+const MOST_BARREN: u32 = 3;
 
 /// How long an endpoint is asked whether it wants a body, if its client waits to be told. Those
 /// that know nothing of such a question do not answer it (RFC 9110, section 10.1.1).
@@ -46,6 +51,8 @@ pub(super) struct Request {
     pub(super) upgrade: bool,
     /// Its body still comes: when all of it was sent has to be told.
     pub(super) flows: bool,
+    /// It is a gRPC call.
+    pub(super) is_call: bool,
 }
 
 /// How long an endpoint may take.
@@ -88,8 +95,17 @@ pub(crate) struct Failed {
     pub(crate) fault: Fault,
     /// How much of the request reached the endpoint.
     pub(crate) sent: Sent,
-    /// It says nothing about the endpoint: a kept connection had been closed meanwhile.
+    /// It says nothing about the endpoint: a kept connection had been closed meanwhile, or it is the
+    /// request that cannot be sent ([`Self::is_the_requests_own`]).
     pub(crate) excused: bool,
+}
+
+impl Failed {
+    /// Whether the request cannot be sent like this: Portolan answers itself, and no other endpoint is
+    /// asked.
+    pub(crate) fn is_the_requests_own(&self) -> bool {
+        fault::is_the_requests_own(&self.error)
+    }
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Result<(Connected, bool)>> + Send>>;
@@ -107,11 +123,14 @@ pub(super) struct Attempt {
     upstream: Arc<Upstream>,
     target: Target,
     request: Request,
+    /// What it needs of its connection.
+    need: Need,
     patience: Patience,
     state: State,
     /// The connection was kept from an earlier request.
     kept: bool,
     replacements: u32,
+    barren: u32,
     /// How much of the body was given to the connection.
     at: usize,
     finished: bool,
@@ -133,15 +152,18 @@ impl Attempt {
         patience: Patience,
         now: Tick,
     ) -> Self {
-        let state = connect(&upstream, &target, request.once);
+        let need = need(&target, &request);
+        let state = connect(&upstream, &target, need);
         Self {
             upstream,
             target,
             request,
+            need,
             patience,
             state,
             kept: false,
             replacements: 0,
+            barren: 0,
             at: 0,
             finished: false,
             sent: false,
@@ -200,8 +222,11 @@ impl Attempt {
                     self.kept = kept;
                     just_begun = true;
                     if let Err(error) = self.begin(connected, clock) {
-                        let (fault, sent) = classify(&error);
-                        if let Err(failed) = self.again(error, fault, sent, kept, upload) {
+                        let lost = match http2::is_gone(&error) {
+                            true => Lost::Unprocessed { useful: kept },
+                            false => Lost::Perhaps,
+                        };
+                        if let Err(failed) = self.again(error, lost, upload) {
                             return Poll::Ready(Err(failed));
                         }
                     }
@@ -237,9 +262,8 @@ impl Attempt {
                             })));
                         }
                         Err(error) => {
-                            let (fault, sent) = classify(&error);
-                            let stale = self.kept && wire.may_be_stale(&error);
-                            if let Err(failed) = self.again(error, fault, sent, stale, upload) {
+                            let lost = wire.lost(&error, self.kept);
+                            if let Err(failed) = self.again(error, lost, upload) {
                                 return Poll::Ready(Err(failed));
                             }
                         }
@@ -317,25 +341,39 @@ impl Attempt {
         }
     }
 
-    /// The connection is no good. Another one, if the request certainly was not seen or may be
-    /// repeated: that says nothing about the endpoint.
-    fn again(
-        &mut self,
-        error: Box<Error>,
-        fault: Fault,
-        sent: Sent,
-        stale: bool,
-        upload: &Upload,
-    ) -> Result<(), Failed> {
-        let harmless = sent == Sent::Nothing || (stale && self.request.idempotent);
-        if harmless
+    /// The connection is no good. Another one, if the request certainly was not processed or may be
+    /// repeated: that is no other try, and says nothing about the endpoint.
+    fn again(&mut self, error: Box<Error>, lost: Lost, upload: &Upload) -> Result<(), Failed> {
+        let (error, lost) = match lost {
+            Lost::TooLarge => {
+                let why = "a head that is larger than the endpoint takes";
+                (Error::explain(ErrorType::HTTPStatus(431), why), lost)
+            }
+            _ => (error, lost),
+        };
+        let own = fault::is_the_requests_own(&error);
+        let (fault, sent) = match (lost, classify(&error)) {
+            (Lost::Unprocessed { .. }, (fault, _)) => (fault, Sent::Nothing),
+            (_, classified) => classified,
+        };
+        let another = !own
             && fault == Fault::Reset
             && upload.is_whole()
-            && self.replacements < MOST_REPLACEMENTS
-        {
-            self.replacements += 1;
+            && match lost {
+                Lost::Unprocessed { useful: true } => true,
+                Lost::Unprocessed { useful: false } => {
+                    self.barren += 1;
+                    self.barren <= MOST_BARREN
+                }
+                Lost::Stale if self.request.idempotent => {
+                    self.replacements += 1;
+                    self.replacements <= MOST_REPLACEMENTS
+                }
+                Lost::Stale | Lost::TooLarge | Lost::Perhaps => false,
+            };
+        if another {
             self.holding = None;
-            self.state = connect(&self.upstream, &self.target, self.request.once);
+            self.state = connect(&self.upstream, &self.target, self.need);
             return Ok(());
         }
         self.state = State::Over;
@@ -343,7 +381,7 @@ impl Attempt {
             error: error.into_up(),
             fault,
             sent,
-            excused: stale,
+            excused: own || lost == Lost::Stale,
         })
     }
 
@@ -401,26 +439,39 @@ impl State {
     }
 }
 
-fn connect(upstream: &Arc<Upstream>, target: &Target, once: Option<Instant>) -> State {
-    if let Some(kept) = upstream.kept(target, once) {
+fn connect(upstream: &Arc<Upstream>, target: &Target, need: Need) -> State {
+    if let Some(kept) = upstream.kept(target, need) {
         return State::Kept(kept);
     }
     let (upstream, target) = (upstream.clone(), target.clone());
     State::Connecting(Box::pin(
-        async move { upstream.connect(&target, once).await },
+        async move { upstream.connect(&target, need).await },
     ))
+}
+
+/// What a request needs of its connection, where others may be on it.
+fn need(target: &Target, request: &Request) -> Need {
+    if !target.speaks_http2() && !request.upgrade {
+        return Need {
+            once: request.once,
+            ..Need::default()
+        };
+    }
+    let claim = match request.length {
+        _ if request.upgrade => Claim::Call,
+        Length::None => Claim::Nothing,
+        Length::Known(length) => Claim::Bytes(length),
+        Length::Unknown if request.is_call => Claim::Call,
+        Length::Unknown => Claim::Everything,
+    };
+    Need {
+        once: request.once,
+        ..http2::need(&request.head, claim, request.upgrade)
+    }
 }
 
 /// The engine's error, in the decider's words.
 pub(crate) fn classify(error: &Error) -> (Fault, Sent) {
-    if let Some(h2) = error.root_cause().downcast_ref::<h2::Error>() {
-        let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-        let leaving = h2.is_go_away() && h2.reason() == Some(h2::Reason::NO_ERROR);
-        if h2.is_remote() && (refused || leaving) {
-            // RFC 9113, sections 8.7 and 6.8: not processed.
-            return (Fault::Reset, Sent::Nothing);
-        }
-    }
     match fault::outcome(error) {
         TryOutcome::ConnectFailed => (Fault::Connect, Sent::Nothing),
         TryOutcome::TimedOut => (Fault::Timeout, Sent::Perhaps),

@@ -27,11 +27,12 @@ use portolan_config::fields::Fields;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Instant;
 
+use super::place::Place;
 use super::stream::EndpointStream;
 use crate::peer::Target;
 
 /// How often it is looked whether connections are still of use.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+pub(super) const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// So much sooner than an endpoint says that it closes a connection, we do: for the way to it and
 /// back, and since it began to count before its answer was here.
@@ -49,10 +50,10 @@ thread_local! {
 }
 
 /// Keys are hashes already.
-type ByKey = BuildHasherDefault<AsItIs>;
+pub(super) type ByKey = BuildHasherDefault<AsItIs>;
 
 #[derive(Default)]
-struct AsItIs(u64);
+pub(super) struct AsItIs(u64);
 
 impl Hasher for AsItIs {
     fn finish(&self) -> u64 {
@@ -70,8 +71,9 @@ impl Hasher for AsItIs {
     }
 }
 
+/// Connections that wait.
 #[derive(Default)]
-struct Kept {
+pub(super) struct Kept {
     by_target: HashMap<u64, Vec<Idle>, ByKey>,
     count: usize,
 }
@@ -99,12 +101,19 @@ impl Idle {
     }
 }
 
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
+}
+
 impl Kept {
-    /// One that leads there. With `now`, one that is fresh.
-    fn take(&mut self, key: u64, now: Option<Instant>) -> Option<EndpointStream> {
+    /// One that leads there. With `once`, for a request that cannot be repeated and begins then: one that
+    /// is fresh.
+    pub(super) fn take(&mut self, key: u64, once: Option<Instant>) -> Option<EndpointStream> {
         let idle = self.by_target.get_mut(&key)?;
         while let Some(last) = idle.last() {
-            if now.is_some_and(|now| now > last.until || now - last.used > FRESH) {
+            if once.is_some_and(|now| now > last.until || now - last.used > FRESH) {
                 // Those below are older still. Others may use them.
                 return None;
             }
@@ -118,7 +127,7 @@ impl Kept {
     }
 
     /// One more; so many at most. Its endpoint was last heard then, and may have made a promise.
-    fn keep(
+    pub(super) fn keep(
         &mut self,
         stream: EndpointStream,
         target: Target,
@@ -144,7 +153,7 @@ impl Kept {
 
     /// Closes what has waited for too long or will have before the next time, what endpoints have
     /// closed, and what was opened before its endpoint was out of order.
-    fn tidy(&mut self, now: Instant) {
+    pub(super) fn tidy(&mut self, now: Instant) {
         self.retain(|idle| {
             now + HOUSEKEEPING < idle.until && idle.target.is_current() && idle.is_alive()
         });
@@ -200,10 +209,10 @@ pub(super) fn promise(headers: &Fields) -> Option<Duration> {
     seconds.min().map(Duration::from_secs)
 }
 
-/// A connection to this target that is not in use. With `now`, for a request that cannot be
+/// A connection to this target that is not in use. With `once`, for a request that cannot be
 /// repeated.
-pub(super) fn take(target: &Target, now: Option<Instant>) -> Option<EndpointStream> {
-    KEPT.with_borrow_mut(|kept| kept.take(target.key(), now))
+pub(super) fn take(target: &Target, once: Option<Instant>) -> Option<EndpointStream> {
+    KEPT.with_borrow_mut(|kept| kept.take(target.key(), once))
 }
 
 /// Keeps a connection for the next request; so many at most. `used`: when its endpoint was last
@@ -217,13 +226,13 @@ pub(super) fn keep(
 ) {
     KEPT.with_borrow_mut(|kept| kept.keep(stream, target, used, promise, most));
 }
-
 /// Closes, for as long as this thread works, what is of no use any more.
 pub(crate) async fn keep_house() {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let now = Instant::now();
         KEPT.with_borrow_mut(|kept| kept.tidy(now));
+        Place::Worker.tidy(now);
     }
 }
 

@@ -1,28 +1,32 @@
 //! Connections to endpoints, new ones and kept ones.
 //!
-//! A connection is never shared between pools or between TLS identities (see [`crate::peer`]). Those
-//! over HTTP/1.1 are kept by each worker ([`super::kept`]), those over HTTP/2 by the engine.
+//! A connection is never shared between pools or between TLS identities (see [`crate::peer`]). Each
+//! worker keeps its own: those over HTTP/1.1 while nobody uses them ([`super::kept`]), those over
+//! HTTP/2 for many requests at a time ([`super::http2`]). The engine only connects.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::connectors::http::v2;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
-use pingora::protocols::http::client::HttpSession;
-use pingora::protocols::http::v2::client::Http2Session;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::protocols::ALPN;
 use pingora::{Error, ErrorType, Result};
+use portolan_control::stats::Amount;
 use tokio::time::Instant;
 
-use super::kept;
+use super::http2::{Joined, Need, Slot};
+use super::kept::HOUSEKEEPING;
+use super::place::{Own, Place};
 use super::stream::EndpointStream;
 use crate::peer::Target;
 
 /// Connections to endpoints.
 pub(crate) struct Upstream {
-    one: TransportConnector,
-    two: v2::Connector,
-    /// Idle connections over HTTP/1.1 that each worker keeps.
+    connector: TransportConnector,
+    place: Place,
+    /// Idle connections over HTTP/1.1 that are kept in one place.
     most: usize,
+    /// What the process holds of bodies over HTTP/2.
+    held: Arc<Amount>,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -31,85 +35,146 @@ impl std::fmt::Debug for Upstream {
     }
 }
 
-/// A connection, or a stream of one, for a request.
-pub(super) enum Connected {
+/// A connection, or a place on one, for a request.
+#[derive(Debug)]
+pub(crate) enum Connected {
     One(EndpointStream),
-    Two(Box<Http2Session>),
+    Two(Slot),
+}
+
+/// A connection that was made, by what is spoken on it.
+pub(super) enum Opened {
+    One(EndpointStream),
+    Two(EndpointStream),
 }
 
 impl Upstream {
-    /// Keeps so many idle connections, in all.
-    pub(crate) fn new(kept: usize, workers: usize) -> Self {
+    /// Keeps so many idle connections, in all, divided among the workers, in a process that holds so
+    /// much.
+    pub(crate) fn new(kept: usize, workers: usize, held: Arc<Amount>) -> Self {
         Self {
-            // It only connects.
-            one: TransportConnector::new(Some(ConnectorOptions::new(1))),
-            two: v2::Connector::new(Some(ConnectorOptions::new(kept))),
+            connector: connector(),
+            place: Place::Worker,
             most: (kept / workers).max(1),
+            held,
         }
     }
 
-    /// A connection that is there already and speaks HTTP/1.1, where nothing else is spoken. With `now`,
-    /// for a request that cannot be repeated.
-    pub(super) fn kept(&self, target: &Target, now: Option<Instant>) -> Option<Connected> {
+    /// Keeps so many idle connections, for whoever asks on whichever thread.
+    pub(crate) fn of_its_own(kept: usize) -> Self {
+        Self {
+            connector: connector(),
+            place: Place::Own(Arc::<Own>::default()),
+            most: kept.max(1),
+            held: Arc::default(),
+        }
+    }
+
+    /// What the process holds of bodies over HTTP/2.
+    pub(super) fn held(&self) -> &Arc<Amount> {
+        &self.held
+    }
+
+    /// Where its connections are kept.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Closes what is of no use any more, from time to time, as long as this is there. For connections
+    /// that are no worker's.
+    pub(crate) fn keep_house(self: &Arc<Self>) {
+        let upstream = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(HOUSEKEEPING).await;
+                match upstream.upgrade() {
+                    Some(upstream) => upstream.place.tidy(Instant::now()),
+                    None => return,
+                }
+            }
+        });
+    }
+
+    /// A connection that is there already, or a place on one.
+    pub(super) fn kept(&self, target: &Target, need: Need) -> Option<Connected> {
         if target.speaks_http2() {
-            return None;
+            let key = target.key();
+            let slot = self.place.with_two(|pool| pool.take(key, need)).flatten();
+            if let Some(slot) = slot {
+                return Some(Connected::Two(slot));
+            }
+            if !target.speaks_http1() {
+                return None;
+            }
         }
-        kept::take(target, now).map(Connected::One)
+        self.place.take_one(target, need.once).map(Connected::One)
     }
 
-    /// Connects, and says whether the connection was there already. With `now`, for a request that
-    /// cannot be repeated.
+    /// Connects, and says whether the connection was there already.
     pub(super) async fn connect(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
-        now: Option<Instant>,
+        need: Need,
     ) -> Result<(Connected, bool)> {
-        if let Some(connected) = self.kept(target, now) {
+        if let Some(connected) = self.kept(target, need) {
             return Ok((connected, true));
         }
-        if let Some(address) = target.plain() {
-            let stream = EndpointStream::open(target, address).await?;
-            return Ok((Connected::One(stream), false));
+        if target.speaks_http2() {
+            return self.join(target, need).await;
         }
-        let peer = target.peer();
-        if !target.speaks_http2() {
-            let stream = self.one.new_stream(&peer).await?;
-            return Ok((Connected::One(EndpointStream::Engine(stream)), false));
-        }
-        if let Some(session) = self.two.reused_http_session(&peer).await? {
-            return Ok((Connected::Two(Box::new(session)), true));
-        }
-        // Whoever may speak both may have chosen HTTP/1.1 before.
-        if target.speaks_http1()
-            && let Some(stream) = kept::take(target, now)
-        {
-            return Ok((Connected::One(stream), true));
-        }
-        match self.two.new_http_session::<_, ()>(&peer).await? {
-            HttpSession::H1(session) => {
-                let stream = EndpointStream::Engine(session.into_inner());
-                Ok((Connected::One(stream), false))
+        match self.open(target).await {
+            Ok(Opened::One(stream) | Opened::Two(stream)) => Ok((Connected::One(stream), false)),
+            // Over HTTP/1.1 is how requests that ask for an upgrade are sent if they can be.
+            Err(error) if need.upgrade && wants_another_protocol(&error) => {
+                self.join(&target.over_http2(), need).await
             }
-            HttpSession::H2(session) => Ok((Connected::Two(Box::new(session)), false)),
-            HttpSession::Custom(()) => {
-                Error::e_explain(ErrorType::InternalError, "no such protocol")
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A place on a connection over HTTP/2, or, if that is what the endpoint chooses, a connection over
+    /// HTTP/1.1.
+    async fn join(self: &Arc<Self>, target: &Target, need: Need) -> Result<(Connected, bool)> {
+        let over = || Error::explain(ErrorType::InternalError, "nobody connects any more");
+        let joined = self.place.with_two(|pool| pool.join(self, target, need));
+        match joined.ok_or_else(over)? {
+            Joined::Place(slot) => Ok((Connected::Two(slot), true)),
+            Joined::Waits(told) => {
+                let connected = told.await.map_err(|_| over())??;
+                let kept = match &connected {
+                    Connected::One(_) => false,
+                    Connected::Two(slot) => slot.is_kept(),
+                };
+                Ok((connected, kept))
             }
         }
     }
 
-    /// Ends one stream of an HTTP/2 connection to this peer for good: with nothing else under way on
-    /// it, it is closed. Whether there was one.
-    pub(super) async fn take_idle(&self, peer: &HttpPeer) -> bool {
-        match self.two.reused_http_session(peer).await {
-            Ok(Some(session)) => {
-                self.two
-                    .release_http_session(session, peer, Some(Duration::ZERO));
-                true
+    /// Connects, and no more.
+    pub(crate) async fn try_connect(&self, target: &Target) -> Result<()> {
+        self.open(target).await.map(drop)
+    }
+
+    /// Makes a connection.
+    pub(super) async fn open(&self, target: &Target) -> Result<Opened> {
+        let stream = match target.plain() {
+            Some(address) => EndpointStream::open(target, address).await?,
+            None => {
+                let stream = self.connector.new_stream(&target.peer()).await?;
+                match stream.selected_alpn_proto() {
+                    Some(ALPN::H2) => return Ok(Opened::Two(EndpointStream::Engine(stream))),
+                    Some(_) => return Ok(Opened::One(EndpointStream::Engine(stream))),
+                    None => EndpointStream::Engine(stream),
+                }
             }
-            Ok(None) => false,
-            // One that was broken is out of the way.
-            Err(_) => true,
-        }
+        };
+        // Nobody has chosen: over TLS that is HTTP/1.1, in clear text what was configured.
+        let http2 = !target.is_tls() && !target.speaks_http1();
+        Ok(if http2 {
+            Opened::Two(stream)
+        } else {
+            Opened::One(stream)
+        })
     }
 
     /// Keeps a connection for the next request. Its endpoint was last heard then, and may have said how
@@ -121,13 +186,19 @@ impl Upstream {
         used: Instant,
         promise: Option<Duration>,
     ) {
-        kept::keep(stream, target, used, promise, self.most);
+        self.place
+            .keep_one(stream, target, used, promise, self.most);
     }
+}
 
-    /// Ends a stream, and keeps its connection.
-    pub(super) fn keep_two(&self, session: Http2Session, target: &Target) {
-        let peer = target.peer();
-        self.two
-            .release_http_session(session, &peer, peer.options.idle_timeout);
-    }
+/// It only connects: nothing is kept by it.
+fn connector() -> TransportConnector {
+    TransportConnector::new(Some(ConnectorOptions::new(1)))
+}
+
+/// Whether an endpoint has broken a handshake off because it speaks none of what it was offered
+/// (RFC 7301, section 3.2). The engine says so in words alone.
+fn wants_another_protocol(error: &Error) -> bool {
+    let words = error.context.as_ref().map_or("", |words| words.as_str());
+    *error.etype() == ErrorType::TLSHandshakeFailure && words.contains("NoApplicationProtocol")
 }

@@ -1,5 +1,6 @@
 //! The request as an endpoint gets it.
 
+use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Version};
 use pingora::{Error, ErrorType, Result};
@@ -248,6 +249,9 @@ pub(super) fn for_http1(
     length: Length,
     own: &HeaderValue,
 ) -> Result<()> {
+    if request.version == Version::HTTP_2 {
+        join_cookies(request)?;
+    }
     request.version = Version::HTTP_11;
     if length == Length::Unknown {
         request.insert_header(header::TRANSFER_ENCODING, "chunked")?;
@@ -272,6 +276,23 @@ pub(super) fn for_http1(
         None if request.headers.contains(&header::HOST) => Ok(()),
         None => request.insert_header(header::HOST, own.clone()),
     }
+}
+
+/// In HTTP/2 each cookie may have a field of its own; elsewhere there is one for all of them (RFC 9113,
+/// section 8.2.3).
+fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    let mut crumbs = request.headers.get_all(&header::COOKIE);
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return Ok(());
+    };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    let whole = HeaderValue::from_maybe_shared(Bytes::from(whole))
+        .map_err(|_| Error::explain(ErrorType::InvalidHTTPHeader, "cookies that are none"))?;
+    request.insert_header(header::COOKIE, whole)
 }
 
 /// In HTTP/2 the host stands in `:authority` (RFC 9113, section 8.3.1).
@@ -348,6 +369,31 @@ mod tests {
         let told = HeaderName::from_static("x-user");
         let named = request(&[("connection", "close, X-User"), ("x-user", "alice")]);
         assert!(passed_on(&named, &[&told]).is_err());
+    }
+
+    #[test]
+    fn crumbs_of_cookies_are_put_together_where_there_is_one_field_for_all() {
+        let own = HeaderValue::from_static("10.0.0.1:80");
+        let crumbs = [
+            ("cookie", "a=1"),
+            ("x", "y"),
+            ("cookie", "b=2"),
+            ("cookie", "c=3; d=4"),
+        ];
+        for (version, joined) in [(Version::HTTP_2, 1), (Version::HTTP_11, 3)] {
+            let mut one = request(&crumbs);
+            one.version = version;
+            for_http1(&mut one, Length::None, &own).unwrap();
+            assert_eq!(one.headers.get_all("cookie").count(), joined, "{version:?}");
+            if joined == 1 {
+                let cookie = one.headers.get("cookie").unwrap();
+                assert_eq!(cookie, "a=1; b=2; c=3; d=4");
+            }
+        }
+        let mut single = request(&[("cookie", "a=1")]);
+        single.version = Version::HTTP_2;
+        for_http1(&mut single, Length::None, &own).unwrap();
+        assert_eq!(single.headers.get("cookie").unwrap(), "a=1");
     }
 
     #[test]

@@ -50,6 +50,19 @@ pub(crate) enum Part {
     End,
 }
 
+/// What an error means for a request that was begun and is not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// It was certainly not processed. `useful`: others were, on the same connection.
+    Unprocessed { useful: bool },
+    /// A kept connection may have been closed meanwhile.
+    Stale,
+    /// Its head is more than the endpoint takes.
+    TooLarge,
+    /// Nobody knows.
+    Perhaps,
+}
+
 /// A request and its answer.
 #[derive(Debug)]
 pub(crate) enum Wire {
@@ -85,10 +98,9 @@ impl Wire {
                 let one = Http1::begin(stream, head, length, request.upgrade);
                 Ok(Self::One(Box::new(one)))
             }
-            Connected::Two(session) => {
-                let mut head = request.head.clone();
-                request::for_http2(&mut head, target.is_tls(), target.authority())?;
-                let two = Http2::begin(*session, head, length)?;
+            Connected::Two(slot) => {
+                let head = request.head.clone();
+                let two = Http2::begin(slot, head, length, request.upgrade, target)?;
                 Ok(Self::Two(Box::new(two)))
             }
         }
@@ -142,11 +154,13 @@ impl Wire {
         }
     }
 
-    /// Whether this error may come from a kept connection that the endpoint had closed meanwhile.
-    pub(super) fn may_be_stale(&self, error: &Error) -> bool {
+    /// What this error means for a request that is not answered yet, and whose connection may have been
+    /// `kept`.
+    pub(super) fn lost(&self, error: &Error, kept: bool) -> Lost {
         match self {
-            Self::One(one) => one.is_unheard(),
-            Self::Two(_) => super::http2::is_broken(error),
+            Self::One(one) if kept && one.is_unheard() => Lost::Stale,
+            Self::One(_) => Lost::Perhaps,
+            Self::Two(two) => two.lost(error, kept),
         }
     }
 
@@ -187,7 +201,8 @@ impl Wire {
                     upstream.keep_one(stream, target, used, promise);
                 }
             }
-            Self::Two(two) => upstream.keep_two(two.into_session(), &target),
+            // Its place is given back when it is dropped.
+            Self::Two(_) => {}
         }
     }
 }

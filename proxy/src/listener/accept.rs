@@ -251,6 +251,7 @@ async fn serve(listener: Arc<Listener>, mut stream: TcpStream, service: &Service
         totals: service.recorder.totals.clone(),
         last: AtomicBool::new(false),
         recorder: service.recorder.clone(),
+        carried: Arc::default(),
     });
     let mut connection = Connection::new(transport, context);
     if misunderstood {

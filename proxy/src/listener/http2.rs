@@ -2,22 +2,26 @@
 //!
 //! What HTTP/2 asks of every server is the library's affair; here is what it asks of this one.
 
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use portolan_config::plan::LimitsPlan;
 use portolan_control::ledger::Outcome;
 use portolan_control::stats::Gauge;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
 
 use super::accept::{LEAVE_GRACE, Service};
-use crate::connection::Connection;
 use crate::connection::http2::Http2Connection;
+use crate::connection::{Bodies, Connection};
 use crate::downstream::Downstream;
 use crate::downstream::http2::{Http2, is_unambiguous};
 use crate::head::RequestHeader;
+use crate::held::{MOST_OF_MANY, MOST_OF_ONE, SMALL_FRAMES, WIDE};
 use crate::ledger::Entry;
 use crate::refusal::Refusal;
 
@@ -25,10 +29,14 @@ use crate::refusal::Refusal;
 /// there ends it at once; what is left may be the end of an answer on its way to a slow one.
 const GONE_AWAY: Duration = Duration::from_secs(60);
 
-/// What clients may send on a connection and a stream before we have taken it.
-const CONNECTION_WINDOW: u32 = 4 << 20;
-const STREAM_WINDOW: u32 = 1 << 20;
+/// Requests at the same time on one connection.
 const STREAMS: u32 = 128;
+
+/// Requests that may be taken back before anybody has looked at them: of a client, and of a peer that
+/// speaks for many. The library bounds these, for they are remembered; how often requests are taken back
+/// is bounded by [`crate::connection`].
+const TAKEN_BACK: usize = 256;
+const TAKEN_BACK_OF_MANY: usize = 1024;
 
 /// What is kept of an answer on a stream until the client takes it.
 const SEND_BUFFER: usize = 128 << 10;
@@ -56,16 +64,31 @@ async fn accept(
     requests: &Arc<Requests>,
 ) {
     let context = connection.context().clone();
+    let peer = context.peer.ip().to_canonical();
+    let trusted = service.published.load().plan.client_ip.trusts(peer);
+    let most_held = if trusted { MOST_OF_MANY } else { MOST_OF_ONE };
+    let process = context.totals.held.clone();
+    let bodies = Arc::new(Mutex::new(Bodies::new(process, most_held)));
     // Twice of what is taken: so it is our guard that refuses, and counts, what is only a little more.
     let list = limits.header_bytes.saturating_mul(2);
-    let handshake = h2::server::Builder::new()
+    let mut builder = h2::server::Builder::new();
+    builder
         .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
         .max_concurrent_streams(STREAMS)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_window_size(STREAM_WINDOW)
+        // So that no stream that nobody takes from is in the way of another.
+        .initial_connection_window_size(WIDE * STREAMS)
+        .initial_window_size(WIDE)
         .max_send_buffer_size(SEND_BUFFER)
-        .handshake::<_, Bytes>(Http2Connection::new(connection, requests.under_way.clone()));
-    let mut engine = match handshake.await {
+        .max_pending_accept_reset_streams(TAKEN_BACK)
+        .data_frame_budget(SMALL_FRAMES * most_held);
+    if trusted {
+        builder
+            .max_pending_accept_reset_streams(TAKEN_BACK_OF_MANY)
+            .max_local_error_reset_streams(None);
+    }
+    let under_way = requests.under_way.clone();
+    let io = Http2Connection::new(connection, under_way, bodies.clone());
+    let mut engine = match builder.handshake::<_, Bytes>(io).await {
         Ok(engine) => engine,
         Err(error) => {
             tracing::debug!("HTTP/2 with {} failed: {error}", context.peer);
@@ -85,7 +108,7 @@ async fn accept(
                 asked_to_leave = true;
                 continue;
             }
-            accepted = engine.accept() => accepted,
+            accepted = poll_fn(|cx| accept_one(&mut engine, &bodies, cx)) => accepted,
             () = requests.idle_for(limits.idle_timeout), if !asked_to_leave => return,
         };
         let (request, mut respond) = match accepted {
@@ -107,7 +130,7 @@ async fn accept(
             // It may have taken its request back.
             let _ = respond.send_response(response, true);
             malformed += 1;
-            if malformed == MOST_MALFORMED {
+            if malformed >= MOST_MALFORMED * context.carried.clients() {
                 tracing::debug!("{} sends nothing but malformed requests", context.peer);
                 return;
             }
@@ -121,8 +144,8 @@ async fn accept(
             asked_to_leave = true;
         }
         let (edge, context) = (service.edge.clone(), context.clone());
+        let side = Http2::new(body, respond, bodies.clone());
         tokio::spawn(async move {
-            let side = Http2::new(body, respond);
             let mut downstream = Downstream::over_http2(request, side);
             edge.serve(context, &mut downstream, entry).await;
             drop(downstream);
@@ -130,6 +153,31 @@ async fn accept(
         });
     }
 }
+
+/// The next request; and what its streams may hold, as far as that has changed.
+fn accept_one<I: AsyncRead + AsyncWrite + Unpin>(
+    engine: &mut h2::server::Connection<I, Bytes>,
+    bodies: &Mutex<Bodies>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Accepted, h2::Error>>> {
+    loop {
+        let accepted = engine.poll_accept(cx);
+        // What it has just read may have been too much, or enough.
+        let held = &mut bodies.lock().unwrap_or_else(PoisonError::into_inner).held;
+        held.open_again();
+        match held.change() {
+            Some(window) if engine.set_initial_window_size(window).is_ok() => {
+                held.changed(window);
+                if accepted.is_ready() {
+                    return accepted;
+                }
+            }
+            _ => return accepted,
+        }
+    }
+}
+
+type Accepted = (Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
 
 /// Waits until the client was told to go away and has not asked for anything for a while: it is
 /// gone without a word, and would keep the process from ending.
