@@ -317,6 +317,7 @@ fn connect_failure(error: &Error, timeout: Duration) -> ProbeFailure {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
             ProbeFailure::Timeout(timeout)
         }
+        ErrorType::ConnectNoRoute => ProbeFailure::Unreachable(words(error)),
         _ => ProbeFailure::Connect(words(error)),
     }
 }
