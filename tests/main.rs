@@ -31,6 +31,7 @@ mod health;
 mod hostile_endpoint;
 mod house;
 mod hygiene;
+mod interop;
 mod ledger;
 mod listeners;
 mod outlier;
