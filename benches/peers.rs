@@ -49,13 +49,15 @@ pub(crate) struct Task {
     pub(crate) streams: bool,
     /// Every answer says this number in `x-generation`: which configuration it was made by.
     pub(crate) generation: Option<u32>,
+    /// Whether servers speak HTTP/2, in clear text and with prior knowledge, instead of HTTP/1.1.
+    pub(crate) h2c: bool,
 }
 
 /// Endpoints that stand and fall together.
 #[derive(Clone, Debug)]
 pub(crate) struct Cloud {
     pub(crate) name: String,
-    pub(crate) endpoints: [SocketAddr; 2],
+    pub(crate) endpoints: Vec<SocketAddr>,
     /// Its share, of a hundred. With 0 it takes over when no other cloud can serve.
     pub(crate) weight: u32,
 }
@@ -72,6 +74,11 @@ pub(crate) trait Peer: Sync {
 
     /// Its version, installed if it was missing; or why it cannot be had.
     fn version(&self) -> Result<String, String>;
+
+    /// Whether it knows what such a task needs.
+    fn can(&self, _: &Task) -> bool {
+        true
+    }
 
     /// Its configuration. It is run in the folder.
     fn files(&self, task: &Task, folder: &Path) -> Files;
@@ -114,6 +121,7 @@ impl Serving {
     /// # Panics
     /// When it does not: it said why in its folder.
     pub(crate) async fn start(peer: &'static dyn Peer, task: &Task, cores: &CpuSet) -> Self {
+        assert!(peer.can(task), "{} cannot do that", peer.name());
         let folder = empty_folder(peer);
         Self::begin(peer, peer.files(task, &folder), folder, task.listen, cores).await
     }
@@ -231,7 +239,7 @@ pub(crate) fn first_line(command: &mut Command) -> Result<String, String> {
 }
 
 /// A program of a package of Debian's, installed if it is missing and this user may.
-fn debian(program: &str, version: &str) -> Result<String, String> {
+pub(crate) fn debian(program: &str, version: &str) -> Result<String, String> {
     let ask = || first_line(Command::new(program).arg(version));
     ask().or_else(|missing| {
         if !rustix::process::geteuid().is_root() {

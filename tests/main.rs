@@ -32,6 +32,7 @@ mod hostile_endpoint;
 mod house;
 mod http2;
 mod hygiene;
+mod interop;
 mod ledger;
 mod listeners;
 mod messages;

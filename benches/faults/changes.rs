@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::clouds::{self, Cloud};
 use crate::failover::keep;
-use crate::load::{Clients, Plan};
+use crate::load::{Clients, PATIENCE, Plan};
 use crate::peers::{self, Files, Peer, Serving, Task};
 use crate::portolan;
 use crate::process::Cores;
@@ -109,6 +109,9 @@ async fn run(changes: u32, cores: &Cores) -> Value {
         listen,
         gets_per_second: 1_600,
         posts_per_second: 400,
+        deletes_per_second: 0,
+        path: "/",
+        patience: PATIENCE,
         span: SPAN,
         downloads: 50,
         download_every: Duration::from_secs(1),

@@ -6,7 +6,7 @@ use portolan_control::clock::{Clock, Tick};
 use serde_json::{Value, json};
 
 use crate::clouds::{self, Cloud, Fault};
-use crate::load::{Clients, End, Kind, Plan, Record, Report};
+use crate::load::{Clients, End, Kind, PATIENCE, Plan, Record, Report};
 use crate::peers::{self, Peer, Serving};
 use crate::process::{self, Cores};
 use crate::report::{self, Figures, Raw};
@@ -51,6 +51,9 @@ pub(crate) async fn run(
         listen: task.listen,
         gets_per_second: 2_000,
         posts_per_second: 500,
+        deletes_per_second: 0,
+        path: "/",
+        patience: PATIENCE,
         span: END,
         downloads: 0,
         download_every: Duration::ZERO,

@@ -33,8 +33,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::origin::{BODY, PART, PARTS};
 
-/// A client that waits longer gives up.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// A client that waits longer gives up, where nothing else is said.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Between two messages of a conversation over WebSocket.
 const CHAT_EVERY: Duration = Duration::from_millis(500);
@@ -51,6 +51,11 @@ pub(crate) struct Plan {
     pub(crate) listen: SocketAddr,
     pub(crate) gets_per_second: u32,
     pub(crate) posts_per_second: u32,
+    pub(crate) deletes_per_second: u32,
+    /// What is asked for.
+    pub(crate) path: &'static str,
+    /// How long a client waits for its answer.
+    pub(crate) patience: Duration,
     pub(crate) span: Duration,
     /// Long downloads, one begun after the other.
     pub(crate) downloads: u32,
@@ -63,6 +68,7 @@ pub(crate) struct Plan {
 pub(crate) enum Kind {
     Get,
     Post,
+    Delete,
 }
 
 /// What became of a request.
@@ -214,11 +220,13 @@ async fn run(plan: Plan, clock: Clock) -> Report {
 /// Sends requests at their times.
 async fn pace(shared: &Rc<Shared>) {
     let plan = &shared.plan;
-    let rate = u64::from(plan.gets_per_second + plan.posts_per_second);
+    let rate = plan.gets_per_second + plan.posts_per_second + plan.deletes_per_second;
+    let rate = u64::from(rate);
     let timer = timer(Duration::from_nanos(1_000_000_000 / rate)).expect("a timer");
     let began = shared.clock.now();
     let total = rate * plan.span.as_millis() as u64 / 1_000;
-    let mut posts = 0;
+    // Posts and deletes so far.
+    let mut others = [0, 0];
     let mut sent = 0;
     while sent < total {
         timer.readable().await.expect("a timer");
@@ -231,12 +239,19 @@ async fn pace(shared: &Rc<Shared>) {
                 break;
             }
             sent += 1;
-            // Spread evenly among the others.
-            let due = sent * u64::from(plan.posts_per_second) / rate;
-            let kind = if due > posts { Kind::Post } else { Kind::Get };
-            posts = due;
+            // Spread evenly among the GETs.
+            let due = |per_second: u32| sent * u64::from(per_second) / rate;
+            let kind = if due(plan.posts_per_second) > others[0] {
+                others[0] += 1;
+                Kind::Post
+            } else if due(plan.deletes_per_second) > others[1] {
+                others[1] += 1;
+                Kind::Delete
+            } else {
+                Kind::Get
+            };
             shared.under_way.set(shared.under_way.get() + 1);
-            tokio::task::spawn_local(one(shared.clone(), kind, intended));
+            tokio::task::spawn_local(one(shared.clone(), kind, sent, intended));
         }
     }
 }
@@ -261,8 +276,9 @@ fn timer(every: Duration) -> std::io::Result<pipe::Receiver> {
 }
 
 /// One request.
-async fn one(shared: Rc<Shared>, kind: Kind, intended: Tick) {
-    let asked = match tokio::time::timeout(PATIENCE, ask(&shared, kind)).await {
+async fn one(shared: Rc<Shared>, kind: Kind, number: u64, intended: Tick) {
+    let asked = ask(&shared, kind, number);
+    let asked = match tokio::time::timeout(shared.plan.patience, asked).await {
         Ok(asked) => asked,
         Err(_) => Err("no answer"),
     };
@@ -288,8 +304,8 @@ async fn one(shared: Rc<Shared>, kind: Kind, intended: Tick) {
     shared.under_way.set(shared.under_way.get() - 1);
 }
 
-async fn ask(shared: &Shared, kind: Kind) -> Result<(End, Connection), &'static str> {
-    let mut request = request(kind);
+async fn ask(shared: &Shared, kind: Kind, number: u64) -> Result<(End, Connection), &'static str> {
+    let mut request = request(kind, shared.plan.path, number);
     loop {
         let idle = shared.idle.borrow_mut().pop_front();
         let mut connection = match idle {
@@ -326,11 +342,16 @@ async fn ask(shared: &Shared, kind: Kind) -> Result<(End, Connection), &'static 
     }
 }
 
-fn request(kind: Kind) -> Request<Full<Bytes>> {
+fn request(kind: Kind, path: &str, number: u64) -> Request<Full<Bytes>> {
     static BODY_SENT: [u8; 1024] = [b'x'; 1024];
-    let request = Request::builder().uri("/").header("host", "bench.test");
+    let request = Request::builder()
+        .uri(path)
+        .header("host", "bench.test")
+        // By which endpoints know whether they had it before.
+        .header("x-number", number);
     let request = match kind {
         Kind::Get => request.body(Full::default()),
+        Kind::Delete => request.method("DELETE").body(Full::default()),
         Kind::Post => request
             .method("POST")
             .body(Full::new(Bytes::from_static(&BODY_SENT))),
@@ -353,6 +374,30 @@ async fn open(listen: SocketAddr) -> Result<Connection, &'static str> {
         .map_err(|_| "no connection")?;
     tokio::task::spawn_local(connection);
     Ok(sender)
+}
+
+/// One request, over a connection of its own: the status of its answer, and who answered.
+pub(crate) async fn single(
+    listen: SocketAddr,
+    request: Request<Full<Bytes>>,
+    patience: Duration,
+) -> Result<(u16, String), &'static str> {
+    let asking = async {
+        let stream = TcpStream::connect(listen)
+            .await
+            .map_err(|_| "no connection")?;
+        let (mut sender, connection) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| "no connection")?;
+        tokio::spawn(connection);
+        let answer = sender.send_request(request).await;
+        let (head, body) = answer.map_err(|_| "broken before the answer")?.into_parts();
+        body.collect().await.map_err(|_| "broken in the answer")?;
+        let cloud = text(&head.headers, "x-cloud").to_owned();
+        Ok((head.status.as_u16(), cloud))
+    };
+    let asked = tokio::time::timeout(patience, asking).await;
+    asked.unwrap_or(Err("no answer"))
 }
 
 /// A long answer, to its end.

@@ -1,27 +1,40 @@
-//! What a fault, a reload and an upgrade cost clients: Portolan beside HAProxy, nginx and Envoy.
+//! What a fault, a reload and an upgrade cost clients: Portolan beside HAProxy, nginx, Envoy and Caddy.
 //!
 //! Every proxy has one worker thread and a processor core of its own; the clients and the two clouds
 //! share another one. Proxies take turns, each begun afresh. Without arguments everything is
-//! measured, in half an hour; with names (`killed`, `stopped`, `unavailable`, `reloads`, `changes`,
-//! `upgrades`) only that, and with a number so many rounds of each fault.
+//! measured, in an hour and a half; with names only that, and with a number so many rounds of each of
+//! the first three:
+//!
+//! - `killed`, `stopped`, `unavailable`: a cloud fails under load ([`failover`]);
+//! - `refused`, `silent`, `half-silent`: pools of all sizes, little and more to do ([`pools`]);
+//! - `slow-delete`, `by-design`, `all-fail`: requests that are nobody's fault, or everybody's
+//!   ([`requests`]);
+//! - `slow-readers`, `goaway`, `cookie`: endpoints that speak HTTP/2 ([`streams`]);
+//! - `reloads`, `changes`, `upgrades`.
 //!
 //! This program is also the clouds (`origin`) that it starts.
 
 #![expect(clippy::print_stdout, reason = "what was measured is the output")]
 
+#[path = "../peers/caddy.rs"]
+mod caddy;
 mod changes;
 mod clouds;
 mod failover;
 mod load;
 mod origin;
+mod origin2;
 #[path = "../peers.rs"]
 mod peers;
+mod pools;
 mod portolan;
 #[path = "../process.rs"]
 mod process;
 mod reloads;
 #[path = "../report.rs"]
 mod report;
+mod requests;
+mod streams;
 mod upgrades;
 
 use std::process::Command;
@@ -37,11 +50,12 @@ use process::Cores;
 const ROUNDS: usize = 3;
 
 /// All of them, Portolan first.
-const PEERS: [&dyn Peer; 4] = [
+const PEERS: [&dyn Peer; 5] = [
     &portolan::Portolan,
     &peers::haproxy::HaProxy,
     &peers::nginx::Nginx,
     &peers::envoy::Envoy,
+    &caddy::Caddy,
 ];
 
 /// Starts this program in another role.
@@ -86,14 +100,44 @@ async fn drive(asked: &[&str]) {
         ("stopped", Fault::Stopped),
         ("unavailable", Fault::Unavailable),
     ];
+    // Caddy knows no weights.
+    let weighing: Vec<&'static dyn Peer> = peers
+        .iter()
+        .copied()
+        .filter(|peer| peer.name() != "Caddy")
+        .collect();
     for (name, fault) in faults {
         if wanted(name) {
-            let table = failover::compare(&peers, fault, rounds, &cores).await;
+            let table = failover::compare(&weighing, fault, rounds, &cores).await;
             println!("### {name}, {rounds} rounds\n\n{table}");
         }
     }
+    for case in pools::CASES {
+        if wanted(case.name) {
+            let table = pools::compare(&peers, case, &cores).await;
+            println!("### {}\n\n{table}", case.name);
+        }
+    }
+    for case in requests::Case::ALL {
+        if wanted(case.0) {
+            let table = requests::compare(&peers, case, &cores).await;
+            println!("### {}\n\n{table}", case.0);
+        }
+    }
+    // nginx speaks HTTP/2 to clients alone.
+    let speaking: Vec<&'static dyn Peer> = peers
+        .iter()
+        .copied()
+        .filter(|peer| peer.name() != "nginx")
+        .collect();
+    for case in streams::Case::ALL {
+        if wanted(case.0) {
+            let table = streams::compare(&speaking, case, &cores).await;
+            println!("### {}\n\n{table}", case.0);
+        }
+    }
     if wanted("reloads") {
-        let table = reloads::compare(&peers, &cores).await;
+        let table = reloads::compare(&weighing, &cores).await;
         println!("### reloads\n\n{table}");
     }
     if wanted("changes") {
@@ -115,6 +159,10 @@ fn main() {
         ["origin", name, ref addresses @ ..] => {
             let addresses = addresses.iter().map(|at| at.parse().expect("an address"));
             runtime.block_on(origin::serve(name, addresses.collect()));
+        }
+        ["origin2", name, ref addresses @ ..] => {
+            let addresses = addresses.iter().map(|at| at.parse().expect("an address"));
+            runtime.block_on(origin2::serve(name, addresses.collect()));
         }
         // `cargo bench` ends the arguments with its own.
         [ref asked @ .., "--bench"] => {

@@ -1,6 +1,7 @@
 //! One cloud: endpoints that answer from memory, until they are told to fail.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -26,11 +27,34 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The largest head of a request that is read.
 const LARGEST_HEAD: usize = 16 * 1024;
 
+/// How long `/takes-3s` takes.
+const LONG: Duration = Duration::from_secs(3);
+
+/// How it behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Serving,
+    /// 503 to everything.
+    Failing,
+    /// 503 to everything but probes.
+    Erring,
+}
+
+/// What it has seen.
+#[derive(Default)]
+struct Seen {
+    requests: Cell<u64>,
+    /// Those that are no GETs: method and number, a line each.
+    numbers: RefCell<String>,
+}
+
 /// Serves at these addresses, for ever: requests at all of them but the last, WebSocket there. Says
-/// a line when it serves, and whenever it was told to fail (SIGUSR1) or to serve again (SIGUSR2).
+/// a line when it serves, and whenever it was told to fail (SIGUSR1), to fail but for probes (SIGHUP)
+/// or to serve again (SIGUSR2).
 pub(crate) async fn serve(name: &str, addresses: Vec<SocketAddr>) {
     let local = LocalSet::new();
-    let failing = Rc::new(Cell::new(false));
+    let mood = Rc::new(Cell::new(Mood::Serving));
+    let seen = Rc::<Seen>::default();
     let answers: &'static Answers = Box::leak(Box::new(Answers::of(name)));
     let (chat, requests) = addresses.split_last().expect("addresses");
     let chat = listen(*chat);
@@ -41,41 +65,47 @@ pub(crate) async fn serve(name: &str, addresses: Vec<SocketAddr>) {
         }
     });
     for address in requests {
-        let (listener, failing) = (listen(*address), failing.clone());
+        let (listener, mood, seen) = (listen(*address), mood.clone(), seen.clone());
         local.spawn_local(async move {
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
-                let failing = failing.clone();
+                let (mood, seen) = (mood.clone(), seen.clone());
                 tokio::task::spawn_local(async move {
                     // A connection that breaks is over; whoever broke it knows.
-                    let _ = converse(stream, answers, &failing).await;
+                    let _ = converse(stream, answers, &mood, &seen).await;
                 });
             }
         });
     }
     let mut fail = signal(SignalKind::user_defined1()).expect("a signal");
+    let mut err = signal(SignalKind::hangup()).expect("a signal");
     let mut heal = signal(SignalKind::user_defined2()).expect("a signal");
     local
         .run_until(async {
             loop {
-                say(if failing.get() { "failing" } else { "serving" });
+                say(match mood.get() {
+                    Mood::Serving => "serving",
+                    Mood::Failing => "failing",
+                    Mood::Erring => "erring",
+                });
                 tokio::select! {
-                    _ = fail.recv() => failing.set(true),
-                    _ = heal.recv() => failing.set(false),
+                    _ = fail.recv() => mood.set(Mood::Failing),
+                    _ = err.recv() => mood.set(Mood::Erring),
+                    _ = heal.recv() => mood.set(Mood::Serving),
                 }
             }
         })
         .await;
 }
 
-fn say(word: &str) {
+pub(crate) fn say(word: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{word}").expect("somebody listens");
     out.flush().expect("somebody listens");
 }
 
 /// Listens where the driver keeps the address for this cloud, in life and death.
-fn listen(address: SocketAddr) -> TcpListener {
+pub(crate) fn listen(address: SocketAddr) -> TcpListener {
     let listening = || -> std::io::Result<TcpListener> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
@@ -89,36 +119,42 @@ fn listen(address: SocketAddr) -> TcpListener {
 
 /// Whole answers.
 struct Answers {
+    name: String,
     usual: Vec<u8>,
-    healthy: Vec<u8>,
     unavailable: Vec<u8>,
     download: Vec<u8>,
 }
 
 impl Answers {
     fn of(name: &str) -> Self {
-        let head = |status: &str, length: usize| {
-            format!(
-                "HTTP/1.1 {status}\r\nx-cloud: {name}\r\ncontent-type: text/plain\r\n\
-                 content-length: {length}\r\n\r\n"
-            )
-            .into_bytes()
-        };
+        let head = |status: &str, length: usize| head(name, status, length).into_bytes();
         let mut usual = head("200 OK", BODY);
         usual.resize(usual.len() + BODY, b'x');
         Self {
+            name: name.to_owned(),
             usual,
-            healthy: [head("200 OK", 2), b"ok".to_vec()].concat(),
             unavailable: head("503 Service Unavailable", 0),
             download: head("200 OK", PARTS * PART),
         }
     }
+
+    fn saying(&self, text: &str) -> Vec<u8> {
+        (head(&self.name, "200 OK", text.len()) + text).into_bytes()
+    }
+}
+
+fn head(name: &str, status: &str, length: usize) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nx-cloud: {name}\r\ncontent-type: text/plain\r\n\
+         content-length: {length}\r\n\r\n"
+    )
 }
 
 async fn converse(
     mut stream: TcpStream,
     answers: &Answers,
-    failing: &Cell<bool>,
+    mood: &Cell<Mood>,
+    seen: &Seen,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::with_capacity(4096);
@@ -131,22 +167,48 @@ async fn converse(
                 return Ok(());
             }
         };
-        let rest = length(&buffer[..head]);
-        let path: Vec<u8> = buffer[..head]
-            .split(|byte| *byte == b' ')
-            .nth(1)
-            .unwrap_or_default()
-            .to_vec();
+        let text = String::from_utf8_lossy(&buffer[..head]).into_owned();
+        let rest = number(&text, "content-length").unwrap_or(0) as usize;
+        let mut line = text.split(' ');
+        let (method, path) = (line.next().unwrap_or(""), line.next().unwrap_or(""));
         while buffer.len() < head + rest {
             if stream.read_buf(&mut buffer).await? == 0 {
                 return Ok(());
             }
         }
         buffer.drain(..head + rest);
-        match path.as_slice() {
-            _ if failing.get() => stream.write_all(&answers.unavailable).await?,
-            b"/health" => stream.write_all(&answers.healthy).await?,
-            b"/slow" => {
+        // What the driver asks, and probes.
+        let aside = match path {
+            "/health" if mood.get() != Mood::Failing => Some("ok".to_owned()),
+            "/numbers" => Some(seen.numbers.borrow().clone()),
+            "/count" => Some(seen.requests.get().to_string()),
+            _ => None,
+        };
+        if let Some(said) = aside {
+            stream.write_all(&answers.saying(&said)).await?;
+            if text.contains("connection: close") {
+                return stream.shutdown().await;
+            }
+            continue;
+        }
+        if path != "/health" {
+            seen.requests.set(seen.requests.get() + 1);
+        }
+        if let (Some(number), true) = (number(&text, "x-number"), method != "GET") {
+            let _ = writeln!(seen.numbers.borrow_mut(), "{method} {number}");
+        }
+        match path {
+            _ if mood.get() != Mood::Serving => stream.write_all(&answers.unavailable).await?,
+            "/by-design" => stream.write_all(&answers.unavailable).await?,
+            "/20ms" => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                stream.write_all(&answers.usual).await?;
+            }
+            "/takes-3s" => {
+                tokio::time::sleep(LONG).await;
+                stream.write_all(&answers.usual).await?;
+            }
+            "/slow" => {
                 stream.write_all(&answers.download).await?;
                 for _ in 0..PARTS {
                     stream.write_all(&[b'x'; PART]).await?;
@@ -158,14 +220,12 @@ async fn converse(
     }
 }
 
-/// How long a request's body is.
-fn length(head: &[u8]) -> usize {
-    let head = String::from_utf8_lossy(head);
+/// A header that is a number.
+fn number(head: &str, name: &str) -> Option<u64> {
     let lines = head.lines().filter_map(|line| line.split_once(':'));
     lines
-        .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .filter(|(found, _)| found.eq_ignore_ascii_case(name))
         .find_map(|(_, value)| value.trim().parse().ok())
-        .unwrap_or(0)
 }
 
 /// Says every message again.

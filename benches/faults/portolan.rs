@@ -21,11 +21,11 @@ impl Peer for Portolan {
     }
 
     fn files(&self, task: &Task, folder: &Path) -> Files {
-        let text = format!(
-            "{}  - to: all\n    {RETRY}\n    {}\n",
-            head(task, folder, ([127, 0, 0, 1], 0).into()),
-            generation(task)
-        );
+        let head = head(task, folder, ([127, 0, 0, 1], 0).into());
+        let text = match task.generation {
+            Some(_) => format!("{head}  - to: all\n    {RETRY}\n    {}\n", generation(task)),
+            None => format!("{head}  - to: all\n"),
+        };
         vec![("portolan.yaml", text)]
     }
 
@@ -39,7 +39,8 @@ impl Peer for Portolan {
     fn reload(&self, _: &Process) {}
 }
 
-/// One try and three more, as with the others. Everything else is as it comes.
+/// One try and three more, as with the others. Everything else is as it comes; where configurations
+/// are not told apart, this is, too.
 pub(crate) const RETRY: &str = "retry: { tries: 4, per_try: 500ms }";
 
 /// The header that tells configurations apart.
@@ -58,12 +59,22 @@ pub(crate) fn head(task: &Task, folder: &Path, admin: SocketAddr) -> String {
     let [a, b] = &task.clouds[..] else {
         panic!("it is about two clouds");
     };
+    let protocol = if task.h2c { ", protocol: h2c" } else { "" };
     let pool = |cloud: &Cloud| {
-        let [one, other] = cloud.endpoints;
+        let endpoints = cloud.endpoints.iter().map(|at| format!("'{at}'"));
+        let endpoints: Vec<String> = endpoints.collect();
         format!(
-            "  {}: {{ endpoints: [ '{one}', '{other}' ] }}\n",
-            cloud.name
+            "  {}: {{ endpoints: [ {} ]{protocol} }}\n",
+            cloud.name,
+            endpoints.join(", ")
         )
+    };
+    let all = match b.weight {
+        0 => format!("tiers: [ {}, {} ]", a.name, b.name),
+        _ => format!(
+            "split: {{ {}: {}, {}: {} }}",
+            a.name, a.weight, b.name, b.weight
+        ),
     };
     format!(
         "listeners: [ {{ bind: '{listen}' }} ]\n\
@@ -75,14 +86,10 @@ pub(crate) fn head(task: &Task, folder: &Path, admin: SocketAddr) -> String {
          defaults:\n  \
            health: {{ http: /health, every: {every}ms, fast_every: 250ms, timeout: {timeout}ms, down_after: 2, up_after: 2 }}\n\
          pools:\n{}{}\
-         services:\n  all: {{ split: {{ {}: {}, {}: {} }} }}\n\
+         services:\n  all: {{ {all} }}\n\
          routes:\n",
         folder.join("state"),
         pool(a),
         pool(b),
-        a.name,
-        a.weight,
-        b.name,
-        b.weight,
     )
 }

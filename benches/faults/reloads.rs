@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::clouds::{self, Cloud};
 use crate::failover::keep;
-use crate::load::{Clients, End, Plan, Report};
+use crate::load::{Clients, End, PATIENCE, Plan, Report};
 use crate::peers::{self, Peer, Serving};
 use crate::process::{self, Cores, Process};
 use crate::report::{self, Figures, Raw};
@@ -125,6 +125,9 @@ async fn run(peer: &'static dyn Peer, reloads: u32, cores: &Cores) -> Value {
         listen,
         gets_per_second: 2_000,
         posts_per_second: 0,
+        deletes_per_second: 0,
+        path: "/",
+        patience: PATIENCE,
         span: SPAN,
         downloads: RELOADS,
         download_every: EVERY,

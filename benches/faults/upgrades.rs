@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::clouds::{self, Cloud};
 use crate::failover::keep;
-use crate::load::{Clients, Plan};
+use crate::load::{Clients, PATIENCE, Plan};
 use crate::peers::{self, Peer, Serving};
 use crate::portolan;
 use crate::process::Cores;
@@ -43,6 +43,9 @@ async fn run(upgrades: u32, cores: &Cores) -> Value {
         listen: task.listen,
         gets_per_second: 1_600,
         posts_per_second: 400,
+        deletes_per_second: 0,
+        path: "/",
+        patience: PATIENCE,
         span: SPAN,
         downloads: UPGRADES,
         download_every: EVERY,

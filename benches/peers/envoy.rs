@@ -121,12 +121,13 @@ fn assignment(cluster: &str, clouds: &[Cloud]) -> Value {
     let localities: Vec<Value> = clouds
         .iter()
         .map(|cloud| {
-            let endpoint = |at| json!({ "endpoint": { "address": address(at) } });
+            let endpoints = cloud.endpoints.iter();
+            let endpoints = endpoints.map(|at| json!({ "endpoint": { "address": address(*at) } }));
             json!({
                 "locality": { "region": cloud.name },
                 "priority": u32::from(cloud.weight == 0),
                 "load_balancing_weight": cloud.weight.max(1),
-                "lb_endpoints": cloud.endpoints.map(endpoint),
+                "lb_endpoints": endpoints.collect::<Vec<_>>(),
             })
         })
         .collect();
@@ -275,6 +276,18 @@ fn cluster(task: &Task, name: &str, cloud: Option<&Cloud>, folder: &Path) -> Val
             "healthy_threshold": 2,
             "http_health_check": { "path": "/health" },
         } ]);
+    }
+    if task.h2c {
+        let options = "extensions.upstreams.http.v3.HttpProtocolOptions";
+        cluster["typed_extension_protocol_options"] = json!({
+            format!("envoy.{options}"): {
+                "@type": kind(options),
+                "explicit_http_config": { "http2_protocol_options": {} },
+            },
+        });
+        if task.probes.is_some() {
+            cluster["health_checks"][0]["http_health_check"]["codec_client_type"] = "HTTP2".into();
+        }
     }
     cluster
 }

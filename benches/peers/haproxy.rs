@@ -120,6 +120,14 @@ fn backend_head(name: &str, task: &Task) -> String {
             every.as_millis()
         )
     });
+    // Its checks say no authority by themselves, and over HTTP/2 servers want one.
+    let speaks = if task.h2c {
+        "    default-server proto h2
+    http-check send meth GET uri /health ver HTTP/2 hdr host bench.test
+"
+    } else {
+        ""
+    };
     format!(
         "
 backend {name}
@@ -127,7 +135,7 @@ backend {name}
     option allbackups
     # What may have been acted upon is not repeated.
     http-request disable-l7-retry unless {{ method GET HEAD OPTIONS PUT DELETE }}
-{probes}"
+{probes}{speaks}"
     )
 }
 

@@ -21,6 +21,11 @@ impl Peer for Nginx {
         debian("nginx", "-v")
     }
 
+    /// It speaks HTTP/2 to clients alone.
+    fn can(&self, task: &Task) -> bool {
+        !task.h2c
+    }
+
     fn files(&self, task: &Task, folder: &Path) -> Files {
         let listen = task.listen;
         let (folder, limit) = (folder.display(), task.limit.as_millis());
@@ -152,7 +157,7 @@ fn upstreams(task: &Task) -> String {
 
 fn servers(cloud: &Cloud, share: &str) -> String {
     let mut text = String::new();
-    for endpoint in cloud.endpoints {
+    for endpoint in &cloud.endpoints {
         let _ = writeln!(
             text,
             "        server {endpoint} {share} max_fails=3 fail_timeout=5s;"

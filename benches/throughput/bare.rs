@@ -30,7 +30,7 @@ impl Peer for Bare {
             arguments.push(folder.display().to_string());
         }
         let clouds = task.clouds.iter().filter(|cloud| cloud.weight > 0);
-        let endpoints = clouds.flat_map(|cloud| cloud.endpoints);
+        let endpoints = clouds.flat_map(|cloud| &cloud.endpoints);
         arguments.extend(endpoints.map(|endpoint| endpoint.to_string()));
         vec![("arguments", arguments.join("\n"))]
     }

@@ -54,7 +54,7 @@ impl Endpoints {
         let clouds = CLOUDS.iter().zip(addresses.chunks_exact(2));
         let clouds = clouds.map(|((name, weight), its)| Cloud {
             name: (*name).to_owned(),
-            endpoints: [its[0], its[1]],
+            endpoints: its.to_vec(),
             weight: *weight,
         });
         Self {
@@ -83,6 +83,7 @@ pub(crate) fn task(endpoints: &Endpoints, tls: bool, streams: bool) -> Task {
         limit: LIMIT,
         streams,
         generation: None,
+        h2c: false,
     }
 }
 

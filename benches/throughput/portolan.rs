@@ -52,10 +52,10 @@ impl Peer for Portolan {
             let Cloud {
                 name, endpoints, ..
             } = cloud;
-            let [one, other] = endpoints;
+            let endpoints = quoted(endpoints);
             let _ = writeln!(
                 text,
-                "  {name}: {{ cloud: {provider}, region: {region}, endpoints: [ '{one}', '{other}' ] }}"
+                "  {name}: {{ cloud: {provider}, region: {region}, endpoints: [ {endpoints} ] }}"
             );
         }
         let [a, b, last] = &task.clouds[..] else {
@@ -138,12 +138,8 @@ impl Portolan {
 fn write_hosts(text: &mut String, task: &Task) {
     text.push_str("pools:\n");
     for cloud in &task.clouds {
-        let [one, other] = cloud.endpoints;
-        let _ = writeln!(
-            text,
-            "  {}: {{ endpoints: [ '{one}', '{other}' ] }}",
-            cloud.name
-        );
+        let endpoints = quoted(&cloud.endpoints);
+        let _ = writeln!(text, "  {}: {{ endpoints: [ {endpoints} ] }}", cloud.name);
     }
     text.push_str("routes:\n");
     for (host, cloud) in &task.hosts {
@@ -154,4 +150,10 @@ fn write_hosts(text: &mut String, task: &Task) {
         );
     }
     let _ = writeln!(text, "  - {{ to: {} }}", task.clouds[0].name);
+}
+
+/// Addresses as they stand in a list.
+fn quoted(addresses: &[std::net::SocketAddr]) -> String {
+    let quoted: Vec<String> = addresses.iter().map(|at| format!("'{at}'")).collect();
+    quoted.join(", ")
 }

@@ -67,7 +67,7 @@ async fn measure(peer: &'static dyn Peer, cores: &Cores) -> Value {
     let clouds: Vec<Cloud> = pools
         .map(|(number, its)| Cloud {
             name: format!("p{number}"),
-            endpoints: [its[0], its[1]],
+            endpoints: its.to_vec(),
             weight: 1,
         })
         .collect();
@@ -80,6 +80,7 @@ async fn measure(peer: &'static dyn Peer, cores: &Cores) -> Value {
         limit: LIMIT,
         streams: false,
         generation: None,
+        h2c: false,
     };
     let serving = Serving::start(peer, &task, cores.proxy()).await;
     tokio::time::sleep(SETTLE).await;

@@ -86,7 +86,7 @@ fn task(endpoints: &Endpoints, routes: usize, pools: usize) -> Task {
     let given = &endpoints.clouds;
     let pool = |number: usize| Cloud {
         name: format!("p{number}"),
-        endpoints: given[number % given.len()].endpoints,
+        endpoints: given[number % given.len()].endpoints.clone(),
         weight: 1,
     };
     Task {
@@ -98,6 +98,7 @@ fn task(endpoints: &Endpoints, routes: usize, pools: usize) -> Task {
         limit: LIMIT,
         streams: false,
         generation: Some(1),
+        h2c: false,
     }
 }
 

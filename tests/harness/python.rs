@@ -60,6 +60,12 @@ impl Python {
         Self { interpreter }
     }
 
+    /// Where it is.
+    pub(crate) fn folder(&self) -> PathBuf {
+        // Below it, `bin/python`.
+        self.interpreter.ancestors().nth(2).unwrap().to_owned()
+    }
+
     /// Starts a program of the folder `tests`.
     pub(crate) fn start(&self, program: &str, args: &[&str]) -> Talker {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
