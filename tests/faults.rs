@@ -3,6 +3,7 @@
 
 mod before_answer;
 mod deadlines;
+mod edge;
 mod kept;
 mod many;
 mod mid_answer;

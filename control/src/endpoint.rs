@@ -106,7 +106,7 @@ impl Endpoint {
         self.witness.rouse();
         match (Fault::of(outcome), outcome) {
             (Some(fault), _) => self.witness.failed(fault, epoch),
-            (None, TryOutcome::Abandoned) => {}
+            (None, TryOutcome::Abandoned | TryOutcome::EdgeExhausted) => {}
             (None, _) => self.witness.succeeded(epoch),
         }
     }

@@ -16,8 +16,9 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, OrErr as _, Result};
 use portolan_config::document::ProxyVersion;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
+use crate::descriptors;
 use crate::proxy_protocol::{self, Addresses};
 
 /// Has connections to this peer begin with a header; without addresses, on our own behalf.
@@ -45,7 +46,7 @@ impl Announcing {
         let Some(address) = address.as_inet() else {
             return Error::e_explain(ErrorType::ConnectError, "not an address of the internet");
         };
-        let mut stream = TcpStream::connect(address)
+        let mut stream = connect(*address)
             .await
             .map_err(|error| Error::because(kind(&error), "cannot connect", error))?;
         stream
@@ -54,6 +55,16 @@ impl Announcing {
             .or_err(ErrorType::ConnectError, "cannot write the PROXY header")?;
         Ok(stream.into())
     }
+}
+
+/// Connects to an endpoint, unless only those descriptors are left that are kept back from requests.
+pub(crate) async fn connect(address: std::net::SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        std::net::SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        std::net::SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    descriptors::for_endpoint(&socket)?;
+    socket.connect(address).await
 }
 
 /// What the engine calls a failure to connect.

@@ -32,6 +32,7 @@ use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{HedgeAfterPlan, RoutePlan};
 use portolan_control::clock::{Clock, Tick};
 use portolan_control::retry::{Fault, Sent};
+use portolan_control::shortage::SHORTAGES;
 use portolan_control::silence::Judgement;
 use portolan_control::stats::{RetryReason, TryOutcome};
 use smallvec::SmallVec;
@@ -539,6 +540,13 @@ impl Exchange<'_> {
         let which = (ended.this.pool, ended.this.endpoint);
         // Kept, so that the log can say who failed last.
         self.ctx.current = Some(ended.this);
+        if let Some(short) = fault::shortage(&failed.error) {
+            SHORTAGES.one(short);
+            // Nobody else could be connected to, either.
+            if short.is_everybodys() {
+                return None;
+            }
+        }
         if !others.is_empty() {
             self.ctx.failed.push(which);
             return None;

@@ -33,6 +33,7 @@ mod client_address;
 mod client_certificate;
 mod connection;
 mod context;
+mod descriptors;
 mod dialer;
 mod downstream;
 mod edge;
@@ -64,4 +65,4 @@ mod workers;
 
 pub use dialer::EngineDialer;
 pub use listener::HandedSocket;
-pub use server::{DataPlane, DataPlaneParts};
+pub use server::{DataPlane, DataPlaneParts, descriptors_needed};

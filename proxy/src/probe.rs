@@ -10,13 +10,15 @@ use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use pingora::{Error, ErrorType};
 use portolan_config::plan::{PoolPlan, ProbeExpect, ProbeKind, ProbePlan};
 use portolan_control::clock::Clock;
 use portolan_control::dial::ProbeOutcome;
 use portolan_control::health::ProbeFailure;
+use portolan_control::shortage::SHORTAGES;
 
+use crate::fault;
 use crate::peer::Peers;
 
 /// The largest answer that is read: an answer to a health check is small.
@@ -94,7 +96,7 @@ impl Prober {
         match &plan.kind {
             ProbeKind::Tcp => match self.tcp.new_stream(&peers.probes).await {
                 Ok(_) => Ok(()),
-                Err(error) => Err(connect_failure(&error, plan.timeout)),
+                Err(error) => Err(connect_failure(error, &peers.probes, plan.timeout)),
             },
             ProbeKind::Http { path, expect } => {
                 let request = || http_request(path, &peers.probe_host);
@@ -130,7 +132,7 @@ impl Prober {
             let peer = &peers.for_probe(peer);
             let connected = self.http.get_http_session(peer).await;
             let (session, reused) =
-                connected.map_err(|error| connect_failure(&error, plan.timeout))?;
+                connected.map_err(|error| connect_failure(error, peer, plan.timeout))?;
             let mut lease = Lease {
                 http: &self.http,
                 peers,
@@ -410,7 +412,13 @@ fn grpc_name(status: &str) -> Option<&'static str> {
     NAMES.get(status.checked_sub(1)?).copied()
 }
 
-fn connect_failure(error: &Error, timeout: Duration) -> ProbeFailure {
+/// What a probe says that could not connect: nothing, when that was this instance's own fault.
+fn connect_failure(error: Box<Error>, peer: &HttpPeer, timeout: Duration) -> ProbeFailure {
+    let error = &*fault::told_apart(error, peer.address().as_inet().copied());
+    if let Some(short) = fault::shortage(error) {
+        SHORTAGES.one(short);
+        return ProbeFailure::Edge(short);
+    }
     match error.etype() {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
             ProbeFailure::Timeout(timeout)

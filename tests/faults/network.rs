@@ -16,7 +16,8 @@ use crate::harness::client::send_exactly;
 use crate::harness::config::{LISTENER, PROBES, pools};
 use crate::harness::{Ask, Origin, Portolan, eventually, soon};
 
-const INSIDE: &str = "PORTOLAN_TEST_INSIDE_A_NETWORK";
+/// Set in a test that runs in a network of its own.
+pub(super) const INSIDE: &str = "PORTOLAN_TEST_INSIDE_A_NETWORK";
 const NEAR: &str = "10.99.0.1/24";
 const FAR: &str = "10.99.0.2/24";
 
@@ -25,11 +26,15 @@ async fn the_edges_own_network_is_cut() {
     if std::env::var_os(INSIDE).is_some() {
         return inside().await;
     }
+    alone("faults::network::the_edges_own_network_is_cut").await;
+}
+
+/// Runs this test again, in a network of its own, where it is root.
+pub(super) async fn alone(this: &str) {
     let mut command = tokio::process::Command::new("unshare");
     if !rustix::process::getuid().is_root() {
         command.args(["--user", "--map-root-user"]);
     }
-    let this = "faults::network::the_edges_own_network_is_cut";
     let output = command
         .args(["--net", "--"])
         .arg(std::env::current_exe().unwrap())
@@ -48,7 +53,7 @@ async fn the_edges_own_network_is_cut() {
 }
 
 /// Runs `ip` in the network of this thread.
-fn ip(args: &str) {
+pub(super) fn ip(args: &str) {
     let output = Command::new("ip").args(args.split(' ')).output();
     let output = output.expect("`ip` of iproute2 is needed");
     let said = String::from_utf8_lossy(&output.stderr);

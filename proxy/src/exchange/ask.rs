@@ -12,6 +12,7 @@ use portolan_config::plan::PoolId;
 use portolan_control::balance::Wish;
 use portolan_control::clock::Tick;
 use portolan_control::pool::PoolView;
+use portolan_control::shortage::SHORTAGES;
 use portolan_control::stats::TryOutcome;
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
@@ -97,6 +98,12 @@ pub(crate) async fn ask(
             }
             Ok(Err(error)) => {
                 live.ended(fault::outcome(&error.error));
+                if let Some(short) = fault::shortage(&error.error) {
+                    SHORTAGES.one(short);
+                    if short.is_everybodys() {
+                        return Err("this instance cannot connect to anybody");
+                    }
+                }
                 failed.push(endpoint);
             }
             Err(_) => {

@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use portolan_control::shortage::SHORTAGES;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Instant;
 
@@ -137,8 +138,11 @@ pub(super) fn take(target: &Target) -> Option<EndpointStream> {
     KEPT.with_borrow_mut(|kept| kept.take(target.key()))
 }
 
-/// Keeps a connection for the next request; so many at most.
+/// Keeps a connection for the next request; so many at most, and none while descriptors are short.
 pub(super) fn keep(stream: EndpointStream, target: Target, most: usize) {
+    if SHORTAGES.files_are_short() {
+        return;
+    }
     let idle = Idle {
         stream,
         since: None,
@@ -147,11 +151,23 @@ pub(super) fn keep(stream: EndpointStream, target: Target, most: usize) {
     KEPT.with_borrow_mut(|kept| kept.keep(idle, most));
 }
 
+/// Closes what is not in use, for its descriptors are needed. Whether there was anything.
+pub(super) fn give_up() -> bool {
+    KEPT.with_borrow_mut(|kept| {
+        let any = kept.count > 0;
+        kept.retain(|_| false);
+        any
+    })
+}
+
 /// Closes, for as long as this thread works, what has waited for too long, what endpoints have
 /// closed, and what was opened before its endpoint was out of order.
 pub(crate) async fn keep_house() {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
+        if SHORTAGES.files_are_short() {
+            give_up();
+        }
         let now = Instant::now();
         KEPT.with_borrow_mut(|kept| {
             kept.retain(|idle| {

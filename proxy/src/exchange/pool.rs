@@ -14,6 +14,7 @@ use pingora::{Error, ErrorType, Result};
 
 use super::kept;
 use super::stream::EndpointStream;
+use crate::descriptors;
 use crate::peer::Target;
 
 /// Connections to endpoints.
@@ -34,6 +35,11 @@ impl std::fmt::Debug for Upstream {
 pub(super) enum Connected {
     One(EndpointStream),
     Two(Box<Http2Session>),
+}
+
+/// The engine's word for a connection that there is no descriptor for.
+fn no_descriptor(error: std::io::Error) -> Box<Error> {
+    Error::because(ErrorType::SocketError, "no descriptor for an endpoint", error)
 }
 
 impl Upstream {
@@ -66,6 +72,7 @@ impl Upstream {
         }
         let peer = target.peer();
         if !target.speaks_http2() {
+            descriptors::one_for_endpoint().map_err(no_descriptor)?;
             let stream = self.one.new_stream(&peer).await?;
             return Ok((Connected::One(EndpointStream::Engine(stream)), false));
         }
@@ -78,6 +85,7 @@ impl Upstream {
         {
             return Ok((Connected::One(stream), true));
         }
+        descriptors::one_for_endpoint().map_err(no_descriptor)?;
         match self.two.new_http_session::<_, ()>(&peer).await? {
             HttpSession::H1(session) => {
                 let stream = EndpointStream::Engine(session.into_inner());
