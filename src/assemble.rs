@@ -28,6 +28,7 @@ use portolan_control::notice::{Notice, Stage};
 use portolan_control::overrides::keeper::OverrideKeeper;
 use portolan_control::reload::{self, Follower, Parts, Reloader, Running, Trigger};
 use portolan_control::resolve::NameServers;
+use portolan_control::shortage::{self, SHORTAGES};
 use portolan_control::stats::Totals;
 use portolan_control::token_keys::{self, TokenKeyKeeper};
 use portolan_control::watch::{FileWatch, Writing, keep_up};
@@ -91,6 +92,11 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
     };
     let telemetry = Telemetry::start(&chosen.ready.plan.log, machine::variable("RUST_LOG"));
     say_warnings(&chosen.report);
+    let open_files = machine::raise_open_files();
+    let needed = portolan_proxy::descriptors_needed(&chosen.ready.plan);
+    if let Some(worry) = machine::too_few_open_files(needed, open_files) {
+        tracing::warn!("{worry}");
+    }
     say_just_written(&chosen.inputs, clock);
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -105,6 +111,7 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
         telemetry,
         notifier: Notifier::from_environment(),
         program: start.program,
+        open_files,
     };
     let code = control.block_on(async {
         let mut predecessor = inherited.predecessor.take();
@@ -127,6 +134,8 @@ struct World {
     telemetry: Telemetry,
     notifier: Notifier,
     program: Option<Program>,
+    /// How many descriptors it may have.
+    open_files: u64,
 }
 
 /// The configuration to start with.
@@ -266,6 +275,7 @@ async fn run(
         telemetry,
         notifier,
         program,
+        open_files,
     } = world;
     let Ready {
         plan,
@@ -302,6 +312,7 @@ async fn run(
         access_log: access_log.clone(),
         affinity: Arc::new(SecretKeeper::new(plan.process.state_dir.clone())),
         answers: answers.clone(),
+        open_files,
     };
     let data_plane = DataPlane::start(workers, parts).context("cannot start the workers")?;
     let admin_socket = bind_admin(&plan, &mut inherited, predecessor.is_some()).await?;
@@ -398,6 +409,7 @@ async fn run(
     tokio::spawn(watch_files(reloader.clone(), writing.clone()));
     tokio::spawn(watch_certificates(reloader.clone(), writing));
     tokio::spawn(TokenKeyKeeper::new(reloader.clone(), clock).run());
+    tokio::spawn(shortage::keep_telling(&SHORTAGES, journal.clone(), clock));
 
     notifier.send(&["STATUS=Waiting for the first verdicts about endpoints."]);
     let grace = plan.process.startup_grace;

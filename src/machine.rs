@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use portolan_config::Machine;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Where the configuration is looked for when nobody says.
 const USUAL_PLACES: [&str; 2] = ["portolan.yaml", "/etc/portolan/portolan.yaml"];
@@ -89,6 +90,45 @@ pub(crate) fn config_file(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
             USUAL_PLACES[1]
         ),
     }
+}
+
+/// How many descriptors this process may have from now on: as many as the system lets it, whatever it was
+/// started with.
+pub(crate) fn raise_open_files() -> u64 {
+    let before = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: before.maximum,
+        ..before.clone()
+    };
+    let (now, raised) = match setrlimit(Resource::Nofile, wanted.clone()) {
+        Ok(()) => (wanted.current, wanted.current != before.current),
+        Err(_) => (before.current, false),
+    };
+    if raised {
+        let number = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |it| it.to_string());
+        tracing::debug!(
+            "open files: raised from {} to {}",
+            number(before.current),
+            number(now)
+        );
+    }
+    now.unwrap_or(u64::MAX)
+}
+
+/// How many descriptors a process that is started from here can have.
+pub(crate) fn most_open_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
+/// What is to be said when listeners take more clients than there can be descriptors for, if they do.
+pub(crate) fn too_few_open_files(needed: u64, limit: u64) -> Option<String> {
+    (limit < needed).then(|| {
+        format!(
+            "all clients that `limits.connections` allows, each with a connection to an endpoint, need \
+             {needed} descriptors, and the process may have {limit}: clients beyond that wait; raise \
+             `LimitNOFILE=` of the unit, or `ulimit -n`, or lower `limits.connections`"
+        )
+    })
 }
 
 /// How many worker threads: the environment's word, the file's, or a core each.

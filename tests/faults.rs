@@ -5,6 +5,7 @@ mod alike;
 mod before_answer;
 mod dead_cloud;
 mod deadlines;
+mod edge;
 mod kept;
 mod many;
 mod mid_answer;

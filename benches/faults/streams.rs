@@ -227,11 +227,7 @@ async fn goaway(peer: &'static dyn Peer, after: u32, cores: &Cores) -> Value {
         path: "/20ms",
         ..plan(task.listen, 0, 500, span)
     };
-    let clients = Clients::start(
-        plan,
-        Clock::start(),
-        cores.others(),
-    );
+    let clients = Clients::start(plan, Clock::start(), cores.others());
     let report = clients.done().await;
     let mut seen = [first.cloud.numbers(), second.cloud.numbers()].concat();
     let all = seen.len();

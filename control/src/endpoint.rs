@@ -116,7 +116,7 @@ impl Endpoint {
         self.witness.rouse();
         match (Fault::of(outcome), outcome) {
             (Some(fault), _) => self.witness.failed(fault, epoch, source()),
-            (None, TryOutcome::Abandoned) => {}
+            (None, TryOutcome::Abandoned | TryOutcome::EdgeExhausted) => {}
             (None, _) => self.witness.succeeded(epoch, now, source),
         }
     }

@@ -11,6 +11,10 @@
 //! out every `fast_every`; to an endpoint that seems to be back, four times as often: nothing but the
 //! clouds' traffic is waiting for them.
 //!
+//! # Nothing said
+//! A probe for which this instance had no descriptor or no local port says nothing: the verdict stays as
+//! it is, and the next one goes out soon.
+//!
 //! # Without probes
 //! With `health: off` an endpoint is healthy at once. Switching probes on later keeps that verdict
 //! until they say otherwise.
@@ -22,6 +26,7 @@ use std::time::Duration;
 use portolan_config::plan::ProbePlan;
 
 use crate::clock::Tick;
+use crate::shortage::Shortage;
 
 /// What is believed of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +104,8 @@ pub enum ProbeFailure {
     Broken(String),
     /// The answer was not what was expected.
     Unexpected(String),
+    /// This instance could not connect, to whomever: that says nothing about the endpoint.
+    Edge(Shortage),
 }
 
 impl ProbeFailure {
@@ -117,6 +124,7 @@ impl fmt::Display for ProbeFailure {
             Self::Timeout(limit) => write!(f, "no answer within {} ms", limit.as_millis()),
             Self::Broken(what) => write!(f, "broken answer: {what}"),
             Self::Unexpected(what) => write!(f, "unexpected answer: {what}"),
+            Self::Edge(shortage) => write!(f, "not probed: {shortage}"),
         }
     }
 }

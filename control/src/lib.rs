@@ -80,6 +80,7 @@ pub mod rehearse;
 pub mod reload;
 pub mod resolve;
 pub mod retry;
+pub mod shortage;
 pub mod silence;
 pub mod slow_start;
 pub mod snapshot;

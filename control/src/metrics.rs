@@ -19,6 +19,7 @@ use prometheus::proto::{
 use self::family::{Family, Kind};
 use crate::listeners::ListenerStatus;
 use crate::outlier::Reason;
+use crate::shortage::{SHORTAGES, Shortage};
 use crate::snapshot::{Proof, Snapshot};
 use crate::stats::{ByClass, DURATION_BUCKETS, RetryReason, RoutePoolStats, Totals, TryOutcome};
 
@@ -70,6 +71,10 @@ impl Page<'_> {
             .load(std::sync::atomic::Ordering::Relaxed) as f64
             / 1000.0;
         families.gauges(&family::CONFIG_LAST_SUCCESS, [(NO_LABELS, applied)]);
+        families.counters(
+            &family::EDGE_EXHAUSTED,
+            Shortage::ALL.map(|what| ([what.as_str()], SHORTAGES.count(what))),
+        );
         families.counters(
             &family::UPGRADES,
             [

@@ -17,6 +17,7 @@ use crate::health::{Because, Verdict};
 use crate::outlier::Change;
 use crate::overrides::weights::Misfit;
 use crate::reload::{Doubt, Reloaded, Trigger};
+use crate::shortage::Shortage;
 use crate::{acme, overrides, suspicion, token_keys};
 
 /// Something an operator wants to know.
@@ -140,6 +141,13 @@ pub enum Notice {
         /// Why.
         doubt: Doubt,
     },
+    /// This instance, or its machine, has run out of something, or has enough of it again.
+    Shortage {
+        /// Of what.
+        what: Shortage,
+        /// Whether it has begun.
+        began: bool,
+    },
     /// A geo database was replaced.
     GeoSwapped {
         /// Its path.
@@ -242,6 +250,8 @@ impl Notice {
                 Reloaded::Refused(_) => "reload_refused",
             },
             Self::ReloadWaits { .. } => "reload_waits",
+            Self::Shortage { began: true, .. } => "edge_exhausted",
+            Self::Shortage { began: false, .. } => "edge_recovered",
             Self::GeoSwapped { .. } => "geo_database_replaced",
             Self::ListenerOpened { .. } => "listener_opened",
             Self::ListenerClosed { .. } => "listener_closed",
@@ -265,9 +275,10 @@ impl Notice {
             | Self::EndpointStanding { key, .. }
             | Self::WentSilent { key, .. }
             | Self::HeardAgain { key } => format!("endpoint {key}"),
-            Self::SelfSuspicion { .. } | Self::Process(_) | Self::Upgrade(_) => {
-                "process".to_owned()
-            }
+            Self::SelfSuspicion { .. }
+            | Self::Shortage { .. }
+            | Self::Process(_)
+            | Self::Upgrade(_) => "process".to_owned(),
             Self::PoolChanged { pool, .. } => format!("pool {pool}"),
             Self::NameChanged { host, .. } | Self::NameFailed { host, .. } => {
                 format!("name {host}")
@@ -310,6 +321,7 @@ impl Notice {
                 _ => Some(trigger.to_string()),
             },
             Self::ReloadWaits { doubt, .. } => Some(doubt.to_string()),
+            Self::Shortage { what, began: true } => Some(what.advice().to_owned()),
             Self::Process(Stage::Stopping { signal }) => Some(signal.clone()),
             Self::Upgrade(Upgrade::Failed { error }) => Some(error.clone()),
             _ => None,
@@ -339,6 +351,7 @@ impl Notice {
             | Self::CertificateRefused { .. }
             | Self::CertificateEnds { .. }
             | Self::ReloadWaits { .. }
+            | Self::Shortage { began: true, .. }
             | Self::WeightsIdle { .. } => tracing::warn!("{self}"),
             Self::Reloaded {
                 outcome: Reloaded::Refused(report),
@@ -458,6 +471,14 @@ impl fmt::Display for Notice {
                     Doubt::NoMark => f.write_str("; `portolan reload` reads it as it is"),
                     _ => f.write_str("; it is when it has been left alone for 2 s"),
                 }
+            }
+            Self::Shortage { what, began: true } => write!(
+                f,
+                "{what}: clients wait or get 503, and no endpoint is blamed; {}",
+                what.advice()
+            ),
+            Self::Shortage { what, began: false } => {
+                write!(f, "for 10 s it has not been true any more that {what}")
             }
             Self::GeoSwapped { name, kind } => write!(f, "geo database {name} ({kind}) replaced"),
             Self::ListenerOpened { address } => write!(f, "accepting clients on {address}"),

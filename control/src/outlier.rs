@@ -113,7 +113,10 @@ impl Fault {
             TryOutcome::Broken => Some(Self::Broken),
             TryOutcome::TimedOut => Some(Self::TimedOut),
             TryOutcome::Unavailable => Some(Self::Unavailable),
-            TryOutcome::Answered | TryOutcome::ServerError | TryOutcome::Abandoned => None,
+            TryOutcome::Answered
+            | TryOutcome::ServerError
+            | TryOutcome::Abandoned
+            | TryOutcome::EdgeExhausted => None,
         }
     }
 

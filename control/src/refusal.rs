@@ -142,6 +142,9 @@ refusals! {
     /// Nothing came in time.
     TooSlow = StatusCode::GATEWAY_TIMEOUT, "too_slow",
         "The service took too long to answer.";
+    /// This instance has no descriptors, local ports or memory left to ask an endpoint.
+    EdgeExhausted = StatusCode::SERVICE_UNAVAILABLE, "edge_exhausted",
+        "The service cannot take the request now.";
     /// Something went wrong within Portolan.
     Internal = StatusCode::INTERNAL_SERVER_ERROR, "internal",
         "Something went wrong.";

@@ -18,6 +18,11 @@ pub const DURATION_BUCKETS: [f64; 14] = [
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Nothing was counted yet.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// One more.
     pub fn one(&self) {
         self.add(1);
@@ -151,11 +156,13 @@ pub enum TryOutcome {
     TimedOut,
     /// The client went away first, or the request is one that cannot be sent there.
     Abandoned,
+    /// This instance itself could not connect: it had no descriptors, local ports or memory left.
+    EdgeExhausted,
 }
 
 impl TryOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Answered,
         Self::ServerError,
         Self::Unavailable,
@@ -163,6 +170,7 @@ impl TryOutcome {
         Self::Broken,
         Self::TimedOut,
         Self::Abandoned,
+        Self::EdgeExhausted,
     ];
 
     /// The outcome of a try that was answered with this status.
@@ -184,6 +192,7 @@ impl TryOutcome {
             Self::Broken => "broken",
             Self::TimedOut => "timed_out",
             Self::Abandoned => "abandoned",
+            Self::EdgeExhausted => "edge_exhausted",
         }
     }
 }

@@ -200,8 +200,9 @@ pub struct Failure {
     pub sent: Sent,
     /// It was ended because its endpoint was found dead: to go elsewhere adds to nobody's load.
     pub released: bool,
-    /// It is the request itself that cannot be sent: no other endpoint would do better.
-    pub own: bool,
+    /// No other endpoint would do better: it is the request itself that cannot be sent, or this instance
+    /// cannot connect to any endpoint.
+    pub hopeless: bool,
 }
 
 /// What the decider must know of the moment.
@@ -339,7 +340,7 @@ impl Tries {
         if !self.under_way.is_empty() {
             return AfterFailure::Wait;
         }
-        if failure.own {
+        if failure.hopeless {
             return AfterFailure::GiveUp;
         }
         let free = failure.released || failure.sent == Sent::Nothing;
@@ -389,7 +390,7 @@ impl Tries {
             fault: Fault::Status(status),
             sent: Sent::Perhaps,
             released: false,
-            own: false,
+            hopeless: false,
         };
         if self.may_retry(failure, asking, moment) == Action::TryAgain
             && let Some(choice) = self.choose(asking, self.after(asking), moment)

@@ -15,8 +15,9 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, OrErr as _, Result};
 use portolan_config::document::ProxyVersion;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
+use crate::descriptors;
 use crate::proxy_protocol::{self, Addresses};
 
 /// Has connections to this peer begin with a header; without addresses, on our own behalf.
@@ -24,6 +25,7 @@ pub(crate) fn announce(peer: &mut HttpPeer, version: ProxyVersion, who: Option<A
     peer.options.custom_l4 = Some(Arc::new(Announcing {
         header: proxy_protocol::write(version, who),
         timeout: peer.options.connection_timeout,
+        last: who.is_none(),
     }));
 }
 
@@ -32,6 +34,8 @@ pub(crate) fn announce(peer: &mut HttpPeer, version: ProxyVersion, who: Option<A
 struct Announcing {
     header: Vec<u8>,
     timeout: Option<Duration>,
+    /// It may use the last descriptors.
+    last: bool,
 }
 
 impl Announcing {
@@ -39,7 +43,7 @@ impl Announcing {
         let Some(address) = address.as_inet() else {
             return Error::e_explain(ErrorType::ConnectError, "not an address of the internet");
         };
-        let mut stream = TcpStream::connect(address)
+        let mut stream = connect(*address, self.last)
             .await
             .map_err(|error| Error::because(kind(&error), "cannot connect", error))?;
         stream
@@ -48,6 +52,19 @@ impl Announcing {
             .or_err(ErrorType::ConnectError, "cannot write the PROXY header")?;
         Ok(stream.into())
     }
+}
+
+/// Connects to an endpoint; unless it may use the `last` descriptors, not when only those are left that
+/// are kept back from requests.
+pub(crate) async fn connect(address: std::net::SocketAddr, last: bool) -> io::Result<TcpStream> {
+    let socket = match address {
+        std::net::SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        std::net::SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if !last {
+        descriptors::for_endpoint(&socket)?;
+    }
+    socket.connect(address).await
 }
 
 /// What the engine calls a failure to connect.

@@ -36,6 +36,7 @@ use portolan_config::plan::{HedgeAfterPlan, RoutePlan};
 use portolan_control::clock::{Clock, Tick};
 use portolan_control::endpoint::Blame;
 use portolan_control::outlier::{self, Source};
+use portolan_control::shortage::{SHORTAGES, Shortage};
 use portolan_control::silence::Judgement;
 use portolan_control::stats::{RetryReason, TryOutcome};
 use portolan_control::tries::{
@@ -590,11 +591,15 @@ impl Exchange<'_> {
             let source = || choose::source(self.ctx, self.route, self.downstream.request());
             ended.this.live.failed(outcome, now, source)
         };
+        let short = fault::shortage(&failed.error);
+        if let Some(short) = short {
+            SHORTAGES.one(short);
+        }
         let failure = Failure {
             fault: failed.fault,
             sent: failed.sent,
             released,
-            own: failed.is_the_requests_own(),
+            hopeless: failed.is_the_requests_own() || short.is_some_and(Shortage::is_everybodys),
         };
         let after = self.decide(upload, now, |tries, asking, moment| {
             tries.failed(at, failure, blame, asking, moment)

@@ -1,16 +1,73 @@
 //! The engine's errors → whose fault, and what it means for the try and for the client.
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use pingora::{Error, ErrorSource, ErrorType};
+use portolan_control::shortage::Shortage;
 use portolan_control::stats::TryOutcome;
 
 use crate::refusal::Refusal;
+
+/// What this machine had run out of when a connection was to be made, if that was the reason. Then it says
+/// nothing about the endpoint: there is no verdict in it.
+pub(crate) fn shortage(error: &Error) -> Option<Shortage> {
+    if *error.esource() == ErrorSource::Downstream {
+        return None;
+    }
+    match error.etype() {
+        // On a connection that was there.
+        ErrorType::ReadError
+        | ErrorType::WriteError
+        | ErrorType::ReadTimedout
+        | ErrorType::WriteTimedout
+        | ErrorType::ConnectionClosed => None,
+        _ => Shortage::of(cause(error)?),
+    }
+}
+
+/// The system's own error, if one is at the bottom of it.
+fn cause(error: &Error) -> Option<&io::Error> {
+    let mut cause: &(dyn std::error::Error + 'static) = error.root_cause();
+    loop {
+        if let Some(io) = cause.downcast_ref() {
+            return Some(io);
+        }
+        cause = cause.source()?;
+    }
+}
+
+/// The same error, told apart where the system does not: that no local port is left for an endpoint, and
+/// that there is no local address from which it could ever be reached (a machine without IPv6), are one
+/// error number. The latter is the endpoint's own trouble, like a missing route.
+pub(crate) fn told_apart(error: Box<Error>, endpoint: Option<SocketAddr>) -> Box<Error> {
+    let (Some(Shortage::Ports), Some(endpoint)) = (shortage(&error), endpoint) else {
+        return error;
+    };
+    // Nothing is sent by this: an address is chosen, and a port of another kind.
+    let any: SocketAddr = match endpoint {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let reached = UdpSocket::bind(any).and_then(|socket| socket.connect(endpoint));
+    match reached {
+        Err(why) if Shortage::of(&why).is_none_or(|short| short == Shortage::Ports) => {
+            Error::explain(
+                ErrorType::ConnectNoRoute,
+                format!("no local address leads to {endpoint}"),
+            )
+        }
+        _ => error,
+    }
+}
 
 /// How a try ended that did not end well.
 pub(crate) fn outcome(error: &Error) -> TryOutcome {
     if *error.esource() == ErrorSource::Downstream || is_the_requests_own(error) {
         return TryOutcome::Abandoned;
+    }
+    if shortage(error).is_some() {
+        return TryOutcome::EdgeExhausted;
     }
     match error.etype() {
         ErrorType::ConnectTimedout
@@ -40,6 +97,9 @@ pub(crate) fn refusal(error: &Error) -> Option<Refusal> {
         ErrorType::HTTPStatus(431) => return Some(Refusal::HeadersTooLarge),
         ErrorType::HTTPStatus(501) => return Some(Refusal::UpgradeNotOffered),
         _ => {}
+    }
+    if shortage(error).is_some() {
+        return Some(Refusal::EdgeExhausted);
     }
     match error.esource() {
         ErrorSource::Downstream => match error.etype() {
@@ -87,5 +147,62 @@ mod tests {
         assert_eq!(failed(io::ErrorKind::InvalidData), Some(Refusal::Malformed));
         assert_eq!(failed(io::ErrorKind::TimedOut), Some(Refusal::BodyTooSlow));
         assert_eq!(failed(io::ErrorKind::ConnectionReset), None);
+    }
+
+    #[test]
+    fn what_the_edge_has_run_out_of_is_nobody_elses_fault() {
+        use rustix::io::Errno;
+        let failed = |etype, errno: Errno| {
+            let io: io::Error = errno.into();
+            // As the engine wraps it.
+            let inner = Error::because(etype, "when connecting", io);
+            Error::because(ErrorType::InternalError, "to somebody", inner).into_up()
+        };
+        for (errno, what) in [
+            (Errno::MFILE, Shortage::Files),
+            (Errno::NFILE, Shortage::SystemFiles),
+            (Errno::ADDRNOTAVAIL, Shortage::Ports),
+            (Errno::NOBUFS, Shortage::Memory),
+        ] {
+            let error = failed(ErrorType::SocketError, errno);
+            assert_eq!(shortage(&error), Some(what));
+            assert_eq!(outcome(&error), TryOutcome::EdgeExhausted);
+            assert_eq!(refusal(&error), Some(Refusal::EdgeExhausted));
+        }
+        let refused = failed(ErrorType::ConnectRefused, Errno::CONNREFUSED);
+        assert_eq!(shortage(&refused), None);
+        let io: io::Error = Errno::NOBUFS.into();
+        let broken = Error::because(ErrorType::WriteError, "when writing", io).into_up();
+        assert_eq!(
+            outcome(&broken),
+            TryOutcome::Broken,
+            "it may have been seen"
+        );
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_reached_from_here_is_no_shortage() {
+        let error = || {
+            let io: io::Error = rustix::io::Errno::ADDRNOTAVAIL.into();
+            Error::because(ErrorType::ConnectError, "cannot connect", io).into_up()
+        };
+        let here: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        assert_eq!(
+            outcome(&told_apart(error(), Some(here))),
+            TryOutcome::EdgeExhausted
+        );
+        assert_eq!(
+            outcome(&told_apart(error(), None)),
+            TryOutcome::EdgeExhausted
+        );
+        // A network that is for documentation alone, and has no router here or anywhere.
+        let nowhere: SocketAddr = "[2001:db8::1]:80".parse().unwrap();
+        if UdpSocket::bind("[::]:0")
+            .and_then(|socket| socket.connect(nowhere))
+            .is_err()
+        {
+            let told = told_apart(error(), Some(nowhere));
+            assert_eq!(outcome(&told), TryOutcome::ConnectFailed);
+        }
     }
 }

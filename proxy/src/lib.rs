@@ -34,6 +34,7 @@ mod client_address;
 mod client_certificate;
 mod connection;
 mod context;
+mod descriptors;
 mod dialer;
 mod downstream;
 mod edge;
@@ -70,4 +71,4 @@ mod workers;
 
 pub use dialer::EngineDialer;
 pub use listener::HandedSocket;
-pub use server::{DataPlane, DataPlaneParts};
+pub use server::{DataPlane, DataPlaneParts, descriptors_needed};

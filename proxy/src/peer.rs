@@ -248,6 +248,11 @@ impl Target {
         self.peer.address().as_inet().copied().filter(|_| plain)
     }
 
+    /// The address.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.peer.address().as_inet().copied()
+    }
+
     /// The same for the engine.
     pub(crate) fn peer(&self) -> HttpPeer {
         let mut peer = HttpPeer::clone(&self.peer);

@@ -18,8 +18,10 @@ use portolan_control::clock::Clock;
 use portolan_control::dial::ProbeOutcome;
 use portolan_control::health::ProbeFailure;
 use portolan_control::retry::Fault;
+use portolan_control::shortage::SHORTAGES;
 
 use crate::exchange::{self, Unanswered, Upstream};
+use crate::fault;
 use crate::head::RequestHeader;
 use crate::peer::Peers;
 
@@ -101,8 +103,12 @@ impl Prober {
     async fn ask(&self, plan: &ProbePlan, peers: &Peers) -> Result<(), ProbeFailure> {
         match &plan.kind {
             ProbeKind::Tcp => {
-                let connected = self.upstream.try_connect(&peers.probe()).await;
-                connected.map_err(|error| connect_failure(&error, plan.timeout))
+                let target = peers.probe();
+                let connected = self.upstream.try_connect(&target).await;
+                connected.map_err(|error| {
+                    let error = fault::told_apart(error, target.address());
+                    connect_failure(&error, plan.timeout)
+                })
             }
             ProbeKind::Http { path, expect } => {
                 let request = http_request(path, &peers.probe_host)?;
@@ -312,7 +318,12 @@ fn grpc_name(status: &str) -> Option<&'static str> {
     NAMES.get(status.checked_sub(1)?).copied()
 }
 
+/// What a probe says that could not connect: nothing, when that was this instance's own fault.
 fn connect_failure(error: &Error, timeout: Duration) -> ProbeFailure {
+    if let Some(short) = fault::shortage(error) {
+        SHORTAGES.one(short);
+        return ProbeFailure::Edge(short);
+    }
     match error.etype() {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
             ProbeFailure::Timeout(timeout)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_certs::acme::Answers;
+use portolan_config::plan::Plan;
 use portolan_control::access_log::{self, AccessLog};
 use portolan_control::affinity::SecretKeeper;
 use portolan_control::clock::Clock;
@@ -13,6 +14,7 @@ use portolan_control::listeners::Listeners;
 use portolan_control::stats::{Gauge, Totals};
 use tokio_util::task::TaskTracker;
 
+use crate::descriptors;
 use crate::edge::Edge;
 use crate::exchange::{self, Upstream};
 use crate::listener::{HandedSocket, ListenerSet};
@@ -53,6 +55,19 @@ pub struct DataPlaneParts {
     pub affinity: Arc<SecretKeeper>,
     /// What is answered to certificate authorities.
     pub answers: Arc<Answers>,
+    /// How many descriptors the process may have.
+    pub open_files: u64,
+}
+
+/// How many descriptors are needed when listeners of this plan have as many clients as they take, and each
+/// client has a connection to an endpoint; beside them, what the rest of the process needs.
+pub fn descriptors_needed(plan: &Plan) -> u64 {
+    const THE_REST: u64 = 1_024;
+    let clients = plan
+        .listeners
+        .iter()
+        .map(|listener| listener.limits.connections as u64);
+    clients.sum::<u64>().saturating_mul(2) + THE_REST
 }
 
 impl DataPlane {
@@ -69,7 +84,9 @@ impl DataPlane {
             access_log,
             affinity,
             answers,
+            open_files,
         } = parts;
+        descriptors::allow(open_files);
         let workers = Workers::start(workers, house)?;
         let recorder = Arc::new(Recorder {
             clock,

@@ -45,6 +45,11 @@ pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
             for line in noticed(&ready.plan) {
                 output::result(&line);
             }
+            // About this machine, and not about the file: no part of what scripts read.
+            let needed = portolan_proxy::descriptors_needed(&ready.plan);
+            if let Some(worry) = machine::too_few_open_files(needed, machine::most_open_files()) {
+                output::note(&format!("note: on this machine, {worry}"));
+            }
         }
     }
     Ok(if report.has_errors() {

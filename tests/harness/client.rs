@@ -158,6 +158,7 @@ impl Connection {
 }
 
 /// An HTTP/2 connection, with prior knowledge.
+#[derive(Clone)]
 pub(crate) struct Connection2 {
     sender: http2::SendRequest<Full<Bytes>>,
 }

@@ -121,6 +121,16 @@ impl Builder {
         self
     }
 
+    /// Starts it with so many descriptors, and lets it have more of them, up to the second number.
+    pub(crate) fn open_files(mut self, soft: u32, hard: u32) -> Self {
+        let script =
+            format!("ulimit -H -n {hard} && ulimit -S -n {soft} && exec \"$0\" run \"$@\"");
+        self.command = Command::new("/bin/sh");
+        self.command.args(["-c", &script, PORTOLAN]);
+        settings(&mut self.command);
+        self
+    }
+
     fn spawn(mut self) -> (Child, TempDir, Log, Log) {
         let path = self.folder.path().join("portolan.yaml");
         if !self.config.is_empty() {

@@ -21,7 +21,7 @@ use crate::dial::{Dial, Dialer, Preparation, ProbeOutcome};
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::geo::Locator;
 use crate::handover::{Handover, Known};
-use crate::health::{Event as HealthEvent, Health, HealthPolicy, Verdict};
+use crate::health::{Event as HealthEvent, Health, HealthPolicy, ProbeFailure, Verdict};
 use crate::notice::Notice;
 use crate::outlier::{Alarm, Record, Tally};
 use crate::overrides::Drains;
@@ -1025,6 +1025,14 @@ impl Core {
         let policy = HealthPolicy::from(probe);
         let event = match outcome.result {
             Ok(()) => HealthEvent::ProbeSucceeded,
+            Err(ProbeFailure::Edge(_)) => {
+                // It was not asked: the verdict stays, and it is asked again soon.
+                let probed = state.probed.unwrap_or(now);
+                let next = (probed + policy.fast_every).max(now);
+                state.next = Some(next);
+                self.due.insert((next, Due::Probe(key.clone())));
+                return;
+            }
             Err(failure) => HealthEvent::ProbeFailed(failure),
         };
         let succeeded = event == HealthEvent::ProbeSucceeded;

@@ -18,6 +18,7 @@ use crate::handover::Handover;
 use crate::health::Verdict;
 use crate::outlier::{Source, Standing};
 use crate::resolve::Answer;
+use crate::shortage::Shortage;
 use crate::stats::TryOutcome;
 
 fn plan(pools: &str) -> Arc<Plan> {
@@ -299,4 +300,63 @@ fn a_core_goes_on_with_what_another_one_knew() {
     next.step(Event::Woken, later + Duration::from_secs(2));
     let standing = next.publish(later).pools[0].endpoints[0].standing;
     assert!(matches!(standing, Standing::OnTrial { .. }), "{standing:?}");
+}
+
+#[test]
+fn a_probe_that_could_not_go_out_says_nothing_and_is_repeated_soon() {
+    let health = "health: { every: 60s, fast_every: 2s, timeout: 1s, down_after: 1, up_after: 1 }";
+    let pools = format!("{{ a: {{ endpoints: [ '10.0.0.1:80' ], {health} }} }}");
+    let now = Tick::after(Duration::from_secs(1));
+    let mut core = core(plan(&pools), now, Handover::default());
+    let effects = core.step(Event::Woken, now);
+    let mut serial = effects.iter().find_map(probe).unwrap();
+    let key = core.publish(now).pools[0].endpoints[0].live.key.clone();
+    let verdict = |core: &mut Core| core.publish(now).pools[0].endpoints[0].health.verdict;
+    let mut finish = |core: &mut Core, result, at: Tick| {
+        let took = Duration::from_millis(1);
+        let outcome = crate::dial::ProbeOutcome { result, took };
+        let key = key.clone();
+        core.step(
+            Event::ProbeFinished {
+                key,
+                serial,
+                outcome,
+            },
+            at,
+        );
+        let wake = core.wake().expect("it is probed again");
+        let effects = core.step(Event::Woken, wake);
+        serial = effects.iter().find_map(probe).unwrap_or(serial);
+        wake
+    };
+    let short = || Err(crate::health::ProbeFailure::Edge(Shortage::Files));
+    // Nothing is known, and stays unknown.
+    let next = finish(&mut core, short(), now);
+    assert_eq!(
+        (next, verdict(&mut core)),
+        (now + Duration::from_secs(2), Verdict::Unknown)
+    );
+    // What was known stays, too, however often.
+    let mut at = finish(&mut core, Ok(()), next);
+    assert_eq!(verdict(&mut core), Verdict::Healthy);
+    assert!(at.since(next) > Duration::from_secs(50));
+    for _ in 0..5 {
+        let next = finish(&mut core, short(), at);
+        assert_eq!(next, at + Duration::from_secs(2));
+        at = next;
+    }
+    assert_eq!(verdict(&mut core), Verdict::Healthy);
+    finish(
+        &mut core,
+        Err(crate::health::ProbeFailure::Broken("cut".to_owned())),
+        at,
+    );
+    assert_eq!(verdict(&mut core), Verdict::Unhealthy);
+}
+
+fn probe(effect: &Effect) -> Option<u64> {
+    match effect {
+        Effect::Probe { serial, .. } => Some(*serial),
+        _ => None,
+    }
 }

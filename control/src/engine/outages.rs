@@ -743,7 +743,7 @@ impl World {
             fault,
             sent,
             released,
-            own: false,
+            hopeless: false,
         };
         let after = self.decide(number, |tries, asking, moment| {
             tries.failed(at, failure, blame, asking, moment)

@@ -165,6 +165,9 @@ families! {
     UPGRADES = Counter "portolan_upgrades_total" ["outcome"];
     /// Always 1; the label says which configuration runs.
     CONFIG_INFO = Gauge "portolan_config_info" ["hash"];
+    /// How often this instance could not connect or accept because it, or its machine, had run out of
+    /// something: `files` (descriptors of the process), `system_files`, `local_ports`, `memory`.
+    EDGE_EXHAUSTED = Counter "portolan_edge_exhausted_total" ["what"];
     /// Lines of the access log that were dropped because the writer could not follow.
     ACCESS_LOG_DROPPED = Counter "portolan_access_log_dropped_total" [];
     /// Always 1; the label says which version of Portolan runs.

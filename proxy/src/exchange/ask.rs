@@ -13,6 +13,7 @@ use portolan_control::balance::Wish;
 use portolan_control::clock::Tick;
 use portolan_control::outlier::Source;
 use portolan_control::pool::PoolView;
+use portolan_control::shortage::SHORTAGES;
 use portolan_control::stats::TryOutcome;
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
@@ -104,6 +105,12 @@ pub(crate) async fn ask(
             Ok(Err(error)) => {
                 let outcome = fault::outcome(&error.error);
                 drop(live.failed(outcome, clock.now(), Source::default));
+                if let Some(short) = fault::shortage(&error.error) {
+                    SHORTAGES.one(short);
+                    if short.is_everybodys() {
+                        return Err("this instance cannot connect to anybody");
+                    }
+                }
                 failed.push(endpoint);
             }
             Err(_) => {

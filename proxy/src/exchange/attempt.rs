@@ -388,11 +388,12 @@ impl Attempt {
     /// There was no connection.
     fn unsent(&mut self, error: Box<Error>) -> Failed {
         self.state = State::Over;
+        let error = fault::told_apart(error, self.target.address());
         Failed {
             fault: classify(&error).0,
+            excused: fault::shortage(&error).is_some(),
             error: error.into_up(),
             sent: Sent::Nothing,
-            excused: false,
         }
     }
 
@@ -473,7 +474,7 @@ fn need(target: &Target, request: &Request) -> Need {
 /// The engine's error, in the decider's words.
 pub(crate) fn classify(error: &Error) -> (Fault, Sent) {
     match fault::outcome(error) {
-        TryOutcome::ConnectFailed => (Fault::Connect, Sent::Nothing),
+        TryOutcome::ConnectFailed | TryOutcome::EdgeExhausted => (Fault::Connect, Sent::Nothing),
         TryOutcome::TimedOut => (Fault::Timeout, Sent::Perhaps),
         _ => (Fault::Reset, Sent::Perhaps),
     }

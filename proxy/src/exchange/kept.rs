@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use portolan_config::fields::Fields;
+use portolan_control::shortage::SHORTAGES;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Instant;
 
@@ -215,8 +216,8 @@ pub(super) fn take(target: &Target, once: Option<Instant>) -> Option<EndpointStr
     KEPT.with_borrow_mut(|kept| kept.take(target.key(), once))
 }
 
-/// Keeps a connection for the next request; so many at most. `used`: when its endpoint was last
-/// heard.
+/// Keeps a connection for the next request; so many at most, and none while descriptors are short.
+/// `used`: when its endpoint was last heard.
 pub(super) fn keep(
     stream: EndpointStream,
     target: Target,
@@ -224,12 +225,28 @@ pub(super) fn keep(
     promise: Option<Duration>,
     most: usize,
 ) {
+    if SHORTAGES.files_are_short() {
+        return;
+    }
     KEPT.with_borrow_mut(|kept| kept.keep(stream, target, used, promise, most));
 }
+
+/// Closes what is not in use, for its descriptors are needed. Whether there was anything.
+pub(super) fn give_up() -> bool {
+    KEPT.with_borrow_mut(|kept| {
+        let any = kept.count > 0;
+        kept.retain(|_| false);
+        any
+    })
+}
+
 /// Closes, for as long as this thread works, what is of no use any more.
 pub(crate) async fn keep_house() {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
+        if SHORTAGES.files_are_short() {
+            give_up();
+        }
         let now = Instant::now();
         KEPT.with_borrow_mut(|kept| kept.tidy(now));
         Place::Worker.tidy(now);

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use portolan_control::shortage::SHORTAGES;
 use tokio::time::Instant;
 
 use super::http2::Pool;
@@ -32,6 +33,12 @@ pub(super) struct Own {
 }
 
 impl Place {
+    /// Whether its connections may use the descriptors that are kept back from requests: those of probes
+    /// may.
+    pub(super) fn may_use_last(&self) -> bool {
+        matches!(self, Self::Own(_))
+    }
+
     /// A connection over HTTP/1.1 to this target that is not in use. With `once`, for a request that
     /// cannot be repeated.
     pub(super) fn take_one(
@@ -78,7 +85,8 @@ impl Place {
         if let Self::Own(own) = self {
             own.one().tidy(now);
         }
-        self.with_two(|pool| pool.tidy(now));
+        let short = SHORTAGES.files_are_short();
+        self.with_two(|pool| pool.tidy(now, short));
     }
 }
 

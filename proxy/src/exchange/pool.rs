@@ -17,6 +17,7 @@ use super::http2::{Joined, Need, Slot};
 use super::kept::HOUSEKEEPING;
 use super::place::{Own, Place};
 use super::stream::EndpointStream;
+use crate::descriptors;
 use crate::peer::Target;
 
 /// Connections to endpoints.
@@ -46,6 +47,15 @@ pub(crate) enum Connected {
 pub(super) enum Opened {
     One(EndpointStream),
     Two(EndpointStream),
+}
+
+/// The engine's word for a connection that there is no descriptor for.
+fn no_descriptor(error: std::io::Error) -> Box<Error> {
+    Error::because(
+        ErrorType::SocketError,
+        "no descriptor for an endpoint",
+        error,
+    )
 }
 
 impl Upstream {
@@ -158,8 +168,13 @@ impl Upstream {
     /// Makes a connection.
     pub(super) async fn open(&self, target: &Target) -> Result<Opened> {
         let stream = match target.plain() {
-            Some(address) => EndpointStream::open(target, address).await?,
+            Some(address) => {
+                EndpointStream::open(target, address, self.place.may_use_last()).await?
+            }
             None => {
+                if !self.place.may_use_last() {
+                    descriptors::one_for_endpoint().map_err(no_descriptor)?;
+                }
                 let stream = self.connector.new_stream(&target.peer()).await?;
                 match stream.selected_alpn_proto() {
                     Some(ALPN::H2) => return Ok(Opened::Two(EndpointStream::Engine(stream))),

@@ -7,10 +7,13 @@ use std::task::{Context, Poll};
 
 use pingora::protocols::Stream;
 use pingora::{Error, ErrorType, Result};
+use portolan_control::shortage::Shortage;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::kept;
+use crate::announce::connect;
 use crate::peer::Target;
 
 /// A connection to an endpoint.
@@ -28,9 +31,17 @@ impl std::fmt::Debug for EndpointStream {
 }
 
 impl EndpointStream {
-    /// Connects to an endpoint without TLS.
-    pub(super) async fn open(target: &Target, address: SocketAddr) -> Result<Self> {
-        let connecting = TcpStream::connect(address);
+    /// Connects to an endpoint without TLS. `last`: it may use the last descriptors.
+    pub(super) async fn open(target: &Target, address: SocketAddr, last: bool) -> Result<Self> {
+        let connecting = async {
+            match connect(address, last).await {
+                // Whoever keeps what is not in use gives it up first.
+                Err(error) if Shortage::of(&error) == Some(Shortage::Files) && kept::give_up() => {
+                    connect(address, last).await
+                }
+                connected => connected,
+            }
+        };
         let connected = match target.connect_timeout() {
             None => connecting.await,
             Some(limit) => match tokio::time::timeout(limit, connecting).await {

@@ -12,6 +12,7 @@ use http::HeaderValue;
 use portolan_config::document::HeaderCase;
 use portolan_control::engine::Published;
 use portolan_control::ledger::{Gone, Outcome};
+use portolan_control::shortage::{SHORTAGES, Shortage};
 use portolan_control::stats::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -23,6 +24,7 @@ use super::handshake::{Shaken, shake_hands};
 use super::{Listener, http2, proxied};
 use crate::connection::{Connection, NoRequest, Patience, Speaks, Transport};
 use crate::context::ConnectionContext;
+use crate::descriptors;
 use crate::downstream::Downstream;
 use crate::edge::Edge;
 use crate::record::Recorder;
@@ -38,7 +40,7 @@ pub(super) const LEAVE_GRACE: Duration = Duration::from_millis(500);
 /// being made.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// How long to wait when no file descriptors are left.
+/// How long to wait when no file descriptors are left for clients.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
 /// What every connection needs.
@@ -110,16 +112,42 @@ async fn accept_until<T>(
             over = &mut over => return over,
             accepted = accept_one(listener, socket) => accepted,
         };
-        match accepted {
-            Ok((stream, permit)) => let_in(listener, stream, Some(permit), service),
-            Err(error) => {
-                // The client was gone before it was accepted, or we are out of descriptors.
-                tracing::debug!("cannot accept on {}: {error}", listener.place().bound);
-                if error.kind() != io::ErrorKind::ConnectionAborted {
-                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        let short = match accepted {
+            Ok((stream, permit)) => {
+                let room = descriptors::has_room_after(&stream);
+                let_in(listener, stream, Some(permit), service);
+                if room {
+                    continue;
                 }
+                Some(Shortage::Files)
             }
+            // The client was gone before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => {
+                tracing::debug!("cannot accept on {}: {error}", listener.place().bound);
+                Shortage::of(&error)
+            }
+        };
+        tokio::select! {
+            biased;
+            over = &mut over => return over,
+            () = until_there_is_room(short) => {}
         }
+    }
+}
+
+/// Waits until clients may be let in again: as long as they may not, they wait in the system's queue, and
+/// what is left is for those who are inside, for probes and for operators.
+async fn until_there_is_room(short: Option<Shortage>) {
+    if let Some(short) = short {
+        SHORTAGES.clients_wait(short);
+    }
+    loop {
+        tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        if descriptors::has_room() {
+            return;
+        }
+        SHORTAGES.persists(Shortage::Files);
     }
 }
 

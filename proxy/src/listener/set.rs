@@ -17,6 +17,7 @@ use super::accept::{Service, accept};
 use super::bind::{Bound, HandedSocket, Shared, covers, overlap};
 use super::door::{Door, Opening};
 use super::{Listener, Place, Settings};
+use crate::descriptors;
 
 /// The listeners of a process.
 pub(crate) struct ListenerSet {
@@ -97,6 +98,8 @@ impl ListenerSet {
     pub(crate) fn open(&self) -> io::Result<()> {
         let mut state = self.inner.lock();
         state.opened = true;
+        // Whatever is open now is needed to serve anybody at all.
+        descriptors::measure();
         for (listener, bound) in std::mem::take(&mut state.closed) {
             let address = bound.address();
             let doors = listener.doors();

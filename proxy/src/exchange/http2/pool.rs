@@ -9,6 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use pingora::{Error, ErrorType, Result};
 use tokio::sync::oneshot;
@@ -133,10 +134,14 @@ impl Pool {
         }
     }
 
-    /// Closes what nobody needs any more, and forgets where nothing leads.
-    pub(crate) fn tidy(&mut self, now: Instant) {
+    /// Closes what nobody needs any more, and forgets where nothing leads. While descriptors are `short`,
+    /// what is not in use goes at once.
+    pub(crate) fn tidy(&mut self, now: Instant, short: bool) {
         self.by_target.retain(|_, entry| {
-            let limit = entry.target.keep_idle();
+            let limit = match short {
+                true => Duration::ZERO,
+                false => entry.target.keep_idle(),
+            };
             let current = entry.target.is_current();
             entry.connections.retain_mut(|kept| {
                 let mut state = kept.connection.state();
