@@ -142,15 +142,18 @@ async fn say_it_in_pieces(address: SocketAddr, what: &str) -> u64 {
     let answer = read_answer(&mut stream).await;
     assert!(answer.contains("\"body_bytes\":8"), "{what}: {answer}");
 
+    // Over another one: what still comes on this one (the end of a body in chunks) is no part of that.
+    let mut stream = TcpStream::connect(address).await.unwrap();
     let head =
         "PUT /echo HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
-    let mut interim = [0; 25];
-    soon("the body is wanted", stream.read_exact(&mut interim))
-        .await
-        .unwrap();
-    assert!(interim.starts_with(b"HTTP/1.1 100 "), "{what}");
-    assert!(interim.ends_with(b"\r\n\r\n"), "{what}");
+    // Some write a reason, and some do not.
+    let mut said = String::new();
+    while !said.ends_with("\r\n\r\n") {
+        let byte = soon("the body is wanted", stream.read_u8()).await.unwrap();
+        said.push(char::from(byte));
+    }
+    assert!(said.starts_with("HTTP/1.1 100 "), "{what}: {said}");
     stream.write_all(b"whole").await.unwrap();
     let answer = read_answer(&mut stream).await;
     assert!(answer.contains("\"body_bytes\":5"), "{what}: {answer}");

@@ -74,6 +74,8 @@ impl AccessLog {
             .name("access-log".to_owned())
             .spawn(move || {
                 write_lines(&received, &mut output);
+                // First this: lines that come from here on are dropped, and counted.
+                drop(received);
                 drop(running);
             })?;
         let log = Self {

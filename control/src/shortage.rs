@@ -99,6 +99,8 @@ pub struct Shortages {
     signs: [AtomicU64; Shortage::ALL.len()],
     /// Descriptors were short just now.
     files: AtomicBool,
+    /// Local ports were.
+    ports: AtomicBool,
     alarm: Notify,
 }
 
@@ -112,6 +114,7 @@ impl Shortages {
             counts: [const { Counter::new() }; Shortage::ALL.len()],
             signs: [const { AtomicU64::new(0) }; Shortage::ALL.len()],
             files: AtomicBool::new(false),
+            ports: AtomicBool::new(false),
             alarm: Notify::const_new(),
         }
     }
@@ -119,8 +122,10 @@ impl Shortages {
     /// An endpoint could not be connected to.
     pub fn one(&self, what: Shortage) {
         self.counts[what as usize].one();
-        if matches!(what, Shortage::Files | Shortage::SystemFiles) {
-            self.files.store(true, Ordering::Relaxed);
+        match what {
+            Shortage::Files | Shortage::SystemFiles => self.files.store(true, Ordering::Relaxed),
+            Shortage::Ports => self.ports.store(true, Ordering::Relaxed),
+            Shortage::Memory => {}
         }
         self.persists(what);
     }
@@ -146,6 +151,11 @@ impl Shortages {
     /// more of them than they need.
     pub fn files_are_short(&self) -> bool {
         self.files.load(Ordering::Relaxed)
+    }
+
+    /// The same for local ports: connections that are not in use hold some.
+    pub fn ports_are_short(&self) -> bool {
+        self.ports.load(Ordering::Relaxed)
     }
 
     fn signs(&self) -> [u64; Shortage::ALL.len()] {
@@ -217,6 +227,7 @@ pub async fn keep_telling(shortages: &Shortages, journal: Arc<Journal>, clock: C
             tokio::time::sleep(LOOK).await;
             // Whoever fails again says so.
             shortages.files.store(false, Ordering::Relaxed);
+            shortages.ports.store(false, Ordering::Relaxed);
         }
     }
 }

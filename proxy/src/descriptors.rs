@@ -34,7 +34,7 @@ fn borders(limit: u64, in_use: u64) -> (u64, u64) {
     let part = |all: u64, (least, most): (u64, u64)| all.clamp(least, most);
     // Where there are very few, everybody gets some of them.
     let operators = part(limit / 16, FOR_OPERATORS).min(left / 4);
-    let endpoints = part(limit / 4, FOR_ENDPOINTS).min(left * 3 / 4);
+    let endpoints = part(limit / 4, FOR_ENDPOINTS).min(left - left / 4);
     (limit - endpoints.max(operators), limit - operators)
 }
 

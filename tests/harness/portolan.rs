@@ -1,7 +1,7 @@
 //! The real process, started with a configuration in a folder of its own, ended by its pid.
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::client;
+use super::client::{self, Answer};
 use super::deadline::{PATIENCE, eventually};
 
 const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
@@ -124,7 +124,7 @@ impl Builder {
     /// Starts it with so many descriptors, and lets it have more of them, up to the second number.
     pub(crate) fn open_files(mut self, soft: u32, hard: u32) -> Self {
         let script =
-            format!("ulimit -H -n {hard} && ulimit -S -n {soft} && exec \"$0\" run \"$@\"");
+            format!("ulimit -S -n {soft} && ulimit -H -n {hard} && exec \"$0\" run \"$@\"");
         self.command = Command::new("/bin/sh");
         self.command.args(["-c", &script, PORTOLAN]);
         settings(&mut self.command);
@@ -321,18 +321,28 @@ impl Portolan {
         self.folder.path().join("portolan.yaml")
     }
 
+    async fn ask_admin(&self, path: &str) -> Answer {
+        eventually("a local port for this test", async || {
+            match client::get(self.admin, path).await {
+                Ok(answer) => Some(answer),
+                // In a network with few of them, those of earlier questions are not free at once.
+                Err(error) if is_without_a_port(&*error) => None,
+                Err(error) => panic!("{path}: {error}"),
+            }
+        })
+        .await
+    }
+
     /// Asks the admin API.
     pub(crate) async fn api(&self, path: &str) -> Value {
-        let answer = client::get(self.admin, &format!("/api/v1{path}"))
-            .await
-            .unwrap();
+        let answer = self.ask_admin(&format!("/api/v1{path}")).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         answer.json()
     }
 
     /// The metrics page.
     pub(crate) async fn metrics(&self) -> String {
-        let answer = client::get(self.admin, "/metrics").await.unwrap();
+        let answer = self.ask_admin("/metrics").await;
         assert_eq!(answer.status, 200);
         answer.text()
     }
@@ -548,9 +558,19 @@ pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
+fn is_without_a_port(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|io| io.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
 /// What a command said besides.
+/// What a command said besides its result, but for what depends on the machine.
 pub(crate) fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    let all = std::str::from_utf8(&output.stderr).unwrap();
+    let lines = all.split_inclusive('\n');
+    lines
+        .filter(|line| !line.starts_with("note: on this machine, "))
+        .collect()
 }
 
 /// A demo, started like a process that serves.

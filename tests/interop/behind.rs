@@ -85,7 +85,8 @@ async fn everything_arrives(peer: Peer, wire: Wire) {
         .await;
     let tries = tries(&portolan).await;
     let outcomes: Vec<&str> = tries.iter().map(|(outcome, _)| outcome.as_str()).collect();
-    assert_eq!(outcomes, ["answered"], "{what}: {tries:?}");
+    assert_eq!(outcomes, ["answered", "server_error"], "{what}: {tries:?}");
+    assert_eq!(tries[1].1, Client::BOTH.len() as f64, "{what}: {tries:?}");
     let entry = portolan.endpoint("a", running.address).await;
     assert_eq!(entry["health"], "healthy", "{what}");
     portolan.stop().await;
@@ -130,6 +131,9 @@ async fn no_post_is_lost_while_it_closes_connections(peer: Peer, wire: Wire) {
     portolan.stop().await;
 }
 
+/// Clients at the same time.
+const CLIENTS: usize = 4;
+
 /// It is killed and comes back, again and again, while another one serves.
 async fn nobody_is_lost_when_it_dies(peer: Peer, wire: Wire) {
     let papers = Papers::new();
@@ -149,7 +153,7 @@ async fn nobody_is_lost_when_it_dies(peer: Peer, wire: Wire) {
             .wait_for_health("a", running.address, "healthy")
             .await;
     }
-    let load = Load::plain(portolan.address().await, 4);
+    let load = Load::plain(portolan.address().await, CLIENTS);
     for _ in 0..2 {
         one.kill().await;
         portolan
@@ -160,7 +164,14 @@ async fn nobody_is_lost_when_it_dies(peer: Peer, wire: Wire) {
         portolan.wait_for_health("a", one.address, "healthy").await;
         load.more(100).await;
     }
-    load.stop().await.assert_flawless();
+    let mut tally = load.stop().await;
+    // What was on its way to a client when it died has to end, and visibly so: at most one for each client.
+    let before = tally.failures.len();
+    tally
+        .failures
+        .retain(|why| !why.starts_with("error reading a body from connection"));
+    assert!(before - tally.failures.len() <= 2 * CLIENTS, "{before}");
+    tally.assert_flawless();
     portolan.stop().await;
 }
 

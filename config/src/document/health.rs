@@ -25,7 +25,8 @@ document! {
         /// The time between two probes of an endpoint, less up to a tenth, so that probes spread.
         pub every: At<TimeSpan> = "5s",
         /// The time between two probes while the verdict is changing. By default the smaller of
-        /// `every` and `1s`.
+        /// `every` and `1s`. An unhealthy endpoint that has passed a probe is asked again after a
+        /// quarter of it.
         pub fast_every: Option<At<TimeSpan>>,
         /// How long a probe may take, to the last byte of its answer.
         pub timeout: At<TimeSpan> = "2s",

@@ -30,9 +30,10 @@ pub(super) fn length(downstream: &Downstream) -> Length {
     }
 }
 
-/// Whether the client waits to be told that its body is wanted (RFC 9110, section 10.1.1).
+/// Whether the client waits to be told that its body is wanted (RFC 9110, section 10.1.1; over HTTP/2
+/// alike). Clients of HTTP/1.0 know no interim answers.
 pub(super) fn is_expected(request: &RequestHeader) -> bool {
-    request.version == Version::HTTP_11
+    request.version != Version::HTTP_10
         && request
             .headers
             .get(header::EXPECT)

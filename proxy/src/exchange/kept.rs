@@ -18,6 +18,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -154,10 +155,29 @@ impl Kept {
 
     /// Closes what has waited for too long or will have before the next time, what endpoints have
     /// closed, and what was opened before its endpoint was out of order.
+    ///
+    /// While local ports are short, what was not used for a while goes, and gives its port back.
     pub(super) fn tidy(&mut self, now: Instant) {
+        if SHORTAGES.ports_are_short() {
+            self.give_up(|idle| now - idle.used > HOUSEKEEPING);
+        }
         self.retain(|idle| {
             now + HOUSEKEEPING < idle.until && idle.target.is_current() && idle.is_alive()
         });
+    }
+
+    /// Closes some at once, and waits for nothing that is still on its way: so their ports are free.
+    /// Whether there were any.
+    fn give_up(&mut self, some: impl Fn(&Idle) -> bool) -> bool {
+        let before = self.count;
+        self.retain(|idle| {
+            let goes = some(idle);
+            if goes {
+                idle.stream.cut_short();
+            }
+            !goes
+        });
+        self.count < before
     }
 
     /// Closes those that have waited longest: a tenth of all.
@@ -233,11 +253,12 @@ pub(super) fn keep(
 
 /// Closes what is not in use, for its descriptors are needed. Whether there was anything.
 pub(super) fn give_up() -> bool {
-    KEPT.with_borrow_mut(|kept| {
-        let any = kept.count > 0;
-        kept.retain(|_| false);
-        any
-    })
+    KEPT.with_borrow_mut(|kept| kept.give_up(|_| true))
+}
+
+/// Closes what is not in use and leads there, for its ports are needed. Whether there was anything.
+pub(super) fn give_up_to(address: SocketAddr) -> bool {
+    KEPT.with_borrow_mut(|kept| kept.give_up(|idle| idle.target.address() == Some(address)))
 }
 
 /// Closes, for as long as this thread works, what is of no use any more.

@@ -85,7 +85,7 @@ impl Place {
         if let Self::Own(own) = self {
             own.one().tidy(now);
         }
-        let short = SHORTAGES.files_are_short();
+        let short = SHORTAGES.files_are_short() || SHORTAGES.ports_are_short();
         self.with_two(|pool| pool.tidy(now, short));
     }
 }

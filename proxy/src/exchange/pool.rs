@@ -10,15 +10,16 @@ use std::time::Duration;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::protocols::ALPN;
 use pingora::{Error, ErrorType, Result};
+use portolan_control::shortage::Shortage;
 use portolan_control::stats::Amount;
 use tokio::time::Instant;
 
 use super::http2::{Joined, Need, Slot};
-use super::kept::HOUSEKEEPING;
+use super::kept::{self, HOUSEKEEPING};
 use super::place::{Own, Place};
 use super::stream::EndpointStream;
-use crate::descriptors;
 use crate::peer::Target;
+use crate::{descriptors, fault};
 
 /// Connections to endpoints.
 pub(crate) struct Upstream {
@@ -165,8 +166,16 @@ impl Upstream {
         self.open(target).await.map(drop)
     }
 
-    /// Makes a connection.
+    /// Makes a connection. When this process has run out of what that takes, connections that are kept and
+    /// not in use are given up for it.
     pub(super) async fn open(&self, target: &Target) -> Result<Opened> {
+        match self.open_once(target).await {
+            Err(error) if is_relieved(&error, target) => self.open_once(target).await,
+            opened => opened,
+        }
+    }
+
+    async fn open_once(&self, target: &Target) -> Result<Opened> {
         let stream = match target.plain() {
             Some(address) => {
                 EndpointStream::open(target, address, self.place.may_use_last()).await?
@@ -203,6 +212,15 @@ impl Upstream {
     ) {
         self.place
             .keep_one(stream, target, used, promise, self.most);
+    }
+}
+
+/// Whether something was given up that may have been what was missing.
+fn is_relieved(error: &Error, target: &Target) -> bool {
+    match fault::shortage(error) {
+        Some(Shortage::Files) => kept::give_up(),
+        Some(Shortage::Ports) => target.address().is_some_and(kept::give_up_to),
+        _ => false,
     }
 }
 

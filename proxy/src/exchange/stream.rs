@@ -4,15 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use pingora::protocols::Stream;
 use pingora::{Error, ErrorType, Result};
-use portolan_control::shortage::Shortage;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::kept;
 use crate::announce::connect;
 use crate::peer::Target;
 
@@ -33,15 +32,7 @@ impl std::fmt::Debug for EndpointStream {
 impl EndpointStream {
     /// Connects to an endpoint without TLS. `last`: it may use the last descriptors.
     pub(super) async fn open(target: &Target, address: SocketAddr, last: bool) -> Result<Self> {
-        let connecting = async {
-            match connect(address, last).await {
-                // Whoever keeps what is not in use gives it up first.
-                Err(error) if Shortage::of(&error) == Some(Shortage::Files) && kept::give_up() => {
-                    connect(address, last).await
-                }
-                connected => connected,
-            }
-        };
+        let connecting = connect(address, last);
         let connected = match target.connect_timeout() {
             None => connecting.await,
             Some(limit) => match tokio::time::timeout(limit, connecting).await {
@@ -74,6 +65,18 @@ impl EndpointStream {
 }
 
 impl EndpointStream {
+    /// Its end waits for nothing that is still on its way, so that its port is free at once.
+    pub(super) fn cut_short(&self) {
+        match self {
+            // What cannot be set costs nothing but a port for a while.
+            Self::Plain(stream) => {
+                let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            }
+            // The engine keeps its sockets to itself.
+            Self::Engine(_) => {}
+        }
+    }
+
     /// Acknowledges at once what has come, instead of waiting for something to send with it.
     ///
     /// An endpoint that writes an answer in several small pieces, and lets its system collect them
