@@ -98,9 +98,9 @@ pub(crate) fn raise_open_files() -> u64 {
     let before = getrlimit(Resource::Nofile);
     let wanted = Rlimit {
         current: before.maximum,
-        ..before.clone()
+        ..before
     };
-    let (now, raised) = match setrlimit(Resource::Nofile, wanted.clone()) {
+    let (now, raised) = match setrlimit(Resource::Nofile, wanted) {
         Ok(()) => (wanted.current, wanted.current != before.current),
         Err(_) => (before.current, false),
     };

@@ -41,7 +41,7 @@ use std::time::Duration;
 use portolan_config::plan::{OutlierPlan, ProbeKind};
 use serde::{Deserialize, Serialize};
 
-pub use self::source::Source;
+pub use self::source::{Alike, Source};
 pub use self::witness::{Alarm, Epoch, Seen, Witness};
 use crate::clock::Tick;
 use crate::stats::TryOutcome;

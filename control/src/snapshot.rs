@@ -19,6 +19,7 @@ use crate::auth::Basic;
 use crate::authority::Authority;
 use crate::clock::Tick;
 use crate::geo::{Locator, Whereabouts};
+use crate::outlier::Alike;
 use crate::overrides::weights::Fitted;
 use crate::pool::PoolView;
 use crate::rate_limit::Limiter;
@@ -468,6 +469,8 @@ pub struct RouteState {
     pub retries: Arc<ByRetryReason>,
     /// How many more of them there may be.
     pub budget: Arc<Budget>,
+    /// Whose requests fail alike wherever they are sent.
+    pub alike: Arc<Alike>,
     /// Its rate limits, in the order written, with the buckets of their clients.
     pub limits: Vec<Arc<Limiter>>,
     /// Who may use it, by what they can prove.
@@ -530,6 +533,7 @@ impl RouteState {
             none: before.map(|b| b.none.clone()).unwrap_or_default(),
             retries: before.map(|b| b.retries.clone()).unwrap_or_default(),
             budget: before.map(|b| b.budget.clone()).unwrap_or_default(),
+            alike: before.map(|b| b.alike.clone()).unwrap_or_default(),
             proof: route.auth.as_ref().and_then(|auth| {
                 let old = before.and_then(|b| b.proof.as_ref());
                 Proof::new(&auth.proof, old, keys)

@@ -42,6 +42,7 @@ use crate::clock::Tick;
 use crate::decide::{Fate, decide_again};
 use crate::endpoint::{Blame, Endpoint};
 use crate::geo::Whereabouts;
+use crate::outlier::Source;
 use crate::retry::{self, Action, Because, Chances, Fault, Repeatable, Sent};
 use crate::snapshot::Snapshot;
 use crate::stats::RetryReason;
@@ -76,6 +77,11 @@ pub trait Properties {
     /// A hash of the property that a pool's balancer looks at; nothing if it looks at none, or the
     /// request does not have it.
     fn hash(&self, pool: &PoolPlan) -> Option<u64>;
+
+    /// Where the request came from and what it asks for.
+    fn source(&self) -> Source {
+        Source::default()
+    }
 }
 
 /// A request of which balancers know nothing.
@@ -528,10 +534,22 @@ impl Tries {
 
     /// What is known of the request in the end: whether it was answered well somewhere. Then whoever
     /// failed it is to blame; if it failed alike everywhere, it was its own fault.
-    pub fn judge(&mut self, well: bool, asking: &Asking<'_>) {
+    pub fn judge(&mut self, well: bool, asking: &Asking<'_>, now: Tick) {
+        if self.blames.is_empty() {
+            return;
+        }
+        let known = &asking.snapshot.routes[asking.route.id.index()].alike;
+        let source = asking.properties.source();
         let alike = !well && self.failed_alike(asking);
+        if alike {
+            known.note(source, now);
+        } else if well {
+            known.forget(source);
+        }
+        // It may have been tried once only, for lack of a budget or of time.
+        let excused = alike || (!well && known.lately(source, now));
         for suspended in self.blames.drain(..) {
-            if alike {
+            if excused {
                 suspended.blame.excuse();
             }
         }

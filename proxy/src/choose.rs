@@ -19,11 +19,13 @@ use crate::head::RequestHeader;
 use crate::peer::{Peers, Target};
 use crate::proxy_protocol::Addresses;
 
-/// What balancers may look at.
+/// What balancers may look at, and what tells requests apart when some of them fail.
 #[derive(Debug)]
 pub(crate) struct Request<'a> {
     pub(crate) head: &'a RequestHeader,
     pub(crate) client: Option<IpAddr>,
+    /// The name of its route.
+    pub(crate) route: &'a str,
 }
 
 impl Properties for Request<'_> {
@@ -40,6 +42,11 @@ impl Properties for Request<'_> {
             HashProperty::Cookie(name) => cookie(headers, name)?.hash(&mut hasher),
         }
         Some(hasher.finish())
+    }
+
+    fn source(&self) -> Source {
+        let host = host(self.head).unwrap_or_default();
+        Source::new(self.route, host, self.client, self.head.uri.path())
     }
 }
 
@@ -61,8 +68,12 @@ pub(crate) fn asking<'a>(
 
 /// Where a request came from and what it asks for.
 pub(crate) fn source(ctx: &RequestContext, route: &RoutePlan, head: &RequestHeader) -> Source {
-    let host = host(head).unwrap_or_default();
-    Source::new(&route.name, host, ctx.client, head.uri.path())
+    let request = Request {
+        head,
+        client: ctx.client,
+        route: &route.name,
+    };
+    request.source()
 }
 
 /// Begins a try there; `again` says why, if it is not the first.

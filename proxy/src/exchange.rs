@@ -387,6 +387,7 @@ impl Exchange<'_> {
         let properties = choose::Request {
             head: self.downstream.request(),
             client: self.ctx.client,
+            route: &self.route.name,
         };
         let asking = choose::asking(self.ctx, self.route, &properties);
         let body = Body {
@@ -407,7 +408,9 @@ impl Exchange<'_> {
 
     /// It is known whether the request was answered well, and so whose fault it was if it failed.
     fn blame(&mut self, well: bool, upload: &Upload, now: Tick) {
-        self.decide(upload, now, |tries, asking, _| tries.judge(well, asking));
+        self.decide(upload, now, |tries, asking, _| {
+            tries.judge(well, asking, now);
+        });
     }
 
     /// Does what there is to do about tries whose endpoints say nothing. What became of the request, if

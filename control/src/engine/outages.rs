@@ -881,7 +881,9 @@ impl World {
 
     fn end(&mut self, number: u64, status: u16) {
         let well = EndpointFault::of(TryOutcome::of_status(status)).is_none();
-        self.decide(number, |tries, asking, _| tries.judge(well, asking));
+        self.decide(number, |tries, asking, moment| {
+            tries.judge(well, asking, moment.now);
+        });
         while !self.requests[&number].running.is_empty() {
             let ended = self.remove(number, 0);
             ended.live.excused(TryOutcome::Abandoned);

@@ -209,7 +209,7 @@ impl EndpointState {
     fn hear(&mut self, policy: &OutlierPlan, news: Tally, now: Tick) -> Option<Change> {
         let seen = self.live.witness.look(now);
         let counts = Tally {
-            failed: if seen.bound { 0 } else { news.failed },
+            failed: if seen.all_bound { 0 } else { news.failed },
             ..news
         };
         if counts != Tally::default() {

@@ -82,7 +82,15 @@ pub(super) struct Sources {
     served: [AtomicU64; REMEMBERED],
     /// What the failures in a row share.
     failing: AtomicU64,
+    /// What all failures share: since the last turn of the memory, and in the one before.
+    lately: AtomicU64,
+    before: AtomicU64,
+    /// The second of that turn.
+    turned: AtomicU64,
 }
+
+/// Something has failed, though nothing may be shared.
+const SOME: u64 = 1 << 63;
 
 impl Sources {
     /// A request was served.
@@ -106,6 +114,9 @@ impl Sources {
 
     /// A request failed: the first in a row, or a further one. Whether they share less than before.
     pub(super) fn failed(&self, source: Source, first: bool) -> bool {
+        let lately = self.lately.load(Ordering::Relaxed);
+        self.lately
+            .store(both(lately, SOME | source.0), Ordering::Relaxed);
         if first {
             self.failing.store(source.0, Ordering::Relaxed);
             return false;
@@ -116,14 +127,91 @@ impl Sources {
         shared.0 != before
     }
 
-    /// Whether what fails is bound to something that they share, while the rest is served.
+    /// Whether the failures in a row are bound to something that they share, while the rest is served.
     pub(super) fn is_bound(&self, now: Tick) -> bool {
-        let failing = Source(self.failing.load(Ordering::Relaxed));
-        let since = now.since_start().saturating_sub(MEMORY).as_secs();
+        self.served_others(
+            Source(self.failing.load(Ordering::Relaxed)),
+            now.since_start().as_secs(),
+        )
+    }
+
+    /// The same by what was noted last: for who does not know the time. Others may have been served longer
+    /// ago than is remembered.
+    pub(super) fn seems_bound(&self) -> bool {
+        let second = self.noted.load(Ordering::Relaxed) >> 8;
+        self.served_others(Source(self.failing.load(Ordering::Relaxed)), second)
+    }
+
+    /// The same for all failures of the last ten to twenty seconds. Asked again and again, by one thread.
+    pub(super) fn is_all_bound(&self, now: Tick) -> bool {
+        let second = now.since_start().as_secs();
+        if second.saturating_sub(self.turned.load(Ordering::Relaxed)) >= MEMORY.as_secs() {
+            self.turned.store(second, Ordering::Relaxed);
+            let lately = self.lately.swap(0, Ordering::Relaxed);
+            self.before.store(lately, Ordering::Relaxed);
+        }
+        let lately = self.lately.load(Ordering::Relaxed);
+        let all = both(lately, self.before.load(Ordering::Relaxed));
+        self.served_others(Source(all & SOURCE), second)
+    }
+
+    /// Whether some were served at about this second that have not what the failures share.
+    fn served_others(&self, failing: Source, second: u64) -> bool {
+        let since = second.saturating_sub(MEMORY.as_secs());
         let served = self.served.iter().map(|note| note.load(Ordering::Relaxed));
         served
             .filter(|note| *note != 0 && note >> (BITS * PARTS) >= since)
             .any(|note| Source(note & SOURCE).differs_from(failing))
+    }
+}
+
+/// What both share, of which either may be nothing yet.
+fn both(one: u64, another: u64) -> u64 {
+    match (one & SOME, another & SOME) {
+        (0, _) => another,
+        (_, 0) => one,
+        _ => SOME | Source(one & SOURCE).shared(Source(another & SOURCE)).0,
+    }
+}
+
+/// Sources of a route whose requests failed alike at every endpoint that was asked: it is known then that
+/// another failure of theirs says nothing, though it was not tried elsewhere. Written by requests with
+/// single atomic operations.
+#[derive(Debug, Default)]
+pub struct Alike {
+    turn: AtomicU32,
+    /// The second above, the source below.
+    failed: [AtomicU64; REMEMBERED],
+}
+
+impl Alike {
+    /// A request of this source has failed alike everywhere.
+    pub fn note(&self, source: Source, now: Tick) {
+        let note = now.since_start().as_secs() << (BITS * PARTS) | source.0;
+        let known = self.failed.iter().find(|note| Self::is_of(note, source));
+        let place = known.unwrap_or_else(|| {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
+            &self.failed[turn % REMEMBERED]
+        });
+        place.store(note, Ordering::Relaxed);
+    }
+
+    /// One of them was served elsewhere: who failed it is to blame.
+    pub fn forget(&self, source: Source) {
+        for note in self.failed.iter().filter(|note| Self::is_of(note, source)) {
+            note.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one of them failed alike everywhere within the last ten seconds.
+    pub fn lately(&self, source: Source, now: Tick) -> bool {
+        let since = now.since_start().saturating_sub(MEMORY).as_secs();
+        let mut noted = self.failed.iter().filter(|note| Self::is_of(note, source));
+        noted.any(|note| note.load(Ordering::Relaxed) >> (BITS * PARTS) >= since)
+    }
+
+    fn is_of(note: &AtomicU64, source: Source) -> bool {
+        source.0 != 0 && note.load(Ordering::Relaxed) & SOURCE == source.0
     }
 }
 
@@ -177,6 +265,47 @@ mod tests {
         sources.failed(source(1, "/"), true);
         sources.failed(source(1, "/"), false);
         assert!(!sources.is_bound(at(100)));
+    }
+
+    #[test]
+    fn failures_here_and_there_are_bound_only_as_long_as_all_of_them_share_something() {
+        let sources = Sources::default();
+        sources.served(at(100), || source(1, "/"));
+        assert!(!sources.is_all_bound(at(100)), "nothing has failed");
+        for second in 100..150 {
+            // One of many, and others between.
+            sources.failed(source(9, "/broken"), true);
+            sources.served(at(second), || source(1, "/"));
+            assert!(sources.is_all_bound(at(second)), "{second}");
+        }
+        sources.failed(source(2, "/"), true);
+        assert!(sources.is_bound(at(150)), "so is each in itself");
+        assert!(!sources.is_all_bound(at(150)));
+        for second in 150..160 {
+            sources.served(at(second), || source(1, "/"));
+            assert!(!sources.is_all_bound(at(second)), "{second}");
+        }
+    }
+
+    #[test]
+    fn what_failed_everywhere_is_remembered_until_it_is_served() {
+        let alike = Alike::default();
+        let (bad, good) = (source(1, "/broken"), source(2, "/"));
+        assert!(!alike.lately(bad, at(100)));
+        for second in 100..200 {
+            alike.note(bad, at(second));
+        }
+        alike.note(good, at(199));
+        assert!(alike.lately(bad, at(209)) && !alike.lately(bad, at(210)));
+        alike.forget(bad);
+        assert!(!alike.lately(bad, at(200)) && alike.lately(good, at(200)));
+        // Of whose requests nothing is known, nothing is remembered.
+        alike.note(Source::default(), at(200));
+        assert!(!alike.lately(Source::default(), at(200)));
+        for number in 0..50 {
+            alike.note(source(number, "/other"), at(201));
+        }
+        assert!(!alike.lately(good, at(201)), "others came since");
     }
 
     #[test]

@@ -133,8 +133,10 @@ pub struct Seen {
     pub trial: Option<bool>,
     /// A request of the trial waits for its answer.
     pub waits: bool,
-    /// What fails is bound to one client, host, route or path, while the rest is served.
+    /// The failures in a row are bound to one client, host, route or path, while the rest is served.
     pub bound: bool,
+    /// So are all that failed lately.
+    pub all_bound: bool,
 }
 
 impl Witness {
@@ -229,8 +231,10 @@ impl Witness {
             let run = (state & RUN) + 1;
             let less_bound = self.sources.failed(source, run == 1);
             let enough = alarm_at > 0 && run >= alarm_at;
-            // Of further ones only those that change something.
-            if trial || (enough && (run == alarm_at || less_bound)) {
+            // Of further ones only those that change something. What is bound to something is no news that
+            // cannot wait for the engine's next look.
+            let news = enough && (run == alarm_at || less_bound) && !self.sources.seems_bound();
+            if trial || news {
                 self.question.store(self.alarm.ask(), Ordering::Relaxed);
             }
         }
@@ -269,6 +273,7 @@ impl Witness {
         Seen {
             waits: epoch_of(tried) == epoch_of(state) && tried as u32 > 0,
             bound: run > 0 && self.sources.is_bound(now),
+            all_bound: self.sources.is_all_bound(now),
             run: run as u32,
             fault: Fault::ALL[usize::from(self.last_fault.load(Ordering::Relaxed)) % 4],
             trial: match state & (ON_TRIAL | PASSED | FAILED) {
