@@ -28,7 +28,8 @@ use portolan_control::notice::{Notice, Stage};
 use portolan_control::overrides::keeper::OverrideKeeper;
 use portolan_control::reload::{self, Follower, Parts, Reloader, Running, Trigger};
 use portolan_control::resolve::NameServers;
-use portolan_control::shortage::{self, SHORTAGES};
+use portolan_control::shortage::SHORTAGES;
+use portolan_control::shortage_watch;
 use portolan_control::stats::Totals;
 use portolan_control::token_keys::{self, TokenKeyKeeper};
 use portolan_control::watch::{FileWatch, Writing, keep_up};
@@ -409,7 +410,11 @@ async fn run(
     tokio::spawn(watch_files(reloader.clone(), writing.clone()));
     tokio::spawn(watch_certificates(reloader.clone(), writing));
     tokio::spawn(TokenKeyKeeper::new(reloader.clone(), clock).run());
-    tokio::spawn(shortage::keep_telling(&SHORTAGES, journal.clone(), clock));
+    tokio::spawn(shortage_watch::keep_telling(
+        &SHORTAGES,
+        journal.clone(),
+        clock,
+    ));
 
     notifier.send(&["STATUS=Waiting for the first verdicts about endpoints."]);
     let grace = plan.process.startup_grace;

@@ -2,6 +2,7 @@
 //! has to arrive as it was, over everything that they speak. `docs/interop.md` lists them.
 
 mod behind;
+mod browser;
 mod in_front;
 mod page;
 mod peers;

@@ -115,7 +115,10 @@ impl Endpoint {
         self.tries.one(outcome);
         self.witness.rouse();
         match (Fault::of(outcome), outcome) {
-            (Some(fault), _) => self.witness.failed(fault, epoch, source()),
+            (Some(fault), _) => {
+                let source = source_of(fault, source);
+                self.witness.failed(fault, epoch, source);
+            }
             (None, TryOutcome::Abandoned | TryOutcome::EdgeExhausted) => {}
             (None, _) => self.witness.succeeded(epoch, now, source),
         }
@@ -136,7 +139,7 @@ impl Endpoint {
             endpoint: self.clone(),
             epoch,
             fault,
-            source: source(),
+            source: source_of(fault, source),
             excused: false,
         })
     }
@@ -305,6 +308,14 @@ impl Endpoint {
         self.probes.set(measured.probes);
         self.last_probe
             .store(measured.last_probe, Ordering::Relaxed);
+    }
+}
+
+/// Whose request a failure may be bound to: that there is no connection is bound to no request.
+fn source_of(fault: Fault, source: impl FnOnce() -> Source) -> Source {
+    match fault {
+        Fault::Connect => Source::default(),
+        _ => source(),
     }
 }
 

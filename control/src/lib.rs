@@ -81,6 +81,7 @@ pub mod reload;
 pub mod resolve;
 pub mod retry;
 pub mod shortage;
+pub mod shortage_watch;
 pub mod silence;
 pub mod slow_start;
 pub mod snapshot;

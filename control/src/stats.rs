@@ -233,18 +233,21 @@ pub enum RetryReason {
     Timeout,
     /// An answer with a status that is tried again.
     Status,
-    /// Beside a try that took long, or whose endpoint went silent.
+    /// Beside a try that took long.
     Beside,
+    /// Beside a try whose endpoint went silent.
+    Rescue,
 }
 
 impl RetryReason {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Connect,
         Self::Reset,
         Self::Timeout,
         Self::Status,
         Self::Beside,
+        Self::Rescue,
     ];
 
     /// The label.
@@ -255,6 +258,7 @@ impl RetryReason {
             Self::Timeout => "timeout",
             Self::Status => "status",
             Self::Beside => "beside",
+            Self::Rescue => "rescue",
         }
     }
 }

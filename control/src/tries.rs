@@ -52,6 +52,10 @@ use crate::steering::{Basis, Draw};
 /// took, and this much longer; no longer than the last.
 const ALIKE: (u32, Duration, Duration) = (3, Duration::from_millis(40), Duration::from_secs(1));
 
+/// How long it is believed that there is no place for another try, first and at most: to look for one takes
+/// a while, and when all endpoints are silent every request that waits would look all the time.
+const NOWHERE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
 /// Failures in one pool after which another pool is asked.
 const FAILURES_IN_A_POOL: usize = 2;
 
@@ -243,6 +247,8 @@ pub struct Tries {
     kept: bool,
     /// Failures that count unless it turns out that the request was the cause.
     blames: SmallVec<[Suspended; 2]>,
+    /// There was no place for another try: until when that is believed, and for how long it was.
+    nowhere: Option<(Tick, Duration)>,
 }
 
 /// A pool that was chosen, and how.
@@ -289,6 +295,7 @@ impl Tries {
             first_failed: false,
             kept: false,
             blames: SmallVec::new(),
+            nowhere: None,
         }
     }
 
@@ -429,8 +436,16 @@ impl Tries {
                 continue;
             }
             if !sent(at) {
-                // Still connecting: to go elsewhere costs nothing.
-                if self.peek(asking, moment) {
+                // Still connecting: to go elsewhere costs nothing, if it may.
+                let failure = Failure {
+                    fault: Fault::Connect,
+                    sent: Sent::Nothing,
+                    released: false,
+                    hopeless: false,
+                };
+                if self.may_retry(failure, asking, moment) == Action::TryAgain
+                    && self.peek(asking, moment)
+                {
                     return Some(Act::End(at, Fault::Connect, Sent::Nothing));
                 }
                 continue;
@@ -462,22 +477,28 @@ impl Tries {
         };
         let all_dead = all(&|running| running.dead);
         let troubled = all(&|running| running.dead || silent(running) || down(running));
-        if rescued
-            && troubled
-            && let Some(next) = self.beside(all_dead, asking, moment)
-        {
-            return Some(Act::Rescue(next));
+        if rescued && troubled && !self.is_nowhere(moment.now) {
+            match self.beside(all_dead, asking, moment) {
+                Some(choice) => return Some(Act::Rescue((choice, RetryReason::Rescue))),
+                None => self.found(false, moment.now),
+            }
         }
         (self.kept && all_dead).then_some(Act::TakeKept)
     }
 
     /// A second try beside the first, which takes long.
     pub fn hedge(&mut self, asking: &Asking<'_>, moment: &mut Moment<'_>) -> Option<Next> {
-        self.beside(false, asking, moment)
+        let choice = self.beside(false, asking, moment)?;
+        Some((choice, RetryReason::Beside))
     }
 
     /// One more try beside those under way. `free`: their endpoints are dead.
-    fn beside(&mut self, free: bool, asking: &Asking<'_>, moment: &mut Moment<'_>) -> Option<Next> {
+    fn beside(
+        &mut self,
+        free: bool,
+        asking: &Asking<'_>,
+        moment: &mut Moment<'_>,
+    ) -> Option<Choice> {
         if !(self.repeat.safe && may_run_beside(asking, moment)) {
             return None;
         }
@@ -490,10 +511,24 @@ impl Tries {
         let before = self.pools.clone();
         let choice = self.choose(asking, choosing, moment)?;
         if free || pay(asking, moment.now) {
-            return Some((choice, RetryReason::Beside));
+            return Some(choice);
         }
         self.pools = before;
         None
+    }
+
+    /// Whether it was found a moment ago that there is no place for another try.
+    fn is_nowhere(&self, now: Tick) -> bool {
+        self.nowhere.is_some_and(|(until, _)| now < until)
+    }
+
+    /// It was looked for one.
+    fn found(&mut self, one: bool, now: Tick) {
+        let longer = |(_, span): (Tick, Duration)| (span * 2).min(NOWHERE.1);
+        self.nowhere = (!one).then(|| {
+            let span = self.nowhere.map_or(NOWHERE.0, longer);
+            (now + span, span)
+        });
     }
 
     /// Whether the answer that counts came from elsewhere although the first try had not failed: then
@@ -626,6 +661,9 @@ impl Tries {
 
     /// Whether there is a good endpoint for another try.
     fn peek(&mut self, asking: &Asking<'_>, moment: &mut Moment<'_>) -> bool {
+        if self.is_nowhere(moment.now) {
+            return false;
+        }
         let before = self.pools.clone();
         let choosing = Choosing {
             only_good: true,
@@ -633,6 +671,7 @@ impl Tries {
         };
         let found = self.choose(asking, choosing, moment).is_some();
         self.pools = before;
+        self.found(found, moment.now);
         found
     }
 

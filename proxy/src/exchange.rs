@@ -50,7 +50,7 @@ use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
 pub(crate) use self::inquire::{Question, Unanswered, inquire};
 pub(crate) use self::kept::keep_house;
 pub(crate) use self::pool::Upstream;
-pub(crate) use self::request::{EndsHere, has_token, hops_left, wants_upgrade};
+pub(crate) use self::request::{EndsHere, hops_left, wants_upgrade};
 use self::upload::Upload;
 use self::wire::Length;
 use crate::choose;
@@ -236,6 +236,7 @@ pub(crate) async fn exchange(
         tries,
         running: SmallVec::new(),
         kept: None,
+        short: false,
     };
     let answer = exchange.answer(&mut upload).await;
     // Whatever became of it, what failed it is known now.
@@ -255,6 +256,8 @@ struct Exchange<'a> {
     /// Those under way, in the same order.
     running: SmallVec<[Running; 1]>,
     kept: Option<Kept>,
+    /// The last try failed because this process had nothing left to connect with.
+    short: bool,
 }
 
 impl Exchange<'_> {
@@ -539,7 +542,9 @@ impl Exchange<'_> {
         }
         let timeouts = self.ctx.snapshot().plan.pools[place.pool.index()].timeouts;
         let patience = Patience {
-            first_byte: timeouts.first_byte.unwrap_or(self.route.timeout / 2),
+            first_byte: timeouts
+                .first_byte
+                .unwrap_or_else(|| self.first_byte(upload)),
             idle: timeouts.idle,
         };
         let upstream = self.edge.upstream.clone();
@@ -550,6 +555,20 @@ impl Exchange<'_> {
             bell: None,
         });
         Ok(())
+    }
+
+    /// How long an answer is waited for where its pool does not say: half of the time that there is, so that
+    /// a request that may be tried again when nothing is heard still can be.
+    fn first_byte(&self, upload: &Upload) -> Duration {
+        let retry = &self.route.retry;
+        let again = self.ctx.idempotent
+            && retry.on_timeout
+            && retry.tries > 1
+            && upload.is_kept(retry.max_body);
+        match again {
+            true => self.route.timeout / 2,
+            false => self.route.timeout,
+        }
     }
 
     /// A try was answered: what that says against its endpoint.
@@ -598,11 +617,14 @@ impl Exchange<'_> {
         if let Some(short) = short {
             SHORTAGES.one(short);
         }
+        // Another endpoint may have a connection already.
+        let hopeless = self.short && short.is_some_and(Shortage::is_everybodys);
+        self.short = short.is_some();
         let failure = Failure {
             fault: failed.fault,
             sent: failed.sent,
             released,
-            hopeless: failed.is_the_requests_own() || short.is_some_and(Shortage::is_everybodys),
+            hopeless: failed.is_the_requests_own() || hopeless,
         };
         let after = self.decide(upload, now, |tries, asking, moment| {
             tries.failed(at, failure, blame, asking, moment)

@@ -7,8 +7,6 @@ use http::{Method, StatusCode, Version};
 use pingora::{Error, ErrorType, OrErr as _, Result};
 use portolan_config::fields::{AsFieldName, Fields};
 
-use crate::exchange::has_token;
-
 /// The head of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestHeader {
@@ -57,6 +55,17 @@ pub(crate) fn is_whole(value: &HeaderValue) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let bytes = value.as_bytes();
     !blank(bytes.first()) && !blank(bytes.last())
+}
+
+/// Whether one of these lists has this member.
+pub(crate) fn has_token<'a>(
+    mut lists: impl Iterator<Item = &'a HeaderValue>,
+    wanted: &[u8],
+) -> bool {
+    lists.any(|list| {
+        let mut members = list.as_bytes().split(|byte| *byte == b',');
+        members.any(|member| member.trim_ascii().eq_ignore_ascii_case(wanted))
+    })
 }
 
 fn bad(what: &'static str) -> Box<Error> {

@@ -9,9 +9,11 @@
 //! What is held costs its bytes, and a small frame more than its bytes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use h2::FlowControl;
 use portolan_control::stats::Amount;
+use tokio::time::Instant;
 
 /// What one stream may hold. The default of HTTP/2 throttles bodies over long distances.
 pub(crate) const WIDE: u32 = 1 << 20;
@@ -26,6 +28,13 @@ const MOST: u64 = 128 << 20;
 /// speaks for many clients, and with a client.
 pub(crate) const MOST_OF_MANY: usize = 32 << 20;
 pub(crate) const MOST_OF_ONE: usize = 8 << 20;
+
+/// When it holds more than this, connections that hold too much end.
+const FAR_TOO_MUCH: u64 = 4 * MOST;
+
+/// How long the other side has to acknowledge that windows are narrow (RFC 9113, section 6.5.3: at once)
+/// while it holds too much. Its acknowledgement may come behind much that it has sent already.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a frame that is held costs at least: the library remembers each.
 const FRAME: usize = 256;
@@ -49,6 +58,8 @@ pub(crate) struct Held {
     /// It has not acknowledged that; it has, since somebody looked.
     told: bool,
     acknowledged: bool,
+    /// Since when it holds too much and has not acknowledged that windows are narrow.
+    owing: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -71,6 +82,7 @@ impl Held {
             window: WIDE,
             told: false,
             acknowledged: false,
+            owing: None,
         }
     }
 
@@ -134,6 +146,23 @@ impl Held {
     pub(crate) fn changed(&mut self, window: u32) {
         self.window = window;
         self.told = true;
+    }
+
+    /// When the connection has to end, unless that changes: while the other side does not acknowledge that
+    /// windows are narrow nothing keeps it from sending more.
+    pub(crate) fn end_at(&mut self, now: impl Fn() -> Instant) -> Option<Instant> {
+        if self.all <= self.most {
+            self.owing = None;
+            return None;
+        }
+        if self.process.get() > FAR_TOO_MUCH {
+            return Some(now());
+        }
+        if self.window == NARROW && !self.told {
+            self.owing = None;
+            return None;
+        }
+        Some(*self.owing.get_or_insert_with(now) + ACKNOWLEDGED_WITHIN)
     }
 
     /// The other side has acknowledged something: what it was told, if it was told anything.
@@ -231,6 +260,46 @@ mod tests {
         assert_eq!(held.change(), None);
     }
 
+    #[test]
+    fn who_does_not_acknowledge_narrow_windows_is_not_waited_for_without_end() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut held = Held::new(Arc::default(), MOST_OF_ONE);
+        held.begin(1, 0);
+        held.begin(3, 0);
+        held.came(1, MOST_OF_ONE);
+        assert_eq!(held.end_at(|| at(0)), None);
+        held.came(3, 1 << 20);
+        // Nothing could be said so far, and then nothing was acknowledged.
+        assert_eq!(held.end_at(|| at(1)), Some(at(31)));
+        held.changed(NARROW);
+        assert_eq!(held.end_at(|| at(9)), Some(at(31)));
+        held.acknowledges();
+        assert_eq!(held.end_at(|| at(10)), None, "it will not grow");
+        held.end(1);
+        held.changed(WIDE);
+        assert_eq!(held.end_at(|| at(40)), None, "it holds little");
+    }
+
+    #[test]
+    fn when_the_process_holds_far_too_much_the_largest_holders_go() {
+        let process: Arc<Amount> = Arc::default();
+        let mut large = Held::new(process.clone(), MOST_OF_ONE);
+        let mut small = Held::new(process.clone(), MOST_OF_ONE);
+        for held in [&mut large, &mut small] {
+            held.begin(1, 0);
+        }
+        large.came(1, FAR_TOO_MUCH as usize);
+        small.came(1, MOST_OF_ONE);
+        large.changed(NARROW);
+        large.acknowledges();
+        let now = Instant::now();
+        assert_eq!(
+            (large.end_at(|| now), small.end_at(|| now)),
+            (Some(now), None)
+        );
+    }
+
     /// The trap that [`Held::open_again`] is for: all that came was taken, and the library has not said
     /// so when the window closes behind it.
     #[tokio::test]
@@ -304,7 +373,7 @@ mod tests {
             }
         });
         // Who is stuck is stuck for good.
-        let limit = std::time::Duration::from_secs(30);
+        let limit = Duration::from_secs(30);
         tokio::time::timeout(limit, talking).await.unwrap();
         assert_eq!(taken, FIRST + SECOND);
     }

@@ -34,8 +34,8 @@ async fn a_cloud_that_goes_silent_keeps_nobody_waiting_who_may_be_repeated() {
     let silent = load.stop().await;
     silent.assert_flawless();
     assert!(portolan.log().contains("is suspect"), "{}", portolan.log());
-    let beside = ["reason=\"beside\""];
-    assert!(portolan.metric("portolan_retries_total", &beside).await > 0.0);
+    let rescues = ["reason=\"rescue\""];
+    assert!(portolan.metric("portolan_retries_total", &rescues).await > 0.0);
     // What may not be repeated goes elsewhere from the beginning.
     let tally = send_exactly(address, 100, 4, |_| Ask::new(Method::POST, "/")).await;
     tally.assert_flawless();

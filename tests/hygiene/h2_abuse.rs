@@ -1,13 +1,17 @@
 //! HTTP/2: what is malformed is answered or reset alone, what floods is sent away, and neither costs
 //! memory or other clients anything.
 
+use std::time::Duration;
+
+use tokio::net::{TcpSocket, TcpStream};
+
 use super::frames::{
     ACK, CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Outcome, PING,
     PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, get,
 };
 use super::{guarding, resident};
-use crate::harness::config::{LISTENER, PROBES, pools};
-use crate::harness::{Origin, Portolan, eventually, fetch, soon};
+use crate::harness::config::{LISTENER, PROBES, pool, pools};
+use crate::harness::{Origin, PATIENCE, Portolan, eventually, fetch, soon};
 
 const PROTOCOL_ERROR: u32 = 1;
 const CALM_DOWN: u32 = 11;
@@ -341,6 +345,65 @@ async fn floods_are_sent_away_and_cost_nobody_anything() {
         let grown = resident(portolan.pid()).saturating_sub(before);
         assert!(grown < BOUND, "{name}: {grown} bytes more");
     }
+    portolan.stop().await;
+}
+
+/// It acknowledges the first settings, which give it more room than the protocol does, and none that take it
+/// back: so nothing could keep it from sending more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_holds_much_and_acknowledges_nothing_is_sent_away() {
+    const UPLOADS: u32 = 60;
+    // It is full: who connects waits, and nothing of an upload is taken.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(1).unwrap();
+    let address = full.local_addr().unwrap();
+    let mut crowd = Vec::new();
+    while let Ok(inside) =
+        tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await
+    {
+        crowd.push(inside.unwrap());
+    }
+    let config = [
+        LISTENER,
+        "pools:\n",
+        &pool(
+            "full",
+            &[address],
+            ", health: off, outlier: off, timeouts: { connect: 10m }",
+        ),
+        "routes: [ { to: full, timeout: 10m } ]\n",
+    ]
+    .concat();
+    let portolan = Portolan::start(&config).await;
+    let mut client = Client::connect(portolan.address().await, &[]).await;
+    while client.next().await.expect("its settings").kind != SETTINGS {}
+    client.send(&frame(SETTINGS, ACK, 0, &[])).await;
+    let post = block(&[(":method", "POST"), SCHEME, AUTHORITY, PATH]);
+    let piece = vec![b'x'; 16 << 10];
+    for number in 0..UPLOADS {
+        let stream = 2 * number + 1;
+        client
+            .send(&frame(HEADERS, END_HEADERS, stream, &post))
+            .await;
+        for _ in 0..64 {
+            client.send(&frame(DATA, 0, stream, &piece)).await;
+        }
+    }
+    let gone = async {
+        let label = "reason=\"h2_hoard\"";
+        let refused = "portolan_refused_connections_total";
+        while portolan.metric(refused, &[label]).await < 1.0 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    // It has half a minute.
+    tokio::time::timeout(2 * PATIENCE, gone)
+        .await
+        .expect("it is sent away");
+    portolan
+        .wait_for_metric("portolan_http2_held_bytes", &[], 0.0)
+        .await;
     portolan.stop().await;
 }
 

@@ -8,7 +8,6 @@ const fs = require("fs");
 const crypto = require("crypto");
 
 const [wire, port, cert, key] = process.argv.slice(2);
-const page = process.env.PAGE ? fs.readFileSync(process.env.PAGE) : "";
 
 const pattern = Buffer.from(Array.from({ length: 251 * 256 }, (_, at) => at % 251));
 
@@ -67,8 +66,9 @@ function answer(request, response) {
       response.statusCode = wanted("code");
       response.end();
     } else if (url.pathname === "/page") {
+      // For a browser: what it runs, and below what became of that. Both are beside where this was started.
       response.setHeader("content-type", "text/html; charset=utf-8");
-      response.end(page);
+      response.end(fs.readFileSync("page.html"));
     } else {
       response.end("node");
     }
@@ -76,7 +76,10 @@ function answer(request, response) {
   if (url.pathname === "/result") {
     const pieces = [];
     request.on("data", (piece) => pieces.push(piece));
-    request.on("end", () => console.log(Buffer.concat(pieces).toString()));
+    request.on("end", () => {
+      fs.writeFileSync("result.part", Buffer.concat(pieces));
+      fs.renameSync("result.part", "result.json");
+    });
   }
 }
 

@@ -16,10 +16,13 @@ async fn the_page_lists_who_is_tried_in_the_version_that_is_tried() {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let (version, behind) = (cells[2], cells[3]);
         let said = peer.version().await;
-        assert!(
-            said.contains(version),
-            "docs/interop.md says {peer:?} {version}, and it says of itself: {said}"
-        );
+        // Where the page is kept true. Elsewhere others may have other versions.
+        if std::env::var_os("CI").is_some() {
+            assert!(
+                said.contains(version),
+                "docs/interop.md says {peer:?} {version}, and it says of itself: {said}"
+            );
+        }
         for wire in Wire::ALL {
             let word = match wire {
                 Wire::Http1 => "HTTP/1.1",
@@ -35,4 +38,16 @@ async fn the_page_lists_who_is_tried_in_the_version_that_is_tried() {
             );
         }
     }
+}
+
+#[test]
+fn the_page_names_the_browser_and_the_grpc_library_that_are_tried() {
+    assert!(PAGE.contains("| Chromium |"));
+    let library = include_str!("../grpc/requirements.txt");
+    let version = library
+        .lines()
+        .find_map(|line| line.strip_prefix("grpcio=="))
+        .unwrap();
+    let (version, _) = version.rsplit_once('.').unwrap();
+    assert!(PAGE.contains(&format!("| gRPC (`grpcio`) | {version} |")));
 }

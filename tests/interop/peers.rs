@@ -85,7 +85,7 @@ pub(super) struct Running {
     peer: Peer,
     command: Box<dyn Fn() -> Command + Send + Sync>,
     child: Child,
-    _folder: TempDir,
+    folder: TempDir,
     _kept: Socket,
 }
 
@@ -185,9 +185,14 @@ impl Running {
             peer,
             command,
             child,
-            _folder: folder,
+            folder,
             _kept: kept,
         }
+    }
+
+    /// Where it was started.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Ends it, without a word to anybody.
@@ -233,7 +238,7 @@ async fn spawn(mut command: Command, address: SocketAddr, peer: Peer) -> Child {
 }
 
 /// Ends a program and its workers.
-async fn end(child: &mut Child) {
+pub(super) async fn end(child: &mut Child) {
     if let Some(pid) = child.id() {
         // It may have ended by itself.
         let _ = nix::sys::signal::killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);

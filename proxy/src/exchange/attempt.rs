@@ -136,6 +136,8 @@ pub(super) struct Attempt {
     finished: bool,
     /// Something of the request may have reached the endpoint.
     sent: bool,
+    /// The same over a connection that was replaced.
+    perhaps: bool,
     /// When the endpoint last took some of it.
     took: Tick,
     /// When it had all of it.
@@ -167,6 +169,7 @@ impl Attempt {
             at: 0,
             finished: false,
             sent: false,
+            perhaps: false,
             took: now,
             asked: None,
             holding: None,
@@ -373,6 +376,10 @@ impl Attempt {
             };
         if another {
             self.holding = None;
+            self.asked = None;
+            // Of what was not processed nothing counts as sent, unless an earlier one may have been.
+            self.perhaps |= !matches!(lost, Lost::Unprocessed { .. });
+            self.sent = self.perhaps;
             self.state = connect(&self.upstream, &self.target, self.need);
             return Ok(());
         }
@@ -381,7 +388,7 @@ impl Attempt {
             error: error.into_up(),
             fault,
             sent,
-            excused: own || lost == Lost::Stale,
+            excused: own || matches!(lost, Lost::Stale | Lost::Unprocessed { useful: true }),
         })
     }
 

@@ -14,7 +14,7 @@ use crate::context::RequestContext;
 use crate::downstream::Downstream;
 use crate::edge::{fastrand_scope, host};
 use crate::forward::{self, Origin};
-use crate::head::RequestHeader;
+use crate::head::{RequestHeader, has_token};
 use crate::http1::framing::length;
 use crate::trailers;
 
@@ -150,17 +150,6 @@ fn asks_for_trailers(downstream: &RequestHeader) -> bool {
     downstream.takes_trailers()
         && (downstream.version == Version::HTTP_2
             || has_token(headers.get_all(&header::CONNECTION), b"te"))
-}
-
-/// Whether one of these lists has this member.
-pub(crate) fn has_token<'a>(
-    mut lists: impl Iterator<Item = &'a HeaderValue>,
-    wanted: &[u8],
-) -> bool {
-    lists.any(|list| {
-        let mut members = list.as_bytes().split(|byte| *byte == b',');
-        members.any(|member| member.trim_ascii().eq_ignore_ascii_case(wanted))
-    })
 }
 
 /// Over how many hops a request may still go, where that is said and counts (RFC 9110, section

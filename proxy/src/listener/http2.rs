@@ -8,12 +8,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use http::{Request, Response};
 use portolan_config::plan::LimitsPlan;
 use portolan_control::ledger::Outcome;
-use portolan_control::stats::Gauge;
+use portolan_control::stats::{Gauge, Totals};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::accept::{LEAVE_GRACE, Service};
 use crate::connection::http2::Http2Connection;
@@ -24,6 +26,7 @@ use crate::head::RequestHeader;
 use crate::held::{MOST_OF_MANY, MOST_OF_ONE, SMALL_FRAMES, WIDE};
 use crate::ledger::Entry;
 use crate::refusal::Refusal;
+use crate::timer::Timer;
 
 /// How long a connection without requests stays after it was told to go away. A client that is
 /// there ends it at once; what is left may be the end of an answer on its way to a slow one.
@@ -99,6 +102,11 @@ async fn accept(
     let mut begun = 0;
     let mut asked_to_leave = false;
     let mut malformed = 0;
+    let mut hoard = Hoard {
+        totals: context.totals.clone(),
+        timer: Timer::default(),
+        over: false,
+    };
     loop {
         let accepted = tokio::select! {
             biased;
@@ -108,7 +116,7 @@ async fn accept(
                 asked_to_leave = true;
                 continue;
             }
-            accepted = poll_fn(|cx| accept_one(&mut engine, &bodies, cx)) => accepted,
+            accepted = poll_fn(|cx| accept_one(&mut engine, &bodies, &mut hoard, cx)) => accepted,
             () = requests.idle_for(limits.idle_timeout), if !asked_to_leave => return,
         };
         let (request, mut respond) = match accepted {
@@ -154,10 +162,37 @@ async fn accept(
     }
 }
 
+/// Whether a client holds more than it was told that it may, and for too long.
+struct Hoard {
+    totals: Arc<Totals>,
+    timer: Timer,
+    /// It was told to go.
+    over: bool,
+}
+
+impl Hoard {
+    /// Ends the connection, once, when it is time for that.
+    fn end_at<I: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        at: Instant,
+        engine: &mut h2::server::Connection<I, Bytes>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        if self.over || !self.timer.poll(cx, at) {
+            return false;
+        }
+        self.over = true;
+        self.totals.refused_connections.one("h2_hoard");
+        engine.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        true
+    }
+}
+
 /// The next request; and what its streams may hold, as far as that has changed.
 fn accept_one<I: AsyncRead + AsyncWrite + Unpin>(
     engine: &mut h2::server::Connection<I, Bytes>,
     bodies: &Mutex<Bodies>,
+    hoard: &mut Hoard,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Accepted, h2::Error>>> {
     loop {
@@ -165,6 +200,7 @@ fn accept_one<I: AsyncRead + AsyncWrite + Unpin>(
         // What it has just read may have been too much, or enough.
         let held = &mut bodies.lock().unwrap_or_else(PoisonError::into_inner).held;
         held.open_again();
+        let end = held.end_at(Instant::now);
         match held.change() {
             Some(window) if engine.set_initial_window_size(window).is_ok() => {
                 held.changed(window);
@@ -172,6 +208,7 @@ fn accept_one<I: AsyncRead + AsyncWrite + Unpin>(
                     return accepted;
                 }
             }
+            _ if accepted.is_pending() && end.is_some_and(|at| hoard.end_at(at, engine, cx)) => {}
             _ => return accepted,
         }
     }

@@ -278,11 +278,11 @@ impl Driver {
             if Pin::new(&mut self.connection).poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            let change = {
+            let (change, end) = {
                 let held = &mut self.shared.state().held;
                 held.open_again();
                 // What it has just read may have been too much, or enough.
-                held.change()
+                (held.change(), held.end_at(Instant::now))
             };
             if let Some(window) = change
                 && self.connection.set_initial_window_size(window).is_ok()
@@ -300,7 +300,7 @@ impl Driver {
                 self.look = Instant::now() + PING;
             }
             let settling = (!self.shared.state().is_settled()).then_some(self.settle_by);
-            let until = [settling, again]
+            let until = [settling, again, end]
                 .into_iter()
                 .flatten()
                 .fold(self.look, Instant::min);
@@ -311,7 +311,7 @@ impl Driver {
             if settling.is_some_and(|until| now >= until) && self.shared.state().settle() {
                 self.shared.tell();
             }
-            if now >= self.look && !self.is_alive(now) {
+            if end.is_some_and(|at| now >= at) || (now >= self.look && !self.is_alive(now)) {
                 return Poll::Ready(());
             }
         }

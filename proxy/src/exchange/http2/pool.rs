@@ -47,7 +47,12 @@ struct Entry {
     attempts: usize,
     /// What the endpoint granted the last one.
     grant: Grant,
+    /// Connections in a row on which nothing was accepted.
+    barren: u32,
 }
+
+/// Those that are replaced before that counts as a failure for those who wait.
+const MOST_BARREN: u32 = 3;
 
 /// A connection that is there.
 struct Kept {
@@ -89,6 +94,7 @@ impl Pool {
             wanted: 0,
             attempts: 0,
             grant: Grant::UNKNOWN,
+            barren: 0,
         });
         if let Some(slot) = entry.take(need) {
             return Joined::Place(slot);
@@ -175,15 +181,21 @@ impl Entry {
 
     /// Gives places to those who wait, as far as there are any, and sees to the rest.
     fn serve(&mut self) {
-        let mut useless = false;
+        let (mut useless, mut useful) = (false, false);
         self.connections.retain(|kept| {
             let state = kept.connection.state();
             if state.is_settled() {
                 self.grant = state.grant();
             }
             useless |= !state.is_of_use() && !state.has_accepted();
+            useful |= state.has_accepted();
             state.is_of_use()
         });
+        match (useful, useless) {
+            (true, _) => self.barren = 0,
+            (false, true) => self.barren += 1,
+            (false, false) => {}
+        }
         if self.waiting.is_empty() {
             return;
         }
@@ -214,8 +226,9 @@ impl Entry {
                 }
             }
         }
-        if useless {
-            // Another one like this would be of no more use.
+        if useless && self.barren > MOST_BARREN {
+            // Another one like these would be of no more use.
+            self.barren = 0;
             let why = "a connection on which nothing was accepted";
             self.fail(Error::explain(ErrorType::ConnectionClosed, why));
         } else {
