@@ -285,7 +285,7 @@ mod tests {
     fn when_the_process_holds_far_too_much_the_largest_holders_go() {
         let process: Arc<Amount> = Arc::default();
         let mut large = Held::new(process.clone(), MOST_OF_ONE);
-        let mut small = Held::new(process.clone(), MOST_OF_ONE);
+        let mut small = Held::new(process, MOST_OF_ONE);
         for held in [&mut large, &mut small] {
             held.begin(1, 0);
         }
