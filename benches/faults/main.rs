@@ -3,7 +3,7 @@
 //! Every proxy has one worker thread and a processor core of its own; the clients and the two clouds
 //! share another one. Proxies take turns, each begun afresh. Without arguments everything is
 //! measured, in an hour and a half; with names only that, and with a number so many rounds of each of
-//! the first three:
+//! the first three; with names of proxies only those take turns:
 //!
 //! - `killed`, `stopped`, `unavailable`: a cloud fails under load ([`failover`]);
 //! - `refused`, `silent`, `half-silent`: pools of all sizes, little and more to do ([`pools`]);
@@ -92,9 +92,13 @@ async fn drive(asked: &[&str]) {
         .copied()
         .filter(|word| word.parse::<usize>().is_err() && !word.starts_with('-'))
         .collect();
+    let (proxies, names): (Vec<&str>, Vec<&str>) = names
+        .into_iter()
+        .partition(|name| PEERS.iter().any(|peer| peer.name() == *name));
     let wanted = |name: &str| names.is_empty() || names.contains(&name);
     let cores = Cores::share_out();
-    let peers = peers::present(&PEERS);
+    let mut peers = peers::present(&PEERS);
+    peers.retain(|peer| proxies.is_empty() || proxies.contains(&peer.name()));
     let faults = [
         ("killed", Fault::Killed),
         ("stopped", Fault::Stopped),

@@ -1,7 +1,10 @@
 //! Deadlines: of one try, of the whole request.
+use http::Method;
+
 use super::{behind, fates, served};
+use crate::harness::config::{LISTENER, pools};
 use crate::harness::rogue::nobody;
-use crate::harness::{Origin, Rogue, RogueEndpoint};
+use crate::harness::{Ask, Origin, Portolan, Rogue, RogueEndpoint, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deadlines_end_what_waits() {
@@ -36,4 +39,27 @@ async fn deadlines_end_what_waits() {
         answers.iter().all(|(status, _)| *status == 502),
         "{answers:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_tried_again_has_all_of_its_time() {
+    let origin = Origin::start("a").await;
+    let slow = "/sleep?ms=3000";
+    for (method, rest) in [
+        (Method::POST, ""),
+        (Method::GET, ", retry: { tries: 1 }"),
+        (Method::GET, ", retry: { on: [ connect, reset ] }"),
+    ] {
+        let config = [
+            LISTENER,
+            &pools(&[("a", &[&origin], ", health: off")]),
+            &format!("routes: [ {{ to: a, timeout: 5s{rest} }} ]\n"),
+        ]
+        .concat();
+        let portolan = Portolan::start(&config).await;
+        let ask = Ask::new(method.clone(), slow);
+        let answer = soon("an answer", ask.to(portolan.address().await)).await;
+        assert_eq!(answer.unwrap().status, 200, "{method} {rest}");
+        portolan.stop().await;
+    }
 }

@@ -245,6 +245,41 @@ async fn what_was_not_processed_is_sent_again_whatever_the_reason() {
     }
 }
 
+/// Behind a balancer of connections, one of several servers is on its way out: what waits for a connection that
+/// ends at once gets another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_connection_that_ends_at_once_gets_another_one() {
+    let papers = Papers::new();
+    for wire in TWO {
+        let processed = Arc::new(AtomicU64::new(0));
+        let counted = processed.clone();
+        let endpoint = Endpoint2::by_hand(wire, &papers.identity, move |number, line| {
+            let processed = counted.clone();
+            async move {
+                let Some(mut frames) = Frames::begin(line, &[]).await else {
+                    return;
+                };
+                if number % 3 == 0 {
+                    frames.go_away(0, NO_ERROR).await;
+                    return;
+                }
+                while let Some(stream) = frames.request().await {
+                    processed.fetch_add(1, Ordering::Relaxed);
+                    frames.answer(stream, b"ok").await;
+                }
+            }
+        })
+        .await;
+        let portolan = papers.in_front_of(wire, endpoint.address, "").await;
+        let address = portolan.address().await;
+        let tally = soon("every answer", send_exactly(address, 300, 300, post)).await;
+        tally.assert_flawless();
+        assert_eq!(processed.load(Ordering::Relaxed), 300, "{wire:?}");
+        nobody_is_blamed(&portolan, 300.0).await;
+        portolan.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_accepts_nothing_fails_requests_and_does_not_hold_them() {
     let papers = Papers::new();
