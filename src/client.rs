@@ -25,12 +25,22 @@ pub(crate) struct Instance {
 impl Instance {
     /// The instance that the arguments name.
     pub(crate) fn new(args: &InstanceArgs) -> anyhow::Result<Self> {
+        let admin = args.admin.trim_end_matches('/');
+        // People write what stands in their configuration: an address.
+        let scheme = if admin.contains("://") { "" } else { "http://" };
+        let admin = format!("{scheme}{admin}");
+        if reqwest::Url::parse(&admin).is_err() {
+            anyhow::bail!(
+                "`{}` is no address of an admin API: it looks like http://127.0.0.1:9470",
+                args.admin
+            );
+        }
         Ok(Self {
             client: reqwest::Client::builder()
                 .timeout(TIMEOUT)
                 .no_proxy()
                 .build()?,
-            admin: args.admin.trim_end_matches('/').to_owned(),
+            admin,
             token: args.token.clone(),
         })
     }

@@ -724,6 +724,9 @@ async fn a_refused_reload_says_why() {
     assert_eq!(problem["report"]["diagnostics"][0]["code"], "unknown-name");
     // Status knows it, too.
     let status = stdout(&command(&["status", "--admin", &admin]).await);
+    // As an address stands in the configuration, too.
+    let bare = admin.strip_prefix("http://").unwrap();
+    assert_exit(&command(&["status", "--admin", bare]).await, 0);
     assert!(
         status.contains("refused") && status.contains("unknown-name"),
         "{status}"

@@ -245,11 +245,16 @@ impl Reader<'_> {
             )
             .help("keep one of the two");
         }
-        Diagnostic::error(
-            Code::Syntax,
-            origin,
-            format!("not valid YAML: {}", plain_words(error)),
-        )
+        let words = plain_words(error);
+        if words.contains("multiple YAML documents") {
+            return Diagnostic::error(
+                Code::Syntax,
+                origin,
+                "a second document begins behind `---` or `...`: a file has one",
+            )
+            .help("remove what stands behind the mark, or the mark");
+        }
+        Diagnostic::error(Code::Syntax, origin, format!("not valid YAML: {words}"))
     }
 }
 

@@ -50,7 +50,7 @@ it true. `portolan schema` prints the same as JSON Schema, which editors underst
 
 `${env:NAME}` inside a text is replaced by the environment variable, `${file:/path}` by what the file \
 holds, after the configuration has been read; `$${` stands for a literal `${`. What comes from a file \
-is a secret and is never printed. A key with nothing behind it is the same as no key.
+is a secret and is never printed. A key with nothing behind it is an error.
 ";
 
 /// For each definition, the keys where it may stand.

@@ -42,14 +42,14 @@ use crate::clock::Tick;
 use crate::decide::{Fate, decide_again};
 use crate::endpoint::{Blame, Endpoint};
 use crate::geo::Whereabouts;
-use crate::outlier::Source;
+use crate::outlier::{Fault as EndpointFault, Source};
 use crate::retry::{self, Action, Because, Chances, Fault, Repeatable, Sent};
 use crate::snapshot::Snapshot;
 use crate::stats::RetryReason;
 use crate::steering::{Basis, Draw};
 
 /// How long another try may take until it has not failed alike: so many times as long as the failure
-/// took, and this much longer; no longer than the last.
+/// took, and this much longer; no longer than the last, but for failures that are nothing but time.
 const ALIKE: (u32, Duration, Duration) = (3, Duration::from_millis(40), Duration::from_secs(1));
 
 /// How long it is believed that there is no place for another try, first and at most: to look for one takes
@@ -544,13 +544,29 @@ impl Tries {
                 .any(|running| running.number == 0 && running.dead)
     }
 
+    /// The request's time is over while the oldest try waits. `blame`: its endpoint's.
+    pub fn ran_out(&mut self, blame: Option<Blame>, now: Tick) {
+        if !self.under_way.is_empty() {
+            let ended = self.under_way.remove(0);
+            self.suspend(&ended, blame, now);
+        }
+    }
+
     /// It is not known yet whether the request was the cause.
     fn suspend(&mut self, ended: &UnderWay, blame: Option<Blame>, now: Tick) {
         let took = now.since(ended.began);
-        self.blames.extend(blame.map(|blame| Suspended {
-            pool: ended.place.pool,
-            blame,
-            until: now + (took * ALIKE.0 + ALIKE.1).min(ALIKE.2),
+        self.blames.extend(blame.map(|blame| {
+            let patience = (took * ALIKE.0 + ALIKE.1).min(ALIKE.2);
+            let patience = match blame.fault() {
+                // Another one takes as long to fail alike.
+                EndpointFault::TimedOut => patience.max(took + ALIKE.1),
+                _ => patience,
+            };
+            Suspended {
+                pool: ended.place.pool,
+                blame,
+                until: now + patience,
+            }
         }));
     }
 

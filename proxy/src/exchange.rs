@@ -810,8 +810,8 @@ impl Exchange<'_> {
         }
         for mut running in std::mem::take(&mut self.running) {
             let source = || choose::source(self.ctx, self.route, self.downstream.request());
-            // It counts: there was no time to find out whether others would have answered.
-            drop(running.this.live.failed(TryOutcome::TimedOut, now, source));
+            let blame = running.this.live.failed(TryOutcome::TimedOut, now, source);
+            self.tries.ran_out(blame, now);
             self.ctx.current = Some(running.this);
         }
         self.blame(false, upload, now);

@@ -121,3 +121,27 @@ async fn retries_stay_within_their_budget_when_everything_fails() {
         portolan.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_that_never_answers_ejects_nobody() {
+    let route = ", timeout: 600ms";
+    let (portolan, [a, _b]) = two_clouds([2, 2], PROBES, route).await;
+    let address = portolan.address().await;
+    for number in 0..30_u64 {
+        let hang = Ask::get("/sleep?ms=20000").header("x-forwarded-for", "192.0.2.1");
+        assert_eq!(hang.to(address).await.unwrap().status, 504);
+        for other in 0..4 {
+            let client = format!("198.51.100.{}", number % 20 + other);
+            let good = Ask::get("/").header("x-forwarded-for", &client);
+            let answer = good.to(address).await.unwrap();
+            let origin = answer.origin();
+            if answer.status != 200 || !origin.starts_with('a') {
+                panic!("{origin}: {:#}", portolan.api("/events").await);
+            }
+        }
+    }
+    let events = portolan.api("/events").await;
+    assert_eq!(ejections(&portolan).await, 0.0, "{events:#}");
+    assert!(a.iter().all(|origin| origin.hits() > 0));
+    portolan.stop().await;
+}

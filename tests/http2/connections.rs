@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::{Papers, TWO, nobody_is_blamed};
 use crate::harness::client::send_exactly;
 use crate::harness::endpoint2::{Frames, frame};
-use crate::harness::{Ask, Endpoint2, Nginx, Wire, eventually, soon};
+use crate::harness::{Ask, Endpoint2, Nginx, Origin, Wire, eventually, soon};
 
 const NO_ERROR: u32 = 0;
 const REFUSED_STREAM: u32 = 7;
@@ -50,6 +50,78 @@ async fn nginx_goes_away_again_and_again_and_no_post_is_lost() {
             nobody_is_blamed(&portolan, all).await;
             portolan.stop().await;
         }
+    }
+}
+
+/// Bodies that are larger than what is kept in any case, and than nginx takes before it begins with a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_goes_away_and_no_large_body_is_lost() {
+    let papers = Papers::new();
+    let origin = Origin::start("origin").await;
+    for wire in TWO {
+        let nginx = Nginx::start(1, Some(&papers.identity), |_, address| {
+            let tls = match wire {
+                Wire::Tls2 => "ssl http2; ssl_certificate tls.pem; ssl_certificate_key tls.key",
+                _ => "http2",
+            };
+            format!(
+                "listen {address} {tls}; keepalive_requests 20; client_max_body_size 1m; \
+                 location / {{ proxy_pass http://{}; }}",
+                origin.address
+            )
+        })
+        .await;
+        for (size, method) in [
+            (65_536, Method::POST),
+            (66_000, Method::POST),
+            (100_000, Method::PUT),
+            (200_000, Method::POST),
+        ] {
+            let portolan = papers.in_front_of(wire, nginx.addresses[0], "").await;
+            let address = portolan.address().await;
+            let before = origin.hits();
+            let upload = move |_| Ask::new(method.clone(), "/").body(vec![b'x'; size]);
+            let tally = soon("every answer", send_exactly(address, 400, 40, upload)).await;
+            tally.assert_flawless();
+            assert_eq!(origin.hits(), before + 400, "{size} bytes over {wire:?}");
+            nobody_is_blamed(&portolan, 400.0).await;
+            portolan.stop().await;
+        }
+    }
+}
+
+/// As Node.js does when answers that nobody reads fill the memory of a session: those go on, and whatever else
+/// comes over that connection is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_an_endpoint_wants_no_more_is_left_for_another_one() {
+    const ENOUGH: u32 = 20;
+    let papers = Papers::new();
+    for wire in TWO {
+        let endpoint = Endpoint2::by_hand(wire, &papers.identity, move |_, line| async move {
+            let Some(mut frames) = Frames::begin(line, &[]).await else {
+                return;
+            };
+            let mut number = 0;
+            while let Some(stream) = frames.request().await {
+                number += 1;
+                match number <= ENOUGH {
+                    true => frames.answer(stream, b"ok").await,
+                    false => frames.reset(stream, CALM_DOWN).await,
+                };
+            }
+        })
+        .await;
+        let portolan = papers.in_front_of(wire, endpoint.address, "").await;
+        let address = portolan.address().await;
+        let tally = soon(
+            "every answer",
+            send_exactly(address, 200, 1, |_| Ask::get("/")),
+        )
+        .await;
+        tally.assert_flawless();
+        let ejections = portolan.metric("portolan_ejections_total", &[]).await;
+        assert_eq!(ejections, 0.0, "{wire:?}");
+        portolan.stop().await;
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
             ));
         }
         let lifetime = pool.timeouts.upgrade_lifetime.as_ref();
+        let first_byte = pool.timeouts.first_byte.as_ref();
         let limits = [
             ("connect", &pool.timeouts.connect),
             ("idle", &pool.timeouts.idle),
@@ -61,6 +62,7 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
         for (name, limit) in limits
             .into_iter()
             .chain(lifetime.map(|lifetime| ("upgrade_lifetime", lifetime)))
+            .chain(first_byte.map(|limit| ("first_byte", limit)))
         {
             if limit.value.duration().is_zero() {
                 let lost = if name.starts_with("upgrade") {

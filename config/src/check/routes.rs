@@ -91,6 +91,20 @@ fn retries(route: &Route, found: &mut Vec<Diagnostic>) {
             .help("the most is 1MiB; larger bodies are sent on as they come"),
         );
     }
+    for (name, limit) in [
+        ("timeout", Some(&route.timeout)),
+        ("per_try", route.retry.per_try.as_ref()),
+    ] {
+        if let Some(limit) = limit
+            && limit.value.duration().is_zero()
+        {
+            found.push(Diagnostic::error(
+                Code::BadValue,
+                limit.origin,
+                format!("with `{name}: 0s` no request could ever be answered"),
+            ));
+        }
+    }
     if let Some(hedge) = &route.hedge
         && let Some(written) = &hedge.after
         && let HedgeAfter::Time(after) = written.value

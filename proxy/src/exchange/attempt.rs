@@ -321,7 +321,7 @@ impl Attempt {
             }
             let sent = wire.send_on(cx);
             if wire.is_sent() {
-                upload.sent(self.at);
+                upload.sent(self.at, matches!(wire, Wire::Two(_)));
             }
             if wire.is_cut() {
                 // Whatever it says now is its answer to what it has.

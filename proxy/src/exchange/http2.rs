@@ -413,7 +413,10 @@ impl Http2 {
             let useful = stream.slot.has_progressed();
             return Lost::Unprocessed { useful };
         }
-        match kept && h2.is_io() {
+        // It has too much to do with this connection: another one is as good as new.
+        let crowded =
+            h2.is_reset() && h2.is_remote() && h2.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+        match crowded || kept && h2.is_io() {
             true => Lost::Stale,
             false => Lost::Perhaps,
         }

@@ -12,6 +12,11 @@ use http::HeaderMap;
 /// sent again with it. More is not read before somebody takes it.
 pub(super) const KEPT: u64 = 64 << 10;
 
+/// The same while an endpoint has not answered that may not have processed the request: as much as
+/// endpoints usually take before they begin with it (their first windows are 64 KiB), what came with that,
+/// and as much again.
+const KEPT_WHILE_UNSURE: u64 = 256 << 10;
+
 /// The body of a request, as far as it was read.
 #[derive(Clone, Debug)]
 pub(super) struct Upload {
@@ -100,9 +105,10 @@ impl Upload {
         at >= self.forgotten + self.parts.len()
     }
 
-    /// Everything before this place was sent: what is too large to be kept is forgotten.
-    pub(super) fn sent(&mut self, at: usize) {
-        if self.read > KEPT {
+    /// Everything before this place was sent: what is too large to be kept is forgotten. `unsure`: over
+    /// HTTP/2, where an endpoint may say later that it has processed nothing of it.
+    pub(super) fn sent(&mut self, at: usize, unsure: bool) {
+        if self.read > if unsure { KEPT_WHILE_UNSURE } else { KEPT } {
             while self.forgotten < at && self.parts.pop_front().is_some() {
                 self.forgotten += 1;
             }
@@ -131,16 +137,18 @@ mod tests {
         let mut upload = Upload::new();
         upload.add(Bytes::from_static(b"hello"));
         assert!(upload.is_kept(5) && !upload.is_kept(4));
-        upload.sent(1);
+        upload.sent(1, false);
         assert!(upload.is_whole() && upload.part(0).is_some() && upload.is_used_up(1));
         upload.add(vec![b'x'; KEPT as usize].into());
         assert!(upload.is_whole() && !upload.may_read_ahead());
         assert!(!upload.is_kept(KEPT));
-        upload.sent(1);
+        upload.sent(1, true);
+        assert!(upload.is_whole(), "it may have to be sent again");
+        upload.sent(1, false);
         assert!(!upload.is_whole());
         assert_eq!(upload.part(0), None);
         assert_eq!(upload.part(1).map(Bytes::len), Some(KEPT as usize));
-        upload.sent(2);
+        upload.sent(2, false);
         assert!(upload.is_used_up(2) && upload.part(2).is_none());
     }
 }

@@ -55,7 +55,8 @@ pub(crate) enum Part {
 pub(crate) enum Lost {
     /// It was certainly not processed. `useful`: others were, on the same connection.
     Unprocessed { useful: bool },
-    /// A kept connection may have been closed meanwhile.
+    /// It is the connection: a kept one may have been closed meanwhile, or the endpoint has too much to do
+    /// with it.
     Stale,
     /// Its head is more than the endpoint takes.
     TooLarge,

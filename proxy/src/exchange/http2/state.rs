@@ -6,8 +6,11 @@ use std::sync::Arc;
 use portolan_control::stats::Amount;
 use tokio::time::Instant;
 
-use crate::frames::{DATA, Frame, GOAWAY, HEADERS, SETTINGS, WINDOW_UPDATE};
+use crate::frames::{DATA, Frame, GOAWAY, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE};
 use crate::held::{Held, MOST_OF_MANY};
+
+/// `ENHANCE_YOUR_CALM` (RFC 9113, section 7).
+const CALM_DOWN: u32 = 0xb;
 
 /// Requests at the same time on one connection, whatever the endpoint allows.
 pub(super) const MOST_STREAMS: u32 = 100;
@@ -132,6 +135,8 @@ pub(super) struct State {
     header_list: Option<u32>,
     connect_protocol: bool,
     goaway: Option<Goaway>,
+    /// The endpoint has refused a request because this connection has it hold too much.
+    crowded: bool,
     /// It is over.
     over: bool,
     /// Requests under way, and those that were given up and are not over yet.
@@ -167,6 +172,7 @@ impl State {
             header_list: None,
             connect_protocol: false,
             goaway: None,
+            crowded: false,
             over: false,
             streams: 0,
             winding: 0,
@@ -230,6 +236,12 @@ impl State {
                 self.progress += 1;
                 false
             }
+            // Node.js does that when answers that nobody reads fill the memory of a session. Those go on,
+            // and new requests are better off elsewhere.
+            RST_STREAM if frame.number(0) == CALM_DOWN => {
+                self.crowded = true;
+                true
+            }
             _ => false,
         }
     }
@@ -250,7 +262,7 @@ impl State {
 
     /// Whether it may ever take another request.
     pub(super) fn is_of_use(&self) -> bool {
-        !self.over && self.goaway.is_none() && self.most > 0
+        !self.over && self.goaway.is_none() && !self.crowded && self.most > 0
     }
 
     pub(super) fn has_accepted(&self) -> bool {
