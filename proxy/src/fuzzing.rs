@@ -15,6 +15,7 @@ use portolan_config::plan::{ClientIpPlan, PathsPlan};
 use crate::client_address::client_address;
 use crate::guard;
 use crate::head::RequestHeader;
+use crate::http1::request::is_target;
 use crate::proxy_protocol::{Malformed, Parsed, one_family, parse, write};
 
 pub use crate::connection::fuzzing::frames;
@@ -150,6 +151,10 @@ pub fn paths(bytes: &[u8]) {
 }
 
 fn path(bytes: &[u8], plan: &PathsPlan) {
+    // Whatever else comes as a target is refused before.
+    if !is_target(bytes) {
+        return;
+    }
     let Ok(mut request) = RequestHeader::build("GET", bytes, 0) else {
         return;
     };
