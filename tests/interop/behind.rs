@@ -1,5 +1,6 @@
 //! Other people's servers behind Portolan.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -27,8 +28,18 @@ impl Papers {
         }
     }
 
-    async fn portolan(&self, config: &str) -> Portolan {
-        let builder = Portolan::with(config).file("ca.pem", self.authority.pem());
+    /// Portolan with one pool of these endpoints, that speak this; `health`: how it knows of them.
+    async fn before(&self, endpoints: &[SocketAddr], wire: Wire, health: &str) -> Portolan {
+        let config = [
+            LISTENER,
+            "defaults: { ",
+            health,
+            " }\npools:\n",
+            &pool("a", endpoints, wire.pool()),
+            "routes: [ { to: a } ]\n",
+        ]
+        .concat();
+        let builder = Portolan::with(&config).file("ca.pem", self.authority.pem());
         builder.start().await
     }
 }
@@ -53,15 +64,9 @@ async fn everything_arrives(peer: Peer, wire: Wire) {
     let papers = Papers::new();
     let origin = Origin::start("origin").await;
     let running = Running::behind(peer, wire, &papers.identity, origin.address).await;
-    let config = [
-        LISTENER,
-        // Its probes have to pass, too.
-        "defaults: { health: { http: /health, every: 100ms } }\npools:\n",
-        &pool("a", &[running.address], wire.pool()),
-        "routes: [ { to: a } ]\n",
-    ]
-    .concat();
-    let portolan = papers.portolan(&config).await;
+    // Its probes have to pass, too.
+    let health = "health: { http: /health, every: 100ms }";
+    let portolan = papers.before(&[running.address], wire, health).await;
     let address = portolan.address().await;
     portolan
         .wait_for_health("a", running.address, "healthy")
@@ -98,14 +103,8 @@ async fn no_post_is_lost_while_it_closes_connections(peer: Peer, wire: Wire) {
     let papers = Papers::new();
     let origin = Origin::start("origin").await;
     let running = Running::behind(peer, wire, &papers.identity, origin.address).await;
-    let config = [
-        LISTENER,
-        "defaults: { health: off, outlier: off }\npools:\n",
-        &pool("a", &[running.address], wire.pool()),
-        "routes: [ { to: a } ]\n",
-    ]
-    .concat();
-    let portolan = papers.portolan(&config).await;
+    let health = "health: off, outlier: off";
+    let portolan = papers.before(&[running.address], wire, health).await;
     let address = portolan.address().await;
     let pause = match peer {
         // It says five seconds, and closes after six.
@@ -140,14 +139,9 @@ async fn nobody_is_lost_when_it_dies(peer: Peer, wire: Wire) {
     let origin = Origin::start("origin").await;
     let mut one = Running::behind(peer, wire, &papers.identity, origin.address).await;
     let other = Running::behind(peer, wire, &papers.identity, origin.address).await;
-    let config = [
-        LISTENER,
-        "defaults: { health: { http: /health, every: 100ms, down_after: 2, up_after: 2 } }\npools:\n",
-        &pool("a", &[one.address, other.address], wire.pool()),
-        "routes: [ { to: a } ]\n",
-    ]
-    .concat();
-    let portolan = papers.portolan(&config).await;
+    let health = "health: { http: /health, every: 100ms, down_after: 2, up_after: 2 }";
+    let endpoints = [one.address, other.address];
+    let portolan = papers.before(&endpoints, wire, health).await;
     for running in [&one, &other] {
         portolan
             .wait_for_health("a", running.address, "healthy")
@@ -180,14 +174,7 @@ async fn nobody_is_lost_when_it_reloads(peer: Peer, wire: Wire) {
     let papers = Papers::new();
     let origin = Origin::start("origin").await;
     let running = Running::behind(peer, wire, &papers.identity, origin.address).await;
-    let config = [
-        LISTENER,
-        "defaults: { health: off }\npools:\n",
-        &pool("a", &[running.address], wire.pool()),
-        "routes: [ { to: a } ]\n",
-    ]
-    .concat();
-    let portolan = papers.portolan(&config).await;
+    let portolan = papers.before(&[running.address], wire, "health: off").await;
     let load = Load::plain(portolan.address().await, 4);
     load.more(100).await;
     for _ in 0..5 {
