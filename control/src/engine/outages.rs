@@ -1001,35 +1001,49 @@ fn a_pool_that_refuses_costs_nobody_a_request_whatever_its_size() {
 
 #[test]
 fn when_everything_fails_there_are_no_more_tries_than_the_budget_allows() {
-    for fault in [Behaviour::Unavailable, Behaviour::Reset] {
-        for (retry, share) in [
-            ("{}", 0.2),
-            ("{ budget: 0% }", 0.0),
-            ("{ budget: 50% }", 0.5),
-        ] {
-            let setting = Setting {
-                sizes: vec![3, 2],
-                target: "tiers",
-                health: "off",
-                retry,
-                history: 0,
-                rate: 500.0,
-                shape: Shape::Constant,
-                fault,
-                breaks: 3,
-            };
-            let mut world = World::new(7, &setting);
-            let everybody = world.snapshot.pools.iter().flat_map(|pool| &pool.endpoints);
-            world.broken = everybody.map(|e| e.live.key.clone()).collect();
-            world.behave(fault);
-            world.run(Duration::from_secs(10));
-            let requests = world.ends.len() as f64;
-            let most = requests * (1.0 + share) + 100.0 + 50.0;
-            assert!(
-                world.sent as f64 <= most,
-                "{} tries of {requests} requests, {retry}",
-                world.sent
-            );
+    let faults = [
+        (Behaviour::Unavailable, "off"),
+        (Behaviour::Reset, "off"),
+        (Behaviour::Stop, "off"),
+        (Behaviour::Stop, "{}"),
+        (
+            Behaviour::Stop,
+            "{ every: 1s, timeout: 500ms, down_after: 2 }",
+        ),
+    ];
+    let retries = [
+        ("{}", 0.2),
+        ("{ budget: 0% }", 0.0),
+        ("{ budget: 50% }", 0.5),
+        ("{ per_try: 500ms }", 0.2),
+    ];
+    for (fault, health) in faults {
+        for target in ["tiers", "split", "nested"] {
+            for (retry, share) in retries {
+                let setting = Setting {
+                    sizes: vec![3, 2],
+                    target,
+                    health,
+                    retry,
+                    history: 0,
+                    rate: 200.0,
+                    shape: Shape::Constant,
+                    fault,
+                    breaks: 3,
+                };
+                let mut world = World::new(7, &setting);
+                let everybody = world.snapshot.pools.iter().flat_map(|pool| &pool.endpoints);
+                world.broken = everybody.map(|e| e.live.key.clone()).collect();
+                world.behave(fault);
+                world.run(Duration::from_secs(6));
+                let requests = world.number as f64;
+                let most = requests * (1.0 + share) + 60.0 + 50.0;
+                assert!(
+                    world.sent as f64 <= most,
+                    "{} tries of {requests} requests: {setting:?}",
+                    world.sent
+                );
+            }
         }
     }
 }
