@@ -568,6 +568,11 @@ impl RouteState {
         slot.unwrap_or(&self.none).get_or_init(Box::default)
     }
 
+    /// The pools that it leads to, whoever its client is.
+    pub fn pools(&self) -> impl Iterator<Item = PoolId> {
+        self.slots.iter().map(|(pool, ..)| *pool)
+    }
+
     /// Everything that was counted so far, by pool name; the empty name is "no pool".
     pub fn counted(&self) -> impl Iterator<Item = (&str, &RoutePoolStats)> {
         let slots = self.slots.iter();

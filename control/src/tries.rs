@@ -334,6 +334,18 @@ impl Tries {
         self.begun
     }
 
+    /// Whether there is an endpoint that was not asked yet and is not known to be down, and a try left for it
+    /// besides the one that begins now: else nothing is gained by giving that one up early.
+    pub fn has_another(&self, snapshot: &Snapshot, route: &RoutePlan) -> bool {
+        let pools = snapshot.routes[route.id.index()].pools();
+        let mut places = pools.flat_map(|pool| {
+            let endpoints = 0..snapshot.pools[pool.index()].endpoints.len();
+            endpoints.map(move |endpoint| Place { pool, endpoint })
+        });
+        self.spent + 1 < route.retry.tries
+            && places.any(|place| !self.asked.contains(&place) && !live(snapshot, place).is_down())
+    }
+
     /// The try at this index has failed. It is under way no more. `blame`: its endpoint's, if it is
     /// to blame.
     pub fn failed(

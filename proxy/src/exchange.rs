@@ -563,8 +563,8 @@ impl Exchange<'_> {
         let retry = &self.route.retry;
         let again = self.ctx.idempotent
             && retry.on_timeout
-            && retry.tries > 1
-            && upload.is_kept(retry.max_body);
+            && upload.is_kept(retry.max_body)
+            && self.tries.has_another(self.ctx.snapshot(), self.route);
         match again {
             true => self.route.timeout / 2,
             false => self.route.timeout,

@@ -2,7 +2,7 @@
 use http::Method;
 
 use super::{behind, fates, served};
-use crate::harness::config::{LISTENER, pools};
+use crate::harness::config::{LISTENER, PROBES, pool, pools};
 use crate::harness::rogue::nobody;
 use crate::harness::{Ask, Origin, Portolan, Rogue, RogueEndpoint, soon};
 
@@ -47,6 +47,9 @@ async fn what_is_not_tried_again_has_all_of_its_time() {
     let slow = "/sleep?ms=3000";
     for (method, rest) in [
         (Method::POST, ""),
+        // There is no other endpoint.
+        (Method::GET, ""),
+        (Method::DELETE, ", retry: { tries: 5 }"),
         (Method::GET, ", retry: { tries: 1 }"),
         (Method::GET, ", retry: { on: [ connect, reset ] }"),
     ] {
@@ -62,4 +65,30 @@ async fn what_is_not_tried_again_has_all_of_its_time() {
         assert_eq!(answer.unwrap().status, 200, "{method} {rest}");
         portolan.stop().await;
     }
+}
+
+/// The others are known to be down: who waits for the one that serves is not sent to them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_nowhere_else_to_go_has_all_of_its_time() {
+    let (slow, dead) = (Origin::start("slow").await, nobody().await);
+    let config = [
+        LISTENER,
+        PROBES,
+        "pools:\n",
+        &pool("a", &[slow.address, dead], ""),
+        &pool("b", &[nobody().await], ""),
+        "routes: [ { to: { tiers: [ a, b ] }, timeout: 5s } ]\n",
+    ]
+    .concat();
+    let portolan = Portolan::start(&config).await;
+    portolan.wait_for_health("a", slow.address, "healthy").await;
+    portolan.wait_for_health("a", dead, "unhealthy").await;
+    portolan.wait_for_pool("b", false).await;
+    for method in [Method::GET, Method::PUT, Method::DELETE] {
+        let ask = Ask::new(method.clone(), "/sleep?ms=3000");
+        let answer = soon("an answer", ask.to(portolan.address().await)).await;
+        assert_eq!(answer.unwrap().status, 200, "{method}");
+    }
+    assert_eq!(portolan.metric("portolan_retries_total", &[]).await, 0.0);
+    portolan.stop().await;
 }

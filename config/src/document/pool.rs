@@ -475,8 +475,8 @@ document! {
         /// For a connection, and again for its TLS handshake.
         pub connect: At<TimeSpan> = "1s",
         /// For response headers, once a request was sent. By default half of the route's `timeout`, so
-        /// that a request of which nothing is heard can be tried once more; all of it for requests that
-        /// are not tried again then.
+        /// that a request of which nothing is heard can be tried once more; all of it if it would not be
+        /// tried again, or no other endpoint is there.
         pub first_byte: Option<At<TimeSpan>>,
         /// For the next byte, in either direction, once a request is under way.
         pub idle: At<TimeSpan> = "60s",
