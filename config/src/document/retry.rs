@@ -15,7 +15,7 @@ document! {
     /// failure in one pool, and for the last try, to another pool if the target has one that can serve.
     /// Nothing is retried once the client has response headers.
     pub struct Retry as "`retry`" {
-        /// How often a request may be sent, with the first time: 1 to 10. A connection that cannot be
+        /// How often a request may be sent, with the first time: 1 to 10, but to no endpoint twice. A connection that cannot be
         /// made, or is lost before anything was sent, costs no try while the target has an endpoint
         /// left. `1` switches retries off, these too.
         pub tries: At<Count> = "3",
@@ -27,7 +27,7 @@ document! {
         /// `timeouts.first_byte` of the pool allows.
         pub per_try: Option<At<TimeSpan>>,
         /// How many tries there may be beside the first ones, as a share of the route's requests; ten
-        /// a second are always allowed. What was certainly not sent, and what leaves an endpoint that
+        /// a second, twenty at once, are always allowed, with `0%` as well (`tries: 1` allows none). What was certainly not sent, and what leaves an endpoint that
         /// was found dead, does not count.
         pub budget: At<Percent> = "20%",
         /// Requests with a body larger than this are sent on as it comes, and are not tried again

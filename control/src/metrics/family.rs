@@ -77,10 +77,12 @@ families! {
     /// itself begins with `h2_`.
     REFUSED_CONNECTIONS = Counter "portolan_refused_connections_total" ["reason"];
     /// Tries to have an endpoint answer a request, by how they ended: `answered`, `server_error`,
-    /// `connect_failed`, `broken`, `timed_out` or `abandoned`.
+    /// `unavailable` (502, 503, 504), `connect_failed`, `broken`, `timed_out`, `abandoned`, or
+    /// `edge_exhausted` (this instance could not connect to anybody).
     UPSTREAM_TRIES = Counter "portolan_upstream_tries_total" ["pool", "endpoint", "outcome"];
     /// Tries that were not the first of their request, by route and by what had failed before:
-    /// `connect`, `reset`, `timeout`, `status`; or `beside` one that took long.
+    /// `connect`, `reset`, `timeout`, `status`; or `beside` one that took long, or as a `rescue` of
+    /// one whose endpoint is silent.
     RETRIES = Counter "portolan_retries_total" ["route", "reason"];
     /// Questions to the authorization services of routes, by what became of them: `allowed`, `denied`,
     /// `failed` (no answer, and the request was refused), `failed_open` (no answer, and it passed) or
