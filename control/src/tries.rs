@@ -438,7 +438,12 @@ impl Tries {
         let snapshot = asking.snapshot;
         self.count_failures(moment.now);
         for running in &mut self.under_way {
-            running.dead |= live(snapshot, running.place).deaths() != running.deaths;
+            let dead = live(snapshot, running.place).deaths() != running.deaths;
+            if dead && !running.dead {
+                running.dead = true;
+                // What leaves it is free: where there was nowhere to go, there may be now.
+                self.nowhere = None;
+            }
         }
         let silent = |running: &UnderWay| live(snapshot, running.place).silence.is_suspect();
         let rescued = self.repeat.safe && may_run_beside(asking, moment);
