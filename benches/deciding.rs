@@ -19,6 +19,7 @@ use portolan_control::geo::Locator;
 use portolan_control::handover::Handover;
 use portolan_control::journal::Journal;
 use portolan_control::resolve::NameServers;
+use portolan_control::supervisor::Supervisor;
 
 use crate::estate::{self, Estate};
 
@@ -114,6 +115,7 @@ pub(crate) fn publish(routes: usize) -> Published {
     let plan = checked.plan.expect("the estate is sound");
     let locator = Locator::load(&plan.geoip, plan.needs()).expect("the built-in database is sound");
     let clock = Clock::start();
+    let journal = Journal::new(clock);
     let engine = Engine::start(Beginning {
         plan,
         material: Arc::new(Material::default()),
@@ -121,8 +123,9 @@ pub(crate) fn publish(routes: usize) -> Published {
         dialer: Arc::new(NoConnections),
         resolver: Arc::new(NameServers::default()),
         clock,
-        journal: Journal::new(clock),
+        journal: journal.clone(),
         handed: Handover::default(),
+        supervisor: Supervisor::new(journal, Arc::default(), clock),
     });
     engine.published().clone()
 }

@@ -16,7 +16,7 @@ use portolan_config::plan::Plan;
 use portolan_config::{Inputs, Machine, Stamp, Watch};
 use portolan_control::access_log::AccessLog;
 use portolan_control::acme::AcmeKeeper;
-use portolan_control::admin::{AdminServer, AdminState, Phase};
+use portolan_control::admin::{self, AdminServer, AdminState, Phase};
 use portolan_control::affinity::SecretKeeper;
 use portolan_control::clock::Clock;
 use portolan_control::configuration::{self, Outcome, Ready, Source};
@@ -24,6 +24,7 @@ use portolan_control::engine::{Beginning, Engine};
 use portolan_control::journal::Journal;
 use portolan_control::last_known_good::LastKnownGood;
 use portolan_control::listeners::Listeners;
+use portolan_control::loss_watch::{self, Log};
 use portolan_control::notice::{Notice, Stage};
 use portolan_control::overrides::keeper::OverrideKeeper;
 use portolan_control::reload::{self, Follower, Parts, Reloader, Running, Trigger};
@@ -31,6 +32,7 @@ use portolan_control::resolve::NameServers;
 use portolan_control::shortage::SHORTAGES;
 use portolan_control::shortage_watch;
 use portolan_control::stats::Totals;
+use portolan_control::supervisor::Supervisor;
 use portolan_control::token_keys::{self, TokenKeyKeeper};
 use portolan_control::watch::{FileWatch, Writing, keep_up};
 use portolan_proxy::{DataPlane, DataPlaneParts, EngineDialer};
@@ -91,7 +93,20 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
             return Ok(exit::FAILED);
         }
     };
-    let telemetry = Telemetry::start(&chosen.ready.plan.log, machine::variable("RUST_LOG"));
+    let state_dir = &chosen.ready.plan.process.state_dir;
+    if let Some(predecessor) = &mut inherited.predecessor
+        && let Err(why) = predecessor.shares_state(state_dir)
+    {
+        predecessor.refuse(&why);
+        return Ok(exit::FAILED);
+    }
+    let totals: Arc<Totals> = Arc::default();
+    let (telemetry, log_writer) = Telemetry::start(
+        &chosen.ready.plan.log,
+        machine::variable("RUST_LOG"),
+        totals.process_log.clone(),
+    )
+    .context("cannot start the log")?;
     say_warnings(&chosen.report);
     let open_files = machine::raise_open_files();
     let needed = portolan_proxy::descriptors_needed(&chosen.ready.plan);
@@ -109,7 +124,8 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
         clock,
         machine,
         keyring,
-        telemetry,
+        telemetry: telemetry.clone(),
+        totals,
         notifier: Notifier::from_environment(),
         program: start.program,
         open_files,
@@ -124,7 +140,13 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
     });
     // Whatever still runs there (a probe, a question to a name server) is nobody's concern now.
     control.shutdown_background();
-    code
+    // It goes through the log's thread like everything else: standard error may have no reader.
+    let code = code.unwrap_or_else(|error| {
+        telemetry.note(&format!("portolan: {error:#}"));
+        exit::FAILED
+    });
+    drop(log_writer);
+    Ok(code)
 }
 
 /// What a process needs beside its configuration.
@@ -133,6 +155,7 @@ struct World {
     machine: Machine,
     keyring: Keyring,
     telemetry: Telemetry,
+    totals: Arc<Totals>,
     notifier: Notifier,
     program: Option<Program>,
     /// How many descriptors it may have.
@@ -274,6 +297,7 @@ async fn run(
         machine,
         keyring,
         telemetry,
+        totals,
         notifier,
         program,
         open_files,
@@ -285,13 +309,24 @@ async fn run(
     } = chosen.ready;
     // Before anything is bound, so that a signal during the start is not lost.
     let mut signals = Signals::new(notifier.clone())?;
-    let totals: Arc<Totals> = Arc::default();
-    let (access_log, writer) = AccessLog::start(plan.access_log.as_ref(), totals.clone())
+    let lost = totals.access_log.clone();
+    let (access_log, writer) = AccessLog::start(plan.access_log.as_ref(), lost.clone())
         .context("cannot open the access log")?;
     for worry in locator.worries(clock.wall()) {
         tracing::warn!("{worry}");
     }
     let journal = Journal::new(clock);
+    let supervisor = Supervisor::new(journal.clone(), totals.clone(), clock)
+        .panicking_on_purpose(machine::variable("PORTOLAN_TEST_PANICS").map(PathBuf::from));
+    for (log, loss) in [
+        (Log::Access, lost),
+        (Log::Process, totals.process_log.clone()),
+    ] {
+        let journal = journal.clone();
+        supervisor.keep("loss_watch", move || {
+            loss_watch::keep_telling(log, loss.clone(), journal.clone(), clock)
+        });
+    }
     let handed = predecessor.as_mut().map(Predecessor::handed);
     let engine = Engine::start(Beginning {
         plan: plan.clone(),
@@ -302,6 +337,7 @@ async fn run(
         clock,
         journal: journal.clone(),
         handed: handed.unwrap_or_default(),
+        supervisor: supervisor.clone(),
     });
     let workers = machine::workers(plan.process.workers)?;
     let answers = Arc::new(Answers::new(keyring.challenges().clone()));
@@ -324,7 +360,7 @@ async fn run(
         Ok(prepared) => prepared.commit(),
         Err(found) => {
             let report = Report::new(chosen.report.sources, found);
-            output::report(&report);
+            telemetry.report(&report);
             if let Some(predecessor) = predecessor {
                 let why = report.first_error().unwrap_or_default();
                 predecessor.fail(&why).await;
@@ -382,7 +418,7 @@ async fn run(
     let state_dir = &plan.process.state_dir;
     let (to, told) = (engine.clone(), journal.clone());
     let overrides = match predecessor {
-        None => OverrideKeeper::start(state_dir, to, clock, told).await?,
+        None => OverrideKeeper::start(state_dir, to, clock, told, &supervisor).await?,
         Some(_) => OverrideKeeper::watch(state_dir, to, clock, told).await?,
     };
     let state = AdminState {
@@ -395,6 +431,8 @@ async fn run(
         clock,
         version: VERSION,
         upgrade_socket: Arc::default(),
+        room: admin::room(open_files),
+        supervisor: supervisor.clone(),
     };
     let upgrade_socket = state.upgrade_socket.clone();
     // The process before this one answers operators until this one can serve.
@@ -407,14 +445,7 @@ async fn run(
         "portolan {VERSION}, configuration {}, {workers} workers, admin API on http://{admin_address}",
         plan.hash,
     );
-    tokio::spawn(watch_files(reloader.clone(), writing.clone()));
-    tokio::spawn(watch_certificates(reloader.clone(), writing));
-    tokio::spawn(TokenKeyKeeper::new(reloader.clone(), clock).run());
-    tokio::spawn(shortage_watch::keep_telling(
-        &SHORTAGES,
-        journal.clone(),
-        clock,
-    ));
+    look_after(&supervisor, &reloader, &writing, &journal, clock);
 
     notifier.send(&["STATUS=Waiting for the first verdicts about endpoints."]);
     let grace = plan.process.startup_grace;
@@ -437,6 +468,7 @@ async fn run(
             tracing::info!("stopping before anybody was served ({stop})");
             return Ok(exit::DONE);
         }
+        task = supervisor.given_up() => bail!("nothing can be decided without the task `{task}`"),
     };
     if !judged {
         // The process before this one has a verdict about every pool, and serves better.
@@ -457,11 +489,14 @@ async fn run(
             }
         }
         // What changed since this process began to read.
-        overrides.take_over().await?;
+        overrides.take_over(&supervisor).await?;
     }
     data_plane.open().context("cannot open a listener")?;
     // Not before: an authority that is asked comes and looks at once.
-    let acme = tokio::spawn(AcmeKeeper::new(reloader.clone(), answers, clock).run());
+    let (keeper, answers) = (reloader.clone(), answers);
+    let acme = supervisor.keep("acme", move || {
+        AcmeKeeper::new(keeper.clone(), answers.clone(), clock).run()
+    });
     phase.set_ready();
     if let Some(serve) = serve_admin {
         admin = Some(serve()?);
@@ -510,6 +545,7 @@ async fn run(
 
     let stop = tokio::select! {
         stop = signals.stop(&reloader, &listeners) => stop,
+        task = supervisor.given_up() => Stop::Failed(task),
         Some(successor) = handed.recv() => {
             phase.set_handed_over();
             // The new process has the listeners, so its answers are those that authorities get.
@@ -522,14 +558,18 @@ async fn run(
         }
     };
     phase.set_stopping();
-    let signal = stop.to_string();
-    journal.tell(&Notice::Process(Stage::Stopping { signal }));
+    journal.tell(&Notice::Process(match stop {
+        Stop::Failed(task) => Stage::Failed { task },
+        Stop::Gracefully | Stop::Now => Stage::Stopping {
+            signal: stop.to_string(),
+        },
+    }));
     acme.abort();
     if let Some(upgrades) = upgrades {
         upgrades.abort();
     }
     elders.stop();
-    if stop == Stop::Gracefully {
+    if stop != Stop::Now {
         let process = reloader.running().plan.process.clone();
         notifier.stopping(process.shutdown_timeout);
         stop_gracefully(
@@ -548,7 +588,34 @@ async fn run(
         Door::remove(socket);
     }
     tracing::info!("stopped");
-    Ok(exit::DONE)
+    Ok(match stop {
+        Stop::Failed(_) => exit::FAILED,
+        Stop::Gracefully | Stop::Now => exit::DONE,
+    })
+}
+
+/// Begins the tasks that go on for as long as the process lives.
+fn look_after(
+    supervisor: &Supervisor,
+    reloader: &Arc<Reloader>,
+    writing: &Arc<Writing>,
+    journal: &Arc<Journal>,
+    clock: Clock,
+) {
+    let (to, written) = (reloader.clone(), writing.clone());
+    supervisor.keep("files", move || watch_files(to.clone(), written.clone()));
+    let (to, written) = (reloader.clone(), writing.clone());
+    supervisor.keep("certificates", move || {
+        watch_certificates(to.clone(), written.clone())
+    });
+    let (to, own) = (reloader.clone(), supervisor.clone());
+    supervisor.keep("token_keys", move || {
+        TokenKeyKeeper::new(to.clone(), clock, own.clone()).run()
+    });
+    let told = journal.clone();
+    supervisor.keep("shortages", move || {
+        shortage_watch::keep_telling(&SHORTAGES, told.clone(), clock)
+    });
 }
 
 /// The admin API's socket: of the process before this one, of systemd, or a new one.
@@ -650,6 +717,8 @@ async fn finish(
 enum Stop {
     Gracefully,
     Now,
+    /// Nobody told it to, but nothing can be decided without this task.
+    Failed(&'static str),
 }
 
 impl std::fmt::Display for Stop {
@@ -657,6 +726,7 @@ impl std::fmt::Display for Stop {
         f.write_str(match self {
             Self::Gracefully => "SIGTERM",
             Self::Now => "SIGINT",
+            Self::Failed(task) => task,
         })
     }
 }

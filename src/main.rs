@@ -30,7 +30,8 @@ fn main() -> ExitCode {
     // Before anything else can choose another one.
     portolan_certs::install_provider();
     match commands::run(cli::Cli::parse()) {
-        Ok(code) => code,
+        Ok(code) if output::is_complete() => code,
+        Ok(_) => exit::FAILED,
         Err(error) => {
             output::complain(&error);
             exit::FAILED

@@ -1,18 +1,46 @@
 //! What the command prints, and where: results on standard output, everything else on standard
-//! error; colours on terminals alone.
+//! error; colours on terminals alone, and only if the environment does not say otherwise.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use portolan_config::diagnostic::{Colours, Report};
 
-/// Prints a result. A reader that has gone away is no failure of ours.
+/// A result could not be written: the command has not done what it was asked for.
+static INCOMPLETE: AtomicBool = AtomicBool::new(false);
+
+/// Whether every result so far was written, or nobody wanted to read it.
+pub(crate) fn is_complete() -> bool {
+    !INCOMPLETE.load(Ordering::Relaxed)
+}
+
+/// Prints a result. A reader that has gone away is no failure of ours; a full disk is one.
 pub(crate) fn result(text: &str) {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes());
-    if !text.ends_with('\n') {
-        let _ = out.write_all(b"\n");
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    let written = out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.write_all(end.as_bytes()))
+        .and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+        && !INCOMPLETE.swap(true, Ordering::Relaxed)
+    {
+        note(&format!("portolan: cannot write the output: {error}"));
     }
-    let _ = out.flush();
+}
+
+/// Whether to write with colours: on a terminal that knows them, unless the environment says
+/// `NO_COLOR` (<https://no-color.org>, with anything in it) or `TERM=dumb`.
+pub(crate) fn has_colours(stream: &impl IsTerminal) -> bool {
+    let variable = |name| std::env::var_os(name);
+    stream.is_terminal()
+        && wants_colours(variable("NO_COLOR").as_deref(), variable("TERM").as_deref())
+}
+
+fn wants_colours(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
+    no_color.is_none_or(OsStr::is_empty) && term.is_none_or(|term| term != "dumb")
 }
 
 /// Prints a result for programs.
@@ -33,7 +61,7 @@ pub(crate) fn complain(error: &anyhow::Error) {
 
 /// Prints what was found in a configuration.
 pub(crate) fn report(report: &Report) {
-    let colours = if io::stderr().is_terminal() {
+    let colours = if has_colours(&io::stderr()) {
         Colours::On
     } else {
         Colours::Off
@@ -74,6 +102,17 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_environment_can_refuse_colours() {
+        let wants = |no_color: Option<&str>, term: Option<&str>| {
+            wants_colours(no_color.map(OsStr::new), term.map(OsStr::new))
+        };
+        assert!(wants(None, None) && wants(None, Some("xterm-256color")));
+        assert!(wants(Some(""), Some("xterm")), "an empty one says nothing");
+        assert!(!wants(Some("1"), Some("xterm")) && !wants(Some("0"), None));
+        assert!(!wants(None, Some("dumb")));
+    }
 
     #[test]
     fn columns_are_as_wide_as_they_must_be() {

@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 /// When the folder cannot be written.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = write_beside(path, content)?;
-    std::fs::rename(&new, path)?;
+    if let Err(error) = std::fs::rename(&new, path) {
+        let _ = std::fs::remove_file(&new);
+        return Err(error);
+    }
     sync_folder(path)
 }
 
@@ -44,9 +47,15 @@ fn write_beside(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
         .truncate(true)
         .mode(0o600)
         .open(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    Ok(new)
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    match written {
+        Ok(()) => Ok(new),
+        // A disk that is full is not to be filled with what is left of tries.
+        Err(error) => {
+            let _ = std::fs::remove_file(&new);
+            Err(error)
+        }
+    }
 }
 
 /// Makes sure that the file's name survives a crash, too.
@@ -71,6 +80,16 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let left = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
         assert_eq!(left, 1, "nothing is left behind");
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_cannot_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        // A folder cannot be replaced by a file.
+        let path = folder.path().join("state");
+        std::fs::create_dir(&path).unwrap();
+        assert!(replace(&path, b"one").is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

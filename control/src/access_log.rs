@@ -3,26 +3,22 @@
 //! counted, and no request waits.
 
 use std::cell::RefCell;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::path::Path;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::Duration;
 
 use portolan_config::plan::{AccessLogPlan, LogSink};
 use tokio::sync::Notify;
 
-use crate::stats::Totals;
+use crate::lines::{self, Lines, Loss, MOST};
 
 /// What may wait for the writer, each as much as is gathered at most: a second of a busy edge.
 const QUEUE: usize = 1024;
 
-/// How long lines gather before they are written together, and how much of them. To wake the writer
-/// and the disk for each would cost half as much again as the request itself.
+/// How long lines gather before they are written together. To wake the writer and the disk for each
+/// would cost half as much again as the request itself.
 const GATHER: Duration = Duration::from_millis(5);
-const MOST: usize = 32 << 10;
 
 /// Room for the line that makes it more than the most: most are shorter.
 const LINE: usize = 1 << 10;
@@ -30,60 +26,31 @@ const LINE: usize = 1 << 10;
 /// Where lines go. Cheap to clone, one for all threads.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    lines: SyncSender<Message>,
+    lines: Lines,
     /// How many of 2³² requests are logged.
     sample: Arc<AtomicU32>,
-    totals: Arc<Totals>,
 }
 
 /// The writing thread. Dropping it waits for the last line, but not for ever: a reader of standard
 /// output that has stopped reading must not keep the process.
 #[derive(Debug)]
 pub struct Writer {
-    lines: SyncSender<Message>,
-    /// Disconnected when the thread has ended.
-    ended: Receiver<()>,
-}
-
-/// How long the last lines may take to be written when the process ends.
-const LAST_LINES: Duration = Duration::from_secs(2);
-
-#[derive(Debug)]
-enum Message {
-    /// Some lines.
-    Lines(Vec<u8>),
-    /// Write somewhere else from now on (or nowhere).
-    Redirect(Option<LogSink>),
-    /// Tell when everything so far is written.
-    Flush(SyncSender<()>),
-    /// Write what is there and end.
-    End,
+    lines: Lines,
 }
 
 impl AccessLog {
-    /// Starts the writing thread.
+    /// Starts the writing thread. What is lost is counted in `loss`.
     ///
     /// # Errors
     /// When the file cannot be opened, or no thread can be had.
-    pub fn start(plan: Option<&AccessLogPlan>, totals: Arc<Totals>) -> io::Result<(Self, Writer)> {
-        let sink = plan.map(|plan| plan.to.clone());
-        let mut output = Output::open(sink.as_ref())?;
-        let (lines, received) = sync_channel(QUEUE);
-        let (running, ended) = sync_channel(0);
-        std::thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || {
-                write_lines(&received, &mut output);
-                // First this: lines that come from here on are dropped, and counted.
-                drop(received);
-                drop(running);
-            })?;
+    pub fn start(plan: Option<&AccessLogPlan>, loss: Arc<Loss>) -> io::Result<(Self, Writer)> {
+        let lines = Lines::new("access-log", QUEUE, loss);
+        lines.redirect(plan.map(|plan| &plan.to))?;
         let log = Self {
             lines: lines.clone(),
             sample: Arc::new(AtomicU32::new(threshold(plan))),
-            totals,
         };
-        Ok((log, Writer { lines, ended }))
+        Ok((log, Writer { lines }))
     }
 
     /// Whether a request that drew this number (any number) is logged. Those that ended in an error
@@ -108,17 +75,7 @@ impl AccessLog {
         if let Some(put) = put {
             let mut line = Vec::with_capacity(LINE);
             put(&mut line);
-            self.send(line, 1);
-        }
-    }
-
-    /// Hands lines to the writer, or drops them.
-    fn send(&self, bytes: Vec<u8>, count: u64) {
-        match self.lines.try_send(Message::Lines(bytes)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.totals.access_log_dropped.add(count);
-            }
+            self.lines.send(line);
         }
     }
 
@@ -128,7 +85,7 @@ impl AccessLog {
     /// When its file cannot be opened.
     pub fn check(plan: Option<&AccessLogPlan>) -> io::Result<()> {
         match plan.map(|plan| &plan.to) {
-            Some(LogSink::File(path)) => open_file(path).map(drop),
+            Some(LogSink::File(path)) => lines::open_file(path).map(drop),
             _ => Ok(()),
         }
     }
@@ -136,19 +93,15 @@ impl AccessLog {
     /// Writes as a new configuration says. A file is opened again, so that a log that was moved
     /// away is left.
     pub fn configure(&self, plan: Option<&AccessLogPlan>) {
+        if let Err(error) = self.lines.redirect(plan.map(|plan| &plan.to)) {
+            tracing::error!("cannot open the access log: {error}; the old one goes on");
+        }
         self.sample.store(threshold(plan), Ordering::Relaxed);
-        // Waiting here is waiting for the disk: the reload does, requests do not.
-        let _ = self
-            .lines
-            .send(Message::Redirect(plan.map(|plan| plan.to.clone())));
     }
 
-    /// Returns when every line so far is written that nobody gathers.
-    pub fn flush(&self) {
-        let (done, told) = sync_channel(1);
-        if self.lines.send(Message::Flush(done)).is_ok() {
-            let _ = told.recv();
-        }
+    /// Returns when every line so far is written that nobody gathers, or after so long.
+    pub fn flush(&self, patience: Duration) {
+        self.lines.flush(patience);
     }
 }
 
@@ -161,7 +114,6 @@ thread_local! {
 #[derive(Default)]
 struct Gathered {
     bytes: Vec<u8>,
-    count: u64,
     /// Whose they are.
     log: Option<AccessLog>,
     /// Told of the first one.
@@ -175,21 +127,19 @@ impl Gathered {
             self.send();
             self.log = Some(log.clone());
         }
-        if self.count == 0 {
+        if self.bytes.is_empty() {
             self.bytes.reserve(MOST + LINE);
             self.begun.notify_one();
         }
         put(&mut self.bytes);
-        self.count += 1;
         if self.bytes.len() >= MOST {
             self.send();
         }
     }
 
     fn send(&mut self) {
-        let count = std::mem::take(&mut self.count);
-        if let Some(log) = self.log.as_ref().filter(|_| count > 0) {
-            log.send(std::mem::take(&mut self.bytes), count);
+        if let Some(log) = self.log.as_ref().filter(|_| !self.bytes.is_empty()) {
+            log.lines.send(std::mem::take(&mut self.bytes));
         }
     }
 }
@@ -223,18 +173,7 @@ pub async fn gather() {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        const PAUSE: Duration = Duration::from_millis(10);
-        for _ in 0..LAST_LINES.as_millis() / PAUSE.as_millis() {
-            match self.lines.try_send(Message::End) {
-                Err(TrySendError::Full(_)) => {
-                    let _ = self.ended.recv_timeout(PAUSE);
-                }
-                Ok(()) | Err(TrySendError::Disconnected(_)) => {
-                    let _ = self.ended.recv_timeout(LAST_LINES);
-                    return;
-                }
-            }
-        }
+        self.lines.end();
     }
 }
 
@@ -248,115 +187,13 @@ fn threshold(plan: Option<&AccessLogPlan>) -> u32 {
     }
 }
 
-fn open_file(path: &Path) -> io::Result<File> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    OpenOptions::new().create(true).append(true).open(path)
-}
-
-enum Output {
-    Nowhere,
-    Stdout,
-    Stderr,
-    File(File),
-}
-
-impl Output {
-    fn open(sink: Option<&LogSink>) -> io::Result<Self> {
-        Ok(match sink {
-            None => Self::Nowhere,
-            Some(LogSink::Stdout) => Self::Stdout,
-            Some(LogSink::Stderr) => Self::Stderr,
-            Some(LogSink::File(path)) => Self::File(open_file(path)?),
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Nowhere => Ok(()),
-            Self::Stdout => io::stdout().write_all(bytes),
-            Self::Stderr => io::stderr().write_all(bytes),
-            Self::File(file) => file.write_all(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Nowhere => Ok(()),
-            Self::Stdout => io::stdout().flush(),
-            Self::Stderr => io::stderr().flush(),
-            Self::File(file) => file.flush(),
-        }
-    }
-}
-
-fn write_lines(received: &Receiver<Message>, output: &mut Output) {
-    let mut complained = false;
-    let mut batch = Vec::new();
-    while let Ok(first) = received.recv() {
-        let mut next = Some(first);
-        let mut end = false;
-        let mut told = Vec::new();
-        while let Some(message) = next {
-            match message {
-                // What is worth a write of its own is not copied.
-                Message::Lines(bytes) if bytes.len() >= MOST / 2 => {
-                    put(output, &mut batch, &mut complained);
-                    batch = bytes;
-                    put(output, &mut batch, &mut complained);
-                }
-                Message::Lines(bytes) => batch.extend_from_slice(&bytes),
-                Message::Flush(done) => told.push(done),
-                Message::End => end = true,
-                Message::Redirect(sink) => {
-                    put(output, &mut batch, &mut complained);
-                    match Output::open(sink.as_ref()) {
-                        Ok(opened) => {
-                            *output = opened;
-                            complained = false;
-                        }
-                        Err(error) => {
-                            tracing::error!(
-                                "cannot open the access log: {error}; the old one goes on"
-                            );
-                        }
-                    }
-                }
-            }
-            // One write takes many lines, but not without end.
-            next = match received.try_recv() {
-                Ok(message) if batch.len() < MOST => Some(message),
-                Ok(message) => {
-                    put(output, &mut batch, &mut complained);
-                    Some(message)
-                }
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
-        }
-        put(output, &mut batch, &mut complained);
-        for done in told {
-            let _ = done.send(());
-        }
-        if end {
-            return;
-        }
-    }
-}
-
-fn put(output: &mut Output, batch: &mut Vec<u8>, complained: &mut bool) {
-    let written = output.write(batch).and_then(|()| output.flush());
-    if let Err(error) = written
-        && !std::mem::replace(complained, true)
-    {
-        tracing::error!("cannot write the access log: {error}");
-    }
-    batch.clear();
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
 
     fn plan(path: &Path, sample: f64) -> AccessLogPlan {
         AccessLogPlan {
@@ -375,7 +212,7 @@ mod tests {
         for n in 0..1_000 {
             log.write(|line| line.extend_from_slice(format!("{n}\n").as_bytes()));
         }
-        log.flush();
+        log.flush(SOON);
         std::fs::rename(&path, &moved).unwrap();
         log.configure(Some(&first));
         log.write(|line| line.extend_from_slice(b"after\n"));
@@ -407,15 +244,15 @@ mod tests {
             for n in 0..3 {
                 log.write(|line| line.extend_from_slice(format!("{n}\n").as_bytes()));
             }
-            log.flush();
+            log.flush(SOON);
             assert_eq!(read(), "");
             tokio::time::sleep(2 * GATHER).await;
-            log.flush();
+            log.flush(SOON);
             assert_eq!(read(), "0\n1\n2\n");
             // Much at once does not wait.
             log.write(|line| line.resize(MOST - 1, b'x'));
             log.write(|line| line.push(b'\n'));
-            log.flush();
+            log.flush(SOON);
             assert_eq!(read().len(), 6 + MOST);
             log.write(|line| line.extend_from_slice(b"last\n"));
         });
@@ -424,17 +261,6 @@ mod tests {
         log.write(|line| line.extend_from_slice(b"behind\n"));
         drop(writer);
         assert!(read().ends_with("x\nlast\nbehind\n"));
-    }
-
-    #[test]
-    fn lines_that_nobody_can_write_are_counted_one_by_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let totals: Arc<Totals> = Arc::default();
-        let plan = plan(&folder.path().join("access.log"), 1.0);
-        let (log, writer) = AccessLog::start(Some(&plan), totals.clone()).unwrap();
-        drop(writer);
-        log.send(b"a\nb\nc\n".to_vec(), 3);
-        assert_eq!(totals.access_log_dropped.get(), 3);
     }
 
     #[test]

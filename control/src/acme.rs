@@ -14,9 +14,11 @@ pub use ledger::{Ledger, ManagedEntry};
 pub use notice::Said;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use portolan_certs::acme::directory::{Client, Schemes};
 use portolan_certs::acme::issued::Issued;
 use portolan_certs::acme::order::{Desk, OrderError};
@@ -276,7 +278,9 @@ impl AcmeKeeper {
             let _room = room.acquire().await;
             let client = client(&issuer);
             let ordering = order(&desk, &issuer, &certificate, held, replacing, &client);
-            let outcome = match ordering.await {
+            // Whatever happens, somebody must say how it ended, or it is never tried again.
+            let ordering = AssertUnwindSafe(ordering).catch_unwind().await;
+            let outcome = match ordering.unwrap_or(Err(OrderError::Own)) {
                 Ok(outcome) => outcome,
                 Err(error) => {
                     let now = Moment::after_1970(clock.wall());
@@ -303,7 +307,11 @@ impl AcmeKeeper {
         self.tasks.spawn(async move {
             let _room = room.acquire().await;
             let advice = match (&identifier, client(&issuer)) {
-                (Some(identifier), Ok(client)) => desk.ask_when(&issuer, identifier, &client).await,
+                (Some(identifier), Ok(client)) => {
+                    let asking = desk.ask_when(&issuer, identifier, &client);
+                    let asked = AssertUnwindSafe(asking).catch_unwind().await;
+                    asked.unwrap_or(Err(OrderError::Own))
+                }
                 _ => Ok(None),
             };
             let outcome = match advice {

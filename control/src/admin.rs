@@ -7,6 +7,7 @@
 mod door;
 mod drains;
 mod events;
+mod given;
 mod guard;
 mod openapi;
 mod overrides;
@@ -34,9 +35,9 @@ use crate::journal::Journal;
 use crate::listeners::Listeners;
 use crate::overrides::keeper::OverrideKeeper;
 use crate::reload::Reloader;
+use crate::supervisor::Supervisor;
 
-use self::door::{Door, Peer};
-
+pub use door::room;
 pub use router::router;
 
 /// Where the process is in its life.
@@ -96,6 +97,10 @@ pub struct AdminState {
     pub version: &'static str,
     /// The socket where upgrades are asked for, once there is one.
     pub upgrade_socket: Arc<OnceLock<PathBuf>>,
+    /// How many clients there may be at the same time.
+    pub room: usize,
+    /// Who begins the API again if it fails.
+    pub supervisor: Supervisor,
 }
 
 /// Serves the API where the running configuration says, and moves when it says something else.
@@ -155,10 +160,19 @@ impl AdminServer {
         let place = Arc::new(Mutex::new(Place::new(configured, &listener)?));
         let (leaving, left) = watch::channel(false);
         let (serving, served) = watch::channel(());
-        let task = serve(listener, state, place.clone(), left);
-        tokio::spawn(async move {
-            task.await;
-            drop(serving);
+        let supervisor = state.supervisor.clone();
+        let (again, mut first) = (place.clone(), Some(listener));
+        supervisor.keep("admin", move || {
+            // Open until nobody begins it again.
+            let _ = &serving;
+            let (state, place, left) = (state.clone(), again.clone(), left.clone());
+            let listener = first.take().map_or_else(|| place_again(&place), Ok);
+            async move {
+                match listener {
+                    Ok(listener) => serve(listener, state, place, left).await,
+                    Err(error) => tracing::error!("the admin API cannot be served: {error}"),
+                }
+            }
         });
         Ok(Self {
             place,
@@ -222,13 +236,7 @@ async fn serve(
     };
     loop {
         let (close, closed) = watch::channel(false);
-        let inside = match Door::new(listener, closed.clone()) {
-            Ok(door) => tokio::spawn(behind(door, state.clone(), closed)),
-            Err(error) => {
-                tracing::error!("the admin API cannot be served: {error}");
-                return;
-            }
-        };
+        let inside = tokio::spawn(behind(listener, state.clone(), closed));
         // The next address that differs from this one and can be had.
         listener = loop {
             let changed = async {
@@ -302,8 +310,15 @@ fn bind_beside(wanted: SocketAddr, place: &Place) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// The socket of the API once more.
+fn place_again(place: &Mutex<Place>) -> io::Result<TcpListener> {
+    let place = place.lock().unwrap_or_else(PoisonError::into_inner);
+    let socket = place.socket.as_ref().map(OwnedFd::try_clone).transpose()?;
+    AdminServer::inherit(socket.ok_or(io::ErrorKind::NotConnected)?)
+}
+
 /// Serves who comes through a door, and after it was closed, who is inside.
-async fn behind(door: Door, state: AdminState, mut closed: watch::Receiver<bool>) {
+async fn behind(listener: TcpListener, state: AdminState, mut closed: watch::Receiver<bool>) {
     let told = closed.clone();
     let tell = move |mut response: Response| {
         if *told.borrow() {
@@ -313,21 +328,17 @@ async fn behind(door: Door, state: AdminState, mut closed: watch::Receiver<bool>
         }
         std::future::ready(response)
     };
+    let (room, totals) = (state.room, state.reloader.totals().clone());
     let app = router(state)
         .layer(axum::Extension(events::Closing(closed.clone())))
-        .layer(axum::middleware::map_response(tell))
-        .into_make_service_with_connect_info::<Peer>();
-    let mut waiting = closed.clone();
-    let serving = axum::serve(door, app).with_graceful_shutdown(async move {
-        let _ = waiting.wait_for(|closed| *closed).await;
-        tokio::time::sleep(CLOSE_GRACE).await;
-    });
+        .layer(axum::middleware::map_response(tell));
+    let serving = door::serve(listener, app, room, totals, closed.clone(), CLOSE_GRACE);
     let too_long = async {
         let _ = closed.wait_for(|closed| *closed).await;
         tokio::time::sleep(MOVE_GRACE).await;
     };
     tokio::select! {
-        _ = serving => {}
+        () = serving => {}
         () = too_long => {}
     }
 }

@@ -6,6 +6,8 @@
 
 pub mod core;
 #[cfg(test)]
+mod failing;
+#[cfg(test)]
 mod idle;
 #[cfg(test)]
 mod names;
@@ -18,24 +20,28 @@ mod simulation;
 #[cfg(test)]
 mod traffic;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use portolan_certs::Material;
 use portolan_config::plan::Plan;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use self::core::{Core, Effect, Event};
+use self::core::{Core, Effect, Event, Seed};
 use crate::clock::Clock;
-use crate::dial::Dialer;
+use crate::dial::{Dialer, ProbeOutcome};
 use crate::endpoint::EndpointKey;
 use crate::geo::Locator;
 use crate::handover::Handover;
+use crate::health::ProbeFailure;
 use crate::journal::Journal;
 use crate::overrides::Overrides;
 use crate::resolve::Resolve;
 use crate::snapshot::Snapshot;
+use crate::supervisor::{ENGINE, Failures, Next, Supervisor};
 
 /// Probes under way at the same time: more wait, so that thousands of endpoints that become due at
 /// once do not take every socket.
@@ -87,6 +93,8 @@ pub struct Beginning {
     pub journal: Arc<Journal>,
     /// What the process before this one knew.
     pub handed: Handover,
+    /// Whoever is told when the loop fails.
+    pub supervisor: Supervisor,
 }
 
 /// How requests tell the loop what cannot wait for the next probe. Never blocks: what does not fit
@@ -134,14 +142,18 @@ impl Engine {
             clock,
             journal,
             handed,
+            supervisor,
         } = beginning;
         let now = clock.now();
         let mut core = Core::going_on(plan, material, locator, dialer.clone(), now, handed);
         let published: Published = Arc::new(ArcSwap::new(core.publish(clock.now())));
+        let seed = core.seed();
         let (events, received) = mpsc::channel(QUEUE);
         let (judged, watch) = watch::channel(published.load().judged());
         let driver = Driver {
             core,
+            seed,
+            supervisor,
             clock,
             dialer,
             resolver,
@@ -238,6 +250,9 @@ impl Engine {
 /// The loop and what it acts with.
 struct Driver {
     core: Core,
+    /// What the last snapshot was published from.
+    seed: Seed,
+    supervisor: Supervisor,
     clock: Clock,
     dialer: Arc<dyn Dialer>,
     resolver: Arc<dyn Resolve>,
@@ -249,7 +264,48 @@ struct Driver {
 }
 
 impl Driver {
+    /// Turns the loop until nobody can tell it anything any more. If it panics, a new core goes on.
     async fn run(mut self, mut events: mpsc::Receiver<Message>) {
+        let mut failures = Failures::default();
+        let supervisor = self.supervisor.clone();
+        while supervisor
+            .caught(ENGINE, self.turn(&mut events))
+            .await
+            .is_err()
+        {
+            loop {
+                let Next::Again(pause) = self.supervisor.engine_failed(&mut failures) else {
+                    return;
+                };
+                tokio::time::sleep(pause).await;
+                if self.begin_anew(failures.repeated()) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Puts a new core in the place of the one that has failed: false if that fails, too.
+    fn begin_anew(&mut self, repeated: bool) -> bool {
+        let now = self.clock.now();
+        let anew = catch_unwind(AssertUnwindSafe(|| {
+            // What it knew of the endpoints may be what it stumbles over.
+            let handed = match repeated {
+                false => self.core.hand_over(),
+                true => Handover::default(),
+            };
+            Core::in_place_of(&self.core, &self.seed, now, handed)
+        }));
+        match anew {
+            Ok(core) => {
+                self.core = core;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn turn(&mut self, events: &mut mpsc::Receiver<Message>) {
         self.step(Event::Woken, None);
         let alarm = self.core.alarm();
         let mut woken = self.clock.now();
@@ -320,6 +376,7 @@ impl Driver {
             let snapshot = self.core.publish(self.clock.now());
             let judged = snapshot.judged();
             let before = self.published.swap(snapshot.clone());
+            self.seed = self.core.seed();
             if before.generation != snapshot.generation {
                 tokio::spawn(retired::retire(before));
             }
@@ -347,8 +404,13 @@ impl Driver {
                 tokio::spawn(async move {
                     let outcome = {
                         let _slot = slots.acquire().await;
-                        probing.await
+                        AssertUnwindSafe(probing).catch_unwind().await
                     };
+                    // Whoever waits for a verdict must get an answer, or it is never asked again.
+                    let outcome = outcome.unwrap_or(ProbeOutcome {
+                        result: Err(ProbeFailure::Own),
+                        took: Duration::ZERO,
+                    });
                     let event = Event::ProbeFinished {
                         key,
                         serial,
@@ -361,7 +423,10 @@ impl Driver {
                 let resolver = self.resolver.clone();
                 let events = self.events.clone();
                 tokio::spawn(async move {
-                    let answer = resolver.resolve(&host, &plan).await;
+                    let asking = resolver.resolve(&host, &plan);
+                    let answer = AssertUnwindSafe(asking).catch_unwind().await;
+                    let own = || Err("asking has failed, by a fault of Portolan's".to_owned());
+                    let answer = answer.unwrap_or_else(|_| own());
                     let event = Event::NameAnswered {
                         host,
                         serial,

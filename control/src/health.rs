@@ -106,6 +106,8 @@ pub enum ProbeFailure {
     Unexpected(String),
     /// This instance could not connect, to whomever: that says nothing about the endpoint.
     Edge(Shortage),
+    /// The probe itself failed, by a fault of Portolan's own: that says nothing about the endpoint.
+    Own,
 }
 
 impl ProbeFailure {
@@ -125,6 +127,7 @@ impl fmt::Display for ProbeFailure {
             Self::Broken(what) => write!(f, "broken answer: {what}"),
             Self::Unexpected(what) => write!(f, "unexpected answer: {what}"),
             Self::Edge(shortage) => write!(f, "not probed: {shortage}"),
+            Self::Own => f.write_str("not probed: the probe has failed, by a fault of Portolan's"),
         }
     }
 }

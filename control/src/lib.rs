@@ -17,6 +17,9 @@
 //!    [`overrides`] are what operators decided beside the configuration;
 //! 5. [`notice`] tells operators what changed, and [`journal`] remembers it for a while.
 //!
+//! Every task of it is looked after by the [`supervisor`]. Nobody waits for whoever reads a log:
+//! [`lines`] are handed over, and [`loss_watch`] tells when some are lost.
+//!
 //! A request reads the snapshot and nothing else: [`geo`] says where its client is, [`decide`] which
 //! pool gets it ([`affinity`]: where its client was before), [`balance`] which endpoint there; what it was is counted in [`stats`] and in its
 //! [`endpoint`], and written by [`access_log`]. [`metrics`] and [`status`] show what was counted,
@@ -68,7 +71,9 @@ pub mod health;
 pub mod journal;
 pub mod last_known_good;
 pub mod ledger;
+pub mod lines;
 pub mod listeners;
+pub mod loss_watch;
 pub mod metrics;
 pub mod notice;
 pub mod outlier;
@@ -88,6 +93,7 @@ pub mod snapshot;
 pub mod stats;
 pub mod status;
 pub mod steering;
+pub mod supervisor;
 pub mod suspicion;
 pub mod token;
 pub mod token_keys;

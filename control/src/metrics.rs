@@ -129,7 +129,16 @@ impl Page<'_> {
         families.gauges(&family::HTTP2_HELD, [(NO_LABELS, totals.held.get() as f64)]);
         families.counters(
             &family::ACCESS_LOG_DROPPED,
-            [(NO_LABELS, totals.access_log_dropped.get())],
+            [(NO_LABELS, totals.access_log.lines.get())],
+        );
+        families.counters(
+            &family::LOG_DROPPED,
+            [(NO_LABELS, totals.process_log.lines.get())],
+        );
+        let failures = totals.task_failures.get();
+        families.counters(
+            &family::TASK_FAILURES,
+            failures.into_iter().map(|(task, n)| ([task], n)),
         );
         families.gauges(
             &family::SELF_SUSPICION,

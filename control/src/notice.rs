@@ -14,6 +14,8 @@ use portolan_config::names::Name;
 
 use crate::endpoint::EndpointKey;
 use crate::health::{Because, Verdict};
+use crate::lines::Why;
+use crate::loss_watch::Log;
 use crate::outlier::Change;
 use crate::overrides::weights::Misfit;
 use crate::reload::{Doubt, Reloaded, Trigger};
@@ -148,6 +150,27 @@ pub enum Notice {
         /// Whether it has begun.
         began: bool,
     },
+    /// Lines of a log are lost.
+    LinesLost {
+        /// Of which.
+        log: Log,
+        /// Why.
+        why: Option<Why>,
+    },
+    /// They are no longer.
+    LinesWritten {
+        /// Of which.
+        log: Log,
+        /// How many were lost.
+        lost: u64,
+    },
+    /// A task of the control plane panicked: a fault of Portolan's own.
+    TaskFailed {
+        /// Which.
+        task: &'static str,
+        /// After which pause it is begun again; nothing if the process ends for want of it.
+        again_in: Option<Duration>,
+    },
     /// A geo database was replaced.
     GeoSwapped {
         /// Its path.
@@ -185,6 +208,11 @@ pub enum Stage {
     Stopping {
         /// By what.
         signal: String,
+    },
+    /// It cannot go on.
+    Failed {
+        /// For want of what.
+        task: &'static str,
     },
 }
 
@@ -252,6 +280,9 @@ impl Notice {
             Self::ReloadWaits { .. } => "reload_waits",
             Self::Shortage { began: true, .. } => "edge_exhausted",
             Self::Shortage { began: false, .. } => "edge_recovered",
+            Self::LinesLost { .. } => "log_lines_lost",
+            Self::LinesWritten { .. } => "log_lines_written",
+            Self::TaskFailed { .. } => "task_failed",
             Self::GeoSwapped { .. } => "geo_database_replaced",
             Self::ListenerOpened { .. } => "listener_opened",
             Self::ListenerClosed { .. } => "listener_closed",
@@ -259,6 +290,7 @@ impl Notice {
                 Stage::Ready => "ready",
                 Stage::TakenOver { .. } => "taken_over",
                 Stage::Stopping { .. } => "stopping",
+                Stage::Failed { .. } => "failed",
             },
             Self::Upgrade(upgrade) => match upgrade {
                 Upgrade::Started { .. } => "upgrade_started",
@@ -277,6 +309,7 @@ impl Notice {
             | Self::HeardAgain { key } => format!("endpoint {key}"),
             Self::SelfSuspicion { .. }
             | Self::Shortage { .. }
+            | Self::TaskFailed { .. }
             | Self::Process(_)
             | Self::Upgrade(_) => "process".to_owned(),
             Self::PoolChanged { pool, .. } => format!("pool {pool}"),
@@ -294,6 +327,7 @@ impl Notice {
                 format!("service {service}")
             }
             Self::Reloaded { .. } | Self::ReloadWaits { .. } => "configuration".to_owned(),
+            Self::LinesLost { log, .. } | Self::LinesWritten { log, .. } => log.to_string(),
             Self::GeoSwapped { name, .. } => format!("geo database {name}"),
             Self::ListenerOpened { address } | Self::ListenerClosed { address } => {
                 format!("listener {address}")
@@ -322,6 +356,7 @@ impl Notice {
             },
             Self::ReloadWaits { doubt, .. } => Some(doubt.to_string()),
             Self::Shortage { what, began: true } => Some(what.advice().to_owned()),
+            Self::LinesLost { why: Some(why), .. } => Some(why.to_string()),
             Self::Process(Stage::Stopping { signal }) => Some(signal.clone()),
             Self::Upgrade(Upgrade::Failed { error }) => Some(error.clone()),
             _ => None,
@@ -352,12 +387,15 @@ impl Notice {
             | Self::CertificateEnds { .. }
             | Self::ReloadWaits { .. }
             | Self::Shortage { began: true, .. }
+            | Self::LinesLost { .. }
             | Self::WeightsIdle { .. } => tracing::warn!("{self}"),
             Self::Reloaded {
                 outcome: Reloaded::Refused(report),
                 ..
             } => tracing::error!("{self}\n{}", report.render(Colours::Off)),
-            Self::Upgrade(Upgrade::Failed { .. }) => tracing::error!("{self}"),
+            Self::Upgrade(Upgrade::Failed { .. })
+            | Self::TaskFailed { .. }
+            | Self::Process(Stage::Failed { .. }) => tracing::error!("{self}"),
             _ => tracing::info!("{self}"),
         }
     }
@@ -480,6 +518,30 @@ impl fmt::Display for Notice {
             Self::Shortage { what, began: false } => {
                 write!(f, "for 10 s it has not been true any more that {what}")
             }
+            Self::LinesLost { log, why } => {
+                write!(f, "lines of the {log} are lost")?;
+                match why {
+                    Some(why) => write!(f, ": {why}"),
+                    None => Ok(()),
+                }
+            }
+            Self::LinesWritten { log, lost } => {
+                write!(
+                    f,
+                    "the {log} is written again; {lost} of its lines were lost"
+                )
+            }
+            Self::TaskFailed { task, again_in } => {
+                write!(
+                    f,
+                    "the task `{task}` has failed, which is a fault of Portolan's: "
+                )?;
+                match again_in {
+                    None => f.write_str("it fails again and again, and the process ends"),
+                    Some(Duration::ZERO) => f.write_str("it begins again at once"),
+                    Some(pause) => write!(f, "it begins again in {} ms", pause.as_millis()),
+                }
+            }
             Self::GeoSwapped { name, kind } => write!(f, "geo database {name} ({kind}) replaced"),
             Self::ListenerOpened { address } => write!(f, "accepting clients on {address}"),
             Self::ListenerClosed { address } => {
@@ -488,6 +550,12 @@ impl fmt::Display for Notice {
             Self::Process(Stage::Ready) => f.write_str("ready"),
             Self::Process(Stage::TakenOver { pid }) => write!(f, "taken over from process {pid}"),
             Self::Process(Stage::Stopping { signal }) => write!(f, "told to stop ({signal})"),
+            Self::Process(Stage::Failed { task }) => {
+                write!(
+                    f,
+                    "stopping: nothing can be decided without the task `{task}`"
+                )
+            }
             Self::Upgrade(Upgrade::Started { binary }) => write!(f, "upgrade: starting {binary}"),
             Self::Upgrade(Upgrade::Done { pid, version }) => {
                 write!(f, "upgrade: process {pid} (portolan {version}) serves now")

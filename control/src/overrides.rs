@@ -7,6 +7,7 @@
 //! engine; [`weights`] says which weights fit which service; [`audit`] remembers who did what.
 
 pub mod audit;
+mod calendar;
 pub mod keeper;
 pub mod weights;
 
@@ -20,6 +21,7 @@ use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
 use serde::{Deserialize, Serialize};
 
+pub use self::calendar::Shift;
 use self::weights::{Weights, WeightsOf};
 use crate::endpoint::EndpointKey;
 
@@ -92,6 +94,17 @@ pub struct Lease {
     pub since: Duration,
     /// Until when.
     pub until: Duration,
+}
+
+impl Lease {
+    /// A lease that was kept while the calendar was set back must not last longer than it was to: it
+    /// has begun by now, at the latest.
+    fn begin_by(&mut self, now: Duration) {
+        if self.since > now {
+            self.until = now + self.until.saturating_sub(self.since);
+            self.since = now;
+        }
+    }
 }
 
 /// Why somebody overrides: there is always a reason, in one line.
@@ -179,6 +192,8 @@ pub enum Event {
     },
     /// What was kept is there again after a start.
     Restored(Overrides),
+    /// The calendar was set: what is left of the leases stays.
+    CalendarSet(Shift),
     /// Time has passed.
     Woken,
 }
@@ -275,7 +290,18 @@ impl Overrides {
                     });
                 }
             }
-            Event::Restored(kept) => self.0.extend(kept.0),
+            Event::Restored(mut kept) => {
+                for it in kept.0.values_mut() {
+                    it.lease.begin_by(now);
+                }
+                self.0.extend(kept.0);
+            }
+            Event::CalendarSet(shift) => {
+                for it in self.0.values_mut() {
+                    it.lease.since = shift.of(it.lease.since);
+                    it.lease.until = shift.of(it.lease.until);
+                }
+            }
             Event::Woken => {}
         }
         let over = self.0.extract_if(.., |_, it| it.lease.until <= now);
@@ -574,6 +600,30 @@ mod tests {
         );
         assert_eq!(overrides, Overrides::default());
         assert_eq!(overrides.wake(), None);
+    }
+
+    #[test]
+    fn a_lease_lasts_as_long_as_it_was_to_whatever_the_calendar_says() {
+        let (overrides, _) =
+            Overrides::default().step(drain(pool("aws"), lease(1_000, 60)), at(1_000));
+        // Set back and ahead while the process runs: what is left stays.
+        for (set, now) in [(-900_i64, 110_u64), (5_000, 6_010)] {
+            let shift = Event::CalendarSet(Shift::by(set * 1_000));
+            let (moved, changes) = overrides.clone().step(shift, at(now));
+            assert_eq!(changes, []);
+            assert_eq!(moved.wake(), Some(at(now + 50)));
+            let (moved, _) = moved.step(Event::Woken, at(now + 49));
+            assert!(moved.get(&pool("aws")).is_some());
+            let (moved, _) = moved.step(Event::Woken, at(now + 50));
+            assert_eq!(moved, Overrides::default());
+        }
+        // Set back while no process ran: it lasts no longer than it was to.
+        let restored = Event::Restored(overrides.clone());
+        let (restored, _) = Overrides::default().step(restored, at(100));
+        assert_eq!(restored.wake(), Some(at(160)));
+        // Set back within the lease: it ends when it was to end by the calendar.
+        let (restored, _) = Overrides::default().step(Event::Restored(overrides), at(1_030));
+        assert_eq!(restored.wake(), Some(at(1_060)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What would become of a request? For `portolan explain`, and for the tests that a configuration
 //! brings along. Decided by the same code that serves, over pools whose health is made up.
 
+mod admission;
 mod auth;
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,8 @@ use portolan_config::plan::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::admission::Admission;
+pub use self::admission::Entrance;
 pub use self::auth::AuthExplained;
 use crate::affinity::Tie;
 use crate::clock::Tick;
@@ -47,6 +50,8 @@ pub struct Question<'a> {
     pub method: &'a Method,
     /// The headers.
     pub headers: &'a Fields,
+    /// How it comes in, if a listener is to be asked as well.
+    pub entrance: Option<Entrance>,
     /// The time since 1970, where tokens are to be judged by it.
     pub now: Option<Duration>,
 }
@@ -59,6 +64,7 @@ pub struct Asked {
     path: String,
     method: Method,
     headers: Fields,
+    entrance: Entrance,
 }
 
 impl Asked {
@@ -74,7 +80,25 @@ impl Asked {
     ) -> Result<Self, String> {
         let bad_url = || format!("`{url}` is not a URL like https://api.example.com/v1");
         let uri: http::Uri = url.parse().map_err(|_| bad_url())?;
-        let host = uri.authority().ok_or_else(bad_url)?.as_str().to_owned();
+        let secure = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(bad_url()),
+        };
+        let authority = uri.authority().ok_or_else(bad_url)?;
+        // Clients keep what stands before the `@` to themselves.
+        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        let usual = if secure { 443 } else { 80 };
+        let port = match authority.port() {
+            Some(_) => authority.port_u16().ok_or_else(bad_url)?,
+            None => usual,
+        };
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let entrance = Entrance {
+            secure,
+            port,
+            target_bytes: target.len(),
+        };
         let mut map = Fields::new();
         for (name, value) in headers {
             let name: http::HeaderName = name
@@ -87,12 +111,13 @@ impl Asked {
         }
         Ok(Self {
             client,
-            host,
+            host: host.to_owned(),
             path: uri.path().to_owned(),
             method: method
                 .parse()
                 .map_err(|_| format!("`{method}` is not a method"))?,
             headers: map,
+            entrance,
         })
     }
 
@@ -106,6 +131,7 @@ impl Asked {
             path: &self.path,
             method: &self.method,
             headers: &self.headers,
+            entrance: Some(self.entrance),
             now: None,
         }
     }
@@ -114,6 +140,9 @@ impl Asked {
 /// What would become of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
+    /// The listener by which it would come in, as configured, if one was asked.
+    #[serde(default)]
+    pub listener: Option<String>,
     /// The route it would take, or none.
     pub route: Option<Arc<str>>,
     /// Where its client is: `DE`, `US-CA`, or `-`.
@@ -131,7 +160,7 @@ pub struct Explanation {
     /// What keeps its client where it is, if the route has affinity.
     #[serde(default)]
     pub affinity: Option<Affinity>,
-    /// Why the route is not for its client, if it is not.
+    /// Why the listener or the route is not for its client, if it is not.
     #[serde(default)]
     pub denied: Option<String>,
     /// What the route's `auth` would say, if it has one. It is asked before a pool gets the request.
@@ -164,8 +193,32 @@ pub struct PoolShare {
 
 /// What would become of a request in this picture of the world.
 pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
-    let host = normal_host(question.host);
-    let nowhere = |status, why: &str| Explanation {
+    let Some(entrance) = question.entrance else {
+        return routed(snapshot, question);
+    };
+    let Some((listener, admission)) = admission::admission(snapshot, question, entrance) else {
+        return routed(snapshot, question);
+    };
+    let mut explanation = match admission {
+        Admission::Admitted => routed(snapshot, question),
+        Admission::Redirected => Explanation {
+            refused: 0.0,
+            ..nowhere(308, "the listener sends every request to https")
+        },
+        Admission::Refused(status, why) => nowhere(status, &why),
+        Admission::Denied(why) => Explanation {
+            denied: Some(why),
+            ..nowhere(403, "access")
+        },
+    };
+    explanation.listener = Some(listener.bind.to_string());
+    explanation
+}
+
+/// What becomes of a request that takes no route.
+fn nowhere(status: u16, why: &str) -> Explanation {
+    Explanation {
+        listener: None,
         route: None,
         client: "-".to_owned(),
         system: None,
@@ -176,7 +229,12 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
         affinity: None,
         denied: None,
         auth: None,
-    };
+    }
+}
+
+/// What becomes of a request that a listener has let in.
+fn routed(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
+    let host = normal_host(question.host);
     let path = match snapshot.plan.paths.normal(question.path) {
         Ok(path) => path,
         Err(fault) => return nowhere(400, &format!("the path {fault}")),
@@ -193,6 +251,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
     let found = whereabouts(snapshot, route, question);
     if let Err(denied) = route_access(route, question.client, &found) {
         return Explanation {
+            listener: None,
             route: Some(route.name.clone()),
             client: snapshot.plan.locations.label(found.place).to_owned(),
             system: found.system,
@@ -207,6 +266,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
     }
     if let Some(redirect) = &route.redirect {
         return Explanation {
+            listener: None,
             route: Some(route.name.clone()),
             client: snapshot.plan.locations.label(found.place).to_owned(),
             system: found.system,
@@ -302,6 +362,7 @@ fn explained(
         .collect();
     pools.sort_by(|a, b| b.share.total_cmp(&a.share));
     Explanation {
+        listener: None,
         route: Some(route.name.clone()),
         client: snapshot.plan.locations.label(found.place).to_owned(),
         system: found.system,
@@ -416,6 +477,7 @@ fn run_test(snapshot: &Snapshot, test: &TestPlan) -> Vec<String> {
             path: &test.path,
             method: &test.method,
             headers: &test.headers,
+            entrance: None,
             now: None,
         },
     );

@@ -599,6 +599,18 @@ fn fixed_at_start(running: &Plan, wanted: &Plan) -> Vec<Diagnostic> {
             .help("restart Portolan for it, or leave it as it was"),
         );
     }
+    if running.process.state_dir != wanted.process.state_dir {
+        let message = format!(
+            "`state_dir` cannot be changed while Portolan runs: it is `{}`",
+            running.process.state_dir.display()
+        );
+        found.push(
+            Diagnostic::error(Code::NeedsRestart, Origin::Default, message).help(
+                "leave it as it was; or stop Portolan, move the folder, and start it again: overrides, \
+                 certificates and keys are in it",
+            ),
+        );
+    }
     found
 }
 

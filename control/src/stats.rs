@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::ledger::Ledger;
+use crate::lines::Loss;
 
 /// Upper bounds of the buckets of request durations, in seconds.
 pub const DURATION_BUCKETS: [f64; 14] = [
@@ -324,8 +325,12 @@ pub struct Totals {
     pub refused_connections: Refused,
     /// What is held of bodies over HTTP/2, in bytes: it has come, and nobody has taken it yet.
     pub held: Arc<Amount>,
-    /// Access log lines that were dropped because the writer could not follow.
-    pub access_log_dropped: Counter,
+    /// Lines of the access log that were lost.
+    pub access_log: Arc<Loss>,
+    /// Lines of the process's own log that were lost.
+    pub process_log: Arc<Loss>,
+    /// Panics of the control plane's tasks, by task.
+    pub task_failures: Refused,
     /// Reloads that were applied.
     pub reloads_applied: Counter,
     /// Reloads that found nothing changed.

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::clock::{Clock, Tick};
 use crate::notice::Notice;
 use crate::reload::Reloader;
+use crate::supervisor::Supervisor;
 
 /// Whoever is asked is left alone for so long, whoever wants to know.
 const REST: Duration = Duration::from_secs(10);
@@ -94,6 +95,7 @@ struct Pace {
 pub struct TokenKeyKeeper {
     reloader: Arc<Reloader>,
     clock: Clock,
+    supervisor: Supervisor,
     tasks: HashMap<TokenKeySource, Task>,
 }
 
@@ -111,10 +113,11 @@ impl Drop for Task {
 
 impl TokenKeyKeeper {
     /// One for what the reloader runs.
-    pub fn new(reloader: Arc<Reloader>, clock: Clock) -> Self {
+    pub fn new(reloader: Arc<Reloader>, clock: Clock, supervisor: Supervisor) -> Self {
         Self {
             reloader,
             clock,
+            supervisor,
             tasks: HashMap::new(),
         }
     }
@@ -162,7 +165,9 @@ impl TokenKeyKeeper {
                     };
                     Task {
                         pace: tell,
-                        running: tokio::spawn(asker.run()),
+                        running: self
+                            .supervisor
+                            .keep("token_key_set", move || asker.clone().run()),
                     }
                 }
             };
@@ -187,7 +192,7 @@ fn paces(plan: &Plan) -> HashMap<TokenKeySource, Pace> {
 }
 
 /// Asks one URL.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Asker {
     set: Arc<KeySet>,
     url: Arc<str>,

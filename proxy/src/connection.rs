@@ -10,6 +10,7 @@ mod frames;
 pub(crate) mod fuzzing;
 pub(crate) mod http2;
 mod presence;
+mod stall;
 mod waiting;
 
 use std::io;
@@ -28,6 +29,8 @@ use tokio_util::io::poll_read_buf;
 
 pub(crate) use self::frames::Bodies;
 use self::presence::Presence;
+use self::stall::Stall;
+pub(crate) use self::stall::WRITE_STALL;
 pub(crate) use self::waiting::Waiting;
 use crate::context::ConnectionContext;
 use crate::http1::request::{self, Head};
@@ -49,9 +52,6 @@ const PEEK_SIZE: usize = 512;
 /// How long a client that could send more is not read before it is looked whether it is still there:
 /// most are read again long before.
 const NOT_READ: Duration = Duration::from_millis(500);
-
-/// How long a client may take nothing of what it is sent.
-pub(crate) const WRITE_STALL: Duration = Duration::from_secs(60);
 
 /// How long a client that was told to go away may take to read that.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -81,7 +81,7 @@ pub(crate) struct Connection {
     /// Written, and perhaps not sent.
     unflushed: bool,
     /// Waiting for the client to take what it is sent.
-    stall: Waiting,
+    stall: Stall,
     /// The client has half-closed the connection, and all that it sent was read.
     ended: bool,
     /// Waiting until the client is read again.
@@ -121,7 +121,7 @@ impl Connection {
             read: BytesMut::new(),
             outgoing: Outgoing::default(),
             unflushed: false,
-            stall: Waiting::default(),
+            stall: Stall::default(),
             ended: false,
             unread: Waiting::default(),
             presence: None,
@@ -334,25 +334,24 @@ impl Connection {
             self.unflushed = true;
         }
         if self.unflushed {
-            ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
+            // Over TLS, what was written may still wait here for the client to take it.
+            let flushed = Pin::new(&mut self.transport).poll_flush(cx);
+            ready!(self.unless_stalled(cx, flushed))?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// What became of a write, unless the client has taken nothing for too long.
-    fn unless_stalled(
+    /// What became of a write, unless the client has taken nothing for too long: then the connection is
+    /// closed.
+    fn unless_stalled<T>(
         &mut self,
         cx: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.stall.over();
-        } else if self.stall.poll_longer_than(cx, WRITE_STALL) {
-            self.context.totals.refused_connections.one("write_stalled");
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        written
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let refused = &self.context.totals.refused_connections;
+        self.stall
+            .check(cx, written, || refused.one("write_stalled"))
     }
 
     /// Says no more; the client may.

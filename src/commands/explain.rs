@@ -89,13 +89,21 @@ async fn by_instance(
 
 fn words(explanation: &Explanation) -> String {
     let percent = |share: f64| format!("{:.1}%", share * 100.0);
+    let mut rows = Vec::new();
+    if let Some(listener) = &explanation.listener {
+        rows.push(vec!["listener".to_owned(), listener.clone()]);
+    }
     let Some(route) = &explanation.route else {
-        return "no route takes this request: 404\n".to_owned();
+        let status = explanation.status.unwrap_or_default();
+        let why = match (&explanation.denied, status) {
+            (Some(denied), _) => denied.as_str(),
+            (None, 404) => "no route takes this request",
+            (None, _) => &explanation.basis,
+        };
+        return format!("{}{why}: {status}\n", output::table(&rows));
     };
-    let mut rows = vec![
-        vec!["route".to_owned(), route.to_string()],
-        vec!["client".to_owned(), explanation.client.clone()],
-    ];
+    rows.push(vec!["route".to_owned(), route.to_string()]);
+    rows.push(vec!["client".to_owned(), explanation.client.clone()]);
     if let Some(system) = explanation.system {
         rows.push(vec!["system".to_owned(), format!("AS{system}")]);
     }

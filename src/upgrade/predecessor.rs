@@ -153,6 +153,7 @@ impl Upgrader {
             failed: totals.upgrades_failed.get(),
             since_start_ns: self.clock.now().since_start().as_nanos() as u64,
             wall_ms: self.clock.wall().as_millis() as u64,
+            state_dir: std::path::absolute(&self.reloader.running().plan.process.state_dir).ok(),
             known: self.known().await,
             sockets: offered,
         };

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -43,6 +44,8 @@ pub(crate) struct Predecessor {
     /// How long it, and those before it, had run, and when, in time since 1970.
     since_start: Duration,
     wall: Duration,
+    /// Where its state is, if it says so.
+    state_dir: Option<PathBuf>,
     /// What it knows of endpoints.
     known: Handover,
     /// Processes before it that still let clients finish.
@@ -84,6 +87,7 @@ impl Inherited {
             judged: offer.judged,
             since_start: Duration::from_nanos(offer.since_start_ns),
             wall: Duration::from_millis(offer.wall_ms),
+            state_dir: offer.state_dir,
             known: Handover::from_json(offer.known),
             elders: Vec::new(),
             done: offer.done + 1,
@@ -115,6 +119,23 @@ impl Inherited {
 }
 
 impl Predecessor {
+    /// Whether its state is in this folder, too: overrides and certificates are found there, and nowhere
+    /// else. If not, why this process cannot take over.
+    ///
+    /// # Errors
+    /// The folder that is to be moved first.
+    pub(crate) fn shares_state(&self, state_dir: &Path) -> Result<(), String> {
+        let ours = std::path::absolute(state_dir).ok();
+        match &self.state_dir {
+            Some(theirs) if ours.as_ref() != Some(theirs) => Err(format!(
+                "`state_dir` was changed from {} to {}: stop Portolan, move the folder, and start it again",
+                theirs.display(),
+                state_dir.display()
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// How long it, and those before it, have run at this time, since 1970.
     pub(crate) fn since_start(&self, wall: Duration) -> Duration {
         // The calendar may be set just now: what cannot be is not believed.

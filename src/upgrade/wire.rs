@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -43,6 +44,9 @@ pub(super) struct Offer {
     pub(super) since_start_ns: u64,
     #[serde(default)]
     pub(super) wall_ms: u64,
+    /// Where the state is that both must share. Versions that do not say it leave it to the user.
+    #[serde(default)]
+    pub(super) state_dir: Option<PathBuf>,
     /// What is known of endpoints, as far as the new process understands it.
     #[serde(default)]
     pub(super) known: serde_json::Value,
@@ -241,6 +245,7 @@ mod tests {
             failed: 0,
             since_start_ns: 0,
             wall_ms: 0,
+            state_dir: Some("/var/lib/portolan".into()),
             known: serde_json::Value::Null,
             sockets: addresses
                 .iter()

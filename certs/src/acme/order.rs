@@ -32,6 +32,9 @@ pub enum OrderError {
     /// Nobody could be asked from the beginning.
     #[error("{0}")]
     Unprepared(String),
+    /// Ordering itself failed.
+    #[error("ordering has failed, by a fault of Portolan's")]
+    Own,
     /// The authority refused, or did not answer.
     #[error("{}", authority(.0))]
     Authority(#[from] instant_acme::Error),
@@ -99,7 +102,8 @@ impl OrderError {
             Self::Unconvinced(_) | Self::NotOffered { .. } => "challenge_failed",
             Self::Record { .. } => "record_failed",
             Self::Unusable(_) => "unusable",
-            Self::Unprepared(_)
+            Self::Own
+            | Self::Unprepared(_)
             | Self::Answer { .. }
             | Self::Ask(_)
             | Self::ExternalKey

@@ -35,7 +35,22 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
                 .related(first, "the other one"),
             );
         }
-        if token.token.value.expose().chars().count() < SHORTEST_TOKEN {
+        // RFC 9110, section 5.5: nobody could send anything else in a header, and blanks around it are
+        // not part of it.
+        let text = token.token.value.expose();
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            found.push(
+                Diagnostic::error(
+                    Code::BadValue,
+                    token.token.origin,
+                    "the token has characters that nobody can send in a header",
+                )
+                .help(
+                    "use letters, digits and punctuation of ASCII, without blanks or line breaks",
+                ),
+            );
+        }
+        if text.chars().count() < SHORTEST_TOKEN {
             found.push(Diagnostic::error(
                 Code::BadValue,
                 token.token.origin,

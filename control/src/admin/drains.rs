@@ -12,8 +12,9 @@ use portolan_config::names::Name;
 use serde_json::json;
 
 use super::AdminState;
+use super::given::parse;
 use super::guard::Caller;
-use super::overrides::{end, parse, set};
+use super::overrides::{end, set};
 use super::reply::Problem;
 use crate::endpoint::EndpointKey;
 use crate::overrides::{Decision, Subject};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -36,11 +37,12 @@ pub(super) struct EventsQuery {
 pub(super) async fn events(
     State(state): State<AdminState>,
     Extension(Closing(closed)): Extension<Closing>,
-    query: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<EventsQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "Bad request", detail);
-    let Query(query) = query.map_err(|wrong| bad(wrong.body_text()))?;
+    let only = "the query may have `follow=true` or `follow=false`, and nothing else";
+    let Query(query) = query.map_err(|_| bad(only.to_owned()))?;
     if !query.follow {
         return Ok(Json(state.journal.recent()).into_response());
     }

@@ -16,9 +16,9 @@ use portolan_config::document::Role;
 use portolan_config::plan::AdminPlan;
 use subtle::ConstantTimeEq as _;
 
-use super::AdminState;
-use super::door::Peer;
+use super::door::{Guest, Peer};
 use super::reply::Problem;
+use super::{AdminState, given};
 
 /// Who changes something: the name of its token, or `local` where no tokens are needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,14 +49,16 @@ pub(super) async fn change(
     pass(&state, Purpose::Change, request, next).await
 }
 
-/// Metrics are open on loopback; beyond, they need a token like everything else.
+/// Metrics are open on loopback, to whoever asks this machine for them and not some name that leads
+/// here; beyond, they need a token like everything else.
 pub(super) async fn metrics(
     State(state): State<AdminState>,
     ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    if peer.ip().to_canonical().is_loopback() {
+    let host = text(request.headers(), header::HOST).unwrap_or_default();
+    if peer.ip().to_canonical().is_loopback() && is_local(host) {
         return Ok(next.run(request).await);
     }
     pass(&state, Purpose::Look, request, next).await
@@ -71,7 +73,10 @@ async fn pass(
     let plan = state.reloader.running().plan.clone();
     let caller = allowed(&plan.admin, purpose, request.headers())?;
     request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
+        guest.is_let_in();
+    }
+    Ok(next.run(given::whole(request).await?).await)
 }
 
 fn allowed(plan: &AdminPlan, purpose: Purpose, headers: &HeaderMap) -> Result<Caller, Problem> {

@@ -7,9 +7,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use portolan_config::leaf::Leaf as _;
 use portolan_config::units::TimeSpan;
-use serde::de::DeserializeOwned;
 
 use super::AdminState;
+use super::given::parse;
 use super::guard::Caller;
 use super::reply::Problem;
 use crate::overrides::audit::AuditEntry;
@@ -122,11 +122,6 @@ fn lease(text: Option<&str>) -> Result<Duration, Problem> {
 /// Whole milliseconds, as they are kept.
 fn whole(time: Duration) -> Duration {
     Duration::from_millis(time.as_millis() as u64)
-}
-
-pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body)
-        .map_err(|error| bad(format!("the body is not what it should be: {error}")))
 }
 
 pub(super) fn bad(detail: String) -> Problem {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use axum::extract::rejection::JsonRejection;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,8 +12,10 @@ use axum::{Json, Router, middleware};
 use portolan_config::diagnostic::{Code, Colours};
 use serde_json::json;
 
+use super::given::parse;
+use super::overrides::bad;
 use super::reply::Problem;
-use super::{AdminState, drains, events, guard, openapi, overrides, weights};
+use super::{AdminState, drains, events, given, guard, openapi, overrides, weights};
 use crate::metrics::Page;
 use crate::rehearse::{self, Asked, Explanation};
 use crate::reload::{Reloaded, Trigger};
@@ -70,6 +72,7 @@ pub fn router(state: AdminState) -> Router {
         .nest("/api/v1", look.merge(change))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(given::shape))
         .with_state(state)
 }
 
@@ -232,16 +235,9 @@ pub(super) struct ExplainRequest {
 
 async fn explain(
     State(state): State<AdminState>,
-    body: Result<Json<ExplainRequest>, JsonRejection>,
+    body: Bytes,
 ) -> Result<Json<Explanation>, Problem> {
-    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "Bad request", detail);
-    let Json(asked) = body.map_err(|rejection| match rejection.status() {
-        // Too large, or not said to be JSON.
-        status @ (StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNSUPPORTED_MEDIA_TYPE) => {
-            Problem::new(status, "Cannot be read", rejection.body_text())
-        }
-        _ => bad(rejection.body_text()),
-    })?;
+    let asked: ExplainRequest = parse(&body)?;
     let method = asked.method.as_deref().unwrap_or("GET");
     let asked = Asked::new(asked.client_ip, method, &asked.url, &asked.headers).map_err(bad)?;
     let mut question = asked.question();

@@ -11,8 +11,9 @@ use portolan_config::names::Name;
 use serde_json::{Value, json};
 
 use super::AdminState;
+use super::given::parse;
 use super::guard::Caller;
-use super::overrides::{bad, end, parse, set};
+use super::overrides::{bad, end, set};
 use super::reply::Problem;
 use crate::overrides::weights::{Misfit, Weights, service};
 use crate::overrides::{Decision, Subject};

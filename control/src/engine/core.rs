@@ -230,6 +230,16 @@ pub struct Core {
     pub(super) now: Tick,
 }
 
+/// What a core begins with: the configuration, and what operators have overridden.
+#[derive(Clone, Debug)]
+pub(super) struct Seed {
+    plan: Arc<Plan>,
+    material: Arc<Material>,
+    locator: Arc<Locator>,
+    drains: Drains,
+    weights: WeightsOf,
+}
+
 /// Targets whose shares move with measurements.
 #[derive(Debug, Default)]
 struct Measured {
@@ -276,15 +286,63 @@ impl Core {
         now: Tick,
         handed: Handover,
     ) -> Self {
-        let mut core = Self {
-            plan: plan.clone(),
-            material: material.clone(),
-            locator: locator.clone(),
+        let seed = Seed {
+            plan,
+            material,
+            locator,
+            drains: Drains::default(),
+            weights: WeightsOf::default(),
+        };
+        Self::empty(&seed, dialer, now).begun(&seed, handed)
+    }
+
+    /// A core that takes the place of one that has failed in the middle of something. It goes on with
+    /// what was last published, and with what `handed` says of the endpoints; what was counted stays.
+    pub(super) fn in_place_of(failed: &Self, seed: &Seed, now: Tick, handed: Handover) -> Self {
+        let mut core = Self::empty(seed, failed.dialer.clone(), now);
+        core.pool_stats.clone_from(&failed.pool_stats);
+        core.routes.clone_from(&failed.routes);
+        core.turns.clone_from(&failed.turns);
+        core.drains = seed.drains.clone();
+        core.weights = seed.weights.clone();
+        core.generation = failed.generation;
+        // What the other one has asked for is not answered to this one.
+        core.serial = failed.serial;
+        core.begun(seed, handed)
+    }
+
+    /// What another one would begin with, were it to take the place of this one.
+    pub(super) fn seed(&self) -> Seed {
+        Seed {
+            plan: self.plan.clone(),
+            material: self.material.clone(),
+            locator: self.locator.clone(),
+            drains: self.drains.clone(),
+            weights: self.weights.clone(),
+        }
+    }
+
+    fn begun(mut self, seed: &Seed, handed: Handover) -> Self {
+        self.handed = handed;
+        self.passive.came_back = std::mem::take(&mut self.handed.came_back);
+        let (plan, material) = (seed.plan.clone(), seed.material.clone());
+        // What was overridden before is known already: there is nothing to tell.
+        self.accept(plan, material, seed.locator.clone(), &mut Vec::new());
+        // Who is not there now begins like everybody else.
+        self.handed = Handover::default();
+        self
+    }
+
+    fn empty(seed: &Seed, dialer: Arc<dyn Dialer>, now: Tick) -> Self {
+        Self {
+            plan: seed.plan.clone(),
+            material: seed.material.clone(),
+            locator: seed.locator.clone(),
             dialer,
             drains: Drains::default(),
             weights: WeightsOf::default(),
             fitted: Arc::default(),
-            handed,
+            handed: Handover::default(),
             endpoints: HashMap::new(),
             names: HashMap::new(),
             leaving: BTreeMap::new(),
@@ -305,13 +363,7 @@ impl Core {
             generation: 0,
             serial: 0,
             now,
-        };
-        core.passive.came_back = std::mem::take(&mut core.handed.came_back);
-        // Nothing is overridden yet, so there is nothing to tell.
-        core.accept(plan, material, locator, &mut Vec::new());
-        // Who is not there now begins like everybody else.
-        core.handed = Handover::default();
-        core
+        }
     }
 
     /// What is to be done when `event` happens at `now`.
@@ -1025,7 +1077,7 @@ impl Core {
         let policy = HealthPolicy::from(probe);
         let event = match outcome.result {
             Ok(()) => HealthEvent::ProbeSucceeded,
-            Err(ProbeFailure::Edge(_)) => {
+            Err(ProbeFailure::Edge(_) | ProbeFailure::Own) => {
                 // It was not asked: the verdict stays, and it is asked again soon.
                 let probed = state.probed.unwrap_or(now);
                 let next = (probed + policy.fast_every).max(now);

@@ -170,8 +170,13 @@ families! {
     /// How often this instance could not connect or accept because it, or its machine, had run out of
     /// something: `files` (descriptors of the process), `system_files`, `local_ports`, `memory`.
     EDGE_EXHAUSTED = Counter "portolan_edge_exhausted_total" ["what"];
-    /// Lines of the access log that were dropped because the writer could not follow.
+    /// Lines of the access log that were lost, because its reader or its disk was too slow, or because
+    /// they could not be written.
     ACCESS_LOG_DROPPED = Counter "portolan_access_log_dropped_total" [];
+    /// Lines of the process's own log that were lost, for the same reasons.
+    LOG_DROPPED = Counter "portolan_log_dropped_total" [];
+    /// How often a task of the control plane failed by a fault of Portolan's own, and was begun again.
+    TASK_FAILURES = Counter "portolan_task_failures_total" ["task"];
     /// Always 1; the label says which version of Portolan runs.
     BUILD_INFO = Gauge "portolan_build_info" ["version"];
 }

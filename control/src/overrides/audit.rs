@@ -111,12 +111,27 @@ pub(super) fn append(path: &Path, entries: &[AuditEntry]) -> io::Result<()> {
         lines.push(b'\n');
     }
     let mut file = OpenOptions::new()
+        .read(true)
         .append(true)
         .create(true)
         .mode(0o600)
         .open(path)?;
-    file.write_all(&lines)?;
-    file.sync_all()
+    let before = file.metadata()?.len();
+    if before > 0 {
+        // What a process that was killed has begun must not spoil what follows.
+        let mut last = [0];
+        file.seek(SeekFrom::Start(before - 1))?;
+        file.read_exact(&mut last)?;
+        if last != *b"\n" {
+            lines.insert(0, b'\n');
+        }
+    }
+    let written = file.write_all(&lines).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // Nor what a full disk has left of this.
+        let _ = file.set_len(before);
+    }
+    written
 }
 
 /// The last entries of the log, the oldest first.

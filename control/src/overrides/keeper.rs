@@ -6,24 +6,26 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 use super::audit::{self, AuditEntry};
+use super::calendar::Calendar;
 use super::{Change, Decision, Event, Overrides};
 use crate::clock::Clock;
 use crate::engine::{Engine, Stopped};
 use crate::journal::Journal;
 use crate::notice::Notice;
+use crate::supervisor::Supervisor;
 use portolan_certs::state_file;
 
 const FILE: &str = "overrides.json";
 const AUDIT: &str = "audit.log";
 
-/// Leases are by the calendar, which may be set right: it is looked at this often.
+/// The machine's calendar may be set right: it is looked at this often.
 const LOOK: Duration = Duration::from_secs(30);
 
 /// Why a change was not made. Nothing has changed then.
@@ -74,6 +76,7 @@ pub struct OverrideKeeper {
     audit: PathBuf,
     engine: Engine,
     clock: Clock,
+    calendar: PlainMutex<Calendar>,
     journal: Arc<Journal>,
     /// One change at a time, by the owner.
     turn: Arc<Mutex<Owner>>,
@@ -92,9 +95,10 @@ impl OverrideKeeper {
         engine: Engine,
         clock: Clock,
         journal: Arc<Journal>,
+        supervisor: &Supervisor,
     ) -> Result<Arc<Self>, Stopped> {
         let keeper = Self::watch(state_dir, engine, clock, journal).await?;
-        keeper.take_over().await?;
+        keeper.take_over(supervisor).await?;
         Ok(keeper)
     }
 
@@ -113,13 +117,15 @@ impl OverrideKeeper {
             audit: state_dir.join(AUDIT),
             engine,
             clock,
+            calendar: PlainMutex::new(Calendar::new(clock.wall(), clock.now())),
             journal,
             turn: Arc::new(Mutex::new(Owner::Predecessor)),
             current: ArcSwap::default(),
             changed: Notify::new(),
         });
         if let Ok(Some(kept)) = read(&keeper.path) {
-            let (overrides, _) = Overrides::default().step(Event::Restored(kept), clock.wall());
+            let now = keeper.now();
+            let (overrides, _) = Overrides::default().step(Event::Restored(kept), now);
             keeper.engine.override_by(&overrides).await?;
             keeper.current.store(Arc::new(overrides));
         }
@@ -130,11 +136,10 @@ impl OverrideKeeper {
     ///
     /// # Errors
     /// When the engine has stopped.
-    pub async fn take_over(self: &Arc<Self>) -> Result<(), Stopped> {
+    pub async fn take_over(self: &Arc<Self>, supervisor: &Supervisor) -> Result<(), Stopped> {
         let mut owner = self.turn.lock().await;
         let kept = load(&self.path);
-        let (overrides, changes) =
-            Overrides::default().step(Event::Restored(kept), self.clock.wall());
+        let (overrides, changes) = Overrides::default().step(Event::Restored(kept), self.now());
         if !changes.is_empty() {
             self.keep_or_warn(&overrides).await;
         }
@@ -155,7 +160,8 @@ impl OverrideKeeper {
         self.tell(changes).await;
         self.current.store(Arc::new(overrides));
         *owner = Owner::Us;
-        tokio::spawn(self.clone().end_leases());
+        let this = self.clone();
+        supervisor.keep("leases", move || this.clone().end_leases());
         Ok(())
     }
 
@@ -169,9 +175,31 @@ impl OverrideKeeper {
         self.current.load_full()
     }
 
-    /// Now, by the calendar.
+    /// Now, by the calendar of leases.
     pub fn now(&self) -> Duration {
-        self.clock.wall()
+        self.calendar().at(self.clock.now())
+    }
+
+    fn calendar(&self) -> std::sync::MutexGuard<'_, Calendar> {
+        let calendar = self.calendar.lock();
+        calendar.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is overridden, by the machine's calendar as it is now, and whether that was set meanwhile.
+    fn by_calendar(&self) -> (Overrides, bool) {
+        let current = Overrides::clone(&self.current.load());
+        let (wall, tick) = (self.clock.wall(), self.clock.now());
+        let mut calendar = self.calendar();
+        match calendar.set_right(wall, tick) {
+            None => (current, false),
+            // Nothing is over by that: what is left stays.
+            Some(shift) => {
+                let now = calendar.at(tick);
+                let (moved, _) = current.step(Event::CalendarSet(shift), now);
+                self.current.store(Arc::new(moved.clone()));
+                (moved, true)
+            }
+        }
     }
 
     /// Makes a change: kept first, then in effect. What changed; nothing if it was so already.
@@ -183,8 +211,8 @@ impl OverrideKeeper {
         if *owner != Owner::Us {
             return Err(NotChanged::HandedOver);
         }
-        let before = self.current.load_full();
-        let (overrides, changes) = Overrides::clone(&before).step(event, self.clock.wall());
+        let (before, _) = self.by_calendar();
+        let (overrides, changes) = before.step(event, self.now());
         if changes.is_empty() {
             return Ok(changes);
         }
@@ -201,7 +229,7 @@ impl OverrideKeeper {
     /// Ends leases when they are over.
     async fn end_leases(self: Arc<Self>) {
         loop {
-            let now = self.clock.wall();
+            let now = self.now();
             let wait = self
                 .current
                 .load()
@@ -213,10 +241,12 @@ impl OverrideKeeper {
                 () = self.changed.notified() => continue,
             }
             let owner = self.turn.lock().await;
-            let before = self.current.load_full();
-            let (overrides, changes) =
-                Overrides::clone(&before).step(Event::Woken, self.clock.wall());
+            let (before, moved) = self.by_calendar();
+            let (overrides, changes) = before.step(Event::Woken, self.now());
             if changes.is_empty() {
+                if moved && *owner == Owner::Us {
+                    self.keep_or_warn(&overrides).await;
+                }
                 continue;
             }
             if *owner != Owner::Us {
@@ -253,7 +283,7 @@ impl OverrideKeeper {
         if changes.is_empty() {
             return;
         }
-        let now = self.clock.wall();
+        let now = self.now();
         let entries: Vec<AuditEntry> = changes
             .iter()
             .map(|change| AuditEntry::new(change, now))
