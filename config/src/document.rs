@@ -59,6 +59,8 @@ pub use token::{ClaimName, JwtAuth, KeysUrl, ScopeName, TokenAlgorithm, TokenKey
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use crate::decode::{Entries, OneOrMany, Switch, document};
 use crate::leaf::keywords;
 use crate::names::Name;
@@ -228,6 +230,10 @@ document! {
         pub database: Option<At<PathBuf>>,
         /// A database of autonomous systems, for rules with `asns`.
         pub asn_database: Option<At<PathBuf>>,
+        /// Networks whose country you know better than any database, or that are in none: an office
+        /// behind private addresses, say. The longest network that contains an address counts, before
+        /// everything else.
+        pub patch: Entries<IpNet, At<CountryCode>>,
     }
 }
 

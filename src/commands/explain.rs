@@ -94,7 +94,13 @@ fn words(explanation: &Explanation) -> String {
     };
     let mut rows = vec![
         vec!["route".to_owned(), route.to_string()],
-        vec!["client".to_owned(), explanation.client.clone()],
+        vec![
+            "client".to_owned(),
+            match &explanation.client_by {
+                Some(by) => format!("{} ({by})", explanation.client),
+                None => explanation.client.clone(),
+            },
+        ],
     ];
     if let Some(system) = explanation.system {
         rows.push(vec!["system".to_owned(), format!("AS{system}")]);
