@@ -73,7 +73,9 @@ document! {
     pub struct Document as "the file" {
         /// More files to read, as patterns relative to this one (`teams/*.yaml`), so that teams can
         /// own their own files. Pools and services are joined by name; listeners, routes and tests are
-        /// appended in the order of the file names; any other section may stand in one file only.
+        /// appended in the order of the file names; any other section may stand in one file only. A file of
+        /// this very name is meant before a pattern is; names that begin with a dot are meant only where a
+        /// dot is written, and a file with several names is read once.
         pub include: Vec<At<String>>,
         /// The addresses on which clients are accepted.
         pub listeners: Vec<Listener>,
