@@ -514,7 +514,7 @@ fn expect(expect: &Expect) -> ProbeExpect {
 
 /// Every subdivision that some rule or test names, and those that decide between the Cloudflare
 /// regions that some rule names.
-fn subdivisions<'a>(document: &'a Document) -> Vec<(&'a str, crate::geography::CountryId)> {
+fn subdivisions(document: &Document) -> Vec<(&str, crate::geography::CountryId)> {
     let mut found = Vec::new();
     let mut cloudflare = false;
     each_clients(document, &mut |clients| {
@@ -561,7 +561,7 @@ fn asked(document: &Document) -> GeoAsked {
 fn each_clients<'a>(document: &'a Document, visit: &mut dyn FnMut(&'a Clients)) {
     each_target(document, &mut |target| {
         each_rule(target, &mut |rule| {
-            rule.clients.iter().for_each(&mut *visit)
+            rule.clients.iter().for_each(&mut *visit);
         });
     });
     let of_listeners = document.listeners.iter().map(|l| (&l.allow, &l.deny));
