@@ -19,9 +19,9 @@ routes:
   - { name: no-robots, path: /no-robots, to: a, deny: { asns: [ 64500 ] } }
 ";
 
-const GERMAN: &str = "198.51.100.7";
-const FRENCH: &str = "203.0.113.7";
-const ROBOT: &str = "203.0.113.200";
+const GERMAN: &str = "91.51.100.7";
+const FRENCH: &str = "81.0.113.7";
+const ROBOT: &str = "81.0.113.200";
 const NOWHERE: &str = "10.9.8.7";
 
 async fn start(origin: &Origin) -> Portolan {
@@ -37,14 +37,14 @@ async fn start(origin: &Origin) -> Portolan {
     let places = database(
         "GeoLite2-Country",
         &[
-            ("198.51.100.0/24", country("DE")),
-            ("203.0.113.0/24", country("FR")),
+            ("91.51.100.0/24", country("DE")),
+            ("81.0.113.0/24", country("FR")),
         ],
     );
     let systems = database(
         "GeoLite2-ASN",
         &[(
-            "203.0.113.128/25",
+            "81.0.113.128/25",
             json!({ "autonomous_system_number": 64_500 }),
         )],
     );

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::harness::config::{LISTENER, PROBES, pools};
 use crate::harness::portolan::{command, command_in, command_with, stderr, stdout};
-use crate::harness::{Origin, Portolan, eventually, fetch};
+use crate::harness::{Origin, Portolan, eventually, fetch, soon};
 
 /// A folder with these files.
 fn folder(files: &[(&str, &str)]) -> TempDir {
@@ -62,6 +62,73 @@ tests:
 ";
 
 // === check ===
+
+#[tokio::test]
+async fn what_is_no_file_is_refused_and_never_waited_for() {
+    let folder = folder(&[
+        ("portolan.yaml", GOOD),
+        ("secret.txt", "long enough to be one"),
+    ]);
+    let at = |name: &str| folder.path().join(name);
+    let pipe = |name: &str| {
+        let made = std::process::Command::new("mkfifo").arg(at(name)).status();
+        assert!(made.unwrap().success());
+    };
+    pipe("pipe");
+    pipe("geo.mmdb");
+    std::fs::create_dir(at("folder")).unwrap();
+    let write = |name: &str, line: &str| {
+        std::fs::write(at(name), format!("{line}\n{GOOD}")).unwrap();
+    };
+    write("include.yaml", "include: [ pipe ]");
+    write("value.yaml", "state_dir: '${file:pipe}'");
+    write("database.yaml", "geoip: { database: geo.mmdb }");
+    for (config, named, what) in [
+        ("pipe", "pipe", "a named pipe"),
+        ("folder", "folder", "a folder"),
+        ("/dev/zero", "/dev/zero", "a device"),
+        ("include.yaml", "pipe", "a named pipe"),
+        ("value.yaml", "pipe", "a named pipe"),
+        ("database.yaml", "geo.mmdb", "a named pipe"),
+    ] {
+        let args = ["check", "--config", config];
+        let output = soon("an answer", command_in(folder.path(), &args)).await;
+        assert_ne!(output.status.code(), Some(0), "{config}");
+        let said = format!("{}{}", stdout(&output), stderr(&output));
+        assert!(said.contains(named), "{said}");
+        assert!(
+            said.contains(&format!("it is {what}, not a file")),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_explanation_says_by_what_the_place_of_a_client_is_known() {
+    let patched = format!("{GOOD}geoip: {{ patch: {{ 10.0.0.0/8: DE }} }}\n");
+    let folder = folder(&[("portolan.yaml", &patched)]);
+    for (client, says) in [
+        ("10.1.2.3", "DE (geoip.patch 10.0.0.0/8)"),
+        ("192.168.1.1", "- (the address is private: in no country)"),
+        ("133.11.0.1", "JP (database: built in)"),
+        (
+            "64:ff9b::133.11.0.1",
+            "JP (database: built in, for 133.11.0.1)",
+        ),
+    ] {
+        let args = [
+            "explain",
+            "--config",
+            "portolan.yaml",
+            "--client-ip",
+            client,
+            "http://api.example.com/",
+        ];
+        let output = command_in(folder.path(), &args).await;
+        assert_exit(&output, 0);
+        assert!(stdout(&output).contains(says), "{}", stdout(&output));
+    }
+}
 
 #[tokio::test]
 async fn a_good_file_is_fine() {

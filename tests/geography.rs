@@ -1,6 +1,8 @@
 //! Where clients are: databases of both schemas and the built-in one, exchanged while they serve,
 //! and whose word about a client's address counts.
 
+mod sources;
+
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
@@ -47,11 +49,11 @@ fn nested() -> Vec<u8> {
     database(
         "GeoIP2-City",
         &[
-            ("192.0.2.0/25", place("US", "NA", false, "CA")),
-            ("192.0.2.128/25", place("US", "NA", false, "NY")),
-            ("198.51.100.0/24", place("FR", "EU", true, "IDF")),
-            ("203.0.113.0/24", place("GB", "EU", false, "ENG")),
-            ("2001:db8::/32", place("JP", "AS", false, "13")),
+            ("23.0.2.0/25", place("US", "NA", false, "CA")),
+            ("23.0.2.128/25", place("US", "NA", false, "NY")),
+            ("91.51.100.0/24", place("FR", "EU", true, "IDF")),
+            ("81.0.113.0/24", place("GB", "EU", false, "ENG")),
+            ("2400:db8::/32", place("JP", "AS", false, "13")),
         ],
     )
 }
@@ -61,10 +63,10 @@ fn flat() -> Vec<u8> {
     database(
         "country ipvAll",
         &[
-            ("192.0.2.0/24", place("US")),
-            ("198.51.100.0/24", place("FR")),
-            ("203.0.113.0/24", place("GB")),
-            ("2001:db8::/32", place("JP")),
+            ("23.0.2.0/24", place("US")),
+            ("91.51.100.0/24", place("FR")),
+            ("81.0.113.0/24", place("GB")),
+            ("2400:db8::/32", place("JP")),
         ],
     )
 }
@@ -84,11 +86,11 @@ async fn check(clients: &str, file: &[u8], cases: &[(&str, bool)]) {
     }
 }
 
-const CALIFORNIA: &str = "192.0.2.1";
-const NEW_YORK: &str = "192.0.2.200";
-const FRANCE: &str = "198.51.100.7";
-const BRITAIN: &str = "203.0.113.7";
-const JAPAN: &str = "2001:db8::7";
+const CALIFORNIA: &str = "23.0.2.1";
+const NEW_YORK: &str = "23.0.2.200";
+const FRANCE: &str = "91.51.100.7";
+const BRITAIN: &str = "81.0.113.7";
+const JAPAN: &str = "2400:db8::7";
 const NOWHERE: &str = "10.9.8.7";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,7 +110,7 @@ async fn clients_are_told_apart_by_every_property_a_nested_database_has() {
     case("{ in_eu: true }", &[FRANCE]).await;
     case("{ cloudflare_regions: [ WEU ] }", &[FRANCE, BRITAIN]).await;
     case(
-        "{ cidrs: [ 192.0.2.0/26, \"2001:db8::/48\" ] }",
+        "{ cidrs: [ 23.0.2.0/26, \"2400:db8::/48\" ] }",
         &[CALIFORNIA, JAPAN],
     )
     .await;
@@ -153,7 +155,7 @@ async fn autonomous_systems_have_a_database_of_their_own() {
         json!({ "autonomous_system_number": 64_500 }),
         json!({ "asn": "64500" }),
     ] {
-        let file = database("ASN", &[("192.0.2.0/24", record)]);
+        let file = database("ASN", &[("23.0.2.0/24", record)]);
         let (config, _origins) = config("{ asns: [ 64500 ] }", SYSTEMS).await;
         let portolan = Portolan::with(&config).file("asn.mmdb", file).start().await;
         let address = portolan.address().await;
@@ -191,7 +193,7 @@ async fn a_new_database_is_used_at_once_and_a_corrupt_one_never() {
 
     // The same networks, now in France.
     let moved: Value = json!({ "country": { "iso_code": "FR" } });
-    std::fs::write(&new, database("GeoIP2-City", &[("192.0.2.0/24", moved)])).unwrap();
+    std::fs::write(&new, database("GeoIP2-City", &[("23.0.2.0/24", moved)])).unwrap();
     std::fs::rename(&new, &path).unwrap();
     eventually("the new database is used", async || {
         (pool_of(address, CALIFORNIA).await == "rest").then_some(())
@@ -254,7 +256,8 @@ async fn a_missing_or_corrupt_database_is_an_error_at_the_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_knows_nobody_is_a_warning() {
     let (config, _origins) = config("{ countries: [ US ] }", CITY).await;
-    let file = database("Colours", &[("8.8.8.0/24", json!({ "colour": "blue" }))]);
+    let place = json!({ "country": { "iso_code": "US" } });
+    let file = database("Here", &[("23.0.2.0/24", place)]);
     let portolan = Portolan::with(&config).file("geo.mmdb", file).start().await;
     let status = portolan.api("/status").await;
     let warnings = status["warnings"].to_string();
@@ -328,4 +331,114 @@ async fn a_database_swapped_like_kubernetes_swaps_it_is_seen() {
         &std::fs::read_to_string(portolan.config_path()).unwrap(),
     );
     assert_eq!(portolan.generation().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_addresses_are_in_no_country_unless_the_operator_says_so() {
+    let origins = [
+        Origin::start("frankfurt").await,
+        Origin::start("sydney").await,
+    ];
+    let config = [
+        LISTENER,
+        PROBES,
+        TRUSTING,
+        &pools(&[
+            ("frankfurt", &[&origins[0]], ", latitude: 50.11, longitude: 8.68"),
+            ("sydney", &[&origins[1]], ", latitude: -33.87, longitude: 151.21"),
+        ]),
+        "routes:
+  - { path: /allow, to: frankfurt, allow: { countries: [ AU, JP, US ] } }
+  - { path: /deny, to: frankfurt, deny: { continents: [ AF, AN, AS, EU, NA, OC, SA ] } }
+  - { path: /geo, expose: true, to: { geo: [ { clients: { countries: [ AU, JP, US ] }, to: sydney }, { to: frankfurt } ] } }
+  - { path: /near, expose: true, to: { nearest: [ frankfurt, sydney ] } }
+",
+    ]
+    .concat();
+    let portolan = Portolan::start(&config).await;
+    let address = portolan.address().await;
+    let seen = async |client: &str| {
+        let ask = async |path: &str| {
+            let ask = Ask::get(path).header("x-forwarded-for", client);
+            ask.to(address).await.unwrap()
+        };
+        (
+            ask("/allow").await.status,
+            ask("/deny").await.status,
+            ask("/geo").await.header("x-portolan-pool").to_owned(),
+            ask("/near").await.header("x-portolan-pool").to_owned(),
+        )
+    };
+    let nowhere = (403, 200, "frankfurt".to_owned(), "frankfurt".to_owned());
+    let australia = (200, 403, "sydney".to_owned(), "sydney".to_owned());
+    for client in [
+        "10.0.0.1",
+        "172.17.0.2",
+        "192.168.1.1",
+        "100.64.0.1",
+        "169.254.1.1",
+        "198.51.100.7",
+        "203.0.113.7",
+        "fd00::1",
+        "fe80::1",
+        "2001:db8::1",
+        "::ffff:172.17.0.2",
+        "::ffff:ac11:2",
+    ] {
+        assert_eq!(seen(client).await, nowhere, "{client}");
+    }
+    assert_eq!(seen("1.128.0.1").await, australia, "Telstra");
+    let patched = format!(
+        "{config}geoip: {{ patch: {{ 172.16.0.0/12: AU, 172.17.9.0/24: DE, 1.128.0.0/16: XK }} }}\n"
+    );
+    portolan.change(&patched).await;
+    assert_eq!(seen("172.17.0.2").await, australia);
+    assert_eq!(seen("::ffff:172.17.0.2").await, australia);
+    assert_eq!(seen("192.168.1.1").await, nowhere);
+    let europe = (403, 403, "frankfurt".to_owned(), "frankfurt".to_owned());
+    assert_eq!(
+        seen("172.17.9.1").await,
+        europe,
+        "the longest network counts"
+    );
+    assert_eq!(seen("1.128.0.1").await, europe, "before any database");
+    portolan.change(&config).await;
+    assert_eq!(seen("172.17.0.2").await, nowhere);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_of_ipv4_written_in_ipv6_are_networks_of_ipv4() {
+    let origin = Origin::start("a").await;
+    let config = [
+        LISTENER,
+        PROBES,
+        "client_ip: { header: X-Forwarded-For, trusted: [ '::ffff:127.0.0.0/104' ] }\n",
+        &pools(&[("a", &[&origin], "")]),
+        "routes:
+  - { path: /deny, to: a, deny: { cidrs: [ '::ffff:192.0.2.0/120', '::ffff:198.51.100.7' ] } }
+  - { path: /allow, to: a, allow: { cidrs: [ '::ffff:c000:200/120' ] } }
+  - { path: /six, to: a, allow: { cidrs: [ '::/0' ] } }
+",
+    ]
+    .concat();
+    let portolan = Portolan::start(&config).await;
+    let address = portolan.address().await;
+    for (path, client, status) in [
+        ("/deny", "192.0.2.7", 403),
+        ("/deny", "::ffff:192.0.2.7", 403),
+        ("/deny", "::FFFF:c000:207", 403),
+        ("/deny", "198.51.100.7", 403),
+        ("/deny", "198.51.100.8", 200),
+        ("/deny", "127.0.0.1", 200),
+        ("/allow", "192.0.2.7", 200),
+        ("/allow", "198.51.100.8", 403),
+        // Everything of IPv6 is nothing of IPv4.
+        ("/six", "2001:db8::1", 200),
+        ("/six", "192.0.2.7", 403),
+        ("/six", "::ffff:192.0.2.7", 403),
+    ] {
+        let ask = Ask::get(path).header("x-forwarded-for", client);
+        let answer = ask.to(address).await.unwrap();
+        assert_eq!(answer.status, status, "{path} {client}");
+    }
 }

@@ -525,3 +525,38 @@ async fn clients_are_answered_in_their_own_version_whatever_the_endpoint_speaks(
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nhi"), "{answer}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_an_address_is_found_in_every_spelling() {
+    let (six, rest) = (Origin::start("six").await, Origin::start("rest").await);
+    let config = [
+        LISTENER,
+        PROBES,
+        &pools(&[("six", &[&six], ""), ("rest", &[&rest], "")]),
+        "routes: [ { hosts: [ '2001:DB8:0:0::1', '[::ffff:192.0.2.1]' ], to: six }, { to: rest } ]\n",
+    ]
+    .concat();
+    let portolan = Portolan::start(&config).await;
+    let address = portolan.address().await;
+    let mut two = Connection2::open(address).await.unwrap();
+    for (host, origin) in [
+        ("[2001:db8::1]", "six"),
+        ("[2001:DB8::1]:8080", "six"),
+        ("[2001:0db8:0000:0000:0000:0000:0000:0001]", "six"),
+        ("[2001:db8::0.0.0.1]:80", "six"),
+        ("[::ffff:192.0.2.1]", "six"),
+        ("[::FFFF:C000:0201]:443", "six"),
+        ("[2001:db8::2]", "rest"),
+        ("192.0.2.1", "rest"),
+    ] {
+        let answer = Ask::get("/")
+            .header("host", host)
+            .to(address)
+            .await
+            .unwrap();
+        assert_eq!(answer.origin(), origin, "HTTP/1.1, {host}");
+        let answer = two.get(&format!("http://{host}/")).await.unwrap();
+        assert_eq!(answer.origin(), origin, "HTTP/2, {host}");
+    }
+    portolan.stop().await;
+}

@@ -339,6 +339,51 @@ async fn included_files_are_watched_also_those_that_appear_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn included_files_of_a_kubernetes_config_map_are_read_once_and_again_when_they_change() {
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    let config = [
+        // Also of the folders inside, which is where the names with dots lie.
+        "include: [ \"map[[]1]/**/*.yaml\" ]\n",
+        LISTENER,
+        PROBES,
+        &pools(&[("a", &[&a], ""), ("b", &[&b], "")]),
+    ]
+    .concat();
+    let service =
+        |target: &str, path: &str| format!("routes: [ {{ path: {path}, to: {target} }} ]\n");
+    let builder = Portolan::with(&config)
+        .file("map[1]/..one/first.yaml", service("a", "/x"))
+        .file("map[1]/..two/first.yaml", service("b", "/x"))
+        .file("map[1]/..two/second.yaml", service("a", "/y"));
+    let folder = builder.folder().join("map[1]");
+    let link = |target: &str, name: &str| {
+        symlink(target, folder.join(name)).unwrap();
+    };
+    link("..one", "..data");
+    link("..data/first.yaml", "first.yaml");
+    let portolan = builder.start().await;
+    let address = portolan.address().await;
+    let serves = async |path: &str, name: &str| {
+        eventually(&format!("{name} serves {path}"), async || {
+            let answer = fetch(address, path).await;
+            (answer.origin() == name).then_some(())
+        })
+        .await;
+    };
+    serves("/x", "a").await;
+    serves("/y", "").await;
+    // As the kubelet does it: another folder, the link to it exchanged, then links to what is new.
+    link("..two", "..data_tmp");
+    std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    link("..data/second.yaml", "second.yaml");
+    serves("/x", "b").await;
+    serves("/y", "a").await;
+    let refused = portolan.metric("portolan_config_reloads_total", &["refused"]);
+    assert_eq!(refused.await, 0.0);
+    portolan.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_change_changes_nothing_and_is_told_everywhere() {
     let (a, b) = (Origin::start("a").await, Origin::start("b").await);
     let portolan = Portolan::start(&one(&a)).await;

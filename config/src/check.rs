@@ -43,6 +43,7 @@ pub(crate) fn check(document: &Document) -> Vec<Diagnostic> {
     routes::check(document, &mut found);
     redirect::check(document, &mut found);
     access::check(document, &mut found);
+    clients::check_patch(document, &mut found);
     auth::check(document, &mut found);
     browser::check(document, &mut found);
     if !unresolved {

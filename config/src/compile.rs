@@ -27,15 +27,15 @@ use crate::names::{HostPattern, Name};
 use crate::plan::{
     AccessLogPlan, AccessPlan, AdminPlan, AdminTokenPlan, AffinityPlan, AuthPlan, BalancePlan,
     BrowserPlan, CertificateFiles, CertificateSource, ClassMaker, ClientAuthPlan, ClientClasses,
-    ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, CorsPlan, EndpointPlan,
+    ClientFacts, ClientIpPlan, ClientSet, Conditions, ConfigHash, CorsPlan, EndpointPlan, GeoAsked,
     GeoIpPlan, GeoRulePlan, HashProperty, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, LimitKeyPlan,
     LimitsPlan, ListenerPlan, ListenerTlsPlan, LocationTable, LogPlan, LogSink, OutlierPlan,
-    PathRule, PathsPlan, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan, ProcessPlan,
-    RateLimitPlan, RedirectPath, RedirectPlan, ResolverPlan, RetryPlan, RouteId, RoutePlan,
-    RouteTable, ServiceId, ServicePlan, SplitMemberPlan, TargetGraph, TargetId, TargetKindPlan,
-    TestPlan, TimeoutsPlan, UpstreamTlsPlan, WhenAllDownPlan,
+    PathRule, PathsPlan, PlacePatch, Plan, PoolId, PoolPlan, ProbeExpect, ProbeKind, ProbePlan,
+    ProcessPlan, RateLimitPlan, RedirectPath, RedirectPlan, ResolverPlan, RetryPlan, RouteId,
+    RoutePlan, RouteTable, ServiceId, ServicePlan, SplitMemberPlan, TargetGraph, TargetId,
+    TargetKindPlan, TestPlan, TimeoutsPlan, UpstreamTlsPlan, WhenAllDownPlan,
 };
-use crate::source::{At, Sources};
+use crate::source::{At, Origin, Sources};
 
 /// Makes the plan.
 ///
@@ -166,6 +166,12 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
                 .asn_database
                 .as_ref()
                 .map(|path| file(path, sources)),
+            patch: {
+                let entries = document.geoip.patch.iter();
+                let entries = entries.map(|(net, country)| (net.value, country.value.id()));
+                Arc::new(PlacePatch::new(entries))
+            },
+            asked: asked(document),
         },
         admin: AdminPlan {
             bind: document.admin.bind.value,
@@ -508,26 +514,14 @@ fn expect(expect: &Expect) -> ProbeExpect {
 
 /// Every subdivision that some rule or test names, and those that decide between the Cloudflare
 /// regions that some rule names.
-fn subdivisions<'a>(document: &'a Document) -> Vec<(&'a str, crate::geography::CountryId)> {
+fn subdivisions(document: &Document) -> Vec<(&str, crate::geography::CountryId)> {
     let mut found = Vec::new();
     let mut cloudflare = false;
-    let mut names = |clients: Option<&'a Clients>| {
-        if let Some(clients) = clients {
-            cloudflare |= !clients.cloudflare_regions.is_empty();
-            let named = clients.subdivisions.iter().map(|part| &part.value);
-            found.extend(named.map(|part| (part.code(), part.country())));
-        }
-    };
-    let services = document.services.iter().map(|(_, target)| target);
-    for target in services.chain(document.routes.iter().filter_map(|route| route.to.as_ref())) {
-        each_rule(target, &mut |rule| names(rule.clients.as_ref()));
-    }
-    let of_listeners = document.listeners.iter().map(|l| (&l.allow, &l.deny));
-    let of_routes = document.routes.iter().map(|r| (&r.allow, &r.deny));
-    for (allow, deny) in of_listeners.chain(of_routes) {
-        names(allow.as_deref());
-        names(deny.as_deref());
-    }
+    each_clients(document, &mut |clients| {
+        cloudflare |= !clients.cloudflare_regions.is_empty();
+        let named = clients.subdivisions.iter().map(|part| &part.value);
+        found.extend(named.map(|part| (part.code(), part.country())));
+    });
     for test in &document.tests {
         if let Some(subdivision) = &test.client.subdivision {
             found.push((subdivision.value.code(), subdivision.value.country()));
@@ -543,6 +537,46 @@ fn subdivisions<'a>(document: &'a Document) -> Vec<(&'a str, crate::geography::C
         );
     }
     found
+}
+
+/// Where the first rules stand that ask a database for something.
+fn asked(document: &Document) -> GeoAsked {
+    fn first<T>(slot: &mut Option<Origin>, rules: &[At<T>]) {
+        *slot = slot.or_else(|| rules.first().map(|rule| rule.origin));
+    }
+    let mut asked = GeoAsked::default();
+    each_clients(document, &mut |clients| {
+        first(&mut asked.country, &clients.continents);
+        first(&mut asked.country, &clients.countries);
+        first(&mut asked.country, &clients.subdivisions);
+        first(&mut asked.country, &clients.cloudflare_regions);
+        first(&mut asked.country, clients.in_eu.as_slice());
+        first(&mut asked.subdivision, &clients.subdivisions);
+        first(&mut asked.system, &clients.asns);
+    });
+    asked
+}
+
+/// Every set of clients that a rule names.
+fn each_clients<'a>(document: &'a Document, visit: &mut dyn FnMut(&'a Clients)) {
+    each_target(document, &mut |target| {
+        each_rule(target, &mut |rule| {
+            rule.clients.iter().for_each(&mut *visit);
+        });
+    });
+    let of_listeners = document.listeners.iter().map(|l| (&l.allow, &l.deny));
+    let of_routes = document.routes.iter().map(|r| (&r.allow, &r.deny));
+    for (allow, deny) in of_listeners.chain(of_routes) {
+        allow.as_deref().into_iter().for_each(&mut *visit);
+        deny.as_deref().into_iter().for_each(&mut *visit);
+    }
+}
+
+/// The outermost target of every service and route.
+fn each_target<'a>(document: &'a Document, visit: &mut dyn FnMut(&'a Target)) {
+    let services = document.services.iter().map(|(_, target)| target);
+    let routes = document.routes.iter().filter_map(|route| route.to.as_ref());
+    services.chain(routes).for_each(visit);
 }
 
 fn each_rule<'a>(target: &'a Target, visit: &mut dyn FnMut(&'a GeoRule)) {

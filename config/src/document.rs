@@ -59,6 +59,8 @@ pub use token::{ClaimName, JwtAuth, KeysUrl, ScopeName, TokenAlgorithm, TokenKey
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use crate::decode::{Entries, OneOrMany, Switch, document};
 use crate::leaf::keywords;
 use crate::names::Name;
@@ -71,7 +73,9 @@ document! {
     pub struct Document as "the file" {
         /// More files to read, as patterns relative to this one (`teams/*.yaml`), so that teams can
         /// own their own files. Pools and services are joined by name; listeners, routes and tests are
-        /// appended in the order of the file names; any other section may stand in one file only.
+        /// appended in the order of the file names; any other section may stand in one file only. A file of
+        /// this very name is meant before a pattern is; names that begin with a dot are meant only where a
+        /// dot is written, and a file with several names is read once.
         pub include: Vec<At<String>>,
         /// The addresses on which clients are accepted.
         pub listeners: Vec<Listener>,
@@ -228,6 +232,10 @@ document! {
         pub database: Option<At<PathBuf>>,
         /// A database of autonomous systems, for rules with `asns`.
         pub asn_database: Option<At<PathBuf>>,
+        /// Networks whose country you know better than any database, or that are in none: an office
+        /// behind private addresses, say. The longest network that contains an address counts, before
+        /// everything else.
+        pub patch: Entries<IpNet, At<CountryCode>>,
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use schemars::{Schema, json_schema};
 
 use crate::diagnostic::Code;
@@ -175,11 +175,36 @@ impl Leaf for PathBuf {
     }
 }
 
+/// An address as it is compared: IPv4 written in IPv6 (`::ffff:192.0.2.1`, RFC 4291, section 2.5.5.2)
+/// is IPv4. Clients' addresses are brought into this form as well.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = match text.strip_prefix('[') {
+        Some(rest) => rest
+            .strip_suffix(']')
+            .filter(|inside| inside.contains(':'))?,
+        None => text,
+    };
+    Some(bare.parse::<IpAddr>().ok()?.to_canonical())
+}
+
+/// A network as it is compared: one of addresses that are IPv4 written in IPv6 is one of IPv4. A shorter
+/// prefix around all of these (`::/0`, say) means IPv6 alone: who is known by an IPv4 address is in
+/// networks of IPv4, and `0.0.0.0/0` names all of them.
+fn canonical(net: IpNet) -> IpNet {
+    /// The bits before the IPv4 address.
+    const BEFORE: u8 = 96;
+    let inside = match net {
+        IpNet::V6(net) if net.prefix_len() >= BEFORE => net,
+        _ => return net,
+    };
+    let v4 = inside.addr().to_ipv4_mapped();
+    let v4 = v4.and_then(|v4| Ipv4Net::new(v4, inside.prefix_len() - BEFORE).ok());
+    v4.map_or(net, IpNet::V4)
+}
+
 impl Leaf for IpAddr {
     fn parse(text: &str) -> Result<Self, LeafError> {
-        text.trim_matches(['[', ']'])
-            .parse()
-            .map_err(|_| LeafError::bad("is not an IP address"))
+        address(text).ok_or_else(|| LeafError::bad("is not an IP address"))
     }
 
     fn show(&self) -> String {
@@ -198,10 +223,9 @@ impl Leaf for IpNet {
                 .help("write an address and a prefix length, like `10.0.0.0/8` or `2001:db8::/32`")
         };
         if !text.contains('/') {
-            let address: IpAddr = text.parse().map_err(|_| bad())?;
-            return Ok(Self::from(address));
+            return address(text).map(Self::from).ok_or_else(bad);
         }
-        let net: Self = text.parse().map_err(|_| bad())?;
+        let net: Self = text.parse().map(canonical).map_err(|_| bad())?;
         if net.trunc() != net {
             return Err(LeafError::bad("has bits set behind its prefix")
                 .help(format!("did you mean `{}`?", net.trunc())));
@@ -220,7 +244,11 @@ impl Leaf for IpNet {
 
 impl Leaf for SocketAddr {
     fn parse(text: &str) -> Result<Self, LeafError> {
-        text.parse().map_err(|_| socket_address_error(text))
+        let address: Self = text.parse().map_err(|_| socket_address_error(text))?;
+        Ok(match address.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => Self::new(ip, address.port()),
+            IpAddr::V6(_) => address,
+        })
     }
 
     fn show(&self) -> String {
@@ -395,6 +423,47 @@ mod tests {
         assert_eq!(IpNet::parse("::1").unwrap().to_string(), "::1/128");
         assert_eq!(help::<IpNet>("10.1.0.0/8"), "did you mean `10.0.0.0/8`?");
         assert!(IpNet::parse("10.0.0.0/33").is_err());
+    }
+
+    #[test]
+    fn ipv4_written_in_ipv6_is_ipv4_wherever_it_is_written() {
+        let net = |text| IpNet::parse(text).map(|net| net.to_string());
+        for (text, is) in [
+            ("::ffff:127.0.0.1/128", "127.0.0.1/32"),
+            ("::ffff:7f00:1/128", "127.0.0.1/32"),
+            ("0:0:0:0:0:FFFF:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:192.0.2.7", "192.0.2.7/32"),
+            // Everything around it is IPv6 alone, and so is what only looks like it.
+            ("::/0", "::/0"),
+            ("::/80", "::/80"),
+            ("::fffe:0:0/95", "::fffe:0:0/95"),
+            ("::10.0.0.0/104", "::a00:0/104"),
+            ("64:ff9b::10.0.0.0/104", "64:ff9b::a00:0/104"),
+        ] {
+            assert_eq!(net(text), Ok(is.to_owned()), "{text}");
+        }
+        assert_eq!(
+            help::<IpNet>("::ffff:10.1.0.0/104"),
+            "did you mean `10.0.0.0/8`?"
+        );
+        let ip = |text| IpAddr::parse(text).map(|ip| ip.to_string()).ok();
+        assert_eq!(ip("::ffff:192.0.2.7").as_deref(), Some("192.0.2.7"));
+        assert_eq!(ip("[::ffff:192.0.2.7]").as_deref(), Some("192.0.2.7"));
+        assert_eq!(ip("[2001:DB8::1]").as_deref(), Some("2001:db8::1"));
+        for odd in [
+            "]192.0.2.7[",
+            "[192.0.2.7]",
+            "[::1",
+            "::1]",
+            "[[::1]]",
+            "fe80::1%eth0",
+        ] {
+            assert_eq!(ip(odd), None, "{odd}");
+        }
+        let socket = |text| SocketAddr::parse(text).unwrap().to_string();
+        assert_eq!(socket("[::ffff:127.0.0.1]:80"), "127.0.0.1:80");
+        assert_eq!(socket("[::1]:80"), "[::1]:80");
     }
 
     #[test]

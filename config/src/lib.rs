@@ -54,7 +54,7 @@ pub use expand::Environment;
 pub use load::{Inputs, Machine, SavedSource, Watch};
 pub use reference::{diagnostics_page, reference_page};
 pub use schema::json_schema;
-pub use stamp::Stamp;
+pub use stamp::{Stamp, read_bytes};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

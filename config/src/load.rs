@@ -79,7 +79,9 @@ impl Watch {
     pub fn may_mean(&self, name: &std::ffi::OsStr) -> bool {
         let name = name.to_string_lossy();
         let means = |pattern: &String| {
-            glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(&name))
+            *pattern == name
+                || glob::Pattern::new(pattern)
+                    .is_ok_and(|pattern| pattern.matches_with(&name, MATCHING))
         };
         self.patterns.is_empty() || self.patterns.iter().any(means)
     }
@@ -92,7 +94,7 @@ pub struct Inputs {
     /// Every text.
     texts: Vec<Input>,
     /// Every pattern of an `include`, and the files that it named.
-    patterns: Vec<(String, Vec<PathBuf>)>,
+    patterns: Vec<(FilePattern, Vec<PathBuf>)>,
     /// Something was read that is not among these, or could not be read.
     unsure: bool,
 }
@@ -116,9 +118,10 @@ impl Inputs {
         };
         !self.unsure
             && !self.texts.is_empty()
-            && self.patterns.iter().all(|(pattern, before)| {
-                glob::glob(pattern).is_ok_and(|found| files_of(found) == *before)
-            })
+            && self
+                .patterns
+                .iter()
+                .all(|(pattern, before)| pattern.files().is_ok_and(|found| found == *before))
             && self.texts.iter().all(same)
     }
 
@@ -167,9 +170,101 @@ fn hash(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// The files among what a pattern matches, in the order of their names.
-fn files_of(found: glob::Paths) -> Vec<PathBuf> {
-    found.flatten().filter(|path| path.is_file()).collect()
+/// Names that begin with a dot are meant only where a dot is written, as in a shell: editors and version
+/// control keep things under such names, and Kubernetes the folders (`..data`) that its links lead to.
+const MATCHING: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
+/// How files are looked for. The library leaves out every name with a dot where it is told to mind them,
+/// also those that a pattern with a dot means: such a pattern decides by itself.
+fn looking(pattern: &Path) -> glob::MatchOptions {
+    let means_dots = pattern.components().any(|step| {
+        let step = Path::new(step.as_os_str());
+        has_wildcard(step) && step.to_string_lossy().starts_with('.')
+    });
+    glob::MatchOptions {
+        require_literal_leading_dot: !means_dots,
+        ..MATCHING
+    }
+}
+
+/// A pattern of an `include`, and where it belongs. Only what was written in the file is a pattern: the
+/// folder around the file may be called whatever it likes.
+#[derive(Clone, Debug)]
+struct FilePattern {
+    /// The folder of the file in which it stands. Without meaning for an absolute pattern.
+    folder: PathBuf,
+    /// As written.
+    pattern: PathBuf,
+}
+
+impl FilePattern {
+    /// The files that it names, in the order of their names, each once, under whatever name comes first.
+    fn files(&self) -> Result<Vec<PathBuf>, glob::PatternError> {
+        let literal = self.folder.join(&self.pattern);
+        let found = glob::glob_with(
+            &pattern_in(&self.folder, &self.pattern),
+            looking(&self.pattern),
+        );
+        if literal.is_file() {
+            return Ok(vec![literal]);
+        }
+        let mut seen = BTreeSet::new();
+        let is_new = |path: &PathBuf| match std::fs::canonicalize(path) {
+            Ok(real) => seen.insert(real),
+            Err(_) => true,
+        };
+        let found = found?.flatten().filter(|path| may_be_meant(path));
+        Ok(found.filter(is_new).take(MOST_FILES + 1).collect())
+    }
+
+    /// The folders in which files or folders may appear that it would match: the deepest that has no
+    /// wildcard in its name, and those that are there already for the rest of the pattern.
+    fn folders(&self) -> Vec<PathBuf> {
+        let mut folder = self.folder.clone();
+        let mut folders = Vec::new();
+        let parent = self.pattern.parent().unwrap_or_else(|| Path::new(""));
+        let mut steps = parent.components();
+        for step in steps.by_ref() {
+            let step = Path::new(step.as_os_str());
+            if has_wildcard(step) && !folder.join(step).is_dir() {
+                let mut upto = PathBuf::from(pattern_in(&folder, step));
+                loop {
+                    let found =
+                        glob::glob_with(&upto.to_string_lossy(), looking(&self.pattern)).ok();
+                    let found = found.into_iter().flatten().flatten();
+                    folders.extend(found.filter(|path| path.is_dir()).take(MOST_FILES));
+                    match steps.next() {
+                        Some(step) => upto.push(step),
+                        None => break,
+                    }
+                }
+                break;
+            }
+            folder.push(step);
+        }
+        folders.push(folder);
+        folders
+    }
+}
+
+/// Whether something that a pattern matches may be meant by it: files are, and what is there and is no
+/// folder (a named pipe, say) is complained about when it is read.
+fn may_be_meant(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_dir())
+}
+
+fn has_wildcard(path: &Path) -> bool {
+    path.to_string_lossy().contains(['*', '?', '['])
+}
+
+/// A pattern that is relative to a folder, as one text.
+fn pattern_in(folder: &Path, pattern: &Path) -> String {
+    let folder = PathBuf::from(glob::Pattern::escape(&folder.to_string_lossy()));
+    folder.join(pattern).to_string_lossy().into_owned()
 }
 
 /// Reads a configuration from its main file.
@@ -237,8 +332,10 @@ struct Loading {
     diagnostics: Vec<Diagnostic>,
     watch: Watch,
     inputs: Inputs,
-    /// The files between the main one and the one being read.
-    within: Vec<PathBuf>,
+    /// The files between the main one and the one being read, whatever they are called.
+    within: Vec<(u64, u64)>,
+    /// How many files were read, each as often as it was.
+    reads: usize,
 }
 
 /// Takes out what was included: it stands in the tree now, and whoever prints the tree prints it.
@@ -301,6 +398,7 @@ impl Loading {
     fn file(&mut self, path: &Path, included_at: Origin) -> Option<Node> {
         self.watch.files.insert(path.to_path_buf());
         let read = read_stamped(path, LARGEST_FILE);
+        let identity = read.as_ref().map(|(_, stamp)| stamp.file).ok();
         let text = match self.inputs.add(path, LARGEST_FILE, read) {
             Ok(text) => text,
             Err(error) => {
@@ -316,9 +414,19 @@ impl Loading {
                 return None;
             }
         };
+        // The same file may have many names: through links, and by ways that lead back.
+        let identity = identity.unwrap_or_default();
+        if self.within.contains(&identity) {
+            self.diagnostics.push(Diagnostic::error(
+                Code::Include,
+                included_at,
+                format!("`{}` includes itself", path.display()),
+            ));
+            return None;
+        }
         let folder = path.parent().unwrap_or_else(|| Path::new("")).to_path_buf();
         let id = self.sources.add(path.display().to_string(), folder, text);
-        self.within.push(path.to_path_buf());
+        self.within.push(identity);
         let node = self.source(id);
         self.within.pop();
         node
@@ -353,15 +461,17 @@ impl Loading {
 
     /// The files a pattern names, in the order of their names.
     fn matches(&mut self, pattern: &str, origin: Origin) -> Vec<PathBuf> {
-        let full = self.sources.resolve(origin, Path::new(pattern));
-        self.watch.folders.extend(folders_of_pattern(&full));
-        if let Some(name) = full.file_name() {
+        let full = FilePattern {
+            folder: self.sources.resolve(origin, Path::new("")),
+            pattern: PathBuf::from(pattern),
+        };
+        self.watch.folders.extend(full.folders());
+        if let Some(name) = full.pattern.file_name() {
             let name = name.to_string_lossy().into_owned();
             self.watch.patterns.insert(name);
         }
-        let full = full.display().to_string();
-        let found = match glob::glob(&full) {
-            Ok(found) => found,
+        let paths = match full.files() {
+            Ok(paths) => paths,
             Err(error) => {
                 self.diagnostics.push(Diagnostic::error(
                     Code::Include,
@@ -371,7 +481,6 @@ impl Loading {
                 return Vec::new();
             }
         };
-        let paths = files_of(found);
         self.inputs.patterns.push((full, paths.clone()));
         if paths.is_empty() {
             self.diagnostics.push(Diagnostic::error(
@@ -380,15 +489,9 @@ impl Loading {
                 format!("`{pattern}` matches no file"),
             ));
         }
-        if let Some(again) = paths.iter().find(|path| self.within.contains(path)) {
-            self.diagnostics.push(Diagnostic::error(
-                Code::Include,
-                origin,
-                format!("`{}` includes itself", again.display()),
-            ));
-            return Vec::new();
-        }
-        if self.watch.files.len() + paths.len() > MOST_FILES {
+        // Counted as often as they are read: files that include each other twice are many.
+        self.reads += paths.len();
+        if self.reads > MOST_FILES {
             self.diagnostics.push(Diagnostic::error(
                 Code::Include,
                 origin,
@@ -478,33 +581,6 @@ fn defined_twice(key: &At<String>, first: Origin) -> Diagnostic {
     .related(first, "first here")
 }
 
-/// The folders in which files or folders may appear that a pattern would match: the deepest that has no
-/// wildcard in its name, and those that are there already for the rest of the pattern.
-fn folders_of_pattern(pattern: &Path) -> Vec<PathBuf> {
-    let mut folder = PathBuf::new();
-    let mut folders = Vec::new();
-    let parent = pattern.parent().unwrap_or_else(|| Path::new(""));
-    let mut steps = parent.components();
-    for step in steps.by_ref() {
-        if step.as_os_str().to_string_lossy().contains(['*', '?', '[']) {
-            let mut upto = folder.join(step);
-            loop {
-                let found = glob::glob(&upto.to_string_lossy()).ok();
-                let found = found.into_iter().flatten().flatten();
-                folders.extend(found.filter(|path| path.is_dir()).take(MOST_FILES));
-                match steps.next() {
-                    Some(step) => upto.push(step),
-                    None => break,
-                }
-            }
-            break;
-        }
-        folder.push(step);
-    }
-    folders.push(folder);
-    folders
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -536,6 +612,220 @@ mod tests {
             }
             assert!(found.are_unchanged(), "{name} as before");
         }
+    }
+
+    /// A folder with files in it, of which links are written as `name -> target`.
+    fn folder_of(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let (name, target) = match name.split_once(" -> ") {
+                Some((name, target)) => (name, Some(target)),
+                None => (*name, None),
+            };
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            match target {
+                Some(target) => std::os::unix::fs::symlink(target, path).unwrap(),
+                None => std::fs::write(path, content).unwrap(),
+            }
+        }
+        folder
+    }
+
+    /// The files that a main file in this folder is made of, and what was wrong.
+    fn made_of(folder: &Path, main: &str) -> (Vec<String>, Vec<String>) {
+        let loaded = load(&folder.join(main), &Machine::default());
+        let root = folder.parent().unwrap().to_path_buf();
+        let name = |source: &crate::source::Source| {
+            let path = Path::new(&source.name);
+            path.strip_prefix(&root)
+                .unwrap_or(path)
+                .display()
+                .to_string()
+        };
+        let read = loaded.sources.iter().skip(1).map(name).collect();
+        let wrong = loaded.diagnostics.into_iter().map(|it| it.message);
+        (read, wrong.collect())
+    }
+
+    #[test]
+    fn only_what_is_written_is_a_pattern() {
+        for odd in ["a[1]", "a*b", "what?", "[", "]", "{a}", "a b"] {
+            let outer = folder_of(&[
+                (&format!("{odd}/main.yaml"), "include: [ 'conf.d/*.yaml' ]"),
+                (&format!("{odd}/conf.d/b.yaml"), "pools: {}"),
+                // What the folder's name would match if it were a pattern.
+                ("a1/conf.d/c.yaml", "pools: {}"),
+                ("aXb/conf.d/c.yaml", "pools: {}"),
+                ("whatX/conf.d/c.yaml", "pools: {}"),
+            ]);
+            let folder = outer.path().join(odd);
+            let (read, wrong) = made_of(&folder, "main.yaml");
+            assert_eq!(read, [format!("{odd}/conf.d/b.yaml")], "{wrong:?}");
+            let loaded = load(&folder.join("main.yaml"), &Machine::default());
+            assert!(loaded.watch.folders.contains(&folder.join("conf.d")));
+            assert!(loaded.inputs.are_unchanged());
+            std::fs::write(folder.join("conf.d/d.yaml"), "services: {}").unwrap();
+            assert!(!loaded.inputs.are_unchanged());
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_meant_by_its_name() {
+        let folder = folder_of(&[
+            ("main.yaml", "include: [ 'a[1].yaml', 'b[1]/*.yaml' ]"),
+            ("a[1].yaml", "pools: {}"),
+            ("a1.yaml", "pools: {}"),
+            ("b1/c.yaml", "services: {}"),
+        ]);
+        let (read, wrong) = made_of(folder.path(), "main.yaml");
+        let names: Vec<_> = read
+            .iter()
+            .map(|it| it.split_once('/').unwrap().1)
+            .collect();
+        assert_eq!(names, ["a[1].yaml", "b1/c.yaml"], "{wrong:?}");
+    }
+
+    #[test]
+    fn what_begins_with_a_dot_is_only_meant_where_a_dot_is_written() {
+        let folder = folder_of(&[
+            (
+                "main.yaml",
+                "include: [ 'conf.d/*.yaml', 'conf.d/*/*.yaml', '.more/.*.yaml' ]",
+            ),
+            ("conf.d/a.yaml", "pools: {}"),
+            ("conf.d/.a.yaml.swp", "["),
+            ("conf.d/.#a.yaml", "["),
+            ("conf.d/.b.yaml", "["),
+            ("conf.d/.git/c.yaml", "["),
+            ("conf.d/in/d.yaml", "services: {}"),
+            (".more/.e.yaml", "routes: []"),
+        ]);
+        let (read, wrong) = made_of(folder.path(), "main.yaml");
+        let names: Vec<_> = read
+            .iter()
+            .map(|it| it.split_once('/').unwrap().1)
+            .collect();
+        let expected = ["conf.d/a.yaml", "conf.d/in/d.yaml", ".more/.e.yaml"];
+        assert_eq!(names, expected, "{wrong:?}");
+        let watch = load(&folder.path().join("main.yaml"), &Machine::default()).watch;
+        for (name, meant) in [("x.yaml", true), (".x.yaml", true), ("x.yml", false)] {
+            assert_eq!(watch.may_mean(name.as_ref()), meant, "{name}");
+        }
+        let plain = Watch {
+            patterns: BTreeSet::from(["*.yaml".to_owned()]),
+            ..Watch::default()
+        };
+        assert!(!plain.may_mean(".#x.yaml".as_ref()) && plain.may_mean("x.yaml".as_ref()));
+    }
+
+    #[test]
+    fn a_folder_of_kubernetes_is_read_once_through_its_links() {
+        let folder = folder_of(&[
+            ("main.yaml", "include: [ 'map/**/*.yaml' ]"),
+            ("map/..2026_12_01/a.yaml", "pools: {}"),
+            ("map/..2026_12_01/b.yaml", "services: {}"),
+            ("map/..data -> ..2026_12_01", ""),
+            ("map/a.yaml -> ..data/a.yaml", ""),
+            ("map/b.yaml -> ..data/b.yaml", ""),
+        ]);
+        let (read, wrong) = made_of(folder.path(), "main.yaml");
+        let names: Vec<_> = read
+            .iter()
+            .map(|it| it.split_once('/').unwrap().1)
+            .collect();
+        assert_eq!(names, ["map/a.yaml", "map/b.yaml"], "{wrong:?}");
+        assert_eq!(wrong, [""; 0]);
+    }
+
+    #[test]
+    fn a_circle_is_seen_under_every_spelling() {
+        for (include, more) in [
+            ("main.yaml", vec![]),
+            ("./main.yaml", vec![]),
+            ("in/../main.yaml", vec![("in/x", "")]),
+            ("in/../in/../main.yaml", vec![("in/x", "")]),
+            ("link.yaml", vec![("link.yaml -> main.yaml", "")]),
+            ("self/main.yaml", vec![("self -> .", "")]),
+            ("m*.yaml", vec![]),
+            (
+                "b.yaml",
+                vec![("b.yaml", "include: [ './in/../main.yaml' ]"), ("in/x", "")],
+            ),
+        ] {
+            let main = format!("include: [ '{include}' ]");
+            let mut files = vec![("main.yaml", main.as_str())];
+            files.extend(more);
+            let folder = folder_of(&files);
+            let (read, wrong) = made_of(folder.path(), "main.yaml");
+            assert!(read.len() <= 1, "{include}: {read:?}");
+            assert_eq!(wrong.len(), 1, "{include}: {wrong:?}");
+            assert!(wrong[0].ends_with("includes itself"), "{wrong:?}");
+        }
+        // The same file through two links is no circle, and is read once.
+        let folder = folder_of(&[
+            ("main.yaml", "include: [ '*.part' ]"),
+            ("a.part", "pools: {}"),
+            ("b.part -> a.part", ""),
+        ]);
+        let (read, wrong) = made_of(folder.path(), "main.yaml");
+        assert_eq!((read.len(), wrong.len()), (1, 0), "{wrong:?}");
+    }
+
+    #[test]
+    fn files_that_include_each_other_again_and_again_come_to_an_end() {
+        let mut files = vec![("main.yaml".to_owned(), "include: [ 0.yaml ]".to_owned())];
+        files.extend((0..40).map(|at| {
+            let next = format!("{}.yaml", at + 1);
+            (
+                format!("{at}.yaml"),
+                format!("include: [ {next}, ./{next} ]"),
+            )
+        }));
+        files.push(("40.yaml".to_owned(), "{}".to_owned()));
+        let files: Vec<_> = files
+            .iter()
+            .map(|(a, b)| (a.as_str(), b.as_str()))
+            .collect();
+        let folder = folder_of(&files);
+        let (read, wrong) = made_of(folder.path(), "main.yaml");
+        assert!(read.len() <= MOST_FILES);
+        assert!(
+            wrong.iter().any(|it| it.contains("more than 10000")),
+            "{wrong:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_wherever_it_is_named() {
+        let folder = folder_of(&[(
+            "main.yaml",
+            "include: [ '*.part' ]\nstate_dir: '${file:secret}'",
+        )]);
+        for name in ["pipe", "a.part", "secret"] {
+            let made = std::process::Command::new("mkfifo")
+                .arg(folder.path().join(name))
+                .status();
+            assert!(made.unwrap().success());
+        }
+        let (_, wrong) = made_of(folder.path(), "main.yaml");
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        for message in wrong {
+            assert!(
+                message.ends_with("it is a named pipe, not a file"),
+                "{message}"
+            );
+        }
+        let (_, wrong) = made_of(folder.path(), "pipe");
+        assert!(
+            wrong[0].ends_with("it is a named pipe, not a file"),
+            "{wrong:?}"
+        );
+        let (_, wrong) = made_of(folder.path(), ".");
+        assert!(
+            wrong[0].ends_with("it is a folder, not a file"),
+            "{wrong:?}"
+        );
     }
 
     #[test]

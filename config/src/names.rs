@@ -1,6 +1,7 @@
 //! Names that users give to things. Built only by parsing, so that whatever holds one has one.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use schemars::{Schema, json_schema};
@@ -108,8 +109,8 @@ impl Leaf for CookieName {
 
 /// What hosts a route answers to: `api.example.com`, or `*.example.com` for everything below it.
 ///
-/// Kept in lower case, without a trailing dot and without a port, which is how requests are
-/// compared with it.
+/// Kept in lower case, without a trailing dot and without a port, and IPv6 addresses in brackets and in
+/// their shortest form, which is how requests are compared with it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HostPattern {
     /// This host alone.
@@ -136,9 +137,25 @@ impl Leaf for HostPattern {
             Some(rest) => (true, rest),
             None => (false, host.as_str()),
         };
-        let address = name.trim_matches(['[', ']']);
-        if !below && address.parse::<std::net::IpAddr>().is_ok() {
+        if !below && name.parse::<Ipv4Addr>().is_ok() {
             return Ok(Self::Exact(host));
+        }
+        let bracketed = name.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+        let inside = bracketed.unwrap_or(name);
+        if !below && let Ok(address) = inside.parse::<Ipv6Addr>() {
+            return Ok(Self::Exact(format!("[{address}]")));
+        }
+        if inside
+            .split_once('%')
+            .is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
+        {
+            return Err(LeafError::bad("names an interface of one machine").help(
+                "no request asks for such a host (RFC 9110, section 4.2): write the address alone",
+            ));
+        }
+        if bracketed.is_some() {
+            return Err(LeafError::bad("is not an IPv6 address")
+                .help("only IPv6 addresses stand in brackets, like `[2001:db8::1]`"));
         }
         if name.contains("://") || name.contains('/') {
             return Err(LeafError::bad("is a URL, not a host").help("write the host alone"));
@@ -255,7 +272,37 @@ mod tests {
         assert!(show("https://x").unwrap_err().contains("URL"));
         assert!(show("a.*.com").unwrap_err().contains('*'));
         assert!(show("a..b").is_err());
-        assert!(show("[::1]").is_ok());
+    }
+
+    #[test]
+    fn addresses_are_hosts_in_one_spelling() {
+        let show = |text| {
+            HostPattern::parse(text)
+                .map(|h| h.to_string())
+                .map_err(|e| e.message)
+        };
+        for (text, is) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::1", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("[2001:DB8:0:0::1]", "[2001:db8::1]"),
+            ("2001:0db8:0000:0000:0000:0000:0000:0001", "[2001:db8::1]"),
+            ("[::FFFF:c000:0201]", "[::ffff:192.0.2.1]"),
+            ("64:ff9b::192.0.2.1", "[64:ff9b::c000:201]"),
+        ] {
+            assert_eq!(show(text), Ok(is.into()), "{text}");
+        }
+        for (text, said) in [
+            ("[fe80::1%eth0]", "interface"),
+            ("fe80::1%25eth0", "interface"),
+            ("[::1", "port"),
+            ("[1.2.3.4]", "IPv6"),
+            ("[::1]:80", "port"),
+            ("*.[::1]", ""),
+        ] {
+            let wrong = show(text).unwrap_err();
+            assert!(wrong.contains(said), "{text}: {wrong}");
+        }
     }
 
     #[test]

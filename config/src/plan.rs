@@ -28,7 +28,7 @@ pub use auth::{
 pub use browser::{BrowserPlan, CorsPlan};
 pub(crate) use classes::ClassMaker;
 pub use classes::{Class, ClassIndex, ClientClasses, TooManyClasses};
-pub use location::{BitSet, ClientSet, LocationId, LocationTable};
+pub use location::{BitSet, ClientSet, LocationId, LocationTable, PlacePatch};
 pub use paths::{PathFault, PathsPlan};
 pub use pool::{
     BalancePlan, EndpointPlan, HashProperty, OutlierPlan, PoolPlan, ProbeExpect, ProbeKind,
@@ -316,17 +316,41 @@ pub struct ClientIpPlan {
 impl ClientIpPlan {
     /// Whether this peer is believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
         self.trusted.iter().any(|net| net.contains(&peer))
     }
 }
 
 /// The geo databases.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GeoIpPlan {
     /// A city or country database; without one, the built-in country database.
     pub database: Option<At<PathBuf>>,
     /// A database of autonomous systems.
     pub asn_database: Option<At<PathBuf>>,
+    /// Networks that are where the operator says.
+    pub patch: Arc<PlacePatch>,
+    /// Where the configuration asks for what some databases do not have.
+    pub asked: GeoAsked,
+}
+
+/// Where the first rules stand that ask a database for something.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GeoAsked {
+    /// For countries, or what is made of them.
+    pub country: Option<Origin>,
+    /// For parts of countries.
+    pub subdivision: Option<Origin>,
+    /// For autonomous systems.
+    pub system: Option<Origin>,
+}
+
+/// Where rules stand says nothing about what they need.
+impl PartialEq for GeoAsked {
+    fn eq(&self, other: &Self) -> bool {
+        let kinds = |it: &Self| [it.country, it.subdivision, it.system].map(|it| it.is_some());
+        kinds(self) == kinds(other)
+    }
 }
 
 /// The API for operators.

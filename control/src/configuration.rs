@@ -71,6 +71,7 @@ pub fn read(source: &Source, machine: &Machine, keyring: &Keyring) -> Outcome {
         match make_ready(plan, keyring) {
             Ok(ready) => {
                 add(&mut report, ready.material.warnings.clone());
+                add(&mut report, ready.locator.doubts().to_vec());
                 Some(ready)
             }
             Err(found) => {

@@ -110,7 +110,7 @@ impl Asked {
             map.append(name, value);
         }
         Ok(Self {
-            client,
+            client: client.map(|client| client.to_canonical()),
             host: host.to_owned(),
             path: uri.path().to_owned(),
             method: method
@@ -147,6 +147,10 @@ pub struct Explanation {
     pub route: Option<Arc<str>>,
     /// Where its client is: `DE`, `US-CA`, or `-`.
     pub client: String,
+    /// By what that is known, if the client has an address: the operator's `geoip.patch`, what the
+    /// address is by its purpose, or a database.
+    #[serde(default)]
+    pub client_by: Option<String>,
     /// The client's autonomous system, if it was asked for and is known.
     pub system: Option<u32>,
     /// By which health shares were given.
@@ -221,6 +225,7 @@ fn nowhere(status: u16, why: &str) -> Explanation {
         listener: None,
         route: None,
         client: "-".to_owned(),
+        client_by: None,
         system: None,
         basis: why.to_owned(),
         pools: Vec::new(),
@@ -254,6 +259,7 @@ fn routed(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
             listener: None,
             route: Some(route.name.clone()),
             client: snapshot.plan.locations.label(found.place).to_owned(),
+            client_by: client_by(snapshot, question),
             system: found.system,
             basis: "access".to_owned(),
             pools: Vec::new(),
@@ -269,6 +275,7 @@ fn routed(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
             listener: None,
             route: Some(route.name.clone()),
             client: snapshot.plan.locations.label(found.place).to_owned(),
+            client_by: client_by(snapshot, question),
             system: found.system,
             basis: "redirect".to_owned(),
             pools: Vec::new(),
@@ -281,6 +288,7 @@ fn routed(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
     }
     let tables = snapshot.tables_without(route.target, question.client, &found, &[]);
     let mut explanation = explained(snapshot, route, &found, &tables);
+    explanation.client_by = client_by(snapshot, question);
     explanation.affinity = affinity(snapshot, route, question, &tables);
     explanation.auth = auth::explain(snapshot, route, question);
     explanation
@@ -319,6 +327,12 @@ fn affinity(
             .filter(|address| !address.ip().is_unspecified())
             .map(|address| address.to_string()),
     })
+}
+
+/// By what it is known where the client of a question is.
+fn client_by(snapshot: &Snapshot, question: &Question<'_>) -> Option<String> {
+    let looked_up = question.client.filter(|_| question.place.is_none());
+    looked_up.map(|client| snapshot.locator.source_of(client))
 }
 
 fn whereabouts(snapshot: &Snapshot, route: &RoutePlan, question: &Question<'_>) -> Whereabouts {
@@ -365,6 +379,7 @@ fn explained(
         listener: None,
         route: Some(route.name.clone()),
         client: snapshot.plan.locations.label(found.place).to_owned(),
+        client_by: None,
         system: found.system,
         basis: table.basis.words().to_owned(),
         refused: table.refused,

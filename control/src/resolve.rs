@@ -101,7 +101,8 @@ impl Resolve for NameServers {
                 .lookup_ip(name)
                 .await
                 .map_err(|error| error.to_string())?;
-            let mut addresses: Vec<IpAddr> = found.iter().collect();
+            // The same endpoint, whichever way its address is written.
+            let mut addresses: Vec<IpAddr> = found.iter().map(|it| it.to_canonical()).collect();
             addresses.sort_unstable();
             addresses.dedup();
             if addresses.is_empty() {

@@ -103,7 +103,11 @@ fn words(explanation: &Explanation) -> String {
         return format!("{}{why}: {status}\n", output::table(&rows));
     };
     rows.push(vec!["route".to_owned(), route.to_string()]);
-    rows.push(vec!["client".to_owned(), explanation.client.clone()]);
+    let client = match &explanation.client_by {
+        Some(by) => format!("{} ({by})", explanation.client),
+        None => explanation.client.clone(),
+    };
+    rows.push(vec!["client".to_owned(), client]);
     if let Some(system) = explanation.system {
         rows.push(vec!["system".to_owned(), format!("AS{system}")]);
     }

@@ -1,7 +1,13 @@
 //! Sets of clients: somebody, and told apart by what the databases know.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use ipnet::IpNet;
+
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Clients, Document};
+use crate::source::Origin;
 
 /// Checks a set of clients that stands under `key`.
 pub(super) fn check(
@@ -64,5 +70,25 @@ pub(super) fn check(
             )
             .help("set `geoip: { database: FILE }` to a city database"),
         );
+    }
+}
+
+/// Checks that nobody is in two countries at once: the same network may be written in several ways.
+pub(super) fn check_patch(document: &Document, found: &mut Vec<Diagnostic>) {
+    let mut seen: HashMap<IpNet, Origin> = HashMap::new();
+    for (net, _) in &document.geoip.patch {
+        match seen.entry(net.value) {
+            Entry::Vacant(slot) => {
+                slot.insert(net.origin);
+            }
+            Entry::Occupied(first) => found.push(
+                Diagnostic::error(
+                    Code::DuplicateKey,
+                    net.origin,
+                    format!("the network `{}` stands here twice", net.value),
+                )
+                .related(*first.get(), "first here"),
+            ),
+        }
     }
 }

@@ -30,7 +30,7 @@ document! {
     pub struct Clients as "`clients`" {
         /// Continents: AF, AN, AS, EU, NA, OC, SA.
         pub continents: Vec<At<Continent>>,
-        /// Countries, by their two letters (ISO 3166-1): DE, BR, JP.
+        /// Countries, by their two letters (ISO 3166-1, and XK for Kosovo): DE, BR, JP.
         pub countries: Vec<At<CountryCode>>,
         /// Parts of countries (ISO 3166-2): US-CA, DE-BY. Needs a database that knows them.
         pub subdivisions: Vec<At<Subdivision>>,
@@ -99,7 +99,7 @@ place_code! {
     "a Cloudflare region: WNAM, ENAM, WEU, EEU, NSAM, SSAM, OC, ME, NAF, SAF, SAS, SEAS or NEAS"
 }
 
-/// A country by its two letters (ISO 3166-1 alpha-2).
+/// A country by its two letters (ISO 3166-1 alpha-2), or `XK` for Kosovo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CountryCode(geography::CountryId);
 
@@ -118,8 +118,15 @@ impl Leaf for CountryCode {
         }
         let error = LeafError::bad("is not a country of ISO 3166-1");
         Err(match text.to_ascii_uppercase().as_str() {
-            "UK" => error.help("did you mean `GB`?"),
-            "EL" => error.help("did you mean `GR`?"),
+            "AN" => error.help("the Netherlands Antilles are `BQ`, `CW` and `SX` now; Antarctica is `continents: [AN]`"),
+            "YU" | "CS" => error.help("what was Yugoslavia has a code for each country: `RS`, `ME`, …"),
+            "SU" => error.help("what was the Soviet Union has a code for each country: `RU`, `UA`, …"),
+            "AP" => error.help("databases say `AP` for networks of no one country of Asia"),
+            "A1" | "A2" | "T1" => error.help("that is no place: name networks in `cidrs`"),
+            upper if geography.in_database(upper).is_some() => {
+                let today = geography.in_database(upper).map(Self);
+                error.help(format!("did you mean `{}`?", today.map_or_else(String::new, |it| it.show())))
+            }
             upper if geography::CONTINENTS.contains(&upper) => {
                 error.help(format!("did you mean `continents: [{upper}]`?"))
             }
@@ -241,7 +248,14 @@ mod tests {
     fn countries_know_the_usual_mistakes() {
         assert_eq!(CountryCode::parse("no").unwrap().show(), "NO");
         assert_eq!(help::<CountryCode>("UK"), "did you mean `GB`?");
+        assert_eq!(help::<CountryCode>("EL"), "did you mean `GR`?");
+        assert_eq!(help::<CountryCode>("TP"), "did you mean `TL`?");
         assert_eq!(help::<CountryCode>("Germany"), "did you mean `DE`?");
+        assert_eq!(help::<CountryCode>("Kosovo"), "did you mean `XK`?");
+        assert_eq!(CountryCode::parse("XK").unwrap().show(), "XK");
+        for gone in ["AN", "SU", "YU", "CS", "AP", "A1", "A2", "T1"] {
+            assert_ne!(help::<CountryCode>(gone), "", "{gone}");
+        }
         assert_eq!(
             help::<CountryCode>("EU"),
             "did you mean `continents: [EU]`?"

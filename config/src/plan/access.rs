@@ -109,7 +109,7 @@ impl ClientMatcher {
         place: LocationId,
         system: Option<u32>,
     ) -> bool {
-        address.is_some_and(|address| self.networks.group(address.to_canonical()) != 0)
+        address.is_some_and(|address| self.networks.group(address) != 0)
             || self.set.locations.contains(place.index())
             || system.is_some_and(|asn| self.set.systems.binary_search(&asn).is_ok())
     }

@@ -176,7 +176,7 @@ impl Networks {
     }
 
     pub(super) fn group(&self, address: IpAddr) -> u16 {
-        self.group_of_net(address.into())
+        self.group_of_net(address.to_canonical().into())
     }
 }
 

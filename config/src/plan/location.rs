@@ -1,8 +1,10 @@
 //! The places that rules distinguish, and sets of clients made of them.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
 
 use crate::document::Clients;
 use crate::geography::{Coordinates, CountryId, Geography};
@@ -121,6 +123,54 @@ impl LocationTable {
     pub fn country_label(&self, id: LocationId) -> &'static str {
         self.country_of(id)
             .map_or("-", |country| Geography::get().country_info(country).code)
+    }
+}
+
+/// Networks whose country the operator knows better than any database.
+#[derive(Clone, Debug, Default)]
+pub struct PlacePatch {
+    entries: Vec<(IpNet, CountryId)>,
+    v4: PrefixMap<Ipv4Net, CountryId>,
+    v6: PrefixMap<Ipv6Net, CountryId>,
+}
+
+/// The order in which they were written says nothing.
+impl PartialEq for PlacePatch {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl PlacePatch {
+    /// The patch of these networks.
+    pub fn new(entries: impl IntoIterator<Item = (IpNet, CountryId)>) -> Self {
+        let mut patch = Self::default();
+        patch.entries.extend(entries);
+        patch.entries.sort_unstable();
+        for (net, country) in &patch.entries {
+            match net {
+                IpNet::V4(net) => patch.v4.insert(*net, *country),
+                IpNet::V6(net) => patch.v6.insert(*net, *country),
+            };
+        }
+        patch
+    }
+
+    /// The longest network that contains an address, and its country.
+    pub fn find(&self, address: IpAddr) -> Option<(IpNet, CountryId)> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        match IpNet::from(address.to_canonical()) {
+            IpNet::V4(one) => {
+                let (net, country) = self.v4.get_lpm(&one)?;
+                Some((IpNet::V4(net), *country))
+            }
+            IpNet::V6(one) => {
+                let (net, country) = self.v6.get_lpm(&one)?;
+                Some((IpNet::V6(net), *country))
+            }
+        }
     }
 }
 
@@ -279,6 +329,27 @@ mod tests {
         assert_eq!(table.subdivision(ca, "QC"), table.country(ca));
         assert_eq!(table.subdivision(us, "US-NY"), table.subdivision(us, "NY"));
         assert_eq!(table.label(table.subdivision(us, "CA")), "US-CA");
+    }
+
+    #[test]
+    fn the_longest_network_of_a_patch_counts() {
+        let country = |code| Geography::get().country(code).unwrap();
+        let patch = PlacePatch::new([
+            ("10.0.0.0/8".parse().unwrap(), country("DE")),
+            ("10.1.0.0/16".parse().unwrap(), country("XK")),
+            ("fd00::/8".parse().unwrap(), country("FR")),
+        ]);
+        let found = |address: &str| {
+            let (net, country) = patch.find(address.parse().unwrap())?;
+            let code = Geography::get().country_info(country).code;
+            Some(format!("{net} {code}"))
+        };
+        assert_eq!(found("10.2.0.1").as_deref(), Some("10.0.0.0/8 DE"));
+        assert_eq!(found("10.1.0.1").as_deref(), Some("10.1.0.0/16 XK"));
+        assert_eq!(found("::ffff:10.1.0.1").as_deref(), Some("10.1.0.0/16 XK"));
+        assert_eq!(found("fd12::1").as_deref(), Some("fd00::/8 FR"));
+        assert_eq!(found("11.0.0.1"), None);
+        assert_eq!(found("2001:db8::1"), None);
     }
 
     #[test]

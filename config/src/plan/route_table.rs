@@ -8,6 +8,8 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt::{self, Write};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
@@ -195,10 +197,20 @@ impl Paths {
     }
 }
 
-/// A host as routes compare it: lower case, without port and trailing dot.
+/// A host as routes compare it: lower case, without port and trailing dot; IPv6 addresses in brackets,
+/// as short as they get (RFC 5952).
 pub fn normal_host(host: &str) -> Cow<'_, str> {
-    let name = if host.starts_with('[') {
-        host.find(']').map_or(host, |end| &host[..=end])
+    let name = if let Some(rest) = host.strip_prefix('[') {
+        let inside = rest.find(']').map(|end| &rest[..end]);
+        if let Some(address) = inside.and_then(|inside| inside.parse::<Ipv6Addr>().ok()) {
+            let name = &host[..inside.unwrap_or_default().len() + 2];
+            return if is_written(name, address) {
+                Cow::Borrowed(name)
+            } else {
+                Cow::Owned(format!("[{address}]"))
+            };
+        }
+        inside.map_or(host, |inside| &host[..inside.len() + 2])
     } else {
         host.split(':').next().unwrap_or_default()
     };
@@ -208,6 +220,22 @@ pub fn normal_host(host: &str) -> Cow<'_, str> {
     } else {
         Cow::Borrowed(name)
     }
+}
+
+/// Whether this text is how the address is written, found out without making one.
+fn is_written(text: &str, address: Ipv6Addr) -> bool {
+    /// What is left of the text behind what was written so far.
+    struct Rest<'a>(&'a str);
+
+    impl Write for Rest<'_> {
+        fn write_str(&mut self, part: &str) -> fmt::Result {
+            self.0 = self.0.strip_prefix(part).ok_or(fmt::Error)?;
+            Ok(())
+        }
+    }
+
+    let mut rest = Rest(text);
+    write!(rest, "[{address}]").is_ok() && rest.0.is_empty()
 }
 
 #[cfg(test)]
@@ -262,6 +290,32 @@ mod tests {
         assert_eq!(find(&table, "GET", "v1.api.example.com", "/"), Some(2));
         assert_eq!(find(&table, "GET", "example.com", "/"), Some(0));
         assert_eq!(find(&table, "GET", "[::1]:80", "/"), Some(0));
+    }
+
+    #[test]
+    fn addresses_are_found_in_every_spelling() {
+        let table = table(&[
+            ("2001:DB8:0::1", prefix("/"), &[]),
+            ("[::ffff:192.0.2.1]", prefix("/"), &[]),
+            ("192.0.2.1", prefix("/"), &[]),
+        ]);
+        for (host, route) in [
+            ("[2001:db8::1]", Some(0)),
+            ("[2001:db8::1]:8080", Some(0)),
+            ("[2001:DB8::1]", Some(0)),
+            ("[2001:0db8:0000:0:0:0:0:1]:443", Some(0)),
+            ("[2001:db8::0.0.0.1]", Some(0)),
+            ("[::ffff:c000:201]", Some(1)),
+            ("[::FFFF:192.0.2.1]:80", Some(1)),
+            ("192.0.2.1:80", Some(2)),
+            ("[2001:db8::2]", None),
+            ("[2001:db8::1%25eth0]", None),
+            ("[2001:db8::1", None),
+            ("2001:db8::1", None),
+        ] {
+            assert_eq!(find(&table, "GET", host, "/"), route, "{host}");
+        }
+        assert!(matches!(normal_host("[2001:db8::1]:80"), Cow::Borrowed(_)));
     }
 
     #[test]
