@@ -364,14 +364,14 @@ async fn https_probes_use_the_tls_of_requests() {
     cases.add(
         foreign.address,
         &tls("", http),
-        Some("cannot connect: TLS handshake failed: invalid peer certificate: "),
+        Some("cannot connect: TLS handshake failed: its certificate is signed by no CA that is trusted"),
     );
     let other_name =
         format!(", tls: {{ server_name: other.internal, ca: ours.pem }}, health: {http}");
     cases.add(
         good.address,
         &other_name,
-        Some("invalid peer certificate: certificate not valid for name \"other.internal\""),
+        Some("its certificate is for `api.internal`, and not for `other.internal`"),
     );
     let insecure = format!(", tls: {{ insecure: true }}, health: {http}");
     cases.add(foreign.address, &insecure, None);

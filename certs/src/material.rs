@@ -110,6 +110,12 @@ impl Material {
                         found.extend(set.error().map(|error| {
                             Diagnostic::error(Code::TokenKeys, keys.origin, error.to_string())
                         }));
+                        let read = set.keys();
+                        let faults = read.iter().flat_map(|read| read.faults());
+                        self.warnings.extend(faults.map(|fault| {
+                            let message = format!("`{}`: {fault}", path.display());
+                            Diagnostic::warning(Code::TokenKeys, keys.origin, message)
+                        }));
                     }
                 }
                 TokenKeySource::Url(_, Some(ca)) => {
