@@ -147,6 +147,14 @@ pub enum KeysError {
     NoneFit(usize, Vec<KeyFault>),
 }
 
+impl KeysError {
+    /// Whether it is a whole set of keys, and none of those of before is in it: they were withdrawn. A set
+    /// of nothing is more often a mistake.
+    pub fn withdraws(&self) -> bool {
+        matches!(self, Self::NoneFit(count, _) if *count > 0)
+    }
+}
+
 /// The first of what is wrong, as the end of a sentence.
 fn first(faults: &[KeyFault]) -> String {
     let first = faults.first().map(|fault| format!("; {fault}"));
@@ -262,7 +270,7 @@ impl TokenKeys {
     pub(crate) fn read_file(path: &Path) -> Result<Self, (BundleError, bool)> {
         let text = std::fs::read(path).map_err(|error| (unreadable(path, &error), false))?;
         Self::parse(&text).map_err(|error| {
-            let none_fit = matches!(error, KeysError::NoneFit(..));
+            let none_fit = error.withdraws();
             let error = BundleError::Unusable {
                 path: path.display().to_string(),
                 what: "keys of tokens",

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use http::{Request, StatusCode, header};
 use portolan_certs::acme::directory::{Client, Schemes};
-use portolan_certs::token_keys::KeysError;
 use portolan_certs::{KeySet, TokenKeys};
 use portolan_config::plan::{Plan, TokenKeySource};
 use tokio::sync::watch;
@@ -275,7 +274,7 @@ impl Asker {
             }
         }
         TokenKeys::parse(answer.body()).map_err(|error| NoKeys {
-            withdrawn: matches!(error, KeysError::NoneFit(..)),
+            withdrawn: error.withdraws(),
             error: error.to_string(),
         })
     }
