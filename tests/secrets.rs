@@ -96,33 +96,100 @@ fn damaged(pem: &str, more: &str) -> Vec<(&'static str, Vec<u8>)> {
     let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect();
     vec![
         ("without line breaks", pem.replace('\n', "").into_bytes()),
-        ("with spaces for line breaks", pem.replace('\n', " ").into_bytes()),
-        ("with written line breaks", pem.replace('\n', "\\n").into_bytes()),
+        (
+            "with spaces for line breaks",
+            pem.replace('\n', " ").into_bytes(),
+        ),
+        (
+            "with written line breaks",
+            pem.replace('\n', "\\n").into_bytes(),
+        ),
         ("without its end", format!("{first}\n{body}\n").into_bytes()),
-        ("without its beginning", format!("{body}\n{last}\n").into_bytes()),
+        (
+            "without its beginning",
+            format!("{body}\n{last}\n").into_bytes(),
+        ),
         ("without both", body.clone().into_bytes()),
         ("cut off", pem[..pem.len() / 2].as_bytes().to_vec()),
-        ("with a bad character", format!("{first}\n*{body}\n{last}\n").into_bytes()),
-        ("with a character less", format!("{first}\n{}\n{last}\n", &body[1..]).into_bytes()),
-        ("with a line less", pem.replacen(lines[1], "", 1).into_bytes()),
-        ("with padding within", format!("{first}\nAA==\n{body}\n{last}\n").into_bytes()),
-        ("with a line twice", pem.replacen(lines[1], &[lines[1]; 2].concat(), 1).into_bytes()),
-        ("glued to another", glued(format!("{pem}{more}")).into_bytes()),
-        ("with its end on the last line", pem.replace("\n-----END", "-----END").into_bytes()),
-        ("with its content on the first line", pem.replacen("-----\n", "-----", 1).into_bytes()),
-        ("with four dashes", pem.replacen("-----BEGIN", "----BEGIN", 1).into_bytes()),
-        ("with another end", pem.replacen("-----END ", "-----END X", 1).into_bytes()),
-        ("as YAML", format!("key: |\n  {}", pem.replace('\n', "\n  ")).into_bytes()),
+        (
+            "with a bad character",
+            format!("{first}\n*{body}\n{last}\n").into_bytes(),
+        ),
+        (
+            "with a character less",
+            format!("{first}\n{}\n{last}\n", &body[1..]).into_bytes(),
+        ),
+        (
+            "with a line less",
+            pem.replacen(lines[1], "", 1).into_bytes(),
+        ),
+        (
+            "with padding within",
+            format!("{first}\nAA==\n{body}\n{last}\n").into_bytes(),
+        ),
+        (
+            "with a line twice",
+            pem.replacen(lines[1], &[lines[1]; 2].concat(), 1)
+                .into_bytes(),
+        ),
+        (
+            "glued to another",
+            glued(format!("{pem}{more}")).into_bytes(),
+        ),
+        (
+            "with its end on the last line",
+            pem.replace("\n-----END", "-----END").into_bytes(),
+        ),
+        (
+            "with its content on the first line",
+            pem.replacen("-----\n", "-----", 1).into_bytes(),
+        ),
+        (
+            "with four dashes",
+            pem.replacen("-----BEGIN", "----BEGIN", 1).into_bytes(),
+        ),
+        (
+            "with another end",
+            pem.replacen("-----END ", "-----END X", 1).into_bytes(),
+        ),
+        (
+            "as YAML",
+            format!("key: |\n  {}", pem.replace('\n', "\n  ")).into_bytes(),
+        ),
         ("in quotes", format!("\"{pem}\"").into_bytes()),
         ("in UTF-16", utf16(pem)),
-        ("of another kind", pem.replace("PRIVATE", "PUBLIC").into_bytes()),
-        ("as a certificate", pem.replace("PRIVATE KEY", "CERTIFICATE").into_bytes()),
-        ("as an RSA key", pem.replace("PRIVATE", "RSA PRIVATE").into_bytes()),
-        ("as an EC key", pem.replace("PRIVATE", "EC PRIVATE").into_bytes()),
-        ("encrypted", pem.replace("PRIVATE", "ENCRYPTED PRIVATE").into_bytes()),
-        ("as a list", pem.replace("PRIVATE KEY", "X509 CRL").into_bytes()),
-        ("under a label of its own", pem.replace("PRIVATE KEY", TOKEN).into_bytes()),
-        ("in DER", BASE64_STANDARD.decode(body.replace('\n', "")).unwrap()),
+        (
+            "of another kind",
+            pem.replace("PRIVATE", "PUBLIC").into_bytes(),
+        ),
+        (
+            "as a certificate",
+            pem.replace("PRIVATE KEY", "CERTIFICATE").into_bytes(),
+        ),
+        (
+            "as an RSA key",
+            pem.replace("PRIVATE", "RSA PRIVATE").into_bytes(),
+        ),
+        (
+            "as an EC key",
+            pem.replace("PRIVATE", "EC PRIVATE").into_bytes(),
+        ),
+        (
+            "encrypted",
+            pem.replace("PRIVATE", "ENCRYPTED PRIVATE").into_bytes(),
+        ),
+        (
+            "as a list",
+            pem.replace("PRIVATE KEY", "X509 CRL").into_bytes(),
+        ),
+        (
+            "under a label of its own",
+            pem.replace("PRIVATE KEY", TOKEN).into_bytes(),
+        ),
+        (
+            "in DER",
+            BASE64_STANDARD.decode(body.replace('\n', "")).unwrap(),
+        ),
     ]
 }
 
@@ -198,7 +265,10 @@ fn words() -> Vec<Shape> {
     let admin = |inside: &str| {
         config("", "", "", "").replacen(
             "admin: { bind: \"127.0.0.1:0\" }",
-            &format!("admin:\n  bind: \"127.0.0.1:0\"\n  {}", inside.replace('\n', "\n  ")),
+            &format!(
+                "admin:\n  bind: \"127.0.0.1:0\"\n  {}",
+                inside.replace('\n', "\n  ")
+            ),
             1,
         )
     };
@@ -208,10 +278,15 @@ fn words() -> Vec<Shape> {
             ", tls: { certificates: [ { acme: x, names: [ a.example ] } ] }",
             "",
             "",
-            &format!("acme: {{ x: {{ directory: \"https://127.0.0.1:9/d\", terms_agreed: true, {inside} }} }}\n"),
+            &format!(
+                "acme: {{ x: {{ directory: \"https://127.0.0.1:9/d\", terms_agreed: true, {inside} }} }}\n"
+            ),
         )
     };
-    let hash = format!("$2y$05$abcdefghijklmnopqrstuu{}", &TOKEN.replace(['-', '_'], "x")[..31]);
+    let hash = format!(
+        "$2y$05$abcdefghijklmnopqrstuu{}",
+        &TOKEN.replace(['-', '_'], "x")[..31]
+    );
     let mut shapes = Vec::new();
     let mut add = |what: &str, config: String, file: &str| {
         let mut secret = Secret::new(TOKEN);
@@ -247,16 +322,48 @@ fn words() -> Vec<Shape> {
         add(what, admin(&inside), TOKEN);
     }
     for (what, inside, file) in [
-        ("a password as it is", format!("users: [ {{ name: a, password: {TOKEN} }} ]"), ""),
+        (
+            "a password as it is",
+            format!("users: [ {{ name: a, password: {TOKEN} }} ]"),
+            "",
+        ),
         ("users as lines", format!("users: [ \"a:{TOKEN}\" ]"), ""),
         ("users as a text", format!("users: \"a:{TOKEN}\""), ""),
-        ("a hash that is cut off", format!("users: [ {{ name: a, password: \"{}\" }} ]", &hash[..50]), ""),
-        ("a misspelt password", format!("users: [ {{ name: a, pasword: {TOKEN} }} ]"), ""),
-        ("lines with passwords", "htpasswd: \"${file:secret}\"".to_owned(), &*format!("a:{TOKEN}\n")),
-        ("lines without colons", "htpasswd: \"${file:secret}\"".to_owned(), TOKEN),
-        ("lines the wrong way round", "htpasswd: \"${file:secret}\"".to_owned(), &*format!("{TOKEN}:{hash}\n{TOKEN}:{hash}\n")),
-        ("a file as a user", "users: [ { name: \"${file:secret}\", password: x } ]".to_owned(), TOKEN),
-        ("a file as a realm", "realm: \"${file:secret}\"".to_owned(), &*format!("{TOKEN}\"")),
+        (
+            "a hash that is cut off",
+            format!("users: [ {{ name: a, password: \"{}\" }} ]", &hash[..50]),
+            "",
+        ),
+        (
+            "a misspelt password",
+            format!("users: [ {{ name: a, pasword: {TOKEN} }} ]"),
+            "",
+        ),
+        (
+            "lines with passwords",
+            "htpasswd: \"${file:secret}\"".to_owned(),
+            &*format!("a:{TOKEN}\n"),
+        ),
+        (
+            "lines without colons",
+            "htpasswd: \"${file:secret}\"".to_owned(),
+            TOKEN,
+        ),
+        (
+            "lines the wrong way round",
+            "htpasswd: \"${file:secret}\"".to_owned(),
+            &*format!("{TOKEN}:{hash}\n{TOKEN}:{hash}\n"),
+        ),
+        (
+            "a file as a user",
+            "users: [ { name: \"${file:secret}\", password: x } ]".to_owned(),
+            TOKEN,
+        ),
+        (
+            "a file as a realm",
+            "realm: \"${file:secret}\"".to_owned(),
+            &*format!("{TOKEN}\""),
+        ),
     ] {
         add(what, basic(&inside), file);
     }
@@ -264,7 +371,7 @@ fn words() -> Vec<Shape> {
         ("an external key that is none", "external_account: { key_id: k, hmac_key: \"${file:secret}\" }".to_owned(), &*format!("{TOKEN}*{TOKEN}")),
         ("an external key as it is, beside a mistake", format!("external_account: {{ key_id: [], hmac_key: {TOKEN} }}"), ""),
         ("a misspelt external key", format!("external_account: {{ key_id: k, hmac-key: {TOKEN} }}"), ""),
-        ("the token of a webhook in two lines", "challenge: { dns: { webhook: \"http://127.0.0.1:9/\", token: \"${file:secret}\" } }".to_owned(), &*format!("{TOKEN}\n{TOKEN}")),
+        ("the token of a webhook in two lines", "challenge: dns-01, dns: { webhook: \"http://127.0.0.1:9/\", token: \"${file:secret}\" }".to_owned(), &*format!("{TOKEN}\n{TOKEN}")),
     ] {
         add(what, issuer(&inside), file);
     }
@@ -280,18 +387,33 @@ fn sets() -> Vec<Shape> {
         "",
     );
     let d = "870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE";
-    let one = format!("{{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"{d}\",\"y\":\"{d}\",\"d\":\"{d}\"}}");
+    let one =
+        format!("{{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"{d}\",\"y\":\"{d}\",\"d\":\"{d}\"}}");
     [
         ("one key", one.clone()),
         ("cut off", format!("{{\"keys\":[{}", &one[..one.len() - 4])),
         ("with a bad escape", format!("{{\"keys\":[\"\\q{d}\"]}}")),
         ("that is a text", format!("{{\"keys\":\"{d}\"}}")),
         ("of texts", format!("{{\"keys\":[\"{d}\"]}}")),
-        ("of a shared secret", format!("{{\"keys\":[{{\"kty\":\"oct\",\"k\":\"{d}\"}}]}}")),
-        ("with a secret for a kind", format!("{{\"keys\":[{{\"kty\":\"{d}\"}}]}}")),
-        ("with a secret for a curve", format!("{{\"keys\":[{{\"kty\":\"EC\",\"crv\":\"{d}\"}}]}}")),
+        (
+            "of a shared secret",
+            format!("{{\"keys\":[{{\"kty\":\"oct\",\"k\":\"{d}\"}}]}}"),
+        ),
+        (
+            "with a secret for a kind",
+            format!("{{\"keys\":[{{\"kty\":\"{d}\"}}]}}"),
+        ),
+        (
+            "with a secret for a curve",
+            format!("{{\"keys\":[{{\"kty\":\"EC\",\"crv\":\"{d}\"}}]}}"),
+        ),
         ("with a private part", format!("{{\"keys\":[{one}]}}")),
-        ("with a private RSA key", format!("{{\"keys\":[{{\"kty\":\"RSA\",\"n\":\"{d}\",\"e\":\"AQAB\",\"d\":\"{d}\"}}]}}")),
+        (
+            "with a private RSA key",
+            format!(
+                "{{\"keys\":[{{\"kty\":\"RSA\",\"n\":\"{d}\",\"e\":\"AQAB\",\"d\":\"{d}\"}}]}}"
+            ),
+        ),
         ("that is no JSON", d.to_owned()),
     ]
     .into_iter()
@@ -305,7 +427,10 @@ fn sets() -> Vec<Shape> {
 }
 
 fn all(good: &Identity) -> Vec<Shape> {
-    let shapes: Vec<Shape> = [keys(good), words(), sets()].into_iter().flatten().collect();
+    let shapes: Vec<Shape> = [keys(good), words(), sets()]
+        .into_iter()
+        .flatten()
+        .collect();
     assert!(shapes.len() >= 100, "{}", shapes.len());
     shapes
 }
@@ -343,14 +468,32 @@ async fn no_command_says_a_secret() {
             &["check", "--format", "json", "--config", "c.yaml"],
             &["show", "--config", "c.yaml"],
             &["show", "--effective", "--config", "c.yaml"],
-            &["show", "--effective", "--format", "json", "--config", "c.yaml"],
-            &["explain", "--config", "c.yaml", "--client-ip", "192.0.2.1", "http://a/"],
+            &[
+                "show",
+                "--effective",
+                "--format",
+                "json",
+                "--config",
+                "c.yaml",
+            ],
+            &[
+                "explain",
+                "--config",
+                "c.yaml",
+                "--client-ip",
+                "192.0.2.1",
+                "http://a/",
+            ],
         ] {
             let env = [("PORTOLAN_TEST_SECRET", TOKEN)];
             let output = command_with(path, &env, args).await;
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said).into_owned();
-            assert!(!said.contains("panicked"), "{}: {args:?}: {said}", shape.what);
+            assert!(
+                !said.contains("panicked"),
+                "{}: {args:?}: {said}",
+                shape.what
+            );
             if let Some(part) = shape.secret.found_in(&said) {
                 writeln!(leaks, "{}: {args:?} says {part}:\n{said}", shape.what).unwrap();
             }
@@ -365,7 +508,14 @@ async fn no_command_says_a_secret() {
 async fn everything(portolan: &Portolan) -> String {
     let admin = portolan.admin();
     let mut all = portolan.log();
-    for path in ["status", "events", "certificates", "pools", "routes", "config"] {
+    for path in [
+        "status",
+        "events",
+        "certificates",
+        "pools",
+        "routes",
+        "config",
+    ] {
         let ask = Ask::get(&format!("/api/v1/{path}"));
         all += &ask.to(admin).await.unwrap().text();
     }
@@ -399,7 +549,14 @@ async fn no_reload_says_a_secret() {
         portolan.write(&shape.config);
         let ask = Ask::new(Method::POST, "/api/v1/reload");
         let answer = ask.to(portolan.admin()).await.unwrap();
-        writeln!(answers, "{}: {}: {}", shape.what, answer.status, answer.text()).unwrap();
+        writeln!(
+            answers,
+            "{}: {}: {}",
+            shape.what,
+            answer.status,
+            answer.text()
+        )
+        .unwrap();
         answers += &portolan.api("/status").await.to_string();
     }
     let said = answers + &everything(&portolan).await;
@@ -474,8 +631,12 @@ acme: {{ x: {{ directory: \"https://127.0.0.1:9/d\", ca: good.pem, terms_agreed:
     let accounts = [
         format!("{{\"contact\": \"{key}\"}}"),
         format!("{{\"contact\": [], \"credentials\": \"{key}\"}}"),
-        format!("{{\"contact\": [], \"credentials\": {{\"id\": \"x\", \"key_pkcs8\": \"*{key}\", \"directory\": \"https://127.0.0.1:9/d\"}}}}"),
-        format!("{{\"contact\": [], \"credentials\": {{\"id\": \"x\", \"key_pkcs8\": [\"{key}\"], \"directory\": 7}}}}"),
+        format!(
+            "{{\"contact\": [], \"credentials\": {{\"id\": \"x\", \"key_pkcs8\": \"*{key}\", \"directory\": \"https://127.0.0.1:9/d\"}}}}"
+        ),
+        format!(
+            "{{\"contact\": [], \"credentials\": {{\"id\": \"x\", \"key_pkcs8\": [\"{key}\"], \"directory\": 7}}}}"
+        ),
         format!("{{\"contact\": [], \"{key}\": 7"),
         key.clone(),
     ];

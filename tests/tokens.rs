@@ -489,13 +489,21 @@ async fn odd_keys_are_left_out_and_withdrawn_ones_are_gone() {
     .await;
     assert_eq!(status(&old).await, 401, "it was withdrawn");
     let entry = portolan.api("/status").await["token_keys"][0].clone();
-    assert_eq!((&entry["keys"], &entry["ignored"]), (&json!(3), &json!(1)), "{entry}");
+    assert_eq!(
+        (&entry["keys"], &entry["ignored"]),
+        (&json!(3), &json!(1)),
+        "{entry}"
+    );
     assert_eq!(entry["faults"].as_array().unwrap().len(), 4, "{entry}");
     let events = portolan.api("/events").await;
-    let told = events["events"].as_array().unwrap_or_else(|| events.as_array().unwrap());
+    let told = events["events"]
+        .as_array()
+        .unwrap_or_else(|| events.as_array().unwrap());
     let told = told.iter().any(|event| {
         event["kind"] == "token_keys_replaced"
-            && event["reason"].as_str().is_some_and(|why| why.contains("key 1 is left out"))
+            && event["reason"]
+                .as_str()
+                .is_some_and(|why| why.contains("key 1 is left out"))
     });
     assert!(told, "{events}");
     // Nothing that could be used is left: what was withdrawn is not believed for all that.

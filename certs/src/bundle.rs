@@ -468,12 +468,14 @@ pub(crate) fn why_not(key: &PrivateKeyDer<'_>) -> &'static str {
     ];
     // They stand at the beginning of PKCS #8, and at the end of SEC 1.
     let der = key.secret_der();
-    let named = |id: &[u8]| match key {
-        PrivateKeyDer::Pkcs8(_) => &der[..der.len().min(40)],
-        _ => der,
-    }
-    .windows(id.len())
-    .any(|window| window == id);
+    let named = |id: &[u8]| {
+        match key {
+            PrivateKeyDer::Pkcs8(_) => &der[..der.len().min(40)],
+            _ => der,
+        }
+        .windows(id.len())
+        .any(|window| window == id)
+    };
     match KINDS.iter().find(|(id, _)| named(id)) {
         Some((_, why)) => why,
         None if matches!(key, PrivateKeyDer::Pkcs1(_)) => KINDS[6].1,
@@ -491,7 +493,10 @@ pub(crate) fn why_not(key: &PrivateKeyDer<'_>) -> &'static str {
 pub(crate) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, BundleError> {
     let found = Pem::read(path)?.certificates();
     let found = found.map_err(|found| BundleError::pem(path, found))?;
-    let chain: Vec<_> = found.into_iter().map(|(_, certificate)| certificate).collect();
+    let chain: Vec<_> = found
+        .into_iter()
+        .map(|(_, certificate)| certificate)
+        .collect();
     if chain.is_empty() {
         return Err(BundleError::Missing {
             path: path.display().to_string(),

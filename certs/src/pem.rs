@@ -482,8 +482,7 @@ fn looks_like_marker(text: &str) -> bool {
             text.match_indices(word).any(|(at, _)| {
                 let (before, after) = (&text[..at], &text[at + word.len()..]);
                 let named = ["CERTIFICATE", "KEY", "CRL"];
-                before.trim_end().ends_with(dash)
-                    && named.iter().any(|name| after.contains(name))
+                before.trim_end().ends_with(dash) && named.iter().any(|name| after.contains(name))
             })
         })
 }
@@ -610,7 +609,10 @@ mod tests {
             .chunks(64)
             .map(|line| std::str::from_utf8(line).unwrap())
             .collect();
-        format!("{BEGIN}{label}-----\n{}\n{END}{label}-----\n", lines.join("\n"))
+        format!(
+            "{BEGIN}{label}-----\n{}\n{END}{label}-----\n",
+            lines.join("\n")
+        )
     }
 
     fn key() -> String {
@@ -644,7 +646,8 @@ mod tests {
             section("EC PARAMETERS", b"x") + &both,
             section("DH PARAMETERS", b"x") + &both,
         ] {
-            let pem = Pem::parse(text.as_bytes()).unwrap_or_else(|found| panic!("{found:?} {text}"));
+            let pem =
+                Pem::parse(text.as_bytes()).unwrap_or_else(|found| panic!("{found:?} {text}"));
             let key = pem.private_key().unwrap().unwrap();
             assert_eq!(key.secret_der(), [7; 100], "{text}");
             let found = pem.certificates().unwrap();
@@ -671,16 +674,37 @@ mod tests {
             (key.replace('\n', ""), (1, Fault::NoLineBreaks)),
             (key.replace('\n', " "), (1, Fault::NoLineBreaks)),
             (key.replace('\n', "\\n"), (1, Fault::EscapedLineBreaks)),
-            (key.replace("\n-----END", "-----END"), (lines - 1, Fault::NotAlone)),
-            (key.replace("KEY-----\n", "KEY-----"), (1, Fault::NoLineBreaks)),
+            (
+                key.replace("\n-----END", "-----END"),
+                (lines - 1, Fault::NotAlone),
+            ),
+            (
+                key.replace("KEY-----\n", "KEY-----"),
+                (1, Fault::NoLineBreaks),
+            ),
             (format!("key: {key}"), (1, Fault::NotAlone)),
-            (key.replacen("-----BEGIN", "----BEGIN", 1), (1, Fault::Marker)),
+            (
+                key.replacen("-----BEGIN", "----BEGIN", 1),
+                (1, Fault::Marker),
+            ),
             (key.replacen("-----BEGIN", "--BEGIN", 1), (1, Fault::Marker)),
-            (key.replacen("KEY-----\n", "KEY----\n", 1), (1, Fault::Marker)),
+            (
+                key.replacen("KEY-----\n", "KEY----\n", 1),
+                (1, Fault::Marker),
+            ),
             (key.replacen("KEY-----\n", "KEY\n", 1), (1, Fault::Marker)),
-            (one.replacen("-----BEGIN", "\u{2014}-BEGIN", 1), (1, Fault::Marker)),
-            (key.replacen("-----BEGIN PRIVATE KEY-----\n", "", 1), (lines - 1, Fault::NotBegun)),
-            (key.replace("-----END PRIVATE KEY-----\n", ""), (1, Fault::CutOff)),
+            (
+                one.replacen("-----BEGIN", "\u{2014}-BEGIN", 1),
+                (1, Fault::Marker),
+            ),
+            (
+                key.replacen("-----BEGIN PRIVATE KEY-----\n", "", 1),
+                (lines - 1, Fault::NotBegun),
+            ),
+            (
+                key.replace("-----END PRIVATE KEY-----\n", ""),
+                (1, Fault::CutOff),
+            ),
             (key[..100].to_owned(), (1, Fault::CutOff)),
             (
                 one.replace("-----END CERTIFICATE-----\n", "") + &key,
@@ -693,7 +717,10 @@ mod tests {
             (key.replacen("\nBw", "\nB*", 1), (2, Fault::Base64)),
             (key.replacen("\nBw", "\nB w", 1), (2, Fault::Base64)),
             (key.replacen("\nBw", "\nB=", 1), (2, Fault::Base64)),
-            (key.replacen("\nBw", "\nB", 1).replace('=', ""), (1, Fault::Incomplete)),
+            (
+                key.replacen("\nBw", "\nB", 1).replace('=', ""),
+                (1, Fault::Incomplete),
+            ),
             (section("PRIVATE KEY", b""), (1, Fault::Empty)),
         ] {
             assert_eq!(fault(&text), found, "{text}");

@@ -140,7 +140,9 @@ impl CertificateStore {
 fn canonical(name: &str) -> Cow<'_, str> {
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.contains(':') {
-        let inner = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        let inner = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'));
         if let Ok(address) = inner.unwrap_or(name).parse::<Ipv6Addr>() {
             return Cow::Owned(IpAddr::from(address).to_canonical().to_string());
         }

@@ -326,7 +326,13 @@ impl TokenKeys {
         let is_named = |key: &&VerifyingKey| named.is_some() && key.id.as_deref() == named;
         let any = |key: &&VerifyingKey| named.is_none() || key.id.is_none();
         let mut last = Doubt::UnknownKey;
-        for key in self.keys.iter().filter(is_named).filter(fit).take(MOST_TRIED) {
+        for key in self
+            .keys
+            .iter()
+            .filter(is_named)
+            .filter(fit)
+            .take(MOST_TRIED)
+        {
             match verify(token, key, validation) {
                 Ok(claims) => return policy.in_time(claims, now),
                 Err(doubt) => last = doubt,
@@ -505,7 +511,8 @@ impl VerifyingKey {
         };
         Read::Key(
             key,
-            private.then_some("has its private part beside it: whoever can read it can sign tokens"),
+            private
+                .then_some("has its private part beside it: whoever can read it can sign tokens"),
         )
     }
 }
@@ -529,7 +536,9 @@ fn number(text: Option<&str>) -> Option<Vec<u8>> {
 /// A member as bytes.
 fn bytes(text: Option<&str>) -> Option<Vec<u8>> {
     // Some write the other alphabet.
-    BASE64.decode(text?.replace('+', "-").replace('/', "_")).ok()
+    BASE64
+        .decode(text?.replace('+', "-").replace('/', "_"))
+        .ok()
 }
 
 /// An RSA key.

@@ -114,7 +114,8 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signed)
+        self.inner
+            .verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -123,7 +124,8 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signed)
+        self.inner
+            .verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -169,7 +171,8 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signed)
+        self.inner
+            .verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -178,7 +181,8 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signed)
+        self.inner
+            .verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -234,10 +238,7 @@ pub fn plain(words: &str) -> String {
             "UnsupportedSignatureAlgorithm",
             "a signature in its chain of certificates is of a kind that is not trusted any more",
         ),
-        (
-            "InvalidContentType",
-            "it does not speak TLS on this port",
-        ),
+        ("InvalidContentType", "it does not speak TLS on this port"),
         (
             "NoApplicationProtocol",
             "it speaks none of the protocols that it was offered (`protocol`)",
@@ -246,10 +247,7 @@ pub fn plain(words: &str) -> String {
             "CertificateRequired",
             "it wants a certificate of ours (`client_cert`)",
         ),
-        (
-            "ProtocolVersion",
-            "it speaks neither TLS 1.2 nor TLS 1.3",
-        ),
+        ("ProtocolVersion", "it speaks neither TLS 1.2 nor TLS 1.3"),
         (
             "HandshakeFailure",
             "it broke off: it has no version or cipher in common with us, or wants a certificate of \

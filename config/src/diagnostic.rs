@@ -121,7 +121,11 @@ impl Report {
     pub fn new(sources: Sources, mut diagnostics: Vec<Diagnostic>) -> Self {
         for diagnostic in &mut diagnostics {
             let related = diagnostic.related.as_mut().map(|(_, note)| note);
-            let said = [Some(&mut diagnostic.message), diagnostic.help.as_mut(), related];
+            let said = [
+                Some(&mut diagnostic.message),
+                diagnostic.help.as_mut(),
+                related,
+            ];
             for text in said.into_iter().flatten() {
                 *text = sources.hidden.left_out(text);
             }

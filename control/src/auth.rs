@@ -211,7 +211,10 @@ mod tests {
         let hash = PasswordHash::parse(&bcrypt::hash(&whole, 4).unwrap()).unwrap();
         assert!(matches(&whole, &hash));
         assert!(!matches(&whole[..71], &hash));
-        assert!(!matches(&format!("{whole}0"), &hash), "never hashed as a whole");
+        assert!(
+            !matches(&format!("{whole}0"), &hash),
+            "never hashed as a whole"
+        );
         let shorter = bcrypt::hash(&whole[..71], 4).unwrap();
         let shorter = PasswordHash::parse(&shorter).unwrap();
         assert!(matches(&whole[..71], &shorter) && !matches(&whole, &shorter));

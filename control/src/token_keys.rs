@@ -252,7 +252,9 @@ impl Asker {
         let ca = self.ca.clone();
         // It reads files.
         let client = tokio::task::spawn_blocking(move || Client::new(ca.as_deref(), Schemes::Any));
-        let client = client.await.map_err(|_| "the request broke off".to_owned())?;
+        let client = client
+            .await
+            .map_err(|_| "the request broke off".to_owned())?;
         let client = client.map_err(|error| error.to_string())?;
         let request = Request::get(&*self.url)
             .header(header::ACCEPT, "application/jwk-set+json, application/json")

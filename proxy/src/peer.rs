@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
-use pingora::protocols::TcpKeepalive;
 use pingora::protocols::Stream;
+use pingora::protocols::TcpKeepalive;
 use pingora::protocols::tls::{CaType, TlsRef};
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};

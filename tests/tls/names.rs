@@ -65,7 +65,11 @@ async fn clients_that_come_for_an_address_get_its_certificate_and_are_served() {
     let ports: Vec<u16> = (portolan.addresses().await.iter())
         .map(SocketAddr::port)
         .collect();
-    for (port, ip) in [(ports[0], "127.0.0.1"), (ports[1], "127.0.0.1"), (ports[1], "::1")] {
+    for (port, ip) in [
+        (ports[0], "127.0.0.1"),
+        (ports[1], "127.0.0.1"),
+        (ports[1], "::1"),
+    ] {
         let ip: IpAddr = ip.parse().unwrap();
         let address = SocketAddr::new(ip, port);
         let host = address.to_string();
@@ -78,7 +82,11 @@ async fn clients_that_come_for_an_address_get_its_certificate_and_are_served() {
                 let session = stream.get_ref().1;
                 let shown = sha256(&session.peer_certificates().unwrap()[0]);
                 let wanted = if ip.is_ipv4() { &four } else { &six };
-                assert_eq!(shown, super::fingerprint(wanted), "{address} {alpn} {round}");
+                assert_eq!(
+                    shown,
+                    super::fingerprint(wanted),
+                    "{address} {alpn} {round}"
+                );
                 // Whatever host it then asks for: there is no better connection for it.
                 for host in [host.as_str(), "two.example", "nobody.example", "[::1]"] {
                     let ask = async |stream| match alpn {
@@ -118,7 +126,9 @@ async fn a_name_with_its_dot_or_in_capitals_is_the_same_name() {
         ("TWO.example", "two.Example"),
         ("Two.Example.", "two.example."),
     ] {
-        let args = format!("s_client -connect {address} -servername {name} -CAfile ca.pem -verify_hostname two.example -verify_return_error -ign_eof");
+        let args = format!(
+            "s_client -connect {address} -servername {name} -CAfile ca.pem -verify_hostname two.example -verify_return_error -ign_eof"
+        );
         let request = format!("GET /echo HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let said = openssl_with(portolan.folder(), &args, &request).await;
         assert!(said.contains("HTTP/1.1 200"), "{name} {host}: {said}");
@@ -131,7 +141,9 @@ async fn a_name_with_its_dot_or_in_capitals_is_the_same_name() {
 async fn names_that_are_none_are_counted_and_not_logged() {
     let authority = Authority::new();
     let origin = Origin::start("a").await;
-    let portolan = prepare(&super::with_one("", &origin), &authority).start().await;
+    let portolan = prepare(&super::with_one("", &origin), &authority)
+        .start()
+        .await;
     let address = portolan.address().await;
     let before = portolan.log().lines().count();
     for name in ["127.0.0.1", "_", "-a.example", "a..example", "a b", "%00"] {
@@ -141,7 +153,11 @@ async fn names_that_are_none_are_counted_and_not_logged() {
         crate::harness::openssl::try_openssl(portolan.folder(), &args).await;
     }
     portolan
-        .wait_for_metric("portolan_tls_handshakes_total", &["outcome=\"malformed\""], 4.0)
+        .wait_for_metric(
+            "portolan_tls_handshakes_total",
+            &["outcome=\"malformed\""],
+            4.0,
+        )
         .await;
     assert_eq!(portolan.log().lines().count(), before, "{}", portolan.log());
     portolan.stop().await;

