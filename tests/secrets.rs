@@ -79,6 +79,25 @@ impl Secret {
     }
 }
 
+#[test]
+fn whatever_is_said_of_a_secret_is_found() {
+    let secret = Secret::new("-----BEGIN X-----\nMIGHAgEAMBMGByqGSM49AgEG\n-----END X-----\n");
+    let text = "MIGHAgEAMBMGByqGSM49AgEG";
+    let der = BASE64_STANDARD.decode(text).unwrap();
+    let hex: String = der.iter().map(|byte| format!("{byte:02x}")).collect();
+    for said in [
+        format!("it is `{}`", &text[3..3 + WINDOW]),
+        format!("{:?}", &text.as_bytes()[2..14]),
+        format!("{:?}", &der[2..14]),
+        hex.to_uppercase(),
+        hex,
+    ] {
+        assert!(secret.found_in(&said).is_some(), "{said}");
+    }
+    assert_eq!(secret.found_in("-----BEGIN X-----"), None);
+    assert_eq!(secret.found_in("MIGHAgEAMBMGByq, and no more"), None);
+}
+
 /// A secret that was damaged, or put where it does not belong.
 struct Shape {
     what: String,
@@ -188,7 +207,7 @@ fn damaged(pem: &str, more: &str) -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "in DER",
-            BASE64_STANDARD.decode(body.replace('\n', "")).unwrap(),
+            BASE64_STANDARD.decode(body.replace('\n', "")).unwrap_or_default(),
         ),
     ]
 }
@@ -240,7 +259,7 @@ fn keys(good: &Identity) -> Vec<Shape> {
         ("the CA of keys", config("", "", ", auth: { jwt: { keys: { url: \"https://127.0.0.1:9/x\", ca: key.pem }, issuer: x, audience: y } }", "")),
         ("geoip", config("", "", "", "geoip: { database: key.pem }\n")),
         ("include", config("", "", "", "include: [ key.pem ]\n")),
-        ("a token", config("", "", "", "admin: { bind: \"127.0.0.1:0\", tokens: [ { name: a, role: viewer, token: \"${file:key.pem}\" } ] }\n").replacen("admin: { bind: \"127.0.0.1:0\" }\n", "", 1)),
+        ("a token", config("", "", "", "admin: { bind: \"127.0.0.1:0\", tokens: [ { name: a, role: nobody, token: \"${file:key.pem}\" } ] }\n").replacen("admin: { bind: \"127.0.0.1:0\" }\n", "", 1)),
         ("a name", config("", "", "", "").replace("name: r", "name: \"${file:key.pem}\"")),
         ("a target", config("", "", "", "").replace("to: a", "to: \"${file:key.pem}\"")),
         ("a host", config("", "", ", host: \"${file:key.pem}\"", "")),

@@ -464,7 +464,7 @@ async fn odd_keys_are_left_out_and_withdrawn_ones_are_gone() {
     let (old, new) = (Issuer::new("old").await, Issuer::new("new").await);
     let publisher = Service::start(Does::answer(200, &[], &old.keys().to_string())).await;
     let url = format!("http://{}/keys", publisher.address);
-    let keys = format!("{{ url: \"{url}\", refresh: 200ms, timeout: 1s }}");
+    let keys = format!("{{ url: \"{url}\", refresh: 1s, timeout: 1s }}");
     let portolan = Portolan::start(&config(&origin, &keys, "")).await;
     let address = portolan.address().await;
     let status = async |issuer: &Issuer| {
