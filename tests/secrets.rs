@@ -129,7 +129,7 @@ fn damaged(pem: &str, more: &str) -> Vec<(&'static str, Vec<u8>)> {
             format!("{body}\n{last}\n").into_bytes(),
         ),
         ("without both", body.clone().into_bytes()),
-        ("cut off", pem[..pem.len() / 2].as_bytes().to_vec()),
+        ("cut off", pem.as_bytes()[..pem.len() / 2].to_vec()),
         (
             "with a bad character",
             format!("{first}\n*{body}\n{last}\n").into_bytes(),
@@ -207,7 +207,9 @@ fn damaged(pem: &str, more: &str) -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "in DER",
-            BASE64_STANDARD.decode(body.replace('\n', "")).unwrap_or_default(),
+            BASE64_STANDARD
+                .decode(body.replace('\n', ""))
+                .unwrap_or_default(),
         ),
     ]
 }

@@ -14,7 +14,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 use x509_parser::x509::X509Name;
 
-use crate::bundle::{BundleError, parse, read_chain};
+use crate::bundle::{BundleError, read_chain};
 use crate::pem::Pem;
 use crate::sha256;
 use crate::verifier::{ClientVerifier, own};
@@ -102,18 +102,13 @@ pub(crate) fn roots(
     let mut roots = RootCertStore::empty();
     for (at, certificate) in chain.iter().enumerate() {
         if roots.add(certificate.clone()).is_err() {
-            let old = parse(certificate, path, at + 1)?.version().0 < 2;
-            let why = match old {
-                true => {
-                    "is of X.509 version 1, which has no names and no word on what it is for: make \
-                     one of version 3, as `openssl req -x509 -addext subjectAltName=DNS:NAME` does"
-                }
-                false => "has something in it that cannot be understood",
-            };
             return Err(BundleError::Unusable {
                 path: path.display().to_string(),
                 what: "a CA",
-                error: format!("certificate {} in it {why}", at + 1),
+                error: format!(
+                    "certificate {} in it has something that cannot be understood",
+                    at + 1
+                ),
             });
         }
     }

@@ -7,6 +7,7 @@ use portolan_config::plan::UpstreamTlsPlan;
 use portolan_config::source::At;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
 
 use crate::bundle::{Bundle, BundleError, Validity, read_chain, read_key};
 use crate::client::roots;
@@ -82,6 +83,21 @@ impl UpstreamIdentity {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(chain);
         ServerVerifier::new(roots, pins)
+    }
+
+    /// The certificates among those that are trusted which cannot be anybody's own, by their numbers from
+    /// 1: signed by themselves, and of X.509 version 1, which no library verifies a server by.
+    pub(crate) fn old_versions(&self) -> Vec<usize> {
+        let old = |der: &Vec<u8>| {
+            X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
+                certificate.version() == X509Version::V1
+                    && certificate.subject().as_raw() == certificate.issuer().as_raw()
+            })
+        };
+        let all = self.ca.iter().enumerate();
+        all.filter(|(_, der)| old(der))
+            .map(|(at, _)| at + 1)
+            .collect()
     }
 
     /// A number that differs between identities, so that connections made with one are never used

@@ -232,7 +232,8 @@ pub fn plain(words: &str) -> String {
         ("BadEncoding", "its certificate is damaged"),
         (
             "BadSignature",
-            "a signature in its chain of certificates does not hold",
+            "a signature in its chain of certificates does not hold: perhaps another CA of the same \
+             name has signed it than the one that `ca` names",
         ),
         (
             "UnsupportedSignatureAlgorithm",
