@@ -143,13 +143,14 @@ fn wanted(plan: &LogPlan, directives: Option<&str>) -> EnvFilter {
         return filter;
     }
     let level = plan.level.as_str();
-    // The engine speaks of every client that goes away and every scanner that knocks.
+    // The engine and the TLS library speak of every client that goes away and every scanner that
+    // knocks; what they speak of is counted.
     let engine = match level {
         "debug" | "trace" => level,
         _ => "off",
     };
     EnvFilter::new(format!(
-        "{level},pingora={engine},pingora_core={engine},pingora_proxy={engine},\
+        "{level},rustls={engine},pingora={engine},pingora_core={engine},pingora_proxy={engine},\
          pingora_pool={engine},h2=off,hyper=off,hickory_resolver=off,hickory_proto=off"
     ))
 }

@@ -42,6 +42,7 @@ mod rate_limits;
 mod redirects;
 mod reload;
 mod requests;
+mod secrets;
 mod steering;
 mod stopping;
 mod streaming;

@@ -2,6 +2,8 @@
 
 mod choice;
 mod clients;
+mod names;
+mod own;
 mod scan;
 mod sessions;
 mod swap;

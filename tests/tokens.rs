@@ -456,6 +456,71 @@ async fn keys_of_a_url_go_on_whatever_becomes_of_it() {
     );
 }
 
+/// RFC 7517, section 5: a key that cannot be used is left out, and the others count. A key that is not
+/// there any more is not believed any more, whatever odd keys stand in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_keys_are_left_out_and_withdrawn_ones_are_gone() {
+    let origin = Origin::start("a").await;
+    let (old, new) = (Issuer::new("old").await, Issuer::new("new").await);
+    let publisher = Service::start(Does::answer(200, &[], &old.keys().to_string())).await;
+    let url = format!("http://{}/keys", publisher.address);
+    let keys = format!("{{ url: \"{url}\", refresh: 1s, timeout: 1s }}");
+    let portolan = Portolan::start(&config(&origin, &keys, "")).await;
+    let address = portolan.address().await;
+    let status = async |issuer: &Issuer| {
+        let token = issuer.token(&json!({}));
+        with_token(address, "/echo", &token).await.status
+    };
+    assert_eq!((status(&old).await, status(&new).await), (200, 401));
+    let odd = json!([
+        { "kty": "EC", "crv": "P-256", "kid": "odd", "x": "AAAA" },
+        { "kty": "RSA", "n": "!", "e": "AQAB" },
+        { "kid": "odd" },
+        7,
+        { "kty": "EC", "crv": "P-521", "x": "AAAA", "y": "AAAA" },
+    ]);
+    let mut set = new.keys();
+    let list = set["keys"].as_array_mut().unwrap();
+    list.splice(0..0, odd.as_array().unwrap().clone());
+    publisher.now(Does::answer(200, &[], &set.to_string()));
+    eventually("the new keys are in use", async || {
+        (status(&new).await == 200).then_some(())
+    })
+    .await;
+    assert_eq!(status(&old).await, 401, "it was withdrawn");
+    let entry = portolan.api("/status").await["token_keys"][0].clone();
+    assert_eq!(
+        (&entry["keys"], &entry["ignored"]),
+        (&json!(3), &json!(1)),
+        "{entry}"
+    );
+    assert_eq!(entry["faults"].as_array().unwrap().len(), 4, "{entry}");
+    let events = portolan.api("/events").await;
+    let told = events["events"]
+        .as_array()
+        .unwrap_or_else(|| events.as_array().unwrap());
+    let told = told.iter().any(|event| {
+        event["kind"] == "token_keys_replaced"
+            && event["reason"]
+                .as_str()
+                .is_some_and(|why| why.contains("key 1 is left out"))
+    });
+    assert!(told, "{events}");
+    // Nothing that could be used is left: what was withdrawn is not believed for all that.
+    let unusable = json!({ "keys": [odd[4]] }).to_string();
+    publisher.now(Does::answer(200, &[], &unusable));
+    eventually("nobody is believed", async || {
+        (status(&new).await == 401).then_some(())
+    })
+    .await;
+    publisher.now(Does::answer(200, &[], &new.keys().to_string()));
+    eventually("the new keys are back", async || {
+        (status(&new).await == 200).then_some(())
+    })
+    .await;
+    portolan.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_nobody_knows_is_asked_for_before_its_time_but_not_too_often() {
     let origin = Origin::start("a").await;

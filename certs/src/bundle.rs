@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use rustls::SignatureScheme;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::client::distinguished_name;
+use crate::pem::{Fault, Found, Pem};
 use crate::sha256;
 use crate::staple::Staple;
 
@@ -132,23 +132,33 @@ pub enum BundleError {
         /// What was looked for.
         what: &'static str,
     },
+    /// It is no PEM, or damaged, or of something else.
+    #[error("`{path}`{}: {fault}", line_words(.line))]
+    Pem {
+        /// The file.
+        path: String,
+        /// The line, from 1; 0: the file as a whole.
+        line: usize,
+        /// What is wrong.
+        fault: Fault,
+    },
     /// A certificate is not one.
-    #[error("certificate {number} in `{path}` cannot be read: {error}")]
+    #[error("certificate {number} in `{path}` cannot be read: {why}")]
     Malformed {
         /// The file.
         path: String,
         /// Which one, from 1.
         number: usize,
         /// Why.
-        error: String,
+        why: &'static str,
     },
     /// The key is of a kind that cannot be used.
-    #[error("the key in `{path}` cannot be used: {error}")]
+    #[error("the key in `{path}` cannot be used: {why}")]
     Key {
         /// The file.
         path: String,
         /// Why.
-        error: String,
+        why: &'static str,
     },
     /// Key and certificate do not belong together.
     #[error("the key in `{key}` does not belong to the certificate in `{cert}`")]
@@ -178,13 +188,43 @@ pub enum BundleError {
     },
 }
 
+/// Where in a file.
+fn line_words(line: &usize) -> String {
+    match line {
+        0 => String::new(),
+        line => format!(", line {line}"),
+    }
+}
+
 impl BundleError {
+    /// What is wrong with a file in PEM.
+    pub(crate) fn pem(path: &Path, (line, fault): Found) -> Self {
+        Self::Pem {
+            path: path.display().to_string(),
+            line,
+            fault,
+        }
+    }
+
+    /// Whether it is about this file.
+    pub(crate) fn is_about(&self, file: &Path) -> bool {
+        let (Self::Unreadable { path, .. }
+        | Self::Missing { path, .. }
+        | Self::Pem { path, .. }
+        | Self::Malformed { path, .. }
+        | Self::Key { path, .. }
+        | Self::Mismatch { cert: path, .. }
+        | Self::Worse { path, .. }
+        | Self::Unusable { path, .. }) = self;
+        *path == file.display().to_string()
+    }
+
     /// The kind of error, as `portolan_certificate_reload_failures_total` tells them apart.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unreadable { .. } => "unreadable",
             Self::Missing { .. } => "incomplete",
-            Self::Malformed { .. } => "malformed",
+            Self::Pem { .. } | Self::Malformed { .. } => "malformed",
             Self::Key { .. } => "key",
             Self::Mismatch { .. } => "mismatch",
             Self::Worse { .. } => "not_valid",
@@ -246,21 +286,22 @@ impl Bundle {
         );
         let fingerprint = sha256(&chain[0]);
         let provider = rustls::crypto::ring::default_provider();
+        let why = why_not(&key_der);
         let certified =
             CertifiedKey::from_der(chain, key_der, &provider).map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => BundleError::Mismatch {
                     cert: cert.display().to_string(),
                     key: key.display().to_string(),
                 },
-                other => BundleError::Key {
+                _ => BundleError::Key {
                     path: key.display().to_string(),
-                    error: other.to_string(),
+                    why,
                 },
             })?;
         let Some(kind) = kind_of(&certified) else {
             return Err(BundleError::Key {
                 path: key.display().to_string(),
-                error: "a key of this kind cannot sign for any client".to_owned(),
+                why: "a key of this kind cannot sign for any client",
             });
         };
         Ok(Self {
@@ -385,10 +426,63 @@ pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     text
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> BundleError {
+pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> BundleError {
     BundleError::Unreadable {
         path: path.display().to_string(),
         error: error.to_string(),
+    }
+}
+
+/// Why a key cannot be used, as far as its kind tells.
+pub(crate) fn why_not(key: &PrivateKeyDer<'_>) -> &'static str {
+    // The object identifiers that name the kinds, in DER.
+    const KINDS: [(&[u8], &str); 7] = [
+        (
+            &[0x2b, 0x81, 0x04, 0x00, 0x23],
+            "it is on the curve P-521, and P-256 and P-384 are what clients can verify",
+        ),
+        (
+            &[0x2b, 0x81, 0x04, 0x00, 0x0a],
+            "it is on the curve secp256k1, and P-256 and P-384 are what clients can verify",
+        ),
+        (
+            &[0x2b, 0x65, 0x71],
+            "it is an Ed448 key, which clients cannot verify",
+        ),
+        (
+            &[0x2b, 0x65, 0x6e],
+            "it is an X25519 key, which cannot sign",
+        ),
+        (
+            &[0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x01],
+            "it is a DSA key, which clients cannot verify",
+        ),
+        (
+            &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a],
+            "it is an RSA key for RSA-PSS alone; a plain RSA key signs with RSA-PSS as well",
+        ),
+        (
+            &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01],
+            "it is damaged, or an RSA key of other than 2048 to 4096 bits",
+        ),
+    ];
+    // They stand at the beginning of PKCS #8, and at the end of SEC 1.
+    let der = key.secret_der();
+    let named = |id: &[u8]| {
+        match key {
+            PrivateKeyDer::Pkcs8(_) => &der[..der.len().min(40)],
+            _ => der,
+        }
+        .windows(id.len())
+        .any(|window| window == id)
+    };
+    match KINDS.iter().find(|(id, _)| named(id)) {
+        Some((_, why)) => why,
+        None if matches!(key, PrivateKeyDer::Pkcs1(_)) => KINDS[6].1,
+        None => {
+            "it is damaged, or of a kind that clients cannot verify: RSA keys of 2048 to 4096 bits, \
+             ECDSA keys on P-256 or P-384, and Ed25519 keys are taken"
+        }
     }
 }
 
@@ -397,9 +491,12 @@ fn unreadable(path: &Path, error: &std::io::Error) -> BundleError {
 /// # Errors
 /// When there is none, or one cannot be read.
 pub(crate) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, BundleError> {
-    let chain = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| pem_error(path, "certificate", &error))?;
+    let found = Pem::read(path)?.certificates();
+    let found = found.map_err(|found| BundleError::pem(path, found))?;
+    let chain: Vec<_> = found
+        .into_iter()
+        .map(|(_, certificate)| certificate)
+        .collect();
     if chain.is_empty() {
         return Err(BundleError::Missing {
             path: path.display().to_string(),
@@ -417,22 +514,12 @@ pub(crate) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Bu
 /// # Errors
 /// When there is none, or it is encrypted.
 pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, BundleError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| pem_error(path, "private key", &error))
-}
-
-pub(crate) fn pem_error(path: &Path, what: &'static str, error: &pem::Error) -> BundleError {
-    let path = path.display().to_string();
-    match error {
-        pem::Error::NoItemsFound => BundleError::Missing { path, what },
-        pem::Error::Io(error) => BundleError::Unreadable {
-            path,
-            error: error.to_string(),
-        },
-        other => BundleError::Unreadable {
-            path,
-            error: format!("not PEM: {other:?}"),
-        },
-    }
+    let key = Pem::read(path)?.private_key();
+    let key = key.map_err(|found| BundleError::pem(path, found))?;
+    key.ok_or_else(|| BundleError::Missing {
+        path: path.display().to_string(),
+        what: "private key",
+    })
 }
 
 pub(crate) fn parse<'a>(
@@ -440,13 +527,15 @@ pub(crate) fn parse<'a>(
     path: &Path,
     number: usize,
 ) -> Result<X509Certificate<'a>, BundleError> {
+    let malformed = |why| BundleError::Malformed {
+        path: path.display().to_string(),
+        number,
+        why,
+    };
     match X509Certificate::from_der(certificate.as_ref()) {
-        Ok((_, parsed)) => Ok(parsed),
-        Err(error) => Err(BundleError::Malformed {
-            path: path.display().to_string(),
-            number,
-            error: error.to_string(),
-        }),
+        Ok(([], parsed)) => Ok(parsed),
+        Ok(_) => Err(malformed("something stands behind it in the same section")),
+        Err(_) => Err(malformed("its content is damaged, or is no certificate")),
     }
 }
 
@@ -544,7 +633,7 @@ pub(crate) mod tests {
         let (_, other_key) = self_signed(folder.path(), "b", &["b.example"]);
         let said = |cert: &Path, key: &Path| Bundle::load_pair(cert, key).unwrap_err().to_string();
         assert!(said(&cert, &other_key).contains("does not belong"));
-        assert!(said(&key, &key).contains("holds no certificate"));
+        assert!(said(&key, &key).contains("no certificate in it, but a private key"));
         assert!(said(&cert, &cert).contains("holds no private key"));
         assert!(said(&folder.path().join("none"), &key).contains("cannot read"));
         let garbage = folder.path().join("garbage.pem");

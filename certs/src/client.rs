@@ -10,13 +10,14 @@ use portolan_config::source::Origin;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 use x509_parser::x509::X509Name;
 
-use crate::bundle::{BundleError, pem_error, read_chain};
+use crate::bundle::{BundleError, read_chain};
+use crate::pem::Pem;
 use crate::sha256;
+use crate::verifier::{ClientVerifier, own};
 
 /// What clients of a listener are verified with.
 #[derive(Clone, Debug)]
@@ -58,15 +59,30 @@ impl ClientAuth {
         if plan.optional {
             builder = builder.allow_unauthenticated();
         }
-        let verifier = builder.build().map_err(|error| {
+        let verifier = builder.build().map_err(|_| {
             let path = plan.crl.as_ref().unwrap_or(&plan.ca);
             let error = BundleError::Unusable {
                 path: path.value.display().to_string(),
                 what: "a list of revoked certificates",
-                error: error.to_string(),
+                error: "it is damaged, or not of version 2 (`openssl ca -gencrl` makes one of \
+                        version 2 with `crl_extensions`)"
+                    .to_owned(),
             };
             (place, error)
         })?;
+        // Lists of revoked certificates say nothing about one that is trusted as it is: where there are
+        // lists, whoever shows one must be of a CA.
+        let pins = match plan.crl {
+            Some(_) => Vec::new(),
+            None => own(&chain),
+        };
+        let verifier: Arc<dyn ClientCertVerifier> = match pins.is_empty() {
+            true => verifier,
+            false => Arc::new(ClientVerifier {
+                inner: verifier,
+                pins,
+            }),
+        };
         Ok(Self {
             verifier,
             scope,
@@ -84,23 +100,25 @@ pub(crate) fn roots(
     path: &Path,
 ) -> Result<RootCertStore, BundleError> {
     let mut roots = RootCertStore::empty();
-    for certificate in chain {
-        roots
-            .add(certificate.clone())
-            .map_err(|error| BundleError::Unusable {
+    for (at, certificate) in chain.iter().enumerate() {
+        if roots.add(certificate.clone()).is_err() {
+            return Err(BundleError::Unusable {
                 path: path.display().to_string(),
                 what: "a CA",
-                error: error.to_string(),
-            })?;
+                error: format!(
+                    "certificate {} in it has something that cannot be understood",
+                    at + 1
+                ),
+            });
+        }
     }
     Ok(roots)
 }
 
 fn read_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, BundleError> {
     const WHAT: &str = "list of revoked certificates";
-    let lists = CertificateRevocationListDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| pem_error(path, WHAT, &error))?;
+    let lists = Pem::read(path)?.revocation_lists();
+    let lists = lists.map_err(|found| BundleError::pem(path, found))?;
     if lists.is_empty() {
         return Err(BundleError::Missing {
             path: path.display().to_string(),

@@ -7,10 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-
 use crate::bundle::{BundleError, PairFiles};
+use crate::pem::Pem;
 
 /// Endings of files with chains.
 const CHAINS: [&str; 3] = ["pem", "crt", "cert"];
@@ -86,8 +84,10 @@ fn pair(cert: PathBuf) -> Option<PairFiles> {
             ocsp: None,
         });
     }
-    let only_a_key = CertificateDer::from_pem_file(&cert).is_err()
-        && PrivateKeyDer::from_pem_file(&cert).is_ok();
+    let only_a_key = Pem::read(&cert).is_ok_and(|pem| {
+        pem.certificates().map_or(true, |found| found.is_empty())
+            && matches!(pem.private_key(), Ok(Some(_)))
+    });
     (!only_a_key).then(|| PairFiles {
         key: cert.clone(),
         cert,

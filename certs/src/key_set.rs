@@ -14,7 +14,7 @@ use portolan_config::plan::TokenKeySource;
 use tokio::sync::{Notify, watch};
 
 use crate::bundle::BundleError;
-use crate::token_keys::TokenKeys;
+use crate::token_keys::{KeyFault, TokenKeys};
 
 /// The keys of one source.
 #[derive(Debug)]
@@ -39,12 +39,12 @@ pub struct KeySet {
 /// What a look came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Looked {
-    /// Other keys than before, so many.
-    New(usize),
+    /// Other keys than before, so many; and what is wrong with others beside them.
+    New(usize, Vec<KeyFault>),
     /// The same as before.
     Same,
-    /// None, and this is new.
-    Failed(BundleError),
+    /// None, and this is new; and whether those of before go on.
+    Failed(BundleError, bool),
     /// None, as before.
     StillFailed,
 }
@@ -105,6 +105,15 @@ impl KeySet {
         new
     }
 
+    /// A set came, and none of its keys can be used. Those of before are not in it: they were withdrawn,
+    /// and are not believed any more. Whether something else went wrong the time before, or nothing.
+    pub fn withdraw(&self, error: String) -> bool {
+        if self.keys.load().is_some() {
+            self.keys.store(Some(Arc::new(TokenKeys::none())));
+        }
+        self.fail(error)
+    }
+
     /// None came; those of before go on. Whether something else went wrong the time before, or
     /// nothing.
     pub fn fail(&self, error: String) -> bool {
@@ -121,18 +130,23 @@ impl KeySet {
 
     /// Reads the file again, if it is one.
     pub fn look(&self, path: &Path, now: u64) -> Looked {
-        match TokenKeys::read(path) {
+        match TokenKeys::read_file(path) {
             Ok(keys) => {
-                let count = keys.count();
+                let (count, faults) = (keys.count(), keys.faults().to_vec());
                 if self.replace(keys, now) {
-                    Looked::New(count)
+                    Looked::New(count, faults)
                 } else {
                     Looked::Same
                 }
             }
-            Err(error) => {
-                if self.fail(error.to_string()) {
-                    Looked::Failed(error)
+            Err((error, none_fit)) => {
+                let said = error.to_string();
+                let new = match none_fit {
+                    true => self.withdraw(said),
+                    false => self.fail(said),
+                };
+                if new {
+                    Looked::Failed(error, !none_fit)
                 } else {
                     Looked::StillFailed
                 }
@@ -195,19 +209,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
         let set = KeySet::new(TokenKeySource::File(path.clone()));
-        assert!(matches!(set.look(&path, 1), Looked::Failed(_)));
+        assert!(matches!(set.look(&path, 1), Looked::Failed(..)));
         assert!(set.keys().is_none() && set.had().is_none());
         std::fs::write(&path, SET).unwrap();
-        assert_eq!(set.look(&path, 2), Looked::New(3));
+        assert_eq!(set.look(&path, 2), Looked::New(3, Vec::new()));
         assert_eq!((set.had(), set.error()), (Some(2), None));
         assert_eq!(set.look(&path, 3), Looked::Same);
         std::fs::write(&path, "{\"keys\": [").unwrap();
-        assert!(matches!(set.look(&path, 4), Looked::Failed(_)));
+        assert!(matches!(set.look(&path, 4), Looked::Failed(..)));
         assert_eq!(set.look(&path, 5), Looked::StillFailed);
         assert_eq!(set.keys().unwrap().count(), 3);
         assert_eq!(set.had(), Some(3));
         assert!(set.error().unwrap().contains("keys of tokens"));
         assert_eq!(set.counted(), [2, 3]);
+        // A set without any of them: they were withdrawn.
+        std::fs::write(&path, "{\"keys\": [{\"kty\": \"EC\", \"crv\": \"P-521\"}]}").unwrap();
+        assert!(matches!(set.look(&path, 6), Looked::Failed(..)));
+        assert_eq!(set.keys().unwrap().count(), 0);
+        std::fs::write(&path, SET).unwrap();
+        assert_eq!(set.look(&path, 7), Looked::New(3, Vec::new()));
         assert!(set.want().is_none(), "a file is read when it changes");
     }
 

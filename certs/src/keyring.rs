@@ -167,9 +167,9 @@ impl Keyring {
             }
             Ok(bundle)
         });
-        let mut fault = |error, bearable| {
-            let place = match error {
-                BundleError::Key { .. } => key,
+        let mut fault = |error: BundleError, bearable| {
+            let place = match error.is_about(&pair.cert) {
+                false if error.is_about(&pair.key) => key,
                 _ => cert,
             };
             gathered.faults.push(Fault {

@@ -66,6 +66,7 @@ impl Material {
             match UpstreamIdentity::load(tls) {
                 Ok(identity) => {
                     material.warnings.extend(old(&identity, tls, now));
+                    material.warnings.extend(old_versions(&identity, tls));
                     material.pools.insert(pool.id, Arc::new(identity));
                 }
                 Err((place, error)) => found.push(unusable(place.origin, &error)),
@@ -109,6 +110,12 @@ impl Material {
                         set.look(path, u64::try_from(now).unwrap_or(0));
                         found.extend(set.error().map(|error| {
                             Diagnostic::error(Code::TokenKeys, keys.origin, error.to_string())
+                        }));
+                        let read = set.keys();
+                        let faults = read.iter().flat_map(|read| read.faults());
+                        self.warnings.extend(faults.map(|fault| {
+                            let message = format!("`{}`: {fault}", path.display());
+                            Diagnostic::warning(Code::TokenKeys, keys.origin, message)
                         }));
                     }
                 }
@@ -274,6 +281,23 @@ fn old(identity: &UpstreamIdentity, tls: &UpstreamTlsPlan, now: i64) -> Option<D
         cert.origin,
         worry,
     ))
+}
+
+/// The same about certificates that can be trusted as CAs, and not as an endpoint's own.
+fn old_versions(identity: &UpstreamIdentity, tls: &UpstreamTlsPlan) -> Vec<Diagnostic> {
+    let Some(ca) = &tls.ca else {
+        return Vec::new();
+    };
+    let told = |number| {
+        let message = format!(
+            "certificate {number} in `{}` is of X.509 version 1: an endpoint that shows it itself cannot be \
+             verified",
+            ca.value.display()
+        );
+        Diagnostic::warning(Code::Certificate, ca.origin, message)
+            .help("if it is the endpoint's own, make one of version 3, as `openssl req -x509` does")
+    };
+    identity.old_versions().into_iter().map(told).collect()
 }
 
 fn unusable(place: Origin, error: &BundleError) -> Diagnostic {

@@ -1,5 +1,6 @@
 //! The TLS of a listener: its certificates and settings, which change while it runs.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -102,27 +103,51 @@ pub struct Chosen {
     pub able: Able,
     /// The certificate it gets, by index in the store.
     pub certificate: Option<usize>,
+    /// It said for which name it comes.
+    pub named: bool,
     /// It is a CA that asks a question: after the handshake there is nothing to say.
     pub challenge: bool,
 }
 
 impl Serving {
-    /// Chooses for a client by what it says first.
-    pub fn choose(&self, hello: &ClientHello<'_>) -> Chosen {
+    /// Chooses for a client by what it says first, and by the address that it came to.
+    pub fn choose(&self, hello: &ClientHello<'_>, came_to: IpAddr) -> Chosen {
         let challenge = hello
             .alpn()
             .is_some_and(|mut protocols| protocols.any(|protocol| protocol == challenge::ALPN));
         let able = Able::of(hello, &self.provider);
+        let config = match (challenge, speaks_tls13(hello)) {
+            (true, _) => &self.challenge,
+            (false, true) => &self.config,
+            (false, false) => &self.older,
+        };
+        let name = hello.server_name();
+        // Addresses are never said: whoever says no name mostly came for the address.
+        let by_address = match name {
+            None if !challenge => self.store.choose_for(came_to, able),
+            _ => None,
+        };
         Chosen {
-            config: match (challenge, speaks_tls13(hello)) {
-                (true, _) => self.challenge.clone(),
-                (false, true) => self.config.clone(),
-                (false, false) => self.older.clone(),
+            config: match by_address {
+                Some(chosen) => Arc::new(self.showing(config, chosen)),
+                None => config.clone(),
             },
-            certificate: self.store.choose(hello.server_name(), able),
+            certificate: by_address.or_else(|| self.store.choose(name, able)),
+            named: name.is_some(),
             able,
             challenge,
         }
+    }
+
+    /// The same settings with this certificate.
+    fn showing(&self, config: &ServerConfig, chosen: usize) -> ServerConfig {
+        let mut config = config.clone();
+        config.cert_resolver = Arc::new(Resolver {
+            store: self.store.clone(),
+            provider: self.provider.clone(),
+            chosen: Some(chosen),
+        });
+        config
     }
 }
 
@@ -351,6 +376,7 @@ fn serving(
         .with_cert_resolver(Arc::new(Resolver {
             store: store.clone(),
             provider: provider.clone(),
+            chosen: None,
         }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Nothing is kept about sessions: clients keep it, in tickets that only we can read.

@@ -1,12 +1,15 @@
 //! Which chain a client gets: an exact name before a wildcard before the default, and of several
-//! for one name the first that the client can verify.
+//! for one name the first that the client can verify. A client that says no name gets the one for the
+//! address that it came to: addresses stand in no SNI (RFC 6066, section 3).
 //!
 //! A store never changes: when files do, a new one takes its place (see [`ServerTls`]), and
 //! connections go on with the one they began with.
 //!
 //! [`ServerTls`]: crate::ServerTls
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
@@ -97,13 +100,23 @@ impl CertificateStore {
         &self.bundles
     }
 
-    /// The index of the certificate that a client who can do this gets for a name (lower case,
-    /// without port): one of the default's when no certificate has the name, or when there is no
-    /// name. `None`: there are no certificates.
+    /// The index of the certificate that a client who can do this gets for a name or an address
+    /// (without port): one of the default's when no certificate has it, or when there is none. `None`:
+    /// there are no certificates.
     pub fn choose(&self, name: Option<&str>, able: Able) -> Option<usize> {
         let choices = name
             .and_then(|name| self.named(name))
             .unwrap_or(&self.default);
+        self.first(choices, able)
+    }
+
+    /// The same for an address that a client came to; nothing if no certificate has it.
+    pub fn choose_for(&self, address: IpAddr, able: Able) -> Option<usize> {
+        let choices = self.exact.get(&address.to_canonical().to_string())?;
+        self.first(choices, able)
+    }
+
+    fn first(&self, choices: &Choices, able: Able) -> Option<usize> {
         choices
             .iter()
             .find(|at| able.can(self.bundles[**at].kind))
@@ -113,11 +126,30 @@ impl CertificateStore {
     }
 
     fn named(&self, name: &str) -> Option<&Choices> {
+        let name = &*canonical(name);
         self.exact.get(name).or_else(|| {
             // A wildcard stands for exactly one label (RFC 6125, 6.4.3).
             name.find('.')
                 .and_then(|dot| self.wildcard.get(&name[dot..]))
         })
+    }
+}
+
+/// A name as certificates are found by it: in lower case, without the dot of a full name; an IPv6
+/// address without brackets, in its shortest form.
+fn canonical(name: &str) -> Cow<'_, str> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.contains(':') {
+        let inner = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'));
+        if let Ok(address) = inner.unwrap_or(name).parse::<Ipv6Addr>() {
+            return Cow::Owned(IpAddr::from(address).to_canonical().to_string());
+        }
+    }
+    match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(name.to_ascii_lowercase()),
+        false => Cow::Borrowed(name),
     }
 }
 
@@ -134,12 +166,17 @@ fn add(choices: &mut Choices, at: usize, bundles: &[Arc<Bundle>]) {
 pub(crate) struct Resolver {
     pub(crate) store: Arc<CertificateStore>,
     pub(crate) provider: Arc<CryptoProvider>,
+    /// What was chosen already, if it was.
+    pub(crate) chosen: Option<usize>,
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let able = Able::of(&hello, &self.provider);
-        let at = self.store.choose(hello.server_name(), able)?;
+        let choose = || {
+            let able = Able::of(&hello, &self.provider);
+            self.store.choose(hello.server_name(), able)
+        };
+        let at = self.chosen.or_else(choose)?;
         Some(self.store.bundles[at].shown(now()))
     }
 }
@@ -168,8 +205,36 @@ mod tests {
         assert_eq!(choose(Some("default.example")), 0, "the first of two");
         assert_eq!(choose(Some("unknown.example")), 0);
         assert_eq!(choose(None), 0);
+        assert_eq!(choose(Some("API.example.com.")), 2, "the same name");
+        assert_eq!(choose(Some("www.Example.com.")), 1, "the same name");
         let empty = CertificateStore::new(Vec::new());
         assert_eq!(empty.choose(Some("a.example"), Able::ALL), None);
+    }
+
+    #[test]
+    fn addresses_are_found_in_whatever_way_they_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |file, names: &[&str]| {
+            let (cert, key) = self_signed(folder.path(), file, names);
+            Arc::new(Bundle::load_pair(&cert, &key).unwrap())
+        };
+        let store = CertificateStore::new(vec![
+            load("a", &["default.example"]),
+            load("b", &["192.0.2.1"]),
+            load("c", &["2001:db8::1"]),
+        ]);
+        let came_to = |address: &str| store.choose_for(address.parse().unwrap(), Able::ALL);
+        assert_eq!(came_to("192.0.2.1"), Some(1));
+        assert_eq!(came_to("::ffff:192.0.2.1"), Some(1), "on a socket for both");
+        assert_eq!(came_to("2001:db8::1"), Some(2));
+        assert_eq!(came_to("192.0.2.2"), None);
+        let choose = |name| store.choose(Some(name), Able::ALL).unwrap();
+        assert_eq!(choose("192.0.2.1"), 1);
+        for same in ["[2001:db8::1]", "[2001:DB8:0:0::1]", "2001:db8::1"] {
+            assert_eq!(choose(same), 2, "{same}");
+        }
+        assert_eq!(choose("[2001:db8::2]"), 0);
+        assert_eq!(choose("[::ffff:192.0.2.1]"), 1);
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! keys here, so that no public key can ever be taken for one. What the tokens' own header asks for
 //! is only followed within that.
 //!
+//! A key that cannot be used is skipped, and the others count (RFC 7517, section 5): one odd key must not
+//! keep a whole set out, or a key that was withdrawn would be believed for as long as the odd one is there.
+//!
 //! Tokens are taken apart by the crate `jsonwebtoken`; signatures are verified with ring, which it
 //! is told to use ([`PROVIDER`]).
 
@@ -14,12 +17,10 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error as JwtError, ErrorKind};
-use jsonwebtoken::jwk::{
-    AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse,
-};
 use jsonwebtoken::signature::{self, Verifier};
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, Validation, decode, decode_header,
@@ -29,13 +30,22 @@ use portolan_config::plan::JwtPlan;
 use ring::signature as ring_signature;
 use serde_json::{Map, Value};
 
-use crate::bundle::BundleError;
+use crate::bundle::{BundleError, unreadable};
 
 /// The largest set of keys that is read, in bytes.
 pub const LARGEST_SET: usize = 1 << 20;
 
-/// The most keys in a set.
+/// The most keys of a set that are used.
 const MOST_KEYS: usize = 100;
+
+/// Base64url with or without padding, and with bits behind the end that should be none: some who
+/// publish keys do not know better.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// The longest token that is looked at.
 const LONGEST_TOKEN: usize = 16 << 10;
@@ -52,6 +62,8 @@ pub struct TokenKeys {
     keys: Vec<VerifyingKey>,
     /// Keys of other kinds, or for other purposes.
     ignored: usize,
+    /// What is wrong with keys that should verify tokens.
+    faults: Vec<KeyFault>,
     digest: [u8; 32],
 }
 
@@ -90,6 +102,37 @@ impl Kind {
     }
 }
 
+/// What is wrong with a key of a set. It holds nothing of the key, which may be a private one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyFault {
+    /// Which one, from 1.
+    pub number: usize,
+    /// What is wrong.
+    pub why: &'static str,
+    /// Whether it is used all the same.
+    pub used: bool,
+}
+
+impl std::fmt::Display for KeyFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { number, why, used } = self;
+        match used {
+            true => write!(f, "key {number} {why}"),
+            false => write!(f, "key {number} is left out: {why}"),
+        }
+    }
+}
+
+/// What became of a key.
+enum Read {
+    /// It verifies tokens; and what should be said about it.
+    Key(VerifyingKey, Option<&'static str>),
+    /// It is none that verifies tokens.
+    Other,
+    /// It should verify tokens, and cannot.
+    Broken(&'static str),
+}
+
 /// Why a text is no set of keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeysError {
@@ -99,17 +142,23 @@ pub enum KeysError {
     /// It is too large.
     #[error("it has more than {0}")]
     TooLarge(&'static str),
-    /// A key in it is broken.
-    #[error("key {number} in it cannot be used: {why}")]
-    BadKey {
-        /// Which one, from 1.
-        number: usize,
-        /// Why.
-        why: &'static str,
-    },
-    /// None of its keys can verify a token.
-    #[error("none of its {0} keys can verify a token")]
-    NoneFit(usize),
+    /// It is a set, and none of its keys can verify a token.
+    #[error("none of its {} keys can verify a token{}", .0, first(.1))]
+    NoneFit(usize, Vec<KeyFault>),
+}
+
+impl KeysError {
+    /// Whether it is a whole set of keys, and none of those of before is in it: they were withdrawn. A set
+    /// of nothing is more often a mistake.
+    pub fn withdraws(&self) -> bool {
+        matches!(self, Self::NoneFit(count, _) if *count > 0)
+    }
+}
+
+/// The first of what is wrong, as the end of a sentence.
+fn first(faults: &[KeyFault]) -> String {
+    let first = faults.first().map(|fault| format!("; {fault}"));
+    first.unwrap_or_default()
 }
 
 /// Why a token is not believed.
@@ -153,8 +202,8 @@ impl Doubt {
 }
 
 impl TokenKeys {
-    /// Reads a set of keys. Keys of other kinds and for other purposes are left alone; a key that
-    /// should verify tokens and is broken makes the whole set one that cannot be used.
+    /// Reads a set of keys. Keys of other kinds and for other purposes are left alone, and so is a key
+    /// that should verify tokens and cannot: the others count.
     ///
     /// # Errors
     /// Why it cannot be used.
@@ -162,7 +211,7 @@ impl TokenKeys {
         if text.len() > LARGEST_SET {
             return Err(KeysError::TooLarge("1 MiB"));
         }
-        let malformed = |error: serde_json::Error| KeysError::Malformed(error.to_string());
+        let malformed = |error: serde_json::Error| KeysError::Malformed(crate::no_json(&error));
         let set: Value = serde_json::from_slice(text).map_err(malformed)?;
         let Some(entries) = set.get("keys").and_then(Value::as_array) else {
             return Err(KeysError::Malformed("it has no list of `keys`".to_owned()));
@@ -170,26 +219,43 @@ impl TokenKeys {
         if entries.len() > MOST_KEYS {
             return Err(KeysError::TooLarge("100 keys"));
         }
-        let mut keys = Vec::new();
+        let mut keys: Vec<VerifyingKey> = Vec::new();
+        let mut faults = Vec::new();
         for (at, entry) in entries.iter().enumerate() {
-            match VerifyingKey::read(entry) {
-                Ok(key) => keys.extend(key),
-                Err(why) => {
-                    return Err(KeysError::BadKey {
-                        number: at + 1,
-                        why,
-                    });
+            let (why, used) = match VerifyingKey::read(entry) {
+                Read::Key(key, why) => {
+                    keys.push(key);
+                    (why, true)
                 }
-            }
+                Read::Other => (None, false),
+                Read::Broken(why) => (Some(why), false),
+            };
+            faults.extend(why.map(|why| KeyFault {
+                number: at + 1,
+                why,
+                used,
+            }));
         }
         if keys.is_empty() {
-            return Err(KeysError::NoneFit(entries.len()));
+            return Err(KeysError::NoneFit(entries.len(), faults));
         }
+        let broken = faults.iter().filter(|fault| !fault.used).count();
         Ok(Self {
-            ignored: entries.len() - keys.len(),
+            ignored: entries.len() - keys.len() - broken,
             keys,
+            faults,
             digest: crate::digest(text),
         })
+    }
+
+    /// No keys at all: those of before were withdrawn, and there are none that can be used instead.
+    pub fn none() -> Self {
+        Self {
+            keys: Vec::new(),
+            ignored: 0,
+            faults: Vec::new(),
+            digest: [0; 32],
+        }
     }
 
     /// Reads a file of keys.
@@ -197,14 +263,20 @@ impl TokenKeys {
     /// # Errors
     /// Why it cannot be used.
     pub fn read(path: &Path) -> Result<Self, BundleError> {
-        let text = std::fs::read(path).map_err(|error| BundleError::Unreadable {
-            path: path.display().to_string(),
-            error: error.to_string(),
-        })?;
-        Self::parse(&text).map_err(|error| BundleError::Unusable {
-            path: path.display().to_string(),
-            what: "keys of tokens",
-            error: error.to_string(),
+        Self::read_file(path).map_err(|(error, _)| error)
+    }
+
+    /// The same; and whether the file is a set of keys none of which can be used.
+    pub(crate) fn read_file(path: &Path) -> Result<Self, (BundleError, bool)> {
+        let text = std::fs::read(path).map_err(|error| (unreadable(path, &error), false))?;
+        Self::parse(&text).map_err(|error| {
+            let none_fit = error.withdraws();
+            let error = BundleError::Unusable {
+                path: path.display().to_string(),
+                what: "keys of tokens",
+                error: error.to_string(),
+            };
+            (error, none_fit)
         })
     }
 
@@ -216,6 +288,11 @@ impl TokenKeys {
     /// How many are left alone.
     pub fn ignored(&self) -> usize {
         self.ignored
+    }
+
+    /// What is wrong with keys that should verify tokens.
+    pub fn faults(&self) -> &[KeyFault] {
+        &self.faults
     }
 
     /// Whether both were read from the same text.
@@ -249,7 +326,13 @@ impl TokenKeys {
         let is_named = |key: &&VerifyingKey| named.is_some() && key.id.as_deref() == named;
         let any = |key: &&VerifyingKey| named.is_none() || key.id.is_none();
         let mut last = Doubt::UnknownKey;
-        for key in self.keys.iter().filter(is_named).filter(fit) {
+        for key in self
+            .keys
+            .iter()
+            .filter(is_named)
+            .filter(fit)
+            .take(MOST_TRIED)
+        {
             match verify(token, key, validation) {
                 Ok(claims) => return policy.in_time(claims, now),
                 Err(doubt) => last = doubt,
@@ -383,91 +466,130 @@ fn algorithm(written: TokenAlgorithm) -> Algorithm {
 }
 
 impl VerifyingKey {
-    /// Reads a key; nothing if it is none that verifies tokens.
-    fn read(entry: &Value) -> Result<Option<Self>, &'static str> {
-        let kind = entry.get("kty").and_then(Value::as_str);
-        if !matches!(kind, Some("RSA" | "EC" | "OKP")) {
-            return Ok(None);
-        }
-        let Ok(jwk) = serde_json::from_value::<Jwk>(entry.clone()) else {
-            return Err("its members are not what they should be");
+    /// Reads a key. What is not known is passed over: `x5c`, `x5t`, whatever there will be.
+    fn read(entry: &Value) -> Read {
+        let Some(members) = entry.as_object() else {
+            return Read::Broken("it is not an object");
         };
-        let common = &jwk.common;
-        let other_use = common
-            .public_key_use
-            .as_ref()
-            .is_some_and(|usage| *usage != PublicKeyUse::Signature);
-        let other_operations = common
-            .key_operations
-            .as_ref()
-            .is_some_and(|operations| !operations.contains(&KeyOperations::Verify));
-        if other_use || other_operations {
-            return Ok(None);
-        }
-        let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
-        let kind = match &jwk.algorithm {
-            AlgorithmParameters::RSA(rsa) => {
-                let (n, e) = (bytes(&rsa.n), bytes(&rsa.e));
-                let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
-                // What ring verifies with.
-                if !(2048..=8192).contains(&bits) || n.first() == Some(&0) {
-                    return Err("an RSA key has 2048 to 8192 bits");
-                }
-                let odd = e.last().is_some_and(|byte| byte % 2 == 1);
-                if !odd || e.len() > 4 || e.first() == Some(&0) || e == [1] {
-                    return Err("its exponent is none");
-                }
-                Kind::Rsa
-            }
-            AlgorithmParameters::EllipticCurve(curve) => {
-                let (kind, size) = match curve.curve {
-                    EllipticCurve::P256 => (Kind::P256, 32),
-                    EllipticCurve::P384 => (Kind::P384, 48),
-                    // Which nobody here can verify with.
-                    _ => return Ok(None),
-                };
-                if bytes(&curve.x).len() != size || bytes(&curve.y).len() != size {
-                    return Err("its point has not the size of its curve");
-                }
-                kind
-            }
-            AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
-                if bytes(&pair.x).len() != 32 {
-                    return Err("an Ed25519 key has 32 bytes");
-                }
-                Kind::Ed25519
-            }
-            // A curve that is not known here, or members that are missing.
-            _ => {
-                return match (entry.get("crv").and_then(Value::as_str), entry.get("x")) {
-                    (Some(curve), Some(_)) if !matches!(curve, "P-256" | "P-384" | "Ed25519") => {
-                        Ok(None)
-                    }
-                    _ => Err("its members are not what they should be"),
-                };
-            }
+        let text = |name: &str| members.get(name).and_then(Value::as_str);
+        // A shared secret, or a kind that is not known here.
+        let known = match text("kty") {
+            Some(known @ ("RSA" | "EC" | "OKP")) => known,
+            Some(_) => return Read::Other,
+            None => return Read::Broken("it has no `kty`, which says of what kind it is"),
         };
-        let only = match common.key_algorithm {
-            None => None,
-            Some(named) => match signing(named) {
+        if is_for_something_else(members) {
+            return Read::Other;
+        }
+        let read = match (known, text("crv")) {
+            ("RSA", _) => rsa(text("n"), text("e")),
+            ("EC", Some("P-256")) => point(Kind::P256, 32, text("x"), text("y")),
+            ("EC", Some("P-384")) => point(Kind::P384, 48, text("x"), text("y")),
+            ("OKP", Some("Ed25519")) => edwards(text("x")),
+            // A curve that nobody here can verify with.
+            (_, Some(_)) => return Read::Other,
+            (_, None) => Err("it has no `crv`, which says on what curve it is"),
+        };
+        let (kind, key) = match read {
+            Ok(read) => read,
+            Err(why) => return Read::Broken(why),
+        };
+        let only = match members.get("alg") {
+            None | Some(Value::Null) => None,
+            Some(named) => match named.as_str().and_then(signing) {
                 Some(only) if kind.fits(only) => Some(only),
-                // For something else than signatures.
-                _ => return Ok(None),
+                // For something else than signatures, or in a way that is not known here.
+                _ => return Read::Other,
             },
         };
-        let key =
-            DecodingKey::from_jwk(&jwk).map_err(|_| "its members are not what they should be")?;
-        Ok(Some(Self {
-            id: common.key_id.clone(),
+        let private = members.contains_key("d");
+        let key = Self {
+            id: text("kid").map(str::to_owned),
             kind,
             only,
             key,
-        }))
+        };
+        Read::Key(
+            key,
+            private
+                .then_some("has its private part beside it: whoever can read it can sign tokens"),
+        )
     }
 }
 
-fn signing(named: KeyAlgorithm) -> Option<Algorithm> {
-    Algorithm::try_from(named).ok()
+/// Whether a key says that it is for something else than verifying signatures.
+fn is_for_something_else(members: &Map<String, Value>) -> bool {
+    let usage = members.get("use").and_then(Value::as_str);
+    let operations = members.get("key_ops").and_then(Value::as_array);
+    usage.is_some_and(|usage| usage != "sig")
+        // The private key signs, and verifies.
+        || operations.is_some_and(|all| !all.iter().any(|one| one == "verify" || one == "sign"))
+}
+
+/// A member as bytes, without zeros in front: a number.
+fn number(text: Option<&str>) -> Option<Vec<u8>> {
+    let bytes = bytes(text)?;
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+    Some(bytes[zeros..].to_vec())
+}
+
+/// A member as bytes.
+fn bytes(text: Option<&str>) -> Option<Vec<u8>> {
+    // Some write the other alphabet.
+    BASE64
+        .decode(text?.replace('+', "-").replace('/', "_"))
+        .ok()
+}
+
+/// An RSA key.
+fn rsa(n: Option<&str>, e: Option<&str>) -> Result<(Kind, DecodingKey), &'static str> {
+    let n = number(n).ok_or("its `n` is missing, or is no base64url")?;
+    let e = number(e).ok_or("its `e` is missing, or is no base64url")?;
+    let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
+    // What ring verifies with.
+    if !(2048..=8192).contains(&bits) {
+        return Err("an RSA key has 2048 to 8192 bits");
+    }
+    let odd = e.last().is_some_and(|byte| byte % 2 == 1);
+    if !odd || e.len() > 4 || e == [1] {
+        return Err("its exponent `e` is none that RSA has");
+    }
+    Ok((Kind::Rsa, DecodingKey::from_rsa_raw_components(&n, &e)))
+}
+
+/// A point on a curve whose coordinates have so many bytes.
+fn point(
+    kind: Kind,
+    size: usize,
+    x: Option<&str>,
+    y: Option<&str>,
+) -> Result<(Kind, DecodingKey), &'static str> {
+    // Uncompressed (SEC 1, section 2.3.3).
+    let mut point = vec![4];
+    for coordinate in [number(x), number(y)] {
+        let coordinate = coordinate.ok_or("its `x` or `y` is missing, or is no base64url")?;
+        let zeros = size.checked_sub(coordinate.len());
+        let zeros = zeros.ok_or("its point has not the size of its curve")?;
+        point.resize(point.len() + zeros, 0);
+        point.extend(coordinate);
+    }
+    Ok((kind, DecodingKey::from_ec_der(&point)))
+}
+
+/// An Ed25519 key.
+fn edwards(x: Option<&str>) -> Result<(Kind, DecodingKey), &'static str> {
+    let x = bytes(x).ok_or("its `x` is missing, or is no base64url")?;
+    if x.len() != 32 {
+        return Err("an Ed25519 key has 32 bytes");
+    }
+    Ok((Kind::Ed25519, DecodingKey::from_ed_der(&x)))
+}
+
+/// The algorithm of this name, if it makes signatures.
+fn signing(name: &str) -> Option<Algorithm> {
+    // RFC 9864: with the curve in the name.
+    let name = if name == "Ed25519" { "EdDSA" } else { name };
+    name.parse().ok()
 }
 
 // === The provider of cryptography ===

@@ -21,11 +21,25 @@ pub(crate) use references::{Definition, Names};
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::Document;
-use crate::source::Origin;
+use crate::source::{At, Origin};
 
 /// Every name of a document that has passed the checks.
 pub(crate) fn names(document: &Document) -> Names<'_> {
     references::check(document, &mut Vec::new())
+}
+
+/// A name is shown everywhere, and what comes from a file is a secret: one of the two is a mistake.
+fn shown<T>(name: &At<T>, found: &mut Vec<Diagnostic>) {
+    if name.secret {
+        found.push(
+            Diagnostic::error(
+                Code::BadValue,
+                name.origin,
+                "a name is shown everywhere, and what comes from `${file:…}` is never shown",
+            )
+            .help("write the name itself, or `${env:…}`"),
+        );
+    }
 }
 
 /// Everything that is wrong, or suspicious, about a document that could be read.

@@ -138,14 +138,14 @@ impl Reader {
         match T::parse(text) {
             Ok(value) => Some(value),
             Err(error) => {
-                let shown = if secret || T::SECRET {
-                    "the secret"
-                } else {
-                    &format!("`{text}`")
+                let message = match (T::SECRET, secret) {
+                    (true, _) => format!("the secret {}", error.message),
+                    // What is said of other values may quote parts of them.
+                    (false, true) => "the secret is no value that this key can have".to_owned(),
+                    (false, false) => format!("`{text}` {}", error.message),
                 };
-                let mut diagnostic =
-                    Diagnostic::error(error.code, origin, format!("{shown} {}", error.message));
-                diagnostic.help = error.help;
+                let mut diagnostic = Diagnostic::error(error.code, origin, message);
+                diagnostic.help = error.help.filter(|_| T::SECRET || !secret);
                 self.report(diagnostic);
                 None
             }

@@ -16,8 +16,6 @@ use std::collections::HashSet;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 
 use crate::source::{Origin, Source, Sources, Span};
-pub(crate) use mask::SECRET_KEYS;
-use mask::masked;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +119,17 @@ pub enum Colours {
 impl Report {
     /// A report whose problems stand in the order of the text, errors before warnings at one place.
     pub fn new(sources: Sources, mut diagnostics: Vec<Diagnostic>) -> Self {
+        for diagnostic in &mut diagnostics {
+            let related = diagnostic.related.as_mut().map(|(_, note)| note);
+            let said = [
+                Some(&mut diagnostic.message),
+                diagnostic.help.as_mut(),
+                related,
+            ];
+            for text in said.into_iter().flatten() {
+                *text = sources.hidden.left_out(text);
+            }
+        }
         diagnostics.sort_by_key(|d| (d.origin.span(), d.severity));
         // An inherited value is read once for every heir, and its faults are found as often.
         let mut seen = HashSet::new();
@@ -186,7 +195,12 @@ impl Report {
             Colours::On => Renderer::styled(),
             Colours::Off => Renderer::plain(),
         };
-        let texts: Vec<String> = self.sources.iter().map(masked).collect();
+        let texts: Vec<String> = (self.sources.iter())
+            .map(|source| {
+                let is_it = |span: Span| std::ptr::eq(self.sources.get(span.source), source);
+                self.sources.hidden.masked(source, is_it)
+            })
+            .collect();
         let mut out = String::new();
         for diagnostic in &self.diagnostics {
             out.push_str(&self.render_one(&renderer, &texts, diagnostic));

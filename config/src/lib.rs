@@ -162,20 +162,26 @@ enum Keep {
 
 fn check_loaded(loaded: Loaded, keep: Keep) -> Checked {
     let Loaded {
-        sources,
-        root,
+        mut sources,
+        mut root,
         diagnostics,
         watch,
         inputs,
     } = loaded;
+    let mut hidden = source::Hidden::default();
+    if let Some(root) = &mut root {
+        hidden.in_tree(root);
+    }
+    if !diagnostics.is_empty() {
+        // Of a text that could not be read, there is no tree.
+        sources.iter().for_each(|source| hidden.in_text(source));
+    }
+    sources.hidden = Arc::new(hidden);
     let mut reader = Reader {
         diagnostics,
         ..Reader::default()
     };
-    let mut written = (keep == Keep::Everything).then(|| root.clone()).flatten();
-    if let Some(written) = &mut written {
-        hide_secrets(written, false);
-    }
+    let written = (keep == Keep::Everything).then(|| root.clone()).flatten();
     if let Some(root) = &root {
         routes_lead_somewhere(root, &mut reader);
     }
@@ -325,22 +331,6 @@ fn named_in(document: &Document) -> usize {
         + document.pools.0.len()
         + document.services.0.len()
         + document.routes.len()
-}
-
-/// Marks what must not be printed in a tree of which nothing is known yet: what stands under a key
-/// that holds a secret.
-fn hide_secrets(node: &mut Node, hide: bool) {
-    match &mut node.value {
-        Value::Null => {}
-        Value::Scalar(scalar) => scalar.secret |= hide,
-        Value::List(items) => items.iter_mut().for_each(|item| hide_secrets(item, hide)),
-        Value::Map(entries) => {
-            for entry in entries {
-                let secret = diagnostic::SECRET_KEYS.contains(&entry.key.value.as_str());
-                hide_secrets(&mut entry.value, hide || secret);
-            }
-        }
-    }
 }
 
 /// Whether what a check found is true even if other parts of the document could not be read.

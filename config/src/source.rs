@@ -96,6 +96,15 @@ impl<T: fmt::Display> fmt::Display for At<T> {
     }
 }
 
+/// What is secret in the texts: see `diagnostic/mask.rs`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hidden {
+    /// The secrets, line by line.
+    pub(crate) texts: Vec<String>,
+    /// Where they stand.
+    pub(crate) spans: Vec<Span>,
+}
+
 /// One named text.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -163,7 +172,11 @@ impl Source {
 
 /// Every text a configuration was read from, the main file first.
 #[derive(Clone, Debug, Default)]
-pub struct Sources(Vec<Arc<Source>>);
+pub struct Sources {
+    all: Vec<Arc<Source>>,
+    /// What must not be said or shown of them.
+    pub(crate) hidden: Arc<Hidden>,
+}
 
 impl Sources {
     /// Adds a text. `folder` is what relative paths in it are relative to.
@@ -176,20 +189,20 @@ impl Sources {
         folder: impl Into<PathBuf>,
         text: String,
     ) -> SourceId {
-        let id = SourceId(u16::try_from(self.0.len()).expect("the loader bounds the includes"));
-        self.0
+        let id = SourceId(u16::try_from(self.all.len()).expect("the loader bounds the includes"));
+        self.all
             .push(Arc::new(Source::new(name.into(), folder.into(), text)));
         id
     }
 
     /// The text with this id.
     pub fn get(&self, id: SourceId) -> &Source {
-        &self.0[usize::from(id.0)]
+        &self.all[usize::from(id.0)]
     }
 
     /// All texts, the main file first.
     pub fn iter(&self) -> impl Iterator<Item = &Source> {
-        self.0.iter().map(AsRef::as_ref)
+        self.all.iter().map(AsRef::as_ref)
     }
 
     /// `file:line:column` of the first byte of a span.

@@ -29,6 +29,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// Longer names and passwords are nobody's.
 const LONGEST: usize = 1024;
 
+/// As much of a password as bcrypt looks at.
+const BCRYPT_BYTES: usize = 72;
+
 /// What somebody says who they are.
 #[derive(Clone)]
 pub struct Credentials {
@@ -149,7 +152,10 @@ impl Basic {
 fn matches(password: &str, hash: &PasswordHash) -> bool {
     match hash.kind() {
         // bcrypt looks at 72 bytes alone: a longer password is one that was never hashed as a whole.
-        HashKind::Bcrypt => bcrypt::non_truncating_verify(password, hash.expose()).unwrap_or(false),
+        HashKind::Bcrypt => {
+            password.len() <= BCRYPT_BYTES
+                && bcrypt::verify(password, hash.expose()).unwrap_or(false)
+        }
         HashKind::Argon2 => {
             use argon2::PasswordVerifier as _;
             argon2::Argon2::default()
@@ -197,6 +203,21 @@ mod tests {
         assert!(basic.check(&right) && basic.recall(&right));
         assert!(!basic.recall(&credentials("alice", "open sesame!")));
         assert_eq!(format!("{right:?}"), "Credentials(\"alice\", •••)");
+    }
+
+    #[test]
+    fn a_password_may_be_as_long_as_bcrypt_looks_at() {
+        let whole = "0123456789abcdef".repeat(5)[..72].to_owned();
+        let hash = PasswordHash::parse(&bcrypt::hash(&whole, 4).unwrap()).unwrap();
+        assert!(matches(&whole, &hash));
+        assert!(!matches(&whole[..71], &hash));
+        assert!(
+            !matches(&format!("{whole}0"), &hash),
+            "never hashed as a whole"
+        );
+        let shorter = bcrypt::hash(&whole[..71], 4).unwrap();
+        let shorter = PasswordHash::parse(&shorter).unwrap();
+        assert!(matches(&whole[..71], &shorter) && !matches(&whole, &shorter));
     }
 
     #[test]

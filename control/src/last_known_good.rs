@@ -36,7 +36,9 @@ impl LastKnownGood {
     /// When there is none, or it cannot be read.
     pub fn load(state_dir: &Path) -> io::Result<Self> {
         let text = std::fs::read_to_string(Self::path(state_dir))?;
-        serde_json::from_str(&text).map_err(io::Error::other)
+        // The reader's own words would hold what it has found.
+        serde_json::from_str(&text)
+            .map_err(|error| io::Error::other(portolan_certs::no_json(&error)))
     }
 
     /// Keeps it: readable by its owner alone, and never half written.

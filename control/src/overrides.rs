@@ -515,7 +515,8 @@ impl Overrides {
 
     /// Reads what was kept.
     fn from_json(text: &str) -> Result<Self, String> {
-        let kept: Kept = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let kept: Kept =
+            serde_json::from_str(text).map_err(|error| portolan_certs::no_json(&error))?;
         let name = |text: &str| Name::parse(text).map_err(|wrong| wrong.message.into_owned());
         let mut overrides = Self::default();
         for drain in kept.drains {

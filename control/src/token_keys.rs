@@ -191,6 +191,23 @@ fn paces(plan: &Plan) -> HashMap<TokenKeySource, Pace> {
     paces
 }
 
+/// Why there are no keys.
+#[derive(Debug)]
+struct NoKeys {
+    error: String,
+    /// There is a set, and none of its keys can be used: those of before are not in it.
+    withdrawn: bool,
+}
+
+impl From<String> for NoKeys {
+    fn from(error: String) -> Self {
+        Self {
+            error,
+            withdrawn: false,
+        }
+    }
+}
+
 /// Asks one URL.
 #[derive(Clone, Debug)]
 struct Asker {
@@ -236,11 +253,13 @@ impl Asker {
     }
 
     /// Has the keys.
-    async fn ask(&self, timeout: Duration) -> Result<TokenKeys, String> {
+    async fn ask(&self, timeout: Duration) -> Result<TokenKeys, NoKeys> {
         let ca = self.ca.clone();
         // It reads files.
         let client = tokio::task::spawn_blocking(move || Client::new(ca.as_deref(), Schemes::Any));
-        let client = client.await.map_err(|panic| panic.to_string())?;
+        let client = client
+            .await
+            .map_err(|_| "the request broke off".to_owned())?;
         let client = client.map_err(|error| error.to_string())?;
         let request = Request::get(&*self.url)
             .header(header::ACCEPT, "application/jwk-set+json, application/json")
@@ -251,31 +270,46 @@ impl Asker {
         match answer.status() {
             StatusCode::OK => {}
             status if status.is_redirection() => {
-                return Err(format!(
+                return Err(NoKeys::from(format!(
                     "it was answered with {} and leads elsewhere: name that URL",
                     status.as_u16()
-                ));
+                )));
             }
-            status => return Err(format!("it was answered with {}", status.as_u16())),
+            status => {
+                let status = status.as_u16();
+                return Err(NoKeys::from(format!("it was answered with {status}")));
+            }
         }
-        TokenKeys::parse(answer.body()).map_err(|error| error.to_string())
+        TokenKeys::parse(answer.body()).map_err(|error| NoKeys {
+            withdrawn: error.withdraws(),
+            error: error.to_string(),
+        })
     }
 
     /// Puts what came in its place, and says what is new.
-    fn tell(&self, had: Result<TokenKeys, String>, refresh: Duration, told_old: &mut bool) {
+    fn tell(&self, had: Result<TokenKeys, NoKeys>, refresh: Duration, told_old: &mut bool) {
         let source = self.set.source().to_string();
         match had {
             Ok(keys) => {
                 *told_old = false;
                 let (count, failed) = (keys.count(), self.set.error().is_some());
+                let faults = keys.faults().to_vec();
                 if self.set.replace(keys, self.clock.wall().as_secs()) || failed {
-                    let said = Said::Replaced { source, count };
+                    let said = Said::Replaced {
+                        source,
+                        count,
+                        faults,
+                    };
                     self.reloader.tell(&Notice::TokenKeys(said));
                 }
             }
-            Err(error) => {
-                let new = self.set.fail(error.clone());
-                let age = self.set.had().map(|had| {
+            Err(NoKeys { error, withdrawn }) => {
+                let new = match withdrawn {
+                    true => self.set.withdraw(error.clone()),
+                    false => self.set.fail(error.clone()),
+                };
+                let had = self.set.had().filter(|_| !withdrawn);
+                let age = had.map(|had| {
                     let now = self.clock.wall();
                     now.saturating_sub(Duration::from_secs(had))
                 });

@@ -68,6 +68,8 @@ pub(crate) struct TlsContext {
     pub(crate) store: Arc<CertificateStore>,
     /// The one it got, by index.
     pub(crate) certificate: Option<usize>,
+    /// It said for which name it comes.
+    pub(crate) named: bool,
     /// What it can verify.
     pub(crate) able: Able,
     /// It was asked for a certificate of its own.

@@ -57,7 +57,9 @@ pub(crate) fn check(
     {
         return Err(Refusal::BodyTooLarge);
     }
-    if let Some(tls) = &connection.tls
+    // Who says no name gets no certificate for one: another connection would get the same, and so would
+    // never be any better. All hosts of a listener ask for the same certificates of clients (`client_ca`).
+    if let Some(tls) = connection.tls.as_ref().filter(|tls| tls.named)
         && let Some(host) = host
         && tls.store.choose(Some(&normal_host(host)), tls.able) != tls.certificate
     {

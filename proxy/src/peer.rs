@@ -10,11 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
+use pingora::protocols::Stream;
 use pingora::protocols::TcpKeepalive;
-use pingora::protocols::tls::CaType;
+use pingora::protocols::tls::{CaType, TlsRef};
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+use pingora::{Error, ErrorType, Result};
 use portolan_certs::UpstreamIdentity;
+use portolan_certs::verifier::ServerVerifier;
 use portolan_config::document::{Protocol, ProxyVersion};
 use portolan_config::plan::{PoolPlan, ProbeKind};
 use portolan_control::endpoint::Endpoint;
@@ -76,7 +79,18 @@ impl Peers {
         address: SocketAddr,
         name: Option<&str>,
     ) -> Self {
-        let requests = peer(pool, identity, address, name);
+        let verifier = verifier(pool, identity);
+        let verifier = verifier.as_ref();
+        let peer = |address| {
+            let mut peer = peer(pool, identity, address, name);
+            if verifier.is_some() {
+                // Afterwards (see `Target::verify`). That it has the key, it proves to the engine.
+                peer.options.verify_cert = false;
+                peer.options.verify_hostname = false;
+            }
+            peer
+        };
+        let requests = peer(address);
         let mut upgrades = requests.clone();
         if upgrades.options.alpn.get_min_http_version() == 1 {
             upgrades.options.set_http_version(1, 1);
@@ -88,7 +102,7 @@ impl Peers {
         };
         if let Some(probe) = &pool.probe {
             if let Some(port) = probe.port {
-                probes = peer(pool, identity, SocketAddr::new(address.ip(), port), name);
+                probes = peer(SocketAddr::new(address.ip(), port));
             }
             if let Some(host) = &probe.host {
                 probe_host = String::from_utf8_lossy(host.as_bytes()).into_owned();
@@ -101,9 +115,9 @@ impl Peers {
         }
         let authority = authority(address, name);
         Self {
-            requests: Prepared::new(requests, &authority),
-            upgrades: Prepared::new(upgrades, &authority),
-            probes: Prepared::new(probes, &authority),
+            requests: Prepared::new(requests, verifier, &authority),
+            upgrades: Prepared::new(upgrades, verifier, &authority),
+            probes: Prepared::new(probes, verifier, &authority),
             failed_probes: Arc::default(),
             probe_host,
             send_proxy: pool.send_proxy,
@@ -115,6 +129,8 @@ impl Peers {
 #[derive(Clone, Debug)]
 struct Prepared {
     peer: Arc<HttpPeer>,
+    /// Verifies the endpoint once hands are shaken, where the engine cannot do so.
+    verifier: Option<Arc<ServerVerifier>>,
     /// What they are known by, but for their cohort.
     key: u64,
     /// The endpoint's own name, with its port.
@@ -122,10 +138,15 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(peer: HttpPeer, authority: &HeaderValue) -> Self {
+    fn new(
+        peer: HttpPeer,
+        verifier: Option<&Arc<ServerVerifier>>,
+        authority: &HeaderValue,
+    ) -> Self {
         Self {
             key: peer.reuse_hash(),
             peer: Arc::new(peer),
+            verifier: verifier.cloned(),
             authority: authority.clone(),
         }
     }
@@ -162,6 +183,7 @@ impl Cohorts {
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     peer: Arc<HttpPeer>,
+    verifier: Option<Arc<ServerVerifier>>,
     key: u64,
     authority: HeaderValue,
     cohorts: Cohorts,
@@ -175,6 +197,7 @@ impl Target {
         let cohort = cohorts.current();
         Self {
             peer: prepared.peer.clone(),
+            verifier: prepared.verifier.clone(),
             key: prepared.key ^ apart(cohort),
             authority: prepared.authority.clone(),
             cohorts,
@@ -253,6 +276,20 @@ impl Target {
         self.peer.address().as_inet().copied()
     }
 
+    /// Verifies the endpoint at the other end of a connection on which nothing was said yet, where the
+    /// engine has not done so.
+    ///
+    /// # Errors
+    /// It is not believed.
+    pub(crate) fn verify(&self, stream: &Stream) -> Result<()> {
+        let Some(verifier) = &self.verifier else {
+            return Ok(());
+        };
+        let chain = stream.get_ssl().and_then(TlsRef::peer_cert_chain_der);
+        let verified = verifier.verify(chain.unwrap_or_default(), self.peer.sni());
+        verified.map_err(|why| Error::explain(ErrorType::InvalidCert, why))
+    }
+
     /// The same for the engine.
     pub(crate) fn peer(&self) -> HttpPeer {
         let mut peer = HttpPeer::clone(&self.peer);
@@ -315,6 +352,17 @@ fn peer(
     }
     peer.group_key = group_key(pool, identity);
     peer
+}
+
+/// What endpoints of a pool are verified with where the engine cannot: it takes no certificate that
+/// says of itself that it is a CA, though it may be the very one that is trusted.
+fn verifier(
+    pool: &PoolPlan,
+    identity: Option<&Arc<UpstreamIdentity>>,
+) -> Option<Arc<ServerVerifier>> {
+    let verified = pool.tls.as_ref().is_some_and(|tls| !tls.insecure);
+    let identity = identity.filter(|_| verified)?;
+    identity.verifier().map(Arc::new)
 }
 
 /// A number by which the keys of a cohort differ from those of all others.

@@ -362,7 +362,11 @@ pub(crate) fn words(error: &Error) -> String {
             .and_then(|words| words.split(" context: ").last())
             .and_then(|words| words.split("tls connect error cause: ").last())
             .and_then(|words| words.rsplit_once(", SNI: "))
-            .map(|(words, _)| words.to_owned()),
+            .map(|(words, _)| portolan_certs::verifier::plain(words)),
+        ErrorType::InvalidCert => error
+            .context
+            .as_ref()
+            .map(|words| words.as_str().to_owned()),
         ErrorType::ConnectError
         | ErrorType::ReadError
         | ErrorType::WriteError

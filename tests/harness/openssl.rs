@@ -42,6 +42,18 @@ pub(crate) async fn openssl(folder: &Path, args: &str) -> String {
     said
 }
 
+/// The same with something to read, whatever comes of it: what it said.
+pub(crate) async fn openssl_with(folder: &Path, args: &str, input: &str) -> String {
+    let args: Vec<&OsStr> = args.split_whitespace().map(OsStr::new).collect();
+    run(folder, &args, input).await.1
+}
+
+/// The same with arguments as they are.
+pub(crate) async fn try_openssl(folder: &Path, args: &[&str]) -> String {
+    let args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
+    run(folder, &args, "").await.1
+}
+
 /// What became of a connection.
 pub(crate) struct Session {
     /// Hands were shaken, and a request was answered.

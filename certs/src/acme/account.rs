@@ -119,9 +119,10 @@ fn read(issuer: &AcmeIssuerPlan) -> Result<Option<Kept>, OrderError> {
     match std::fs::read(&path) {
         Ok(bytes) => match serde_json::from_slice(&bytes) {
             Ok(kept) => Ok(Some(kept)),
+            // The reader's own words would hold what it has found: there is a key in it.
             Err(error) => Err(OrderError::Storage {
                 path,
-                error: std::io::Error::other(error),
+                error: std::io::Error::other(crate::no_json(&error)),
             }),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

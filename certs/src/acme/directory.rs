@@ -11,17 +11,18 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 
 use super::moment::Moment;
+use crate::bundle::{BundleError, read_chain};
+use crate::client::roots;
+use crate::verifier::{ServerVerifier, own, words};
 
 /// To connect.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -38,13 +39,8 @@ const AGENT: &str = concat!("portolan/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// The file with the authority's certificates cannot be used.
-    #[error("cannot trust `{path}`: {error}")]
-    Ca {
-        /// The file.
-        path: String,
-        /// Why.
-        error: String,
-    },
+    #[error("nobody can be trusted: {0}")]
+    Ca(#[from] BundleError),
     /// The system brings no certificates to trust.
     #[error(
         "this system has no certificates of authorities to trust ({0}): install them, or name some with `ca`"
@@ -114,25 +110,36 @@ impl Client {
     /// # Errors
     /// When there is nobody to trust.
     pub fn new(ca: Option<&Path>, schemes: Schemes) -> Result<Self, RequestError> {
-        let roots = match ca {
-            Some(path) => read_roots(path)?,
-            None => system_roots()?,
-        };
-        Ok(Self::trusting(roots, schemes))
+        match ca {
+            Some(path) => {
+                let chain = read_chain(path)?;
+                let verifier = ServerVerifier::new(roots(&chain, path)?, own(&chain));
+                Ok(Self::trusting(verifier, schemes))
+            }
+            None => Ok(Self::trusting(
+                ServerVerifier::new(system_roots()?, Vec::new()),
+                schemes,
+            )),
+        }
     }
 
     /// One that trusts nobody: TLS fails with everybody.
     pub(super) fn without_roots(schemes: Schemes) -> Self {
-        Self::trusting(RootCertStore::empty(), schemes)
+        Self::trusting(None, schemes)
     }
 
-    fn trusting(roots: RootCertStore, schemes: Schemes) -> Self {
+    fn trusting(verifier: Option<ServerVerifier>, schemes: Schemes) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .expect("ring has cipher suites for TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .expect("ring has cipher suites for TLS 1.2 and 1.3");
+        let tls = match verifier {
+            Some(verifier) => tls
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier)),
+            None => tls.with_root_certificates(RootCertStore::empty()),
+        };
+        let tls = tls.with_no_client_auth();
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT));
@@ -168,7 +175,12 @@ impl Client {
                 .map_err(|error| reason(&error))?;
             let (parts, body) = response.into_parts();
             let body = Limited::new(body, ANSWER).collect().await;
-            let body = body.map_err(|error| RequestError::Failed(error.to_string()))?;
+            let body = body.map_err(|error| {
+                RequestError::Failed(match error.is::<LengthLimitError>() {
+                    true => "the answer is larger than 1 MiB".to_owned(),
+                    false => "the answer broke off".to_owned(),
+                })
+            })?;
             Ok(Response::from_parts(parts, body.to_bytes()))
         };
         match tokio::time::timeout(patience, sending).await {
@@ -222,6 +234,12 @@ fn reason(error: &hyper_util::client::legacy::Error) -> RequestError {
     let mut last: &dyn std::error::Error = error;
     let mut text = Vec::new();
     while let Some(source) = last.source() {
+        let inner = source
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        if let Some(tls) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return RequestError::Failed(format!("TLS handshake failed: {}", words(tls)));
+        }
         text.push(source.to_string());
         last = source;
     }
@@ -230,26 +248,6 @@ fn reason(error: &hyper_util::client::legacy::Error) -> RequestError {
         true => error.to_string(),
         false => text.join(": "),
     })
-}
-
-fn read_roots(path: &Path) -> Result<RootCertStore, RequestError> {
-    let unusable = |error: String| RequestError::Ca {
-        path: path.display().to_string(),
-        error,
-    };
-    let mut roots = RootCertStore::empty();
-    let certificates =
-        CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-        roots
-            .add(certificate)
-            .map_err(|error| unusable(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(unusable("it holds no certificate".to_owned()));
-    }
-    Ok(roots)
 }
 
 fn system_roots() -> Result<RootCertStore, RequestError> {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use instant_acme::CertificateIdentifier;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, Der, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, Der};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::moment::Moment;
 use super::renewal::Validity;
+use crate::bundle::why_not;
+use crate::pem::{Found, Pem};
 
 /// A chain with its key.
 #[derive(Clone, Debug)]
@@ -34,18 +35,21 @@ pub enum Unusable {
     /// The file cannot be read.
     #[error("cannot read it: {0}")]
     Unreadable(#[from] std::io::Error),
-    /// It is not PEM.
-    #[error("it is not PEM: {0}")]
-    NotPem(#[from] rustls_pki_types::pem::Error),
-    /// There is no certificate in it.
-    #[error("it holds no certificate")]
-    Empty,
+    /// It is not PEM, or damaged.
+    #[error("line {}: {}", .0.0, .0.1)]
+    Pem(Found),
+    /// There is no certificate in it, or no key.
+    #[error("it holds no {0}")]
+    Empty(&'static str),
     /// A certificate cannot be read.
-    #[error("a certificate cannot be read: {0}")]
-    Malformed(String),
-    /// The key cannot be used, or is another certificate's.
+    #[error("a certificate in it is damaged")]
+    Malformed,
+    /// The key cannot be used.
     #[error("the key cannot be used: {0}")]
-    Key(#[from] rustls::Error),
+    Key(&'static str),
+    /// The key is another certificate's.
+    #[error("the key does not belong to the certificate")]
+    Mismatch,
     /// A name that was asked for is missing.
     #[error("it is not for {0}")]
     Name(String),
@@ -65,12 +69,14 @@ impl Issued {
     /// # Errors
     /// When they cannot be used.
     pub fn parse(pem: &[u8]) -> Result<Self, Unusable> {
-        let chain: Vec<CertificateDer<'static>> =
-            CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(pem)?;
-        let leaf = chain.first().ok_or(Unusable::Empty)?;
-        let (_, parsed) = X509Certificate::from_der(leaf.as_ref())
-            .map_err(|error| Unusable::Malformed(error.to_string()))?;
+        let pem = Pem::parse(pem).map_err(Unusable::Pem)?;
+        let chain = pem.certificates().map_err(Unusable::Pem)?;
+        let chain: Vec<CertificateDer<'static>> = chain.into_iter().map(|(_, der)| der).collect();
+        let key = pem.private_key().map_err(Unusable::Pem)?;
+        let key = key.ok_or(Unusable::Empty("private key"))?;
+        let leaf = chain.first().ok_or(Unusable::Empty("certificate"))?;
+        let (_, parsed) =
+            X509Certificate::from_der(leaf.as_ref()).map_err(|_| Unusable::Malformed)?;
         let validity = Validity {
             from: Moment::from_seconds(parsed.validity().not_before.timestamp()),
             until: Moment::from_seconds(parsed.validity().not_after.timestamp()),
@@ -97,7 +103,12 @@ impl Issued {
         });
         let serial: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
         let provider = rustls::crypto::ring::default_provider();
-        let certified = CertifiedKey::from_der(chain, key, &provider)?;
+        let why = why_not(&key);
+        let certified =
+            CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => Unusable::Mismatch,
+                _ => Unusable::Key(why),
+            })?;
         Ok(Self {
             certified: Arc::new(certified),
             validity,
@@ -150,7 +161,7 @@ mod tests {
         let mixed = key.unwrap().to_owned() + chain;
         assert!(matches!(
             Issued::parse(mixed.as_bytes()),
-            Err(Unusable::Key(_))
+            Err(Unusable::Mismatch)
         ));
         assert!(Issued::parse(chain.as_bytes()).is_err(), "no key");
         assert!(

@@ -50,7 +50,7 @@ pub enum OrderError {
     #[error("{0}")]
     Unconvinced(String),
     /// The answer to a challenge cannot be made.
-    #[error("cannot answer for {name}: {error}")]
+    #[error("cannot make the certificate that answers for {name}: is that a name?")]
     Answer {
         /// For this name.
         name: String,
@@ -66,7 +66,7 @@ pub enum OrderError {
         error: RecordError,
     },
     /// The key or the request for the certificate cannot be made.
-    #[error("cannot ask for a certificate: {0}")]
+    #[error("cannot make the request for a certificate: are all of its names such?")]
     Ask(#[from] rcgen::Error),
     /// What was issued cannot be used.
     #[error("what the authority issued cannot be used: {0}")]
@@ -155,10 +155,24 @@ fn authority(error: &instant_acme::Error) -> String {
             text
         }
         instant_acme::Error::Timeout(_) => "the authority is not done yet".to_owned(),
-        instant_acme::Error::Json(error) => {
-            format!("the authority answered something else than ACME: {error}")
+        // The reader's own words quote what it has found.
+        instant_acme::Error::Json(error) => format!(
+            "the authority answered something else than ACME: {}",
+            crate::no_json(error)
+        ),
+        instant_acme::Error::Crypto | instant_acme::Error::KeyRejected => {
+            "the key of the account, in `account.json`, is damaged: without the file a new account \
+             is made"
+                .to_owned()
         }
-        other => format!("the authority cannot be asked: {other}"),
+        instant_acme::Error::Other(error) => format!("the authority cannot be asked: {error}"),
+        instant_acme::Error::Unsupported(what) => {
+            format!("the authority does not offer {what}")
+        }
+        instant_acme::Error::Str(what) => {
+            format!("the authority's answer is not whole: it lacks {what}")
+        }
+        _ => "the authority cannot be asked: it has named an address that is none".to_owned(),
     }
 }
 

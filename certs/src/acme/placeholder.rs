@@ -39,7 +39,9 @@ pub(crate) fn stand_ins(
         if !missing.is_empty() {
             match placeholder(missing) {
                 Ok(bundle) => standing.push(Arc::new(bundle)),
-                Err(error) => tracing::warn!("nothing can be shown for {certificate}: {error}"),
+                Err(_) => tracing::warn!(
+                    "nothing can be shown for {certificate} until it is issued: one of its names is none"
+                ),
             }
         }
     }

@@ -96,7 +96,7 @@ pub enum RecordError {
         said: String,
     },
     /// The request for the webhook cannot be made.
-    #[error("cannot ask the webhook: {0}")]
+    #[error("cannot ask the webhook: its URL or its token cannot be sent")]
     Request(#[from] http::Error),
 }
 

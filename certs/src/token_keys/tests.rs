@@ -1,6 +1,7 @@
 //! Sets of keys good and bad, and tokens that tell the truth or lie.
 
 use super::*;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portolan_config::{Machine, check_text};
 use ring::rand::SystemRandom;
 use ring::signature::{
@@ -230,7 +231,7 @@ fn a_key_is_only_used_for_what_is_allowed() {
 }
 
 #[test]
-fn keys_that_are_none_are_left_alone_and_broken_ones_refuse_the_set() {
+fn keys_that_cannot_be_used_are_left_out_and_the_others_count() {
     let signer = Signer::new();
     let mut set = signer.keys();
     let others = [
@@ -238,27 +239,44 @@ fn keys_that_are_none_are_left_alone_and_broken_ones_refuse_the_set() {
         json!({ "kty": "EC", "crv": "secp256k1", "x": "AAAA", "y": "AAAA" }),
         json!({ "kty": "EC", "crv": "P-521", "x": "AAAA", "y": "AAAA" }),
         json!({ "kty": "OKP", "crv": "X25519", "x": "AAAA" }),
+        json!({ "kty": "OKP", "crv": "Ed448", "x": "AAAA" }),
+        json!({ "kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA" }),
         json!({ "kty": "new", "q": 7 }),
     ];
-    let mut encryption = set["keys"][0].clone();
-    encryption["use"] = json!("enc");
-    let mut wrapping = set["keys"][0].clone();
-    wrapping["key_ops"] = json!(["wrapKey"]);
-    let mut shared = set["keys"][0].clone();
-    shared["alg"] = json!("HS256");
+    let changed = |name: &str, value: Value| {
+        let mut key = set["keys"][0].clone();
+        key[name] = value;
+        key
+    };
+    let purposes = [
+        changed("use", json!("enc")),
+        changed("key_ops", json!(["wrapKey"])),
+        changed("alg", json!("HS256")),
+        changed("alg", json!("RSA-OAEP")),
+        changed("alg", json!("ES256K")),
+        changed("alg", json!(7)),
+    ];
     let list = set["keys"].as_array_mut().unwrap();
     list.extend(others.clone());
-    list.extend([encryption, wrapping, shared]);
+    list.extend(purposes);
     let keys = read(&set);
-    assert_eq!((keys.count(), keys.ignored()), (2, 8));
+    assert_eq!((keys.count(), keys.ignored()), (2, 13));
+    assert_eq!(keys.faults(), []);
     let none = json!({ "keys": others }).to_string();
     assert_eq!(
         TokenKeys::parse(none.as_bytes()).unwrap_err(),
-        KeysError::NoneFit(5)
+        KeysError::NoneFit(7, Vec::new())
     );
     let rsa = |n: &str, e: &str| json!({ "kty": "RSA", "n": n, "e": e });
     let small = URL_SAFE_NO_PAD.encode([0xff; 128]);
     let whole = URL_SAFE_NO_PAD.encode([0xff; 256]);
+    let claims = json!({ "exp": 2_000 });
+    let tokens = [
+        signer.sign(&json!({ "alg": "ES256", "kid": "c" }), &claims),
+        signer.sign(&json!({ "alg": "EdDSA", "kid": "e" }), &claims),
+    ];
+    let policy = policy("issuer: x, audience: y, algorithms: [ ES256, EdDSA ]");
+    let anybody = self::policy("algorithms: [ ES256, EdDSA ]");
     for broken in [
         rsa(&small, "AQAB"),
         rsa(&whole, "AQ"),
@@ -267,17 +285,40 @@ fn keys_that_are_none_are_left_alone_and_broken_ones_refuse_the_set() {
         rsa("!", "AQAB"),
         json!({ "kty": "RSA", "n": 7, "e": "AQAB" }),
         json!({ "kty": "RSA" }),
-        json!({ "kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA" }),
+        json!({ "kty": "EC" }),
         json!({ "kty": "EC", "crv": "P-256", "x": "AAAA" }),
+        json!({ "kty": "EC", "crv": "P-256", "x": whole, "y": "AAAA" }),
         json!({ "kty": "OKP", "crv": "Ed25519", "x": "AAAA" }),
+        json!({ "kty": "OKP", "crv": "Ed25519" }),
+        json!({ "kid": "c" }),
+        json!({ "kty": null }),
+        json!(7),
+        Value::Null,
+        json!([]),
     ] {
         let mut set = signer.keys();
-        set["keys"].as_array_mut().unwrap().push(broken.clone());
-        let error = TokenKeys::parse(set.to_string().as_bytes()).unwrap_err();
+        set["keys"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, broken.clone());
+        let keys = read(&set);
+        assert_eq!((keys.count(), keys.ignored()), (2, 0), "{broken}");
+        let faults = keys.faults();
         assert!(
-            matches!(error, KeysError::BadKey { number: 3, .. }),
-            "{broken}: {error}"
+            matches!(
+                faults,
+                [KeyFault {
+                    number: 1,
+                    used: false,
+                    ..
+                }]
+            ),
+            "{broken}"
         );
+        for token in &tokens {
+            assert!(keys.believe(token, &anybody, at(1)).is_ok(), "{broken}");
+            assert!(keys.believe(token, &policy, at(1)).is_err());
+        }
     }
     for text in [
         "",
@@ -291,4 +332,160 @@ fn keys_that_are_none_are_left_alone_and_broken_ones_refuse_the_set() {
     }
     let many = json!({ "keys": vec![signer.keys()["keys"][0].clone(); 101] }).to_string();
     assert!(TokenKeys::parse(many.as_bytes()).is_err());
+}
+
+#[test]
+fn keys_of_one_name_are_all_tried() {
+    let (one, two) = (Signer::new(), Signer::new());
+    let mut set = one.keys();
+    let more = two.keys()["keys"].as_array().unwrap().clone();
+    set["keys"].as_array_mut().unwrap().extend(more);
+    let keys = read(&set);
+    let policy = policy("algorithms: [ ES256, EdDSA ]");
+    for signer in [&one, &two] {
+        for header in [
+            json!({ "alg": "ES256", "kid": "c" }),
+            json!({ "alg": "EdDSA", "kid": "e" }),
+        ] {
+            let token = signer.sign(&header, &json!({ "exp": 2_000 }));
+            assert!(keys.believe(&token, &policy, at(1)).is_ok(), "{header}");
+        }
+    }
+}
+
+/// A number as some write it who publish keys: with its sign, with padding, or shortened.
+#[test]
+fn keys_are_read_however_their_numbers_are_written() {
+    let signer = Signer::new();
+    let policy = policy("algorithms: [ ES256, RS256 ]");
+    let token = signer.sign(
+        &json!({ "alg": "ES256", "kid": "c" }),
+        &json!({ "exp": 2_000 }),
+    );
+    let point = signer.curve.public_key().as_ref().to_vec();
+    let padded = |bytes: &[u8]| base64::prelude::BASE64_STANDARD.encode(bytes);
+    let short = |bytes: &[u8]| {
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        URL_SAFE_NO_PAD.encode(&bytes[zeros..])
+    };
+    for write in [&padded as &dyn Fn(&[u8]) -> String, &short] {
+        let key = json!({ "kty": "EC", "crv": "P-256", "x": write(&point[1..33]), "y": write(&point[33..]) });
+        let keys = read(&json!({ "keys": [key] }));
+        assert!(keys.believe(&token, &policy, at(1)).is_ok());
+    }
+    let rsa: Value = serde_json::from_str(SET).unwrap();
+    let n = URL_SAFE_NO_PAD
+        .decode(rsa["keys"][0]["n"].as_str().unwrap())
+        .unwrap();
+    let signed = padded(&[&[0], n.as_slice()].concat());
+    let keys = read(&json!({ "keys": [{ "kty": "RSA", "n": signed, "e": "AAEAAQ==" }] }));
+    assert!(keys.believe(RS256, &policy, at(1)).is_ok());
+}
+
+/// Sets as those publish them who issue most of the world's tokens. Their numbers are others; their
+/// members, and what is odd about them, are theirs.
+#[test]
+fn sets_of_well_known_issuers_are_read() {
+    let signer = Signer::new();
+    let own = signer.keys();
+    let (point, edwards) = (&own["keys"][0], &own["keys"][1]);
+    let standards: Value = serde_json::from_str(SET).unwrap();
+    let (n, e) = (&standards["keys"][0]["n"], &standards["keys"][0]["e"]);
+    let chain = json!(["MIIDBTCCAe2gAwIBAgIQ"]);
+    let (x, y) = (&point["x"], &point["y"]);
+    let sets = [
+        // Google.
+        (
+            1,
+            0,
+            json!({ "keys": [
+                { "e": e, "n": n, "use": "sig", "alg": "RS256", "kid": "7c0b6913fe13820a", "kty": "RSA" },
+            ]}),
+        ),
+        // Google's for IAP.
+        (
+            1,
+            0,
+            json!({ "keys": [
+                { "alg": "ES256", "crv": "P-256", "kid": "f9R3yg", "kty": "EC", "use": "sig", "x": x, "y": y },
+            ]}),
+        ),
+        // Auth0.
+        (
+            1,
+            1,
+            json!({ "keys": [
+                { "alg": "RS256", "kty": "RSA", "use": "sig", "x5c": chain, "n": n, "e": e, "kid": "NjVBRjY5", "x5t": "NjVBRjY5" },
+                { "alg": "RSA-OAEP-256", "kty": "RSA", "use": "enc", "x5c": chain, "n": n, "e": e, "kid": "q" },
+            ]}),
+        ),
+        // Keycloak: what signs beside what encrypts; EdDSA and P-521 where they were switched on.
+        (
+            2,
+            2,
+            json!({ "keys": [
+                { "kid": "a", "kty": "RSA", "alg": "RSA-OAEP", "use": "enc", "n": n, "e": e, "x5c": chain, "x5t": "t", "x5t#S256": "s" },
+                { "kid": "b", "kty": "RSA", "alg": "RS256", "use": "sig", "n": n, "e": e, "x5c": chain, "x5t": "t", "x5t#S256": "s" },
+                { "kid": "c", "kty": "OKP", "alg": "EdDSA", "use": "sig", "crv": "Ed25519", "x": edwards["x"] },
+                { "kid": "d", "kty": "EC", "alg": "ES512", "use": "sig", "crv": "P-521", "x": "AAAA", "y": "AAAA" },
+            ]}),
+        ),
+        // Azure AD: no `alg`, an issuer in every key.
+        (
+            2,
+            0,
+            json!({ "keys": [
+                { "kty": "RSA", "use": "sig", "kid": "kg2L", "x5t": "kg2L", "n": n, "e": e, "x5c": chain, "cloud_instance_name": "microsoftonline.com", "issuer": "https://login.microsoftonline.com/{tenantid}/v2.0" },
+                { "kty": "RSA", "use": "sig", "kid": "X5eX", "x5t": "X5eX", "n": n, "e": e, "x5c": chain, "issuer": "https://login.microsoftonline.com/x/v2.0" },
+            ]}),
+        ),
+        // Azure AD B2C: times beside the key.
+        (
+            1,
+            0,
+            json!({ "keys": [
+                { "kid": "X5eXk4", "nbf": 1493763266, "use": "sig", "kty": "RSA", "e": e, "n": n },
+            ]}),
+        ),
+        // Okta.
+        (
+            1,
+            0,
+            json!({ "keys": [
+                { "kty": "RSA", "alg": "RS256", "kid": "U5R8cH", "use": "sig", "e": e, "n": n },
+            ]}),
+        ),
+        // AWS Cognito: two keys, of identity and of access tokens.
+        (
+            2,
+            0,
+            json!({ "keys": [
+                { "alg": "RS256", "e": e, "kid": "1234example=", "kty": "RSA", "n": n, "use": "sig" },
+                { "alg": "RS256", "e": e, "kid": "5678example=", "kty": "RSA", "n": n, "use": "sig" },
+            ]}),
+        ),
+        // Curity, Ory and others: operations, and times of their own.
+        (
+            2,
+            1,
+            json!({ "keys": [
+                { "kty": "EC", "kid": "public:x", "use": "sig", "alg": "ES256", "crv": "P-256", "x": x, "y": y, "key_ops": ["verify"], "ext": true },
+                { "kty": "OKP", "kid": "e", "use": "sig", "alg": "Ed25519", "crv": "Ed25519", "x": edwards["x"], "iat": 1, "exp": 2 },
+                { "kty": "EC", "kid": "k", "use": "sig", "alg": "ES256K", "crv": "secp256k1", "x": x, "y": y },
+            ]}),
+        ),
+    ];
+    for (count, ignored, set) in sets {
+        let keys = read(&set);
+        assert_eq!((keys.count(), keys.ignored()), (count, ignored), "{set}");
+        assert_eq!(keys.faults(), [], "{set}");
+    }
+    // Somebody has published the private part as well: told, without it.
+    let mut open = point.clone();
+    open["d"] = json!("870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE");
+    let keys = read(&json!({ "keys": [open] }));
+    assert_eq!(keys.count(), 1);
+    let said = keys.faults()[0].to_string();
+    assert!(said.starts_with("key 1 has its private part"), "{said}");
+    assert!(!format!("{keys:?}").contains("870MB6gf"));
 }

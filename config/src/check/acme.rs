@@ -151,6 +151,18 @@ fn records(hook: &DnsHook, found: &mut Vec<Diagnostic>) {
         )),
         _ => {}
     }
+    if let Some(token) = &hook.token
+        && http::HeaderValue::from_str(token.value.expose()).is_err()
+    {
+        found.push(
+            Diagnostic::error(
+                Code::BadValue,
+                token.origin,
+                "the token has characters that no header can have",
+            )
+            .help("it is one line of printable ASCII"),
+        );
+    }
     if let (Some(token), None) = (&hook.token, &hook.webhook) {
         found.push(Diagnostic::error(
             Code::MissingKey,

@@ -28,6 +28,9 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
     let mut names: HashMap<&str, Origin> = HashMap::with_capacity(document.routes.len());
     let mut matches = HashMap::with_capacity(document.routes.len());
     for route in &document.routes {
+        if let Some(name) = &route.name {
+            super::shown(name, found);
+        }
         if let Some(name) = &route.name
             && let Some(first) = names.insert(name.value.as_str(), name.origin)
         {

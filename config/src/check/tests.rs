@@ -9,6 +9,7 @@ use crate::source::At;
 
 pub(super) fn check(document: &Document, names: &Names<'_>, found: &mut Vec<Diagnostic>) {
     for test in &document.tests {
+        super::shown(&test.name, found);
         for down in &test.down {
             check_down(document, names, down, found);
         }

@@ -411,7 +411,8 @@ document! {
         /// The name that is asked for (SNI) and that the certificate must have. By default the
         /// pool's `host`, else the endpoint's name or address.
         pub server_name: Option<At<String>>,
-        /// CAs to trust instead of the system's, as a PEM file.
+        /// CAs to trust instead of the system's, as a PEM file; or the very certificate that the
+        /// endpoint shows, if it has signed it itself.
         pub ca: Option<At<PathBuf>>,
         /// A certificate to show when an endpoint asks for one, as a PEM file.
         pub client_cert: Option<At<PathBuf>>,

@@ -111,15 +111,16 @@ impl Reloader {
             let source = source.to_string();
             let said = match looked {
                 Looked::Same | Looked::StillFailed => continue,
-                Looked::New(count) => Said::Replaced {
+                Looked::New(count, faults) => Said::Replaced {
                     source,
                     count: *count,
+                    faults: faults.clone(),
                 },
                 // A file that could not be used from the beginning was refused with its configuration.
-                Looked::Failed(error) => Said::Failed {
+                Looked::Failed(error, keys) => Said::Failed {
                     source,
                     error: error.to_string(),
-                    keys: true,
+                    keys: *keys,
                 },
             };
             self.parts.journal.tell(&Notice::TokenKeys(said));

@@ -19,6 +19,9 @@ pub struct TokenKeysEntry {
     pub keys: usize,
     /// Keys in the same set that are of other kinds or for other purposes.
     pub ignored: usize,
+    /// What is wrong with keys in the same set that should verify tokens.
+    #[serde(default)]
+    pub faults: Vec<String>,
     /// When they were last had, in seconds since 1970.
     pub had: Option<u64>,
     /// Why there are no newer ones.
@@ -47,6 +50,9 @@ impl TokenKeysEntry {
             routes: Vec::new(),
             keys: keys.as_ref().map_or(0, |keys| keys.count()),
             ignored: keys.as_ref().map_or(0, |keys| keys.ignored()),
+            faults: keys.as_ref().map_or_else(Vec::new, |keys| {
+                keys.faults().iter().map(ToString::to_string).collect()
+            }),
             had: set.had(),
             error: set.error().map(|error| error.to_string()),
         }
@@ -63,6 +69,10 @@ impl TokenKeysEntry {
             )),
             (_, Some(error)) => Some(format!(
                 "no newer keys of tokens from {source}, so those of before go on: {error}"
+            )),
+            (_, None) if !self.faults.is_empty() => Some(format!(
+                "among the keys of tokens from {source}: {}",
+                self.faults.join("; ")
             )),
             (_, None) => None,
         }

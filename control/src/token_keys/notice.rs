@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use portolan_certs::token_keys::KeyFault;
+
 /// Something an operator wants to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
@@ -12,6 +14,8 @@ pub enum Said {
         source: String,
         /// How many they are.
         count: usize,
+        /// What is wrong with others beside them.
+        faults: Vec<KeyFault>,
     },
     /// They cannot be had, or cannot be used.
     Failed {
@@ -53,6 +57,10 @@ impl Said {
     pub(crate) fn reason(&self) -> Option<String> {
         match self {
             Self::Failed { error, .. } => Some(error.clone()),
+            Self::Replaced { faults, .. } if !faults.is_empty() => {
+                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                Some(faults.join("; "))
+            }
             Self::Replaced { .. } | Self::Old { .. } => None,
         }
     }
@@ -60,7 +68,8 @@ impl Said {
     /// Writes the log line.
     pub(crate) fn emit(&self) {
         match self {
-            Self::Replaced { .. } => tracing::info!("{self}"),
+            Self::Replaced { faults, .. } if faults.is_empty() => tracing::info!("{self}"),
+            Self::Replaced { .. } => tracing::warn!("{self}"),
             Self::Failed { keys: true, .. } | Self::Old { .. } => tracing::warn!("{self}"),
             Self::Failed { keys: false, .. } => tracing::error!("{self}"),
         }
@@ -70,8 +79,13 @@ impl Said {
 impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Replaced { source, count } => {
-                write!(f, "{count} keys of tokens from {source} are in use")
+            Self::Replaced {
+                source,
+                count,
+                faults,
+            } => {
+                write!(f, "{count} keys of tokens from {source} are in use")?;
+                faults.iter().try_for_each(|fault| write!(f, "; {fault}"))
             }
             Self::Failed {
                 source,

@@ -185,6 +185,7 @@ impl Upstream {
                     descriptors::one_for_endpoint().map_err(no_descriptor)?;
                 }
                 let stream = self.connector.new_stream(&target.peer()).await?;
+                target.verify(&stream)?;
                 match stream.selected_alpn_proto() {
                     Some(ALPN::H2) => return Ok(Opened::Two(EndpointStream::Engine(stream))),
                     Some(_) => return Ok(Opened::One(EndpointStream::Engine(stream))),

@@ -260,7 +260,7 @@ async fn serve(listener: Arc<Listener>, mut stream: TcpStream, service: &Service
         None => (Transport::Plain(stream), None),
         Some(server) => {
             let limit = limits.header_timeout;
-            match shake_hands(stream, server, limit, &listener.handshakes).await {
+            match shake_hands(stream, server, local.ip(), limit, &listener.handshakes).await {
                 Shaken::Client(stream, tls) => (Transport::Tls(stream), Some(tls)),
                 Shaken::PlainHttp(stream) => (Transport::Plain(stream), None),
                 Shaken::Nothing => return,

@@ -1,6 +1,7 @@
 //! The TLS handshake with a client: which certificate it gets, who it is, and how it ended.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ pub(super) enum Shaken {
 pub(super) async fn shake_hands(
     stream: TcpStream,
     server: &ServerTls,
+    came_to: IpAddr,
     limit: Duration,
     handshakes: &Handshakes,
 ) -> Shaken {
@@ -40,7 +42,7 @@ pub(super) async fn shake_hands(
         tracing::debug!("TLS handshake failed ({}): {error}", fault.as_str());
         handshakes.one(Handshake::Refused(fault));
     };
-    match tokio::time::timeout(limit, begin(stream, server)).await {
+    match tokio::time::timeout(limit, begin(stream, server, came_to)).await {
         Ok(Ok(Begun::Client(stream, tls))) => {
             if let Some(client) = &tls.client
                 && client.identity.not_after < portolan_certs::now()
@@ -143,14 +145,14 @@ fn is_plain_http(said: &[u8]) -> bool {
     !method.is_empty() && method.iter().all(u8::is_ascii_alphabetic)
 }
 
-async fn begin(mut stream: TcpStream, server: &ServerTls) -> io::Result<Begun> {
+async fn begin(mut stream: TcpStream, server: &ServerTls, came_to: IpAddr) -> io::Result<Begun> {
     let Some(accepted) = first_words(&mut stream).await? else {
         return Ok(Begun::PlainHttp(stream));
     };
     let started = StartHandshake::from_parts(accepted, stream);
     // The same for all of the connection, whatever changes meanwhile.
     let serving = server.serving();
-    let chosen = serving.choose(&started.client_hello());
+    let chosen = serving.choose(&started.client_hello(), came_to);
     let stream = started.into_stream(chosen.config).await?;
     if chosen.challenge {
         return Ok(Begun::Challenge(stream));
@@ -174,6 +176,7 @@ async fn begin(mut stream: TcpStream, server: &ServerTls) -> io::Result<Begun> {
             _ => "TLSv1.3",
         },
         certificate: chosen.certificate,
+        named: chosen.named,
         able: chosen.able,
         store: serving.store.clone(),
         asked: server.client_auth().is_some(),

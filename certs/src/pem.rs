@@ -1,0 +1,800 @@
+//! PEM (RFC 7468), read in one place for everything: chains, keys, CAs, lists of revoked certificates.
+//!
+//! A file that is damaged is refused with its line and with what is wrong, in words that never hold a byte
+//! of what stands in it: it may be a key. Nothing is passed over silently that may have been meant: two
+//! markers on one line, a marker with a dash too few, a section without its end.
+//!
+//! What is harmless is taken: text before, between and behind sections (as `openssl` writes it), spaces
+//! around lines, the line endings of Windows, a byte order mark, base64 without its padding.
+
+use std::fmt;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs1KeyDer,
+    PrivatePkcs8KeyDer, PrivateSec1KeyDer,
+};
+
+use crate::bundle::{BundleError, unreadable};
+
+/// With or without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Larger files are not read. Lists of revoked certificates can be long.
+const LARGEST: u64 = 64 << 20;
+
+const BEGIN: &str = "-----BEGIN ";
+const END: &str = "-----END ";
+const DASHES: &str = "-----";
+
+/// The kinds of sections that are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A certificate.
+    Certificate,
+    /// A private key in PKCS #8.
+    Pkcs8,
+    /// An RSA key in PKCS #1.
+    Pkcs1,
+    /// An EC key in SEC 1.
+    Sec1,
+    /// A list of revoked certificates.
+    RevocationList,
+    /// A private key that only a passphrase opens.
+    Encrypted,
+    /// A private key as `ssh-keygen` writes it.
+    OpenSsh,
+    /// A DSA key.
+    Dsa,
+    /// A public key.
+    PublicKey,
+    /// A request for a certificate.
+    Request,
+    /// The parameters of a curve.
+    EcParameters,
+    /// The parameters of a key exchange.
+    DhParameters,
+    /// A certificate with OpenSSL's own notes behind it.
+    Trusted,
+    /// Certificates in a PKCS #7 envelope.
+    Pkcs7,
+    /// Something of PGP.
+    Pgp,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    /// The kind that a label stands for.
+    fn of(label: &str) -> Self {
+        match label {
+            "CERTIFICATE" | "X509 CERTIFICATE" => Self::Certificate,
+            "PRIVATE KEY" => Self::Pkcs8,
+            "RSA PRIVATE KEY" => Self::Pkcs1,
+            "EC PRIVATE KEY" => Self::Sec1,
+            "X509 CRL" => Self::RevocationList,
+            "ENCRYPTED PRIVATE KEY" => Self::Encrypted,
+            "OPENSSH PRIVATE KEY" => Self::OpenSsh,
+            "DSA PRIVATE KEY" => Self::Dsa,
+            "PUBLIC KEY" | "RSA PUBLIC KEY" | "EC PUBLIC KEY" => Self::PublicKey,
+            "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Self::Request,
+            "EC PARAMETERS" => Self::EcParameters,
+            "DH PARAMETERS" | "X9.42 DH PARAMETERS" => Self::DhParameters,
+            "TRUSTED CERTIFICATE" => Self::Trusted,
+            "PKCS7" | "CMS" | "PKCS #7 SIGNED DATA" => Self::Pkcs7,
+            _ if label.starts_with("PGP ") => Self::Pgp,
+            _ => Self::Other,
+        }
+    }
+
+    /// What it is, in words.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Certificate => "a certificate",
+            Self::Pkcs8 | Self::Pkcs1 | Self::Sec1 => "a private key",
+            Self::RevocationList => "a list of revoked certificates",
+            Self::Encrypted => "an encrypted private key",
+            Self::OpenSsh => "a private key in the format of OpenSSH",
+            Self::Dsa => "a DSA key",
+            Self::PublicKey => "a public key",
+            Self::Request => "a certificate request",
+            Self::EcParameters => "the parameters of a curve",
+            Self::DhParameters => "the parameters of a key exchange",
+            Self::Trusted => "a `TRUSTED CERTIFICATE`",
+            Self::Pkcs7 => "a PKCS #7 envelope",
+            Self::Pgp => "something of PGP",
+            Self::Other => "something else",
+        }
+    }
+
+    /// Whether its content is read; all others only have to begin and to end.
+    fn is_read(self) -> bool {
+        matches!(
+            self,
+            Self::Certificate | Self::Pkcs8 | Self::Pkcs1 | Self::Sec1 | Self::RevocationList
+        )
+    }
+}
+
+/// What is wrong with a PEM file. Its words hold nothing of the file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is not text at all, but DER.
+    Der,
+    /// It is a key store of Java or Windows.
+    KeyStore,
+    /// It is text in UTF-16.
+    Utf16,
+    /// It is a key as PuTTY writes it.
+    Putty,
+    /// A section's marker shares its line with the content: the line breaks were lost.
+    NoLineBreaks,
+    /// The line breaks were written as `\n`.
+    EscapedLineBreaks,
+    /// Two markers share a line.
+    Glued,
+    /// A marker does not stand alone on its line.
+    NotAlone,
+    /// A marker has not five dashes on both sides.
+    Marker,
+    /// A section ends that has not begun.
+    NotBegun,
+    /// A section does not end before the next one begins.
+    NotEnded {
+        /// Where it began.
+        begun: usize,
+    },
+    /// The file ends within a section.
+    CutOff,
+    /// A section ends as something else than it began.
+    OtherEnd {
+        /// Where it began.
+        begun: usize,
+    },
+    /// A line of a section is not base64.
+    Base64,
+    /// The base64 of a section is not whole.
+    Incomplete,
+    /// There is nothing in a section.
+    Empty,
+    /// The key is encrypted.
+    Encrypted,
+    /// There is none of what is wanted, but something else.
+    Other {
+        /// What is wanted.
+        wanted: &'static str,
+        /// What there is.
+        found: Kind,
+    },
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Der => f.write_str(
+                "it is in DER, not in PEM: convert it with `openssl x509 -inform DER` or \
+                 `openssl pkey -inform DER`",
+            ),
+            Self::KeyStore => f.write_str(
+                "it is a key store, not PEM: export the certificates and the key with \
+                 `openssl pkcs12 -nodes`",
+            ),
+            Self::Utf16 => f.write_str("it is written in UTF-16: save it as UTF-8"),
+            Self::Putty => f.write_str(
+                "it is a key in the format of PuTTY, not in PEM: export it with PuTTYgen",
+            ),
+            Self::NoLineBreaks => f.write_str(
+                "the line breaks of the section are lost: its BEGIN line, each 64 characters of its \
+                 base64 and its END line stand on lines of their own",
+            ),
+            Self::EscapedLineBreaks => {
+                f.write_str("line breaks are written as `\\n`: write real ones")
+            }
+            Self::Glued => f.write_str(
+                "two markers stand on one line: a line break is missing between an END and the next \
+                 BEGIN",
+            ),
+            Self::NotAlone => f.write_str(
+                "a marker shares its line with something else: a line break is missing before or \
+                 behind it",
+            ),
+            Self::Marker => f.write_str(
+                "this looks like a marker and is none: it has five dashes on both sides, as in \
+                 `-----BEGIN CERTIFICATE-----`",
+            ),
+            Self::NotBegun => f.write_str("a section ends here that has not begun"),
+            Self::NotEnded { begun } => write!(
+                f,
+                "a section begins here, but the one that began in line {begun} has no END line"
+            ),
+            Self::CutOff => f.write_str(
+                "the section that begins here has no END line: the file may have been cut off",
+            ),
+            Self::OtherEnd { begun } => write!(
+                f,
+                "the section ends as another kind than it began as in line {begun}"
+            ),
+            Self::Base64 => f.write_str("the line holds something that is not base64"),
+            Self::Incomplete => f.write_str(
+                "the base64 of the section that begins here is not whole: characters are missing or \
+                 too many",
+            ),
+            Self::Empty => f.write_str("the section that begins here holds nothing"),
+            Self::Encrypted => f.write_str(
+                "the key is encrypted, and Portolan asks for no passphrase: decrypt it with \
+                 `openssl pkey -in FILE -out FILE.decrypted`",
+            ),
+            Self::Other { wanted, found } => {
+                write!(f, "there is no {wanted} in it, but {}", found.words())?;
+                match found {
+                    Kind::OpenSsh => f.write_str(
+                        ": convert it with `ssh-keygen -p -m PEM -f FILE`",
+                    ),
+                    Kind::Trusted => {
+                        f.write_str(": convert it with `openssl x509 -in FILE -out FILE.pem`")
+                    }
+                    Kind::Pkcs7 => f.write_str(
+                        ": take the certificates out of it with `openssl pkcs7 -print_certs`",
+                    ),
+                    Kind::Request => f.write_str(
+                        ": that is what a CA is asked with, and its answer belongs here",
+                    ),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// What is wrong, and in which line, from 1; 0: with the file as a whole.
+pub type Found = (usize, Fault);
+
+/// One section of a file.
+struct Section {
+    kind: Kind,
+    /// The line where it begins, from 1.
+    line: usize,
+    /// Its content; empty where it is not read.
+    der: Vec<u8>,
+}
+
+/// Leaves the content out: it may be a key.
+impl fmt::Debug for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Section({:?}, line {})", self.kind, self.line)
+    }
+}
+
+/// A PEM file, taken apart.
+#[derive(Debug)]
+pub struct Pem {
+    sections: Vec<Section>,
+}
+
+impl Pem {
+    /// Takes a text apart.
+    ///
+    /// # Errors
+    /// What is damaged in it, and where.
+    pub fn parse(text: &[u8]) -> Result<Self, Found> {
+        whole(text).map_err(|fault| (0, fault))?;
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        let mut reader = Reader::default();
+        for (at, line) in lines(text).enumerate() {
+            reader.line(at + 1, line)?;
+        }
+        reader.end()
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged.
+    pub fn read(path: &Path) -> Result<Self, BundleError> {
+        let text = content(path).map_err(|error| unreadable(path, &error))?;
+        Self::parse(&text).map_err(|found| BundleError::pem(path, found))
+    }
+
+    /// The certificates in it with the lines where they begin.
+    ///
+    /// # Errors
+    /// There is something that may have been meant as one, and is none.
+    pub fn certificates(&self) -> Result<Vec<(usize, CertificateDer<'static>)>, Found> {
+        let odd = |section: &&Section| matches!(section.kind, Kind::Trusted | Kind::Pkcs7);
+        if let Some(odd) = self.sections.iter().find(odd) {
+            return Err(self.other("certificate", odd));
+        }
+        let found: Vec<_> = self
+            .of(Kind::Certificate)
+            .map(|section| (section.line, CertificateDer::from(section.der.clone())))
+            .collect();
+        self.some(found, "certificate")
+    }
+
+    /// The lists of revoked certificates in it.
+    ///
+    /// # Errors
+    /// There is none, but something else.
+    pub fn revocation_lists(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, Found> {
+        let found: Vec<_> = self
+            .of(Kind::RevocationList)
+            .map(|section| CertificateRevocationListDer::from(section.der.clone()))
+            .collect();
+        self.some(found, "list of revoked certificates")
+    }
+
+    /// The first private key in it that can be read. Nothing if there is none, nor anything else.
+    ///
+    /// # Errors
+    /// There is something else instead.
+    pub fn private_key(&self) -> Result<Option<PrivateKeyDer<'static>>, Found> {
+        let key = self.sections.iter().find_map(|section| {
+            let der = || section.der.clone();
+            Some(match section.kind {
+                Kind::Pkcs8 => PrivatePkcs8KeyDer::from(der()).into(),
+                Kind::Pkcs1 => PrivatePkcs1KeyDer::from(der()).into(),
+                Kind::Sec1 => PrivateSec1KeyDer::from(der()).into(),
+                _ => return None,
+            })
+        });
+        if key.is_some() {
+            return Ok(key);
+        }
+        let encrypted = |section: &&Section| section.kind == Kind::Encrypted;
+        if let Some(encrypted) = self.sections.iter().find(encrypted) {
+            return Err((encrypted.line, Fault::Encrypted));
+        }
+        // A chain without its key is told by whoever looks for both.
+        let other = |section: &&Section| section.kind != Kind::Certificate;
+        match self.sections.iter().find(other) {
+            Some(other) => Err(self.other("private key", other)),
+            None => Ok(None),
+        }
+    }
+
+    fn of(&self, kind: Kind) -> impl Iterator<Item = &Section> {
+        self.sections
+            .iter()
+            .filter(move |section| section.kind == kind)
+    }
+
+    fn some<T>(&self, found: Vec<T>, wanted: &'static str) -> Result<Vec<T>, Found> {
+        match self.sections.first() {
+            Some(other) if found.is_empty() => Err(self.other(wanted, other)),
+            _ => Ok(found),
+        }
+    }
+
+    fn other(&self, wanted: &'static str, section: &Section) -> Found {
+        let found = section.kind;
+        (section.line, Fault::Other { wanted, found })
+    }
+}
+
+/// The content of a file, unless that would never end or is far too much.
+fn content(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::{Error, Read as _};
+    // Looked at before it is opened: opening a pipe waits for whoever writes into it.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(Error::other("it is not a file"));
+    }
+    let mut content = Vec::new();
+    let file = std::fs::File::open(path)?;
+    file.take(LARGEST + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > LARGEST {
+        return Err(Error::other("it is larger than 64 MiB"));
+    }
+    Ok(content)
+}
+
+/// Looks at a file as a whole: is it text?
+fn whole(text: &[u8]) -> Result<(), Fault> {
+    match text {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'-', 0, ..] | [0, b'-', ..] => Err(Fault::Utf16),
+        [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] => Err(Fault::KeyStore),
+        // A sequence whose length takes one byte, two or three. In PKCS #12 it begins with version 3.
+        [0x30, 0x82, _, _, 2, 1, 3, ..] | [0x30, 0x83, _, _, _, 2, 1, 3, ..] => {
+            Err(Fault::KeyStore)
+        }
+        [0x30, 0x81..=0x83, ..] => Err(Fault::Der),
+        _ if text.starts_with(b"0") && text.contains(&0) => Err(Fault::Der),
+        _ if text.starts_with(b"PuTTY-User-Key-File-") => Err(Fault::Putty),
+        _ => Ok(()),
+    }
+}
+
+/// The lines of a text, whichever way they end, without spaces around them.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    // A carriage return before a line feed must not count as a line of its own.
+    text.split_inclusive(|byte| *byte == b'\n')
+        .flat_map(|line| {
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            line.split(|byte| *byte == b'\r')
+        })
+        .map(<[u8]>::trim_ascii)
+}
+
+/// What a line is.
+enum Line<'a> {
+    Begin(&'a str),
+    End(&'a str),
+    Text(&'a [u8]),
+}
+
+/// Tells markers from everything else.
+fn classify(line: &[u8]) -> Result<Line<'_>, Fault> {
+    // What is not UTF-8 has no marker that anybody could read.
+    let Ok(text) = std::str::from_utf8(line) else {
+        return Ok(Line::Text(line));
+    };
+    let marker = |begin: &str| {
+        let label = text.strip_prefix(begin)?.strip_suffix(DASHES)?;
+        (!label.contains('-') && !label.is_empty()).then_some(label)
+    };
+    if let Some(label) = marker(BEGIN) {
+        return Ok(Line::Begin(label));
+    }
+    if let Some(label) = marker(END) {
+        return Ok(Line::End(label));
+    }
+    match text.matches(BEGIN).count() + text.matches(END).count() {
+        0 if looks_like_marker(text) => Err(Fault::Marker),
+        0 => Ok(Line::Text(line)),
+        markers => Err(not_alone(text, markers)),
+    }
+}
+
+/// What is wrong with a line that has markers, and is none.
+fn not_alone(text: &str, markers: usize) -> Fault {
+    let begun = text.strip_prefix(BEGIN);
+    let ended = text.strip_prefix(END);
+    if text.contains("\\n") || text.contains("\\r") {
+        return Fault::EscapedLineBreaks;
+    }
+    if markers > 1 {
+        return match begun {
+            Some(_) => Fault::NoLineBreaks,
+            None => Fault::Glued,
+        };
+    }
+    // Closed by too few dashes, or by too many.
+    let open = |rest: &str| !rest.trim_end_matches('-').contains(DASHES);
+    match (begun, ended) {
+        (Some(rest), _) | (_, Some(rest)) if open(rest) => Fault::Marker,
+        (Some(_), _) => Fault::NoLineBreaks,
+        _ => Fault::NotAlone,
+    }
+}
+
+/// A marker with dashes too few, or with those that word processors make of them.
+fn looks_like_marker(text: &str) -> bool {
+    let dash = |c: char| matches!(c, '-' | '\u{2010}'..='\u{2015}' | '\u{2212}');
+    ["BEGIN ", "END ", "BEGIN\u{a0}", "END\u{a0}"]
+        .iter()
+        .any(|word| {
+            text.match_indices(word).any(|(at, _)| {
+                let (before, after) = (&text[..at], &text[at + word.len()..]);
+                let named = ["CERTIFICATE", "KEY", "CRL"];
+                before.trim_end().ends_with(dash) && named.iter().any(|name| after.contains(name))
+            })
+        })
+}
+
+/// Reads a file line by line.
+#[derive(Default)]
+struct Reader {
+    sections: Vec<Section>,
+    open: Option<Open>,
+}
+
+/// A section that has begun.
+struct Open {
+    label: String,
+    kind: Kind,
+    line: usize,
+    /// Headers (RFC 1421) come first, until an empty line.
+    headers: bool,
+    encrypted: bool,
+    base64: Vec<u8>,
+    /// Where padding stood: nothing comes behind it.
+    padded: bool,
+}
+
+impl Reader {
+    fn line(&mut self, number: usize, line: &[u8]) -> Result<(), Found> {
+        let found = |fault| (number, fault);
+        match (classify(line).map_err(found)?, &mut self.open) {
+            (Line::Text(_), None) => {}
+            (Line::Text(text), Some(open)) => open.content(text).map_err(found)?,
+            (Line::Begin(_), Some(open)) => {
+                return Err(found(Fault::NotEnded { begun: open.line }));
+            }
+            (Line::End(_), None) => return Err(found(Fault::NotBegun)),
+            (Line::Begin(label), None) => {
+                self.open = Some(Open {
+                    kind: Kind::of(label),
+                    label: label.to_owned(),
+                    line: number,
+                    headers: true,
+                    encrypted: false,
+                    base64: Vec::new(),
+                    padded: false,
+                });
+            }
+            (Line::End(label), Some(open)) => {
+                if open.label != label {
+                    return Err(found(Fault::OtherEnd { begun: open.line }));
+                }
+                if let Some(open) = self.open.take() {
+                    self.sections.push(open.close()?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Result<Pem, Found> {
+        match self.open {
+            Some(open) => Err((open.line, Fault::CutOff)),
+            None => Ok(Pem {
+                sections: self.sections,
+            }),
+        }
+    }
+}
+
+impl Open {
+    fn content(&mut self, text: &[u8]) -> Result<(), Fault> {
+        if self.headers {
+            if text.is_empty() {
+                self.headers = !self.base64.is_empty();
+                return Ok(());
+            }
+            if text.contains(&b':') {
+                self.encrypted |= text.starts_with(b"Proc-Type:") && text.ends_with(b"ENCRYPTED");
+                return Ok(());
+            }
+            self.headers = false;
+        }
+        if !self.kind.is_read() {
+            return Ok(());
+        }
+        for byte in text {
+            match byte {
+                b'=' => self.padded = true,
+                _ if self.padded => return Err(Fault::Base64),
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => {}
+                b'\\' => return Err(Fault::EscapedLineBreaks),
+                _ => return Err(Fault::Base64),
+            }
+            self.base64.push(*byte);
+        }
+        Ok(())
+    }
+
+    fn close(self) -> Result<Section, Found> {
+        let mut section = Section {
+            kind: self.kind,
+            line: self.line,
+            der: Vec::new(),
+        };
+        if self.encrypted {
+            section.kind = Kind::Encrypted;
+        } else if self.kind.is_read() {
+            if self.base64.is_empty() {
+                return Err((self.line, Fault::Empty));
+            }
+            let decoded = BASE64.decode(&self.base64);
+            section.der = decoded.map_err(|_| (self.line, Fault::Incomplete))?;
+        }
+        Ok(section)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(label: &str, bytes: &[u8]) -> String {
+        let text = BASE64.encode(bytes);
+        let lines: Vec<&str> = text
+            .as_bytes()
+            .chunks(64)
+            .map(|line| std::str::from_utf8(line).unwrap())
+            .collect();
+        format!(
+            "{BEGIN}{label}-----\n{}\n{END}{label}-----\n",
+            lines.join("\n")
+        )
+    }
+
+    fn key() -> String {
+        section("PRIVATE KEY", &[7; 100])
+    }
+
+    fn certificate() -> String {
+        section("CERTIFICATE", &[9; 100])
+    }
+
+    fn fault(text: &str) -> Found {
+        Pem::parse(text.as_bytes()).map(drop).unwrap_err()
+    }
+
+    #[test]
+    fn what_is_harmless_is_taken() {
+        let both = key() + &certificate() + &certificate();
+        let notes = format!("Bag Attributes\n    friendlyName: x\n{both}subject=CN = x\n");
+        for text in [
+            both.clone(),
+            both.replace('\n', "\r\n"),
+            both.replace('\n', "\r"),
+            both.replace('\n', "  \n"),
+            both.replace('\n', "\n    "),
+            both.replace('=', ""),
+            both.trim_end().to_owned(),
+            format!("\u{feff}{both}"),
+            notes,
+            format!("# the key - of the certificate\n\n{both}\n\n"),
+            both.replace("CERTIFICATE", "X509 CERTIFICATE"),
+            section("EC PARAMETERS", b"x") + &both,
+            section("DH PARAMETERS", b"x") + &both,
+        ] {
+            let pem =
+                Pem::parse(text.as_bytes()).unwrap_or_else(|found| panic!("{found:?} {text}"));
+            let key = pem.private_key().unwrap().unwrap();
+            assert_eq!(key.secret_der(), [7; 100], "{text}");
+            let found = pem.certificates().unwrap();
+            assert_eq!(found.len(), 2, "{text}");
+            assert!(found.iter().all(|(_, der)| **der == [9; 100]), "{text}");
+        }
+        let other = "Proc-Type: 4,CLEAR\nX: y\n\n";
+        let headed = key().replacen("-----\n", &format!("-----\n{other}"), 1);
+        let pem = Pem::parse(headed.as_bytes()).unwrap();
+        assert!(pem.private_key().unwrap().is_some());
+        let empty = Pem::parse(b"").unwrap();
+        assert_eq!(empty.certificates().unwrap().len(), 0);
+        assert!(empty.private_key().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_damaged_is_named_with_its_line() {
+        let (key, one) = (key(), certificate());
+        let glue = |text: &str| text.replace("-----\n-----", "----------");
+        let lines = key.lines().count();
+        for (text, found) in [
+            (glue(&(one.clone() + &one)), (5, Fault::Glued)),
+            (glue(&(key.clone() + &one)), (lines, Fault::Glued)),
+            (key.replace('\n', ""), (1, Fault::NoLineBreaks)),
+            (key.replace('\n', " "), (1, Fault::NoLineBreaks)),
+            (key.replace('\n', "\\n"), (1, Fault::EscapedLineBreaks)),
+            (
+                key.replace("\n-----END", "-----END"),
+                (lines - 1, Fault::NotAlone),
+            ),
+            (
+                key.replace("KEY-----\n", "KEY-----"),
+                (1, Fault::NoLineBreaks),
+            ),
+            (format!("key: {key}"), (1, Fault::NotAlone)),
+            (
+                key.replacen("-----BEGIN", "----BEGIN", 1),
+                (1, Fault::Marker),
+            ),
+            (key.replacen("-----BEGIN", "--BEGIN", 1), (1, Fault::Marker)),
+            (
+                key.replacen("KEY-----\n", "KEY----\n", 1),
+                (1, Fault::Marker),
+            ),
+            (key.replacen("KEY-----\n", "KEY\n", 1), (1, Fault::Marker)),
+            (
+                one.replacen("-----BEGIN", "\u{2014}-BEGIN", 1),
+                (1, Fault::Marker),
+            ),
+            (
+                key.replacen("-----BEGIN PRIVATE KEY-----\n", "", 1),
+                (lines - 1, Fault::NotBegun),
+            ),
+            (
+                key.replace("-----END PRIVATE KEY-----\n", ""),
+                (1, Fault::CutOff),
+            ),
+            (key[..100].to_owned(), (1, Fault::CutOff)),
+            (
+                one.replace("-----END CERTIFICATE-----\n", "") + &key,
+                (5, Fault::NotEnded { begun: 1 }),
+            ),
+            (
+                key.replace("END PRIVATE", "END RSA PRIVATE"),
+                (lines, Fault::OtherEnd { begun: 1 }),
+            ),
+            (key.replacen("\nBw", "\nB*", 1), (2, Fault::Base64)),
+            (key.replacen("\nBw", "\nB w", 1), (2, Fault::Base64)),
+            (key.replacen("\nBw", "\nB=", 1), (2, Fault::Base64)),
+            (
+                key.replacen("\nBw", "\nB", 1).replace('=', ""),
+                (1, Fault::Incomplete),
+            ),
+            (section("PRIVATE KEY", b""), (1, Fault::Empty)),
+        ] {
+            assert_eq!(fault(&text), found, "{text}");
+            assert!(!found.1.to_string().contains("BwcH"));
+        }
+        let utf16: Vec<u8> = key.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let marked = [&[0xff, 0xfe], utf16.as_slice()].concat();
+        for (bytes, fault) in [
+            (utf16.as_slice(), Fault::Utf16),
+            (&marked, Fault::Utf16),
+            (&[0x30, 0x82, 1, 0, 2, 1, 0], Fault::Der),
+            (&[0x30, 0x2e, 2, 1, 0, 0x30], Fault::Der),
+            (&[0x30, 0x82, 1, 0, 2, 1, 3], Fault::KeyStore),
+            (&[0xfe, 0xed, 0xfe, 0xed, 0, 0], Fault::KeyStore),
+            (b"PuTTY-User-Key-File-2: ssh-rsa\n", Fault::Putty),
+        ] {
+            assert_eq!(Pem::parse(bytes).unwrap_err(), (0, fault));
+        }
+    }
+
+    #[test]
+    fn something_else_is_named_as_what_it_is() {
+        let said = |text: String| {
+            let pem = Pem::parse(text.as_bytes()).unwrap();
+            let (line, fault) = pem.private_key().unwrap_err();
+            assert_eq!(line, 2, "{fault}");
+            fault.to_string()
+        };
+        let old = "\n-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        assert!(said(old.to_owned()).contains("is encrypted"));
+        for (label, words) in [
+            ("ENCRYPTED PRIVATE KEY", "is encrypted"),
+            ("PUBLIC KEY", "a public key"),
+            ("RSA PUBLIC KEY", "a public key"),
+            ("CERTIFICATE REQUEST", "a certificate request"),
+            ("EC PARAMETERS", "the parameters of a curve"),
+            ("OPENSSH PRIVATE KEY", "ssh-keygen"),
+            ("DSA PRIVATE KEY", "a DSA key"),
+            ("X509 CRL", "a list of revoked certificates"),
+            ("PGP PRIVATE KEY BLOCK", "PGP"),
+            ("SECRET SAUCE", "something else"),
+        ] {
+            let said = said(format!("\n{}", section(label, b"x")));
+            assert!(said.contains(words), "{label}: {said}");
+            assert!(!said.contains("SAUCE"), "a label may be anything");
+        }
+        // A chain beside which something stands that may have been meant as a part of it.
+        for label in ["TRUSTED CERTIFICATE", "PKCS7"] {
+            let text = certificate() + &section(label, b"x");
+            let pem = Pem::parse(text.as_bytes()).unwrap();
+            assert_eq!(pem.certificates().unwrap_err().0, 6, "{label}");
+        }
+        let pem = Pem::parse(key().as_bytes()).unwrap();
+        let (line, fault) = pem.certificates().unwrap_err();
+        assert_eq!(
+            (line, fault.to_string().as_str()),
+            (1, "there is no certificate in it, but a private key")
+        );
+        assert!(pem.revocation_lists().is_err());
+    }
+
+    /// Whatever bytes there are, nothing of them is in the words, and nothing panics.
+    #[test]
+    fn nothing_of_a_file_is_ever_said() {
+        let whole = key() + &certificate();
+        for at in 0..whole.len() {
+            for change in [&b""[..], b"\n", b"-----", b"\xff", b"="] {
+                let mut text = whole.as_bytes().to_vec();
+                text.splice(at..=at, change.iter().copied());
+                if let Err((_, fault)) = Pem::parse(&text) {
+                    let said = format!("{fault} {fault:?}");
+                    assert!(!said.contains("BwcH") && !said.contains("CQkJ"), "{said}");
+                }
+            }
+        }
+    }
+}
