@@ -28,7 +28,7 @@ pub(crate) struct Telemetry {
 }
 
 /// Entries that may wait to be written.
-const QUEUE: usize = 4_096;
+const QUEUE: usize = 1_024;
 
 /// As long as there is one, the log is written. Dropping it waits for the last line, but not for ever.
 pub(crate) struct LogWriter(Lines);

@@ -46,6 +46,7 @@ mod secrets;
 mod steering;
 mod stopping;
 mod streaming;
+mod supervision;
 mod systemd;
 mod tls;
 mod tokens;

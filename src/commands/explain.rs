@@ -89,10 +89,6 @@ async fn by_instance(
 
 fn words(explanation: &Explanation) -> String {
     let percent = |share: f64| format!("{:.1}%", share * 100.0);
-    let mut rows = Vec::new();
-    if let Some(listener) = &explanation.listener {
-        rows.push(vec!["listener".to_owned(), listener.clone()]);
-    }
     let Some(route) = &explanation.route else {
         let status = explanation.status.unwrap_or_default();
         let why = match (&explanation.denied, status) {
@@ -100,9 +96,12 @@ fn words(explanation: &Explanation) -> String {
             (None, 404) => "no route takes this request",
             (None, _) => &explanation.basis,
         };
-        return format!("{}{why}: {status}\n", output::table(&rows));
+        return match (&explanation.listener, status) {
+            (Some(listener), 300..=403 | 405..) => format!("listener {listener}: {why}: {status}\n"),
+            _ => format!("{why}: {status}\n"),
+        };
     };
-    rows.push(vec!["route".to_owned(), route.to_string()]);
+    let mut rows = vec![vec!["route".to_owned(), route.to_string()]];
     let client = match &explanation.client_by {
         Some(by) => format!("{} ({by})", explanation.client),
         None => explanation.client.clone(),

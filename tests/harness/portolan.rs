@@ -42,15 +42,20 @@ pub(crate) struct Log {
     said: Arc<Mutex<String>>,
     /// There is nothing more to come.
     whole: Arc<AtomicBool>,
+    /// Nobody reads it for now.
+    held: Arc<AtomicBool>,
 }
 
 impl Log {
     /// Reads to the end, in a thread: nobody has to wait for it.
     fn follow(from: impl Read + Send + 'static) -> Self {
         let log = Self::default();
-        let Self { said, whole } = log.clone();
+        let Self { said, whole, held } = log.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(from).lines().map_while(Result::ok) {
+                while held.load(Ordering::Acquire) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 let mut said = said.lock().unwrap();
                 said.push_str(&line);
                 said.push('\n');
@@ -302,6 +307,11 @@ impl Portolan {
 
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Stops reading what it says, or reads on.
+    pub(crate) fn read_log(&self, read: bool) {
+        self.log.held.store(!read, Ordering::Release);
     }
 
     pub(crate) fn log(&self) -> String {
