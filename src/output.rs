@@ -1,11 +1,12 @@
 //! What the command prints, and where: results on standard output, everything else on standard
 //! error; colours on terminals alone, and only if the environment does not say otherwise.
 
-use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use portolan_config::diagnostic::{Colours, Report};
+
+use crate::machine;
 
 /// A result could not be written: the command has not done what it was asked for.
 static INCOMPLETE: AtomicBool = AtomicBool::new(false);
@@ -34,13 +35,13 @@ pub(crate) fn result(text: &str) {
 /// Whether to write with colours: on a terminal that knows them, unless the environment says
 /// `NO_COLOR` (<https://no-color.org>, with anything in it) or `TERM=dumb`.
 pub(crate) fn has_colours(stream: &impl IsTerminal) -> bool {
-    let variable = |name| std::env::var_os(name);
-    stream.is_terminal()
-        && wants_colours(variable("NO_COLOR").as_deref(), variable("TERM").as_deref())
+    let no_color = machine::variable("NO_COLOR");
+    let term = machine::variable("TERM");
+    stream.is_terminal() && wants_colours(no_color.as_deref(), term.as_deref())
 }
 
-fn wants_colours(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
-    no_color.is_none_or(OsStr::is_empty) && term.is_none_or(|term| term != "dumb")
+fn wants_colours(no_color: Option<&str>, term: Option<&str>) -> bool {
+    no_color.is_none_or(str::is_empty) && term.is_none_or(|term| term != "dumb")
 }
 
 /// Prints a result for programs.
@@ -105,9 +106,7 @@ mod tests {
 
     #[test]
     fn the_environment_can_refuse_colours() {
-        let wants = |no_color: Option<&str>, term: Option<&str>| {
-            wants_colours(no_color.map(OsStr::new), term.map(OsStr::new))
-        };
+        let wants = wants_colours;
         assert!(wants(None, None) && wants(None, Some("xterm-256color")));
         assert!(wants(Some(""), Some("xterm")), "an empty one says nothing");
         assert!(!wants(Some("1"), Some("xterm")) && !wants(Some("0"), None));

@@ -398,7 +398,7 @@ async fn explaining_uses_live_health() {
         .to(portolan.admin());
     assert_problem(&answer.await.unwrap(), 400);
     let answer = ask().body("{}").to(portolan.admin());
-    assert_problem(&answer.await.unwrap(), 415);
+    assert_problem(&answer.await.unwrap(), 400);
     // One byte too many: all of it has gone before the answer comes.
     let question = "{ \"url\": \"http://x/\" }";
     let large = question.to_owned() + &" ".repeat((2 << 20) + 1 - question.len());
@@ -597,9 +597,16 @@ async fn without_tokens_foreign_pages_are_refused() {
             .status,
         200
     );
-    for path in ["/healthz", "/readyz", "/metrics"] {
+    for path in ["/healthz", "/readyz"] {
         assert_eq!(ask(Method::GET, path, &rebound).await.status, 200, "{path}");
     }
+    assert_problem(&ask(Method::GET, "/metrics", &rebound).await, 403);
+    assert_eq!(
+        ask(Method::GET, "/metrics", &[("host", &local)])
+            .await
+            .status,
+        200
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,7 +63,10 @@ async fn nobody_waits_for_a_reader_of_the_log_that_has_stopped_reading() {
     eventually("lines are lost", async || {
         for _ in 0..50 {
             let body = Some(drain.clone());
-            assert_eq!(ask_admin(&portolan, Method::PUT, "/api/v1/pools/b/drain", body).await, 200);
+            assert_eq!(
+                ask_admin(&portolan, Method::PUT, "/api/v1/pools/b/drain", body).await,
+                200
+            );
         }
         (portolan.metric("portolan_log_dropped_total", &[]).await > 0.0).then_some(())
     })
@@ -112,7 +115,9 @@ async fn a_process_ends_although_nobody_reads_its_log() {
 async fn panics(portolan: &Portolan, folder: &Path, task: &'static str) {
     let labels = [("task", task)].map(|(name, value)| format!("{name}=\"{value}\""));
     let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-    let before = portolan.metric("portolan_task_failures_total", &labels).await;
+    let before = portolan
+        .metric("portolan_task_failures_total", &labels)
+        .await;
     std::fs::write(folder.join(task), "").unwrap();
     portolan
         .wait_for_metric("portolan_task_failures_total", &labels, before + 1.0)
@@ -132,7 +137,14 @@ async fn tasks_that_panic_begin_again() {
     let drain = json!({ "for": "3s", "reason": "a test" });
     let drained = ask_admin(&portolan, Method::PUT, "/api/v1/pools/b/drain", Some(drain)).await;
     assert_eq!(drained, 200);
-    for task in ["engine", "files", "certificates", "leases", "admin", "loss_watch"] {
+    for task in [
+        "engine",
+        "files",
+        "certificates",
+        "leases",
+        "admin",
+        "loss_watch",
+    ] {
         panics(&portolan, folder, task).await;
     }
     assert_eq!(events(&portolan, "task_failed").await, 6);
@@ -181,5 +193,8 @@ async fn lines_that_a_full_disk_does_not_take_are_counted_and_told() {
     let lost: Vec<&Value> = lost.filter(|it| it["kind"] == "log_lines_lost").collect();
     assert_eq!(lost.len(), 1);
     assert_eq!(lost[0]["subject"], "access log");
-    assert_eq!(lost[0]["reason"], "they cannot be written: No space left on device");
+    assert_eq!(
+        lost[0]["reason"],
+        "they cannot be written: No space left on device"
+    );
 }

@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -72,6 +73,8 @@ pub struct Loss {
     pub lines: Counter,
     /// Writes that went well.
     written: Counter,
+    /// How many there were when the last line was lost.
+    written_before: AtomicU64,
     why: Mutex<Option<Why>>,
     /// Rings with each loss.
     pub(crate) alarm: Notify,
@@ -103,6 +106,8 @@ impl Loss {
 
     fn count(&self, lines: u64, why: Why) {
         self.lines.add(lines);
+        self.written_before
+            .store(self.written.get(), Ordering::Relaxed);
         *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
         self.alarm.notify_one();
     }
@@ -115,9 +120,9 @@ impl Loss {
             .clone()
     }
 
-    /// How many writes went well.
-    pub(crate) fn written(&self) -> u64 {
-        self.written.get()
+    /// Whether anything was written since the last line was lost.
+    pub(crate) fn is_written_again(&self) -> bool {
+        self.written.get() > self.written_before.load(Ordering::Relaxed)
     }
 }
 
@@ -487,7 +492,9 @@ mod tests {
         disk.script.lock().unwrap().push_back(None);
         pen.put(&mut b"a\nb\n".to_vec());
         assert_eq!(pen.loss.lines.get(), 2);
-        assert_eq!(pen.loss.written(), 0);
+        assert!(!pen.loss.is_written_again());
+        pen.put(&mut b"c\n".to_vec());
+        assert!(pen.loss.is_written_again());
         let said = io::Error::from(io::ErrorKind::StorageFull).to_string();
         assert_eq!(pen.loss.why(), Some(Why::Refused(said)));
         assert_eq!(

@@ -33,13 +33,12 @@ impl fmt::Display for Log {
     }
 }
 
-/// What is known of a log: how many lines were lost, and how many writes went well, at the last look.
+/// What is known of a log: how many lines were lost at the last look.
 #[derive(Debug, Default)]
 struct Watch {
     lost: u64,
-    /// The loss under way: since how many lost lines, when the last one was seen, and how many writes
-    /// had gone well then.
-    losing: Option<(u64, Tick, u64)>,
+    /// The loss under way: since how many lost lines, and when the last one was seen.
+    losing: Option<(u64, Tick)>,
 }
 
 /// What is to be told.
@@ -52,19 +51,20 @@ enum News {
 }
 
 impl Watch {
-    fn look(&mut self, lost: u64, written: u64, now: Tick) -> Option<News> {
+    /// What is to be told when so many lines were lost until `now`; `again`: something was written since.
+    fn look(&mut self, lost: u64, again: bool, now: Tick) -> Option<News> {
         let more = lost > self.lost;
         let before = std::mem::replace(&mut self.lost, lost);
         match self.losing {
             None if more => {
-                self.losing = Some((before, now, written));
+                self.losing = Some((before, now));
                 Some(News::Began)
             }
-            Some((since, ..)) if more => {
-                self.losing = Some((since, now, written));
+            Some((since, _)) if more => {
+                self.losing = Some((since, now));
                 None
             }
-            Some((since, last, then)) if written > then && now.since(last) >= CALM => {
+            Some((since, last)) if again && now.since(last) >= CALM => {
                 self.losing = None;
                 Some(News::Over(lost - since))
             }
@@ -77,7 +77,7 @@ impl Watch {
 pub async fn keep_telling(log: Log, loss: Arc<Loss>, journal: Arc<Journal>, clock: Clock) {
     let mut watch = Watch::default();
     loop {
-        match watch.look(loss.lines.get(), loss.written(), clock.now()) {
+        match watch.look(loss.lines.get(), loss.is_written_again(), clock.now()) {
             Some(News::Began) => {
                 let why = loss.why();
                 journal.tell(&Notice::LinesLost { log, why });
@@ -100,18 +100,18 @@ mod tests {
     fn a_loss_is_told_once_and_its_end_when_lines_are_written_again() {
         let at = |seconds| Tick::after(Duration::from_secs(seconds));
         let mut watch = Watch::default();
-        assert_eq!(watch.look(0, 5, at(0)), None);
-        assert_eq!(watch.look(3, 5, at(1)), Some(News::Began));
-        assert_eq!(watch.look(7, 5, at(2)), None);
+        assert_eq!(watch.look(0, true, at(0)), None);
+        assert_eq!(watch.look(3, false, at(1)), Some(News::Began));
+        assert_eq!(watch.look(7, false, at(2)), None);
         // Nobody has anything to write: that is not its end.
-        assert_eq!(watch.look(7, 5, at(60)), None);
+        assert_eq!(watch.look(7, false, at(60)), None);
         // Now and then a line gets through.
-        assert_eq!(watch.look(9, 6, at(61)), None);
-        assert_eq!(watch.look(9, 7, at(70)), None);
-        assert_eq!(watch.look(9, 7, at(71)), Some(News::Over(9)));
-        assert_eq!(watch.look(9, 8, at(72)), None);
+        assert_eq!(watch.look(9, true, at(61)), None);
+        assert_eq!(watch.look(9, true, at(70)), None);
+        assert_eq!(watch.look(9, true, at(71)), Some(News::Over(9)));
+        assert_eq!(watch.look(9, true, at(72)), None);
         // The next one is told as the first was.
-        assert_eq!(watch.look(10, 8, at(73)), Some(News::Began));
-        assert_eq!(watch.look(10, 9, at(83)), Some(News::Over(1)));
+        assert_eq!(watch.look(10, false, at(73)), Some(News::Began));
+        assert_eq!(watch.look(10, true, at(83)), Some(News::Over(1)));
     }
 }

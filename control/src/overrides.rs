@@ -32,7 +32,7 @@ pub const USUAL_LEASE: Duration = Duration::from_secs(3600);
 pub const LONGEST_LEASE: Duration = Duration::from_secs(30 * 86_400);
 
 /// The longest reason, in characters.
-const LONGEST_REASON: usize = 500;
+pub(crate) const LONGEST_REASON: usize = 500;
 
 /// What is overridden. There is one kind of override for each kind of subject: pools and endpoints
 /// are drained, services have other weights.

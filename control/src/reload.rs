@@ -403,7 +403,7 @@ impl Reloader {
             let all = report.diagnostics.iter().cloned().chain(more).collect();
             Reloaded::Refused(Arc::new(Report::new(report.sources.clone(), all)))
         };
-        let fixed = fixed_at_start(&running.plan, &ready.plan);
+        let fixed = fixed_at_start(&running, &ready.plan);
         if !fixed.is_empty() {
             return refuse(fixed);
         }
@@ -587,8 +587,10 @@ pub fn keep(plan: &Plan, sources: Vec<SavedSource>, clock: Clock) {
 }
 
 /// What a running process cannot change about itself.
-fn fixed_at_start(running: &Plan, wanted: &Plan) -> Vec<Diagnostic> {
+fn fixed_at_start(running: &Running, wanted: &Plan) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    let kept = running.last_known_good;
+    let running = &running.plan;
     if running.process.workers != wanted.process.workers {
         found.push(
             Diagnostic::error(
@@ -599,7 +601,8 @@ fn fixed_at_start(running: &Plan, wanted: &Plan) -> Vec<Diagnostic> {
             .help("restart Portolan for it, or leave it as it was"),
         );
     }
-    if running.process.state_dir != wanted.process.state_dir {
+    // What was kept as the last known good one may have been kept for another place.
+    if !kept && running.process.state_dir != wanted.process.state_dir {
         let message = format!(
             "`state_dir` cannot be changed while Portolan runs: it is `{}`",
             running.process.state_dir.display()

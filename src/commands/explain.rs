@@ -97,7 +97,9 @@ fn words(explanation: &Explanation) -> String {
             (None, _) => &explanation.basis,
         };
         return match (&explanation.listener, status) {
-            (Some(listener), 300..=403 | 405..) => format!("listener {listener}: {why}: {status}\n"),
+            (Some(listener), 300..=403 | 405..) => {
+                format!("listener {listener}: {why}: {status}\n")
+            }
             _ => format!("{why}: {status}\n"),
         };
     };

@@ -117,6 +117,7 @@ async fn names_and_labels_are_those_of_the_contract_and_prometheus_likes_them() 
         &family::CERTIFICATE_RELOAD_FAILURES,
         &family::ACME_ORDERS,
         &family::ACME_CERTIFICATES,
+        &family::TASK_FAILURES,
     ] {
         declared.remove(elsewhere.name);
     }

@@ -14,10 +14,10 @@ use serde_json::json;
 use super::AdminState;
 use super::given::parse;
 use super::guard::Caller;
-use super::overrides::{end, set};
+use super::overrides::{LEASE, REASON, end, set};
 use super::reply::Problem;
 use crate::endpoint::EndpointKey;
-use crate::overrides::{Decision, Subject};
+use crate::overrides::{Decision, LONGEST_REASON, Subject};
 use crate::status::{OverrideEntry, exists};
 
 /// What `PUT …/drain` says.
@@ -26,8 +26,10 @@ use crate::status::{OverrideEntry, exists};
 pub(super) struct DrainRequest {
     /// For how long: `30m`. One hour if nobody says, 30 days at most.
     #[serde(rename = "for")]
+    #[schemars(regex(pattern = LEASE))]
     lease: Option<String>,
     /// Why; it is needed.
+    #[schemars(required, with = "String", length(max = LONGEST_REASON), regex(pattern = REASON))]
     reason: Option<String>,
 }
 

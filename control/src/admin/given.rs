@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _, to_bytes};
+use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
@@ -28,19 +29,37 @@ pub(super) async fn whole(request: Request) -> Result<Request, Problem> {
     if body.is_end_stream() {
         return Ok(Request::from_parts(head, body));
     }
-    let too_large = || {
-        let most = format!("a body has at most {} KiB", BODY_BYTES >> 10);
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "Too large", most)
-    };
-    if body.size_hint().lower() > BODY_BYTES as u64 {
-        return Err(too_large());
-    }
-    // What it can fail of beside its size: the client has gone.
-    let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES)).await;
+    let read = tokio::time::timeout(BODY_TIMEOUT, read(body)).await;
     let late = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
     let late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "Too slow", late);
-    let body = read.map_err(late)?.map_err(|_| too_large())?;
+    let body = read.map_err(late)??;
     Ok(Request::from_parts(head, Body::from(body)))
+}
+
+/// Reads a body. One that is a little too large is read to its end all the same: a client that is still
+/// sending when the connection is closed would not see why.
+async fn read(body: Body) -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::new();
+    let mut length = 0;
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|_| bad("the body was cut off".to_owned()))?;
+        length += piece.len();
+        if length <= BODY_BYTES {
+            bytes.extend_from_slice(&piece);
+        } else if length > BODY_BYTES * 16 {
+            break;
+        }
+    }
+    if length > BODY_BYTES {
+        let most = format!("a body has at most {} KiB", BODY_BYTES >> 10);
+        return Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "Too large",
+            most,
+        ));
+    }
+    Ok(bytes)
 }
 
 /// Reads a body as JSON.

@@ -4,10 +4,12 @@
 use std::sync::LazyLock;
 
 use axum::Json;
+use axum::extract::State;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use super::AdminState;
 use super::drains::DrainRequest;
 use super::overrides::EndRequest;
 use super::router::ExplainRequest;
@@ -38,6 +40,8 @@ type SchemaOf = fn(&mut SchemaGenerator) -> Value;
 enum Answer {
     Text(&'static str),
     Data(SchemaOf),
+    /// A list, or the same as server-sent events.
+    Stream(SchemaOf),
 }
 
 /// One method of one resource.
@@ -159,7 +163,7 @@ fn operations() -> Vec<Operation> {
             ..look(
                 "/api/v1/events",
                 "What happened and why, the oldest first; with `follow` as server-sent events",
-                Answer::Data(of::<Vec<Entry>>),
+                Answer::Stream(of::<Vec<Entry>>),
             )
         },
         look(
@@ -170,7 +174,7 @@ fn operations() -> Vec<Operation> {
         Operation {
             method: "post",
             body: Some(of::<ExplainRequest>),
-            others: &[400, 413, 415],
+            others: &[],
             ..look(
                 "/api/v1/explain",
                 "Where a request would go, and why",
@@ -229,26 +233,40 @@ fn operations() -> Vec<Operation> {
     ]
 }
 
-pub(super) async fn openapi() -> Json<&'static Value> {
-    static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
-    Json(&DOCUMENT)
+/// The document, for the API as it is configured: with tokens or without.
+pub(super) async fn openapi(State(state): State<AdminState>) -> Json<&'static Value> {
+    static WITH_TOKENS: LazyLock<Value> = LazyLock::new(|| document(true));
+    static WITHOUT: LazyLock<Value> = LazyLock::new(|| document(false));
+    match state.reloader.running().plan.admin.tokens.is_empty() {
+        true => Json(&WITHOUT),
+        false => Json(&WITH_TOKENS),
+    }
 }
 
-fn document() -> Value {
-    let settings = SchemaSettings::draft2020_12().for_serialize();
-    let settings = settings.with(|settings| {
-        settings.definitions_path = "/components/schemas".into();
-        settings.meta_schema = None;
-    });
-    let mut generator = settings.into_generator();
+fn document(tokens: bool) -> Value {
+    let generator = |settings: SchemaSettings| {
+        let settings = settings.with(|settings| {
+            settings.definitions_path = "/components/schemas".into();
+            settings.meta_schema = None;
+        });
+        settings.into_generator()
+    };
+    let mut sent = generator(SchemaSettings::draft2020_12().for_serialize());
+    // What requests may leave out, answers always have.
+    let mut taken = generator(SchemaSettings::draft2020_12().for_deserialize());
     let mut paths: Map<String, Value> = Map::new();
     for operation in operations() {
-        let described = describe(&operation, &mut generator);
+        let described = describe(&operation, tokens, &mut sent, &mut taken);
         let path = paths.entry(operation.path).or_insert_with(|| json!({}));
         path[operation.method] = described;
     }
-    let mut schemas = generator.take_definitions(true);
+    let mut schemas = taken.take_definitions(true);
+    schemas.extend(sent.take_definitions(true));
     schemas.insert("Problem".to_owned(), problem());
+    let mut components = json!({ "schemas": schemas });
+    if tokens {
+        components["securitySchemes"] = json!({ "token": { "type": "http", "scheme": "bearer" } });
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -257,28 +275,46 @@ fn document() -> Value {
             "description": "What runs, for operators and their tools. Errors are problem+json (RFC 9457).",
         },
         "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
-        },
+        "components": components,
     })
 }
 
-fn describe(operation: &Operation, generator: &mut SchemaGenerator) -> Value {
+fn describe(
+    operation: &Operation,
+    tokens: bool,
+    sent: &mut SchemaGenerator,
+    taken: &mut SchemaGenerator,
+) -> Value {
     let content = match operation.answer {
         Answer::Text(kind) => json!({ kind: { "schema": { "type": "string" } } }),
-        Answer::Data(schema) => json!({ "application/json": { "schema": schema(generator) } }),
+        Answer::Data(schema) => json!({ "application/json": { "schema": schema(sent) } }),
+        Answer::Stream(schema) => json!({
+            "application/json": { "schema": schema(sent) },
+            "text/event-stream": { "schema": { "type": "string" } },
+        }),
     };
     let mut responses = Map::new();
     responses.insert(
         "200".to_owned(),
         json!({ "description": "Done", "content": content }),
     );
-    let tokens: &[u16] = match operation.who {
-        Who::Everybody => &[],
-        Who::Viewer | Who::Operator => &[401, 403],
+    // Without tokens, whoever does not come from this machine is refused as well.
+    let strangers: &[u16] = match (operation.who, tokens) {
+        (Who::Everybody, _) => &[],
+        (Who::Viewer | Who::Operator, true) => &[401, 403],
+        (Who::Viewer | Who::Operator, false) => &[403],
     };
-    for status in tokens.iter().chain(operation.others) {
+    // Whatever is said in a path can be nonsense.
+    let path: &[u16] = match operation.path.contains('{') {
+        true => &[400, 404],
+        false => &[],
+    };
+    let body: &[u16] = match operation.body {
+        Some(_) => &[400, 408, 413],
+        None => &[],
+    };
+    let statuses = strangers.iter().chain(path).chain(body);
+    for status in statuses.chain(operation.others).chain(&[414]) {
         let problem = match operation.who {
             Who::Everybody if *status == 503 => {
                 json!({ "text/plain": { "schema": { "type": "string" } } })
@@ -302,7 +338,9 @@ fn describe(operation: &Operation, generator: &mut SchemaGenerator) -> Value {
         "responses": responses,
     });
     if operation.who != Who::Everybody {
-        described["security"] = json!([{ "token": [] }]);
+        if tokens {
+            described["security"] = json!([{ "token": [] }]);
+        }
         described["x-role"] = match operation.who {
             Who::Operator => json!("operator"),
             _ => json!("viewer"),
@@ -311,7 +349,7 @@ fn describe(operation: &Operation, generator: &mut SchemaGenerator) -> Value {
     if let Some(body) = operation.body {
         described["requestBody"] = json!({
             "required": operation.method != "delete",
-            "content": { "application/json": { "schema": body(generator) } },
+            "content": { "application/json": { "schema": body(taken) } },
         });
     }
     described
@@ -384,7 +422,12 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere() {
-        let document = document();
+        for tokens in [true, false] {
+            refers_to_what_is_there(&document(tokens));
+        }
+    }
+
+    fn refers_to_what_is_there(document: &Value) {
         let schemas = document["components"]["schemas"].as_object().unwrap();
         let text = document.to_string();
         let mut references = text.split("\"#/components/schemas/").skip(1);

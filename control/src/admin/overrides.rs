@@ -15,7 +15,8 @@ use super::reply::Problem;
 use crate::overrides::audit::AuditEntry;
 use crate::overrides::keeper::NotChanged;
 use crate::overrides::{
-    Change, Decision, Event, LONGEST_LEASE, Lease, Override, Reason, Subject, USUAL_LEASE,
+    Change, Decision, Event, LONGEST_LEASE, LONGEST_REASON, Lease, Override, Reason, Subject,
+    USUAL_LEASE,
 };
 use crate::snapshot::Snapshot;
 use crate::status::OverrideEntry;
@@ -23,11 +24,20 @@ use crate::status::OverrideEntry;
 /// How soon a process that takes over answers, in seconds.
 const SOON: u32 = 1;
 
+/// What the API's description says of a reason: one line with something in it.
+pub(super) const REASON: &str =
+    r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
+
+/// What it says of a lease: a number of seconds, minutes, hours or days.
+pub(super) const LEASE: &str =
+    "^([1-9][0-9]{0,4}s|[1-9][0-9]{0,3}m|[1-9][0-9]?h|([1-9]|[12][0-9]|30)d)$";
+
 /// What `DELETE` may say.
 #[derive(Debug, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EndRequest {
     /// Why, for the log.
+    #[schemars(length(max = LONGEST_REASON), regex(pattern = REASON))]
     reason: Option<String>,
 }
 

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use portolan_config::diagnostic::{Code, Colours};
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::json;
 
 use super::given::parse;
@@ -225,12 +226,38 @@ async fn routes(State(state): State<AdminState>) -> Json<Vec<RouteEntry>> {
 #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExplainRequest {
+    #[schemars(schema_with = "address")]
     client_ip: Option<IpAddr>,
     #[serde(default)]
+    #[schemars(regex(pattern = "^[A-Z]{1,20}$"))]
     method: Option<String>,
+    #[schemars(regex(
+        pattern = r"^https?://[a-z0-9]([a-z0-9.]{0,60}[a-z0-9])?(:[1-9][0-9]{0,3})?(/[A-Za-z0-9._~-]*)*(\?[A-Za-z0-9._~=&-]*)?$"
+    ))]
     url: String,
     #[serde(default)]
+    #[schemars(schema_with = "headers")]
     headers: BTreeMap<String, String>,
+}
+
+/// An address, or nothing.
+fn address(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [
+            { "type": "string", "format": "ipv4" },
+            { "type": "string", "format": "ipv6" },
+            { "type": "null" },
+        ]
+    })
+}
+
+/// Names and values of headers (RFC 9110, sections 5.1 and 5.5).
+fn headers(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "propertyNames": { "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" },
+        "additionalProperties": { "type": "string", "pattern": "^[ -~]*$" },
+    })
 }
 
 async fn explain(

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use super::AdminState;
 use super::given::parse;
 use super::guard::Caller;
-use super::overrides::{bad, end, set};
+use super::overrides::{LEASE, REASON, bad, end, set};
 use super::reply::Problem;
 use crate::overrides::weights::{Misfit, Weights, service};
-use crate::overrides::{Decision, Subject};
+use crate::overrides::{Decision, LONGEST_REASON, Subject};
 use crate::status::OverrideEntry;
 
 /// What `PUT …/weights` says.
@@ -27,8 +27,10 @@ pub(super) struct WeightsRequest {
     weights: BTreeMap<String, u64>,
     /// For how long: `1h`, which it is if nobody says. 30 days at most.
     #[serde(rename = "for")]
+    #[schemars(regex(pattern = LEASE))]
     lease: Option<String>,
     /// Why; it is needed.
+    #[schemars(required, with = "String", length(max = LONGEST_REASON), regex(pattern = REASON))]
     reason: Option<String>,
 }
 
