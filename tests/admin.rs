@@ -1,5 +1,6 @@
 //! The admin API: what it answers, to whom, and that what it counts is what happened.
 
+mod description;
 mod metrics;
 mod promtool;
 

@@ -254,8 +254,29 @@ impl Reader<'_> {
             )
             .help("remove what stands behind the mark, or the mark");
         }
+        if let Some(limit) = limit(&words) {
+            return Diagnostic::error(Code::Syntax, origin, limit);
+        }
         Diagnostic::error(Code::Syntax, origin, format!("not valid YAML: {words}"))
     }
+}
+
+/// Which limit of this reader a file has hit, if the crate's message is about one.
+fn limit(words: &str) -> Option<String> {
+    let words = words.to_ascii_lowercase();
+    if words.contains("recursion limit") || words.contains("depth") {
+        return Some(
+            "values stand in each other too deeply: no configuration needs that".to_owned(),
+        );
+    }
+    if !words.contains("budget") && !words.contains("limit") {
+        return None;
+    }
+    let repeated = ["alias", "anchor", "replay", "merge"];
+    Some(match repeated.iter().any(|word| words.contains(word)) {
+        true => format!("aliases repeat more than {MOST_REPEATED} values in this file"),
+        false => format!("the file has more than {MOST_NODES} values"),
+    })
 }
 
 /// The crate's message without the place it begins with: the place is shown beside it.
@@ -283,6 +304,25 @@ mod tests {
         let mut found = Vec::new();
         let tree = parse(&sources, id, &mut found);
         (tree.is_some(), found)
+    }
+
+    #[test]
+    fn limits_are_told_in_our_words() {
+        let deep = format!("a: {}{}\n", "[".repeat(2_000), "]".repeat(2_000));
+        let mut bomb = "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n".to_owned();
+        for (at, name) in ('b'..='k').enumerate() {
+            let before = char::from(b'a' + at as u8);
+            let again = vec![format!("*{before}"); 8].join(", ");
+            writeln!(bomb, "{name}: &{name} [{again}]").unwrap();
+        }
+        for (text, words) in [(deep, "too deeply"), (bomb, "aliases repeat more than")] {
+            let (read, found) = said(text);
+            assert!(!read);
+            assert_eq!(found.len(), 1);
+            let message = &found[0].message;
+            assert!(message.contains(words), "{message}");
+            assert!(!message.contains("budget"), "{message}");
+        }
     }
 
     #[test]

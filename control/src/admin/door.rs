@@ -266,13 +266,24 @@ async fn attend(
         own.now_does(Doing::Answered);
         request.extensions_mut().insert(ConnectInfo(Peer(peer)));
         request.extensions_mut().insert(own.clone());
-        let answering = AssertUnwindSafe(app.call(request.map(Body::new))).catch_unwind();
+        let too_large = head_bytes(&request) > HEADER_BYTES;
+        let answering =
+            (!too_large).then(|| AssertUnwindSafe(app.call(request.map(Body::new))).catch_unwind());
         let (own, counted) = (own.clone(), counted.clone());
         async move {
-            let response: Response = match answering.await {
-                Ok(Ok(response)) => response,
-                Ok(Err(never)) => match never {},
-                Err(_) => {
+            let answered = match answering {
+                Some(answering) => Some(answering.await),
+                None => None,
+            };
+            let response: Response = match answered {
+                None => {
+                    let most = format!("a head has at most {} KiB", HEADER_BYTES >> 10);
+                    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                    Problem::new(status, "Too large", most).into_response()
+                }
+                Some(Ok(Ok(response))) => response,
+                Some(Ok(Err(never))) => match never {},
+                Some(Err(_)) => {
                     counted.task_failures.one("admin");
                     let detail = "this is a fault of Portolan's; its log says more";
                     let status = StatusCode::INTERNAL_SERVER_ERROR;
@@ -300,6 +311,15 @@ async fn attend(
         }
     };
     totals.refused_connections.one(reason);
+}
+
+/// The size of a head as HTTP/1.1 writes it: the library takes a larger one if it comes at once.
+fn head_bytes<T>(request: &Request<T>) -> usize {
+    let target = request.uri().path_and_query();
+    let target = target.map_or(1, |target| target.as_str().len());
+    let fields = request.headers().iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    target + fields.sum::<usize>()
 }
 
 /// A connection whose client is watched.

@@ -226,6 +226,7 @@ async fn routes(State(state): State<AdminState>) -> Json<Vec<RouteEntry>> {
 #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExplainRequest {
+    #[serde(default)]
     #[schemars(schema_with = "address")]
     client_ip: Option<IpAddr>,
     #[serde(default)]

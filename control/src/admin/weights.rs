@@ -24,6 +24,7 @@ use crate::status::OverrideEntry;
 #[serde(deny_unknown_fields)]
 pub(super) struct WeightsRequest {
     /// The weight of every member of the service's split, by name.
+    #[schemars(extend("minProperties" = 1))]
     weights: BTreeMap<String, u64>,
     /// For how long: `1h`, which it is if nobody says. 30 days at most.
     #[serde(rename = "for")]
