@@ -257,7 +257,7 @@ fn headers(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
         "propertyNames": { "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" },
-        "additionalProperties": { "type": "string", "pattern": "^[ -~]*$" },
+        "additionalProperties": { "type": "string", "pattern": r"^[^\x00-\x08\x0a-\x1f\x7f]*$" },
     })
 }
 
