@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use portolan_certs::Keyring;
 use portolan_certs::acme::Answers;
+use portolan_certs::{Keyring, state_file};
 use portolan_config::diagnostic::{Report, Severity};
 use portolan_config::plan::Plan;
 use portolan_config::{Inputs, Machine, Stamp, Watch};
@@ -416,6 +416,9 @@ async fn run(
     // Before anybody is served: what was overridden before a restart still is. As long as there is
     // another process, the overrides are that one's to change.
     let state_dir = &plan.process.state_dir;
+    if predecessor.is_none() {
+        state_file::sweep(state_dir);
+    }
     let (to, told) = (engine.clone(), journal.clone());
     let overrides = match predecessor {
         None => OverrideKeeper::start(state_dir, to, clock, told, &supervisor).await?,

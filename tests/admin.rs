@@ -411,6 +411,66 @@ async fn explaining_uses_live_health() {
     assert_eq!(fetch(portolan.admin(), "/healthz").await.status, 200);
 }
 
+/// What a listener says to a request, `explain` says as well: asked of the file, of the instance, and by
+/// the request itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn explaining_says_what_a_listener_says() {
+    let origin = Origin::start("a").await;
+    let [open, denying, redirecting, small] = [port(), port(), port(), port()];
+    let config = format!(
+        "listeners:
+  - {{ bind: '127.0.0.1:{open}' }}
+  - {{ bind: '127.0.0.1:{denying}', deny: {{ cidrs: [ 127.0.0.0/8 ] }} }}
+  - {{ bind: '127.0.0.1:{redirecting}', redirect_to_https: true }}
+  - {{ bind: '127.0.0.1:{small}', limits: {{ uri_bytes: 64B, headers: 5, header_bytes: 512B, body_bytes: 10B }} }}
+{PROBES}{}{ROUTE}",
+        pools(&[("a", &[&origin], "")])
+    );
+    let portolan = Portolan::start(&config).await;
+    let admin = format!("http://{}", portolan.admin());
+    let file = portolan.config_path();
+    let file = file.to_str().unwrap();
+    let long = format!("/{}", "x".repeat(80));
+    let large = "x".repeat(600);
+    let many: Vec<(String, &str)> = (0..6).map(|at| (format!("x-{at}"), "y")).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (&**name, *value)).collect();
+    for (port, path, headers, status) in [
+        (open, "/", &[][..], 200),
+        (open, &*long, &many[..], 200),
+        (open, "/%00", &[], 400),
+        (denying, "/", &[], 403),
+        (redirecting, "/", &[], 308),
+        (small, "/", &[], 200),
+        (small, &*long, &[], 414),
+        (small, "/", &many, 431),
+        (small, "/", &[("x-large", &large)], 431),
+    ] {
+        let mut ask = Ask::get(path);
+        let mut args = vec!["--client-ip", "127.0.0.1"];
+        let lines: Vec<String> = headers.iter().map(|(n, v)| format!("{n}: {v}")).collect();
+        for ((name, value), line) in headers.iter().zip(&lines) {
+            ask = ask.header(name, value);
+            args.extend(["-H", line]);
+        }
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let got = ask.to(address).await.unwrap();
+        assert_eq!(got.status, status, "{port} {path}");
+        let url = format!("http://127.0.0.1:{port}{path}");
+        for asked in [["--admin", &admin], ["--config", file]] {
+            let mut all = vec!["explain", "--json"];
+            all.extend(asked);
+            all.extend(&args);
+            all.push(&url);
+            let output = command_in(portolan.folder(), &all).await;
+            let said: Value = serde_json::from_str(&stdout(&output)).unwrap();
+            let wanted = (status != 200).then_some(status);
+            assert_eq!(said["status"], json!(wanted), "{asked:?} {path}: {said}");
+            assert_eq!(said["listener"], format!("127.0.0.1:{port}"), "{said}");
+        }
+    }
+    portolan.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reloading_over_the_api_is_answered_with_what_became_of_it() {
     let (portolan, _origin) = serving("").await;

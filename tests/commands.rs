@@ -882,6 +882,28 @@ async fn nobody_there_is_said_plainly() {
     assert_exit(&output, 1);
 }
 
+#[tokio::test]
+async fn output_that_cannot_be_written_is_a_failure() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_portolan"))
+        .arg("schema")
+        .stdout(full.unwrap())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let output = output.unwrap().wait_with_output().await.unwrap();
+    assert_exit(&output, 1);
+    assert!(stderr(&output).contains("cannot write the output"));
+    // A reader that has seen enough is no failure.
+    let enough = tokio::process::Command::new("bash")
+        .args([
+            "-c",
+            "\"$0\" schema | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}",
+        ])
+        .arg(env!("CARGO_BIN_EXE_portolan"))
+        .output();
+    assert_exit(&enough.await.unwrap(), 0);
+}
+
 // === run ===
 
 #[tokio::test]

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::harness::client::{Answer, Connection};
 use crate::harness::config::{LISTENER, PROBES, pools};
-use crate::harness::portolan::{command, stderr, stdout};
+use crate::harness::portolan::{command, replace, stderr, stdout};
+use crate::harness::tools::need;
 use crate::harness::{Ask, Load, Origin, Portolan, eventually, fetch, soon};
 
 const OPERATOR: &str = "operator-operator";
@@ -598,5 +599,63 @@ async fn a_drain_that_cannot_be_kept_is_refused() {
     assert!(answer.text().contains("Nothing was changed"));
     assert_eq!(portolan.api("/pools/a").await["up"], true);
     assert_eq!(portolan.api("/overrides").await, json!([]));
+    portolan.stop().await;
+}
+
+/// The process's clock is set while it runs, by a library that stands between it and the system's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_lasts_as_long_as_it_was_to_when_the_clock_is_set() {
+    need("faketime", "faketime").await;
+    let (a, b) = (Origin::start("a").await, Origin::start("b").await);
+    let folder = tempfile::tempdir().unwrap();
+    let clock = folder.path().join("clock");
+    let set = |by: &str| replace(&clock, by);
+    set("+0");
+    let libraries = std::fs::read_dir("/usr/lib").unwrap();
+    let library = libraries
+        .map(|entry| entry.unwrap().path().join("faketime/libfaketimeMT.so.1"))
+        .find(|path| path.exists());
+    let portolan = Portolan::with(&config(&[&a], &[&b]))
+        .env("LD_PRELOAD", library.unwrap().to_str().unwrap())
+        .env("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap())
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("DONT_FAKE_MONOTONIC", "1")
+        .start()
+        .await;
+    let drain = |lease: &str| json!({ "for": lease, "reason": "x" });
+    let event = async |kind: &str| {
+        eventually(kind, async || {
+            let events = portolan.api("/events").await;
+            let mut events = events.as_array().unwrap().iter().rev();
+            events.find(|event| event["kind"] == kind)?["at"].as_u64()
+        })
+        .await
+    };
+
+    // Set back by an hour: a short one is over soon all the same.
+    let drained = change(&portolan, Method::PUT, "/pools/a/drain", drain("3s")).await;
+    assert_eq!(drained.status, 200);
+    set("-3600");
+    let began = event("drain").await;
+    let ended = event("lease_ended").await;
+    assert!(ended < began, "the clock was not set: {began} {ended}");
+
+    // Set ahead by two hours: one of an hour is not over, and it ends when people read that it does.
+    let drained = change(&portolan, Method::PUT, "/pools/a/drain", drain("1h")).await;
+    assert_eq!(drained.status, 200);
+    set("+7200");
+    let other = change(&portolan, Method::PUT, "/pools/b/drain", drain("1h")).await;
+    let other = other.json();
+    let overrides = portolan.api("/overrides").await;
+    let first = &overrides[0];
+    assert_eq!(first["pool"], "a");
+    let left = first["remaining_seconds"].as_f64().unwrap();
+    assert!((3_000.0..=3_600.0).contains(&left), "{left}");
+    let until = |it: &Value| it["until"].as_u64().unwrap();
+    assert!(
+        until(&other).abs_diff(until(first)) < 600,
+        "{overrides} {other}"
+    );
     portolan.stop().await;
 }

@@ -346,6 +346,32 @@ async fn whoever_has_no_socket_cannot_be_upgraded() {
     portolan.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn state_that_would_be_left_behind_is_a_reason_to_refuse() {
+    let origin = Origin::start("a").await;
+    let text = config(LISTENER, &origin);
+    let portolan = Portolan::start(&text).await;
+    let drain = Ask::new(Method::PUT, "/api/v1/pools/a/drain")
+        .body(json!({ "for": "1h", "reason": "x" }).to_string());
+    assert_eq!(drain.to(portolan.admin()).await.unwrap().status, 200);
+    let elsewhere = format!("state_dir: ./elsewhere\n{text}");
+    let refused = portolan.change_refused(&elsewhere).await;
+    assert!(
+        refused.contains("`state_dir` cannot be changed"),
+        "{refused}"
+    );
+    let output = portolan.ask_for_upgrade(&[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("move the folder"), "{said}");
+    // Nothing of it is used, and nothing is lost.
+    assert!(!portolan.folder().join("elsewhere").exists());
+    assert_eq!(portolan.api("/overrides").await[0]["pool"], "a");
+    portolan.change(&format!("lame_duck: 1ms\n{text}")).await;
+    assert_eq!(portolan.api("/overrides").await[0]["pool"], "a");
+    portolan.stop().await;
+}
+
 /// Starts what is in a folder with another name, as a binary that takes its time does: it waits for a
 /// file, then is Portolan.
 fn slow_binary(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {

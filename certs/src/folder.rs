@@ -101,6 +101,17 @@ mod tests {
     use crate::bundle::tests::self_signed;
 
     #[test]
+    fn a_pipe_is_no_chain_and_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("a.pem");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let found = pairs(folder.path()).unwrap();
+        let error = crate::bundle::Bundle::load(&found[0]).unwrap_err();
+        assert!(error.to_string().contains("not a file"), "{error}");
+    }
+
+    #[test]
     fn pairs_are_found_by_their_names_and_contents() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);

@@ -58,6 +58,35 @@ fn write_beside(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     }
 }
 
+/// Removes what processes that were killed have left behind in this folder and those in it: files that
+/// they had begun to write. To be called when no other process uses the folder.
+pub fn sweep(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        if kind.is_dir() {
+            sweep(&entry.path());
+        } else if kind.is_file() && is_begun(&entry.file_name().to_string_lossy()) {
+            // What cannot be removed harms nobody.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether a file has a name that [`write_beside`] gives.
+fn is_begun(name: &str) -> bool {
+    let pid = name
+        .strip_suffix(".new")
+        .and_then(|rest| rest.rsplit_once('.'));
+    pid.is_some_and(|(of, pid)| {
+        !of.is_empty() && !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
 /// Makes sure that the file's name survives a crash, too.
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -90,6 +119,30 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         assert!(replace(&path, b"one").is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_killed_processes_have_begun_is_swept_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = [
+            "overrides.json.4711.new",
+            "acme/ca/key.pem.1.new",
+            "overrides.json",
+            "notes.new",
+            "mine.12a.new",
+            ".new",
+            "7.new",
+        ];
+        for name in names {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        sweep(folder.path());
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(folder.path().join(name).exists(), at >= 2, "{name}");
+        }
+        sweep(&folder.path().join("nowhere"));
     }
 
     #[test]

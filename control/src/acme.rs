@@ -14,11 +14,9 @@ pub use ledger::{Ledger, ManagedEntry};
 pub use notice::Said;
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use portolan_certs::acme::directory::{Client, Schemes};
 use portolan_certs::acme::issued::Issued;
 use portolan_certs::acme::order::{Desk, OrderError};
@@ -31,6 +29,7 @@ use tokio::task::JoinSet;
 use crate::clock::Clock;
 use crate::notice::Notice;
 use crate::reload::Reloader;
+use crate::supervisor::caught;
 
 /// Orders at the same time. Hundreds of names at a first start must not be hundreds of orders.
 const AT_ONCE: usize = 8;
@@ -279,7 +278,7 @@ impl AcmeKeeper {
             let client = client(&issuer);
             let ordering = order(&desk, &issuer, &certificate, held, replacing, &client);
             // Whatever happens, somebody must say how it ended, or it is never tried again.
-            let ordering = AssertUnwindSafe(ordering).catch_unwind().await;
+            let ordering = caught(ordering).await;
             let outcome = match ordering.unwrap_or(Err(OrderError::Own)) {
                 Ok(outcome) => outcome,
                 Err(error) => {
@@ -309,7 +308,7 @@ impl AcmeKeeper {
             let advice = match (&identifier, client(&issuer)) {
                 (Some(identifier), Ok(client)) => {
                     let asking = desk.ask_when(&issuer, identifier, &client);
-                    let asked = AssertUnwindSafe(asking).catch_unwind().await;
+                    let asked = caught(asking).await;
                     asked.unwrap_or(Err(OrderError::Own))
                 }
                 _ => Ok(None),

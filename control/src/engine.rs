@@ -25,7 +25,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::FutureExt as _;
 use portolan_certs::Material;
 use portolan_config::plan::Plan;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -41,7 +40,7 @@ use crate::journal::Journal;
 use crate::overrides::Overrides;
 use crate::resolve::Resolve;
 use crate::snapshot::Snapshot;
-use crate::supervisor::{ENGINE, Failures, Next, Supervisor};
+use crate::supervisor::{ENGINE, Failures, Next, Supervisor, caught};
 
 /// Probes under way at the same time: more wait, so that thousands of endpoints that become due at
 /// once do not take every socket.
@@ -404,7 +403,7 @@ impl Driver {
                 tokio::spawn(async move {
                     let outcome = {
                         let _slot = slots.acquire().await;
-                        AssertUnwindSafe(probing).catch_unwind().await
+                        caught(probing).await
                     };
                     // Whoever waits for a verdict must get an answer, or it is never asked again.
                     let outcome = outcome.unwrap_or(ProbeOutcome {
@@ -424,7 +423,7 @@ impl Driver {
                 let events = self.events.clone();
                 tokio::spawn(async move {
                     let asking = resolver.resolve(&host, &plan);
-                    let answer = AssertUnwindSafe(asking).catch_unwind().await;
+                    let answer = caught(asking).await;
                     let own = || Err("asking has failed, by a fault of Portolan's".to_owned());
                     let answer = answer.unwrap_or_else(|_| own());
                     let event = Event::NameAnswered {

@@ -21,7 +21,7 @@ use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
 use serde::{Deserialize, Serialize};
 
-pub use self::calendar::Shift;
+use self::calendar::Shift;
 use self::weights::{Weights, WeightsOf};
 use crate::endpoint::EndpointKey;
 
@@ -192,8 +192,6 @@ pub enum Event {
     },
     /// What was kept is there again after a start.
     Restored(Overrides),
-    /// The calendar was set: what is left of the leases stays.
-    CalendarSet(Shift),
     /// Time has passed.
     Woken,
 }
@@ -296,18 +294,23 @@ impl Overrides {
                 }
                 self.0.extend(kept.0);
             }
-            Event::CalendarSet(shift) => {
-                for it in self.0.values_mut() {
-                    it.lease.since = shift.of(it.lease.since);
-                    it.lease.until = shift.of(it.lease.until);
-                }
-            }
             Event::Woken => {}
         }
         let over = self.0.extract_if(.., |_, it| it.lease.until <= now);
         changes.extend(over.map(|(subject, before)| Change::LeaseEnded { subject, before }));
         self.check_invariants(now);
         (self, changes)
+    }
+
+    /// The same when the calendar was set: what is left of the leases stays. One that is over is ended by
+    /// the next step, like every other.
+    #[must_use]
+    fn moved(mut self, shift: Shift) -> Self {
+        for it in self.0.values_mut() {
+            it.lease.since = shift.of(it.lease.since);
+            it.lease.until = shift.of(it.lease.until);
+        }
+        self
     }
 
     /// When the next lease is over, since 1970.
@@ -609,14 +612,13 @@ mod tests {
             Overrides::default().step(drain(pool("aws"), lease(1_000, 60)), at(1_000));
         // Set back and ahead while the process runs: what is left stays.
         for (set, now) in [(-900_i64, 110_u64), (5_000, 6_010)] {
-            let shift = Event::CalendarSet(Shift::by(set * 1_000));
-            let (moved, changes) = overrides.clone().step(shift, at(now));
-            assert_eq!(changes, []);
+            let moved = overrides.clone().moved(Shift::by(set * 1_000));
             assert_eq!(moved.wake(), Some(at(now + 50)));
             let (moved, _) = moved.step(Event::Woken, at(now + 49));
             assert!(moved.get(&pool("aws")).is_some());
-            let (moved, _) = moved.step(Event::Woken, at(now + 50));
+            let (moved, changes) = moved.step(Event::Woken, at(now + 50));
             assert_eq!(moved, Overrides::default());
+            assert_eq!(changes.len(), 1, "it is told");
         }
         // Set back while no process ran: it lasts no longer than it was to.
         let restored = Event::Restored(overrides.clone());

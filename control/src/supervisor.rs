@@ -75,6 +75,14 @@ impl Failures {
     }
 }
 
+/// Runs something, and catches it when it panics: what is left of it is dropped.
+///
+/// # Errors
+/// What it panicked with.
+pub async fn caught<T>(run: impl Future<Output = T>) -> Result<T, Box<dyn Any + Send>> {
+    AssertUnwindSafe(run).catch_unwind().await
+}
+
 /// Looks after tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Supervisor {
@@ -137,20 +145,19 @@ impl Supervisor {
         })
     }
 
-    /// Runs something, and catches it when it panics: what is left of it is dropped.
+    /// Runs something of this task, and catches it when it panics.
     pub(crate) async fn caught<T>(
         &self,
         task: &'static str,
         run: impl Future<Output = T>,
     ) -> Result<T, Box<dyn Any + Send>> {
-        AssertUnwindSafe(async {
+        caught(async {
             tokio::select! {
                 biased;
                 done = run => done,
                 never = self.panic_on_purpose(task) => match never {},
             }
         })
-        .catch_unwind()
         .await
     }
 

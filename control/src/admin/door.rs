@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +20,6 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::ConnectInfo;
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::FutureExt as _;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -35,6 +33,7 @@ use tokio::time::Instant;
 
 use super::reply::Problem;
 use crate::stats::Totals;
+use crate::supervisor::caught;
 
 /// How long a client may take for the head of a request, from its first byte, or from the beginning of
 /// the connection: as at listeners, unless they say otherwise. So are the others.
@@ -236,7 +235,7 @@ pub(super) async fn serve(
         let guests = guests.clone();
         tasks.spawn(async move {
             // Whatever happens to it, it is not inside any more.
-            let _ = AssertUnwindSafe(attending).catch_unwind().await;
+            let _ = caught(attending).await;
             guests.lock().remove(&number);
         });
     }
@@ -267,8 +266,7 @@ async fn attend(
         request.extensions_mut().insert(ConnectInfo(Peer(peer)));
         request.extensions_mut().insert(own.clone());
         let too_large = head_bytes(&request) > HEADER_BYTES;
-        let answering =
-            (!too_large).then(|| AssertUnwindSafe(app.call(request.map(Body::new))).catch_unwind());
+        let answering = (!too_large).then(|| caught(app.call(request.map(Body::new))));
         let (own, counted) = (own.clone(), counted.clone());
         async move {
             let answered = match answering {

@@ -71,19 +71,26 @@ pub(super) async fn set(
     asked_lease: Option<&str>,
     reason: Option<&str>,
 ) -> Result<Json<OverrideEntry>, Problem> {
-    let since = whole(state.overrides.now());
-    let lease = Lease {
-        by: caller.0.clone(),
-        reason: Reason::new(reason.unwrap_or_default()).map_err(bad)?,
-        since,
-        until: since + lease(asked_lease)?,
+    let reason = Reason::new(reason.unwrap_or_default()).map_err(bad)?;
+    let lasts = lease(asked_lease)?;
+    let made = |now| {
+        let since = whole(now);
+        Override {
+            decision,
+            lease: Lease {
+                by: caller.0.clone(),
+                reason,
+                since,
+                until: since + lasts,
+            },
+        }
     };
-    let new = Override { decision, lease };
-    state
-        .overrides
-        .change(Event::Set(subject.clone(), new.clone()))
-        .await
-        .map_err(not_changed)?;
+    let mut new = None;
+    let event = |now| Event::Set(subject.clone(), new.insert(made(now)).clone());
+    let changed = state.overrides.change_at(event).await;
+    changed.map_err(not_changed)?;
+    // Whatever was changed was made.
+    let new = new.ok_or_else(|| bad("nothing was changed".to_owned()))?;
     let snapshot = state.published.load();
     let now = state.overrides.now();
     Ok(Json(OverrideEntry::new(&subject, &new, &snapshot, now)))

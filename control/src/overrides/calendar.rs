@@ -23,7 +23,7 @@ pub(super) struct Calendar {
 
 /// By how much a calendar was set, in milliseconds: ahead if it is positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shift(i64);
+pub(super) struct Shift(i64);
 
 impl Shift {
     /// A time (since 1970) of the old calendar by the new one.

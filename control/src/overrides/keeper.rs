@@ -192,10 +192,8 @@ impl OverrideKeeper {
         let mut calendar = self.calendar();
         match calendar.set_right(wall, tick) {
             None => (current, false),
-            // Nothing is over by that: what is left stays.
             Some(shift) => {
-                let now = calendar.at(tick);
-                let (moved, _) = current.step(Event::CalendarSet(shift), now);
+                let moved = current.moved(shift);
                 self.current.store(Arc::new(moved.clone()));
                 (moved, true)
             }
@@ -207,12 +205,25 @@ impl OverrideKeeper {
     /// # Errors
     /// When it was not made.
     pub async fn change(&self, event: Event) -> Result<Vec<Change>, NotChanged> {
+        self.change_at(|_| event).await
+    }
+
+    /// The same for an event that says when something begins and ends: made by the calendar as it is when
+    /// the change is made, which may have been set since the last one.
+    ///
+    /// # Errors
+    /// When it was not made.
+    pub async fn change_at(
+        &self,
+        event: impl FnOnce(Duration) -> Event + Send,
+    ) -> Result<Vec<Change>, NotChanged> {
         let owner = self.turn.lock().await;
         if *owner != Owner::Us {
             return Err(NotChanged::HandedOver);
         }
         let (before, _) = self.by_calendar();
-        let (overrides, changes) = before.step(event, self.now());
+        let now = self.now();
+        let (overrides, changes) = before.step(event(now), now);
         if changes.is_empty() {
             return Ok(changes);
         }

@@ -14,6 +14,7 @@ use portolan_control::engine::Published;
 use portolan_control::ledger::{Gone, Outcome};
 use portolan_control::shortage::{SHORTAGES, Shortage};
 use portolan_control::stats::Gauge;
+use portolan_control::supervisor::caught;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
@@ -79,7 +80,7 @@ pub(super) async fn accept(
     };
     // One that nobody can close any more was closed with the process.
     let closing = opening.wait_for(|opening| *opening != Opening::Open);
-    let how = accept_until(&listener, &socket, &service, async {
+    let how = keep_accepting(&listener, &socket, &service, async {
         closing.await.map_or(Opening::Closed, |opening| *opening)
     })
     .await;
@@ -88,13 +89,32 @@ pub(super) async fn accept(
         Opening::Taken => return,
         Opening::Lingering => {
             let enough = tokio::time::sleep(LINGER);
-            accept_until(&listener, &socket, &service, enough).await;
+            keep_accepting(&listener, &socket, &service, enough).await;
         }
         Opening::Open | Opening::Closed => {}
     }
     // Those who are connected already and wait to be accepted are not turned away.
     while let Some(Ok((stream, _))) = now_or_never(socket.accept()).await {
         let_in(&listener, stream, None, &service);
+    }
+}
+
+/// Accepts clients until something is over, and returns what came of that. A fault of our own costs the
+/// client whom it met, not everybody who comes later.
+async fn keep_accepting<T>(
+    listener: &Arc<Listener>,
+    socket: &TcpListener,
+    service: &Service,
+    over: impl Future<Output = T>,
+) -> T {
+    let mut over = std::pin::pin!(over);
+    loop {
+        let accepting = accept_until(listener, socket, service, over.as_mut());
+        if let Ok(how) = caught(accepting).await {
+            return how;
+        }
+        service.recorder.totals.task_failures.one("accept");
+        tokio::time::sleep(EXHAUSTED_PAUSE).await;
     }
 }
 
