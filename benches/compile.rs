@@ -18,11 +18,11 @@ use portolan_certs::{Material, UpstreamIdentity};
 use portolan_config::plan::{Plan, PoolPlan};
 use portolan_config::{Machine, check_text};
 use portolan_control::clock::{Clock, Tick};
-use portolan_control::dial::{Dial, Dialer, ProbeOutcome, Probing};
-use portolan_control::endpoint::EndpointKey;
 use portolan_control::engine::core::{Core, Effect, Event};
 use portolan_control::geo::Locator;
-use portolan_control::health::ProbeFailure;
+use portolan_control::health::verdict::ProbeFailure;
+use portolan_control::pool::dial::{Dial, Dialer, ProbeOutcome, Probing};
+use portolan_control::pool::endpoint::EndpointKey;
 use serde_json::{Value, json};
 
 use estate::Estate;

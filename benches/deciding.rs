@@ -9,19 +9,20 @@ use portolan_certs::{Material, UpstreamIdentity};
 use portolan_config::fields::Fields;
 use portolan_config::plan::{PoolPlan, RequestHead, normal_host};
 use portolan_config::{Machine, check_text};
-use portolan_control::affinity::Tie;
-use portolan_control::balance::Wish;
 use portolan_control::clock::{Clock, Tick};
-use portolan_control::decide::{Fate, decide};
-use portolan_control::dial::{Dial, Dialer, Probing};
+use portolan_control::decision::affinity::Tie;
+use portolan_control::decision::decide::{Fate, decide};
+use portolan_control::engine::handover::Handover;
+use portolan_control::engine::resolve::NameServers;
 use portolan_control::engine::{Beginning, Engine, Published};
+use portolan_control::events::journal::Journal;
 use portolan_control::geo::Locator;
-use portolan_control::handover::Handover;
-use portolan_control::journal::Journal;
-use portolan_control::resolve::NameServers;
+use portolan_control::pool::balance::Wish;
+use portolan_control::pool::dial::{Dial, Dialer, Probing};
 use portolan_control::supervisor::Supervisor;
 
-use crate::estate::{self, Estate};
+use crate::estate;
+use crate::estate::Estate;
 
 /// Different requests: enough that no branch is learnt by heart.
 pub(crate) const REQUESTS: usize = 1 << 14;

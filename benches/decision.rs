@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use portolan_config::plan::normal_host;
-use portolan_control::balance::Wish;
 use portolan_control::clock::Tick;
-use portolan_control::decide::fate;
+use portolan_control::decision::decide::fate;
+use portolan_control::pool::balance::Wish;
 use portolan_control::snapshot::Snapshot;
 use serde_json::json;
 

@@ -14,27 +14,28 @@ use portolan_certs::{Keyring, state_file};
 use portolan_config::diagnostic::{Report, Severity};
 use portolan_config::plan::Plan;
 use portolan_config::{Inputs, Machine, Stamp, Watch};
-use portolan_control::access_log::AccessLog;
-use portolan_control::acme::AcmeKeeper;
-use portolan_control::admin::{self, AdminServer, AdminState, Phase};
-use portolan_control::affinity::SecretKeeper;
+use portolan_control::admin::{AdminServer, AdminState, Phase};
+use portolan_control::background::acme::AcmeKeeper;
+use portolan_control::background::loss_watch::Log;
+use portolan_control::background::overrides::OverrideKeeper;
+use portolan_control::background::token_keys::TokenKeyKeeper;
+use portolan_control::background::{exhaustion_watch, loss_watch, token_keys};
 use portolan_control::clock::Clock;
-use portolan_control::configuration::{self, Outcome, Ready, Source};
+use portolan_control::counters::Totals;
+use portolan_control::decision::affinity::SecretKeeper;
+use portolan_control::engine::resolve::NameServers;
 use portolan_control::engine::{Beginning, Engine};
-use portolan_control::journal::Journal;
-use portolan_control::last_known_good::LastKnownGood;
-use portolan_control::listeners::Listeners;
-use portolan_control::loss_watch::{self, Log};
-use portolan_control::notice::{Notice, Stage};
-use portolan_control::overrides::keeper::OverrideKeeper;
-use portolan_control::reload::{self, Follower, Parts, Reloader, Running, Trigger};
-use portolan_control::resolve::NameServers;
-use portolan_control::shortage::SHORTAGES;
-use portolan_control::shortage_watch;
-use portolan_control::stats::Totals;
+use portolan_control::events::event::{Notice, Stage};
+use portolan_control::events::journal::Journal;
+use portolan_control::health::exhaustion::SHORTAGES;
+use portolan_control::reload::configuration::{Outcome, Ready, Source};
+use portolan_control::reload::file_watch::{FileWatch, Writing, keep_up};
+use portolan_control::reload::last_known_good::LastKnownGood;
+use portolan_control::reload::listeners::Listeners;
+use portolan_control::reload::{Follower, Parts, Reloader, Running, Trigger, configuration};
 use portolan_control::supervisor::Supervisor;
-use portolan_control::token_keys::{self, TokenKeyKeeper};
-use portolan_control::watch::{FileWatch, Writing, keep_up};
+use portolan_control::telemetry::access_log::AccessLog;
+use portolan_control::{admin, reload};
 use portolan_proxy::{DataPlane, DataPlaneParts, EngineDialer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -617,7 +618,7 @@ fn look_after(
     });
     let told = journal.clone();
     supervisor.keep("shortages", move || {
-        shortage_watch::keep_telling(&SHORTAGES, told.clone(), clock)
+        exhaustion_watch::keep_telling(&SHORTAGES, told.clone(), clock)
     });
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use portolan_config::diagnostic::{Colours, Report};
 use portolan_config::document::LogFormat;
 use portolan_config::plan::{LogPlan, LogSink};
-use portolan_control::lines::{Lines, Loss};
+use portolan_control::telemetry::lines::{Lines, Loss};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};

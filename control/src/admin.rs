@@ -29,12 +29,12 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::background::overrides::OverrideKeeper;
 use crate::clock::Clock;
 use crate::engine::Published;
-use crate::journal::Journal;
-use crate::listeners::Listeners;
-use crate::overrides::keeper::OverrideKeeper;
+use crate::events::journal::Journal;
 use crate::reload::Reloader;
+use crate::reload::listeners::Listeners;
 use crate::supervisor::Supervisor;
 
 pub use door::room;

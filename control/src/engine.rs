@@ -7,6 +7,7 @@
 pub mod core;
 #[cfg(test)]
 mod failing;
+pub mod handover;
 #[cfg(test)]
 mod idle;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod names;
 #[cfg(test)]
 mod outages;
 mod passive;
+pub mod resolve;
 mod retired;
 #[cfg(test)]
 mod simulation;
@@ -31,14 +33,14 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::core::{Core, Effect, Event, Seed};
 use crate::clock::Clock;
-use crate::dial::{Dialer, ProbeOutcome};
-use crate::endpoint::EndpointKey;
+use crate::engine::handover::Handover;
+use crate::engine::resolve::Resolve;
+use crate::events::journal::Journal;
 use crate::geo::Locator;
-use crate::handover::Handover;
-use crate::health::ProbeFailure;
-use crate::journal::Journal;
+use crate::health::verdict::ProbeFailure;
 use crate::overrides::Overrides;
-use crate::resolve::Resolve;
+use crate::pool::dial::{Dialer, ProbeOutcome};
+use crate::pool::endpoint::EndpointKey;
 use crate::snapshot::Snapshot;
 use crate::supervisor::{ENGINE, Failures, Next, Supervisor, caught};
 

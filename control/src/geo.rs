@@ -992,7 +992,8 @@ routes: [ {{ to: {{ geo: [ {{ clients: {clients}, to: a }}, {{ to: a }} ] }} }} 
             );
             let path = folder.path().join("main.yaml");
             std::fs::write(&path, text).unwrap();
-            let checked = crate::configuration::check(&path, &portolan_config::Machine::default());
+            let checked =
+                crate::reload::configuration::check(&path, &portolan_config::Machine::default());
             checked
                 .report
                 .render(portolan_config::diagnostic::Colours::Off)

@@ -1,36 +1,38 @@
 //! The control plane of Portolan: it knows the state of every pool, judges, and publishes what
 //! requests are steered by. It opens no connection of its own: who accepts clients and who probes
-//! endpoints is behind the borders [`listeners`] and [`dial`].
+//! endpoints is behind the borders [`reload::listeners`] and [`pool::dial`].
 //!
-//! A change of the world goes through these rooms:
+//! The rooms stand on each other; one may use those above it in this list, and none below it:
 //!
-//! 1. it comes in as a probe's result ([`dial`]), an answer of a name server ([`resolve`]), a new
-//!    configuration ([`watch`] → [`configuration`] → [`reload`]) or a request of an operator
-//!    ([`admin`]);
-//! 2. [`engine`] is the one loop that owns the state; its core is pure: (state, event, now) →
-//!    (state, effects);
-//! 3. [`health`] gives an endpoint's verdict by its probes and [`outlier`] by its requests,
-//!    [`slow_start`] brings it back little by little, [`suspicion`] asks whether the fault is our
-//!    own; [`pool`] says how much of its traffic a pool can take,
-//!    [`steering`] turns that into shares;
-//! 4. [`snapshot`] is what follows for requests: immutable, published as one;
-//!    [`overrides`] are what operators decided beside the configuration;
-//! 5. [`notice`] tells operators what changed, and [`journal`] remembers it for a while.
+//! - [`clock`], [`counters`] and [`refusal`]: time as data, atomics to count with, every reason to
+//!   refuse a request;
+//! - [`geo`] says where a client is, [`steering`] turns targets and the state of pools into shares;
+//! - [`health`] judges endpoints: by probes ([`health::verdict`]), by requests ([`health::outlier`]), by
+//!   silence ([`health::stall`]); [`health::partition`] asks whether the fault is our own;
+//! - [`auth`] knows what clients must prove;
+//! - [`pool`] holds endpoints, says how much of its traffic a pool can take, and takes an endpoint;
+//!   [`overrides`] are what operators decide beside the configuration;
+//! - [`snapshot`] is what follows for requests: immutable, published as one;
+//! - [`events`] are the facts that operators are told, and the journal that remembers them;
+//! - [`telemetry`] counts for the process, and writes metrics and logs;
+//! - [`decision`] says what becomes of a request, also for `explain` and for a file's tests;
+//! - [`supervisor`] begins tasks again that have panicked;
+//! - [`engine`] is the one loop that owns the state; its core is pure: (state, event, now) → (state,
+//!   effects);
+//! - [`reload`] replaces the configuration as a whole, or not at all;
+//! - [`background`] holds the tasks that run beside the engine;
+//! - [`api`] has the types that travel, and [`admin`] serves them.
 //!
-//! Every task of it is looked after by the [`supervisor`]. Nobody waits for whoever reads a log:
-//! [`lines`] are handed over, and [`loss_watch`] tells when some are lost.
-//!
-//! A request reads the snapshot and nothing else: [`geo`] says where its client is, [`decide`] which
-//! pool gets it ([`affinity`]: where its client was before), [`balance`] which endpoint there; what it was is counted in [`stats`] and in its
-//! [`endpoint`], and written by [`access_log`]. [`metrics`] and [`status`] show what was counted,
-//! [`rehearse`] tells what would become of a request that nobody has sent.
+//! A change of the world comes in as a probe's result, an answer of a name server, a new configuration or
+//! a request of an operator; the [`engine`] judges it and publishes a [`snapshot`]. A request reads that
+//! snapshot and nothing else.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
 //! use portolan_config::{Machine, check_text};
 //! use portolan_control::geo::Locator;
-//! use portolan_control::rehearse::{Asked, explain, pretend};
+//! use portolan_control::decision::explain::{Asked, explain, pretend};
 //!
 //! let text = "
 //! listeners: [ { bind: '127.0.0.1:8080' } ]
@@ -51,51 +53,22 @@
 //! # Ok::<(), String>(())
 //! ```
 
-pub mod access_log;
-pub mod acme;
 pub mod admin;
-pub mod affinity;
+pub mod api;
 pub mod auth;
-pub mod authority;
-pub mod balance;
+pub mod background;
 pub mod clock;
-pub mod configuration;
-pub mod decide;
-pub mod dial;
-pub mod endpoint;
+pub mod counters;
+pub mod decision;
 pub mod engine;
+pub mod events;
 pub mod geo;
-pub mod handover;
-pub mod handshakes;
 pub mod health;
-pub mod journal;
-pub mod last_known_good;
-pub mod ledger;
-pub mod lines;
-pub mod listeners;
-pub mod loss_watch;
-pub mod metrics;
-pub mod notice;
-pub mod outlier;
 pub mod overrides;
 pub mod pool;
-pub mod rate_limit;
 pub mod refusal;
-pub mod rehearse;
 pub mod reload;
-pub mod resolve;
-pub mod retry;
-pub mod shortage;
-pub mod shortage_watch;
-pub mod silence;
-pub mod slow_start;
 pub mod snapshot;
-pub mod stats;
-pub mod status;
 pub mod steering;
 pub mod supervisor;
-pub mod suspicion;
-pub mod token;
-pub mod token_keys;
-pub mod tries;
-pub mod watch;
+pub mod telemetry;

@@ -7,8 +7,7 @@
 //! engine; [`weights`] says which weights fit which service; [`audit`] remembers who did what.
 
 pub mod audit;
-mod calendar;
-pub mod keeper;
+pub(crate) mod calendar;
 pub mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use self::calendar::Shift;
 use self::weights::{Weights, WeightsOf};
-use crate::endpoint::EndpointKey;
+use crate::pool::endpoint::EndpointKey;
 
 /// How long an override holds if nobody says.
 pub const USUAL_LEASE: Duration = Duration::from_secs(3600);
@@ -305,7 +304,7 @@ impl Overrides {
     /// The same when the calendar was set: what is left of the leases stays. One that is over is ended by
     /// the next step, like every other.
     #[must_use]
-    fn moved(mut self, shift: Shift) -> Self {
+    pub(crate) fn moved(mut self, shift: Shift) -> Self {
         for it in self.0.values_mut() {
             it.lease.since = shift.of(it.lease.since);
             it.lease.until = shift.of(it.lease.until);
@@ -491,7 +490,7 @@ impl KeptLease {
 
 impl Overrides {
     /// As text, to be kept.
-    fn to_json(&self) -> Result<String, serde_json::Error> {
+    pub(crate) fn to_json(&self) -> Result<String, serde_json::Error> {
         let mut kept = Kept::default();
         for (subject, it) in &self.0 {
             match (subject, &it.decision) {
@@ -517,7 +516,7 @@ impl Overrides {
     }
 
     /// Reads what was kept.
-    fn from_json(text: &str) -> Result<Self, String> {
+    pub(crate) fn from_json(text: &str) -> Result<Self, String> {
         let kept: Kept =
             serde_json::from_str(text).map_err(|error| portolan_certs::no_json(&error))?;
         let name = |text: &str| Name::parse(text).map_err(|wrong| wrong.message.into_owned());

@@ -5,7 +5,11 @@
 //! serving; after it, nothing can go wrong any more.
 
 mod certificates;
+pub mod configuration;
 mod cut;
+pub mod file_watch;
+pub mod last_known_good;
+pub mod listeners;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,17 +25,17 @@ use portolan_config::source::{Origin, Source as Text};
 use portolan_config::{Inputs, Machine, SavedSource, Watch};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
-use crate::access_log::AccessLog;
 use crate::clock::Clock;
-use crate::configuration::{self, Outcome, Ready, Source};
+use crate::counters::Totals;
 use crate::engine::Engine;
+use crate::events::event::Notice;
+use crate::events::journal::Journal;
 use crate::geo::Locator;
-use crate::journal::Journal;
-use crate::last_known_good::LastKnownGood;
-use crate::listeners::Listeners;
-use crate::notice::Notice;
-use crate::stats::Totals;
-use crate::watch::{Changed, Follow, Read, Writing, written_since};
+use crate::reload::configuration::{Outcome, Ready, Source};
+use crate::reload::file_watch::{Changed, Follow, Read, Writing, written_since};
+use crate::reload::last_known_good::LastKnownGood;
+use crate::reload::listeners::Listeners;
+use crate::telemetry::access_log::AccessLog;
 
 pub use cut::Doubt;
 

@@ -15,18 +15,18 @@ use portolan_config::plan::{
 };
 use smallvec::SmallVec;
 
-use crate::auth::Basic;
-use crate::authority::Authority;
+use crate::auth::basic::Basic;
+use crate::auth::forward_auth::Authority;
+use crate::auth::jwt::Gate;
+use crate::auth::rate_limit::Limiter;
 use crate::clock::Tick;
+use crate::counters::{ByRetryReason, PoolStats, RoutePoolStats};
 use crate::geo::{Locator, Whereabouts};
-use crate::outlier::Alike;
+use crate::health::outlier::Alike;
+use crate::health::retry::Budget;
 use crate::overrides::weights::Fitted;
-use crate::pool::PoolView;
-use crate::rate_limit::Limiter;
-use crate::retry::Budget;
-use crate::stats::{ByRetryReason, PoolStats, RoutePoolStats};
+use crate::pool::view::PoolView;
 use crate::steering::{Basis, Conditions, Latency, Sequence, Table, evaluate};
-use crate::token::Gate;
 
 /// One picture of the world.
 #[derive(Debug)]

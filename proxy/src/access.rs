@@ -6,9 +6,9 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use portolan_config::fields::Fields;
 use portolan_config::plan::{Denied, RateLimitPlan, RoutePlan};
+use portolan_control::auth::rate_limit::Allowance;
 use portolan_control::clock::Tick;
-use portolan_control::decide::{denied_words, route_access};
-use portolan_control::rate_limit::Allowance;
+use portolan_control::decision::decide::{denied_words, route_access};
 use portolan_control::snapshot::Snapshot;
 
 use crate::context::{ConnectionContext, RequestContext};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::{HeaderValue, header};
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{AffinityPlan, RoutePlan};
-use portolan_control::affinity::{Place, SecretKeeper, Tie, next_cookie};
+use portolan_control::decision::affinity::{Place, SecretKeeper, Tie, next_cookie};
 use portolan_control::snapshot::Snapshot;
 
 use crate::context::RequestContext;

@@ -8,10 +8,11 @@ use http::{HeaderName, HeaderValue, header};
 use pingora::{ErrorType, OrErr as _, Result};
 use portolan_certs::token_keys::{Claims, Doubt};
 use portolan_config::plan::{AuthPlan, ProofPlan, RoutePlan, TokenPlacePlan};
-use portolan_control::affinity::{cookies, is_cookie};
-use portolan_control::auth::{Basic, Credentials};
+use portolan_control::auth::basic::{Basic, Credentials};
+use portolan_control::auth::jwt;
+use portolan_control::auth::jwt::{Believed, Gate, Objection};
+use portolan_control::decision::affinity::{cookies, is_cookie};
 use portolan_control::snapshot::Proof;
-use portolan_control::token::{self, Believed, Gate, Objection};
 use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
@@ -110,10 +111,10 @@ async fn token(
     }
     match judged {
         Ok(Believed { claims, at }) => {
-            let subject = claims.get("sub").and_then(token::text);
+            let subject = claims.get("sub").and_then(jwt::text);
             Ok(Proved {
                 user: subject.map(|subject| subject.into()),
-                told: token::told(&gate.plan, &claims),
+                told: jwt::told(&gate.plan, &claims),
                 claims: Some(claims),
                 cookie: at,
             })

@@ -1,13 +1,13 @@
 //! A service that says who may pass: what it is asked, and what its answer means.
 
 use bytes::Bytes;
-use http::header::{self, HeaderName};
-use http::{HeaderValue, StatusCode};
+use http::header::HeaderName;
+use http::{HeaderValue, StatusCode, header};
 use pingora::Result;
 use portolan_config::document::HeaderCase;
 use portolan_config::fields::Fields;
 use portolan_config::plan::ForwardAuthPlan;
-use portolan_control::authority::{Authority, Ruling};
+use portolan_control::auth::forward_auth::{Authority, Ruling};
 use smallvec::SmallVec;
 
 use crate::auth::{Proved, is_alike};
@@ -15,7 +15,8 @@ use crate::context::RequestContext;
 use crate::downstream::Downstream;
 use crate::edge::{Edge, Stop, fastrand_scope, host};
 use crate::exchange::{EndsHere, Told, ask};
-use crate::forward::{self, Origin};
+use crate::forward;
+use crate::forward::Origin;
 use crate::head::{RequestHeader, ResponseHeader};
 use crate::refusal::Refusal;
 

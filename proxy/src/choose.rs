@@ -1,17 +1,17 @@
 //! The next try of a request, as the data plane makes it: what the decider
-//! ([`portolan_control::tries`]) must know of the request, and the connection to where it says.
+//! ([`portolan_control::decision::tries`]) must know of the request, and the connection to where it says.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{BalancePlan, HashProperty, PoolPlan, RoutePlan};
-use portolan_control::affinity::{Place, cookie};
 use portolan_control::clock::Tick;
-use portolan_control::outlier::Source;
-use portolan_control::pool::PoolView;
-use portolan_control::stats::RetryReason;
-use portolan_control::tries::{Asking, Choice, Properties};
+use portolan_control::counters::RetryReason;
+use portolan_control::decision::affinity::{Place, cookie};
+use portolan_control::decision::tries::{Asking, Choice, Properties};
+use portolan_control::health::outlier::Source;
+use portolan_control::pool::view::PoolView;
 
 use crate::context::{ConnectionContext, InFlight, RequestContext, Try};
 use crate::edge::host;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use portolan_certs::UpstreamIdentity;
 use portolan_config::plan::PoolPlan;
 use portolan_control::clock::Clock;
-use portolan_control::dial::{Dial, Dialer, ProbeOutcome, Probing};
-use portolan_control::health::ProbeFailure;
+use portolan_control::health::verdict::ProbeFailure;
+use portolan_control::pool::dial::{Dial, Dialer, ProbeOutcome, Probing};
 
 use crate::peer::Peers;
 use crate::probe::Prober;

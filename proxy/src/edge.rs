@@ -12,34 +12,26 @@ use pingora::{Error, ErrorSource, Result};
 use portolan_certs::acme::Answers;
 use portolan_config::document::HeaderCase;
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
-use portolan_control::affinity::SecretKeeper;
-use portolan_control::decide::{Fate, decide};
+use portolan_control::counters::Gauge;
+use portolan_control::decision::affinity::SecretKeeper;
+use portolan_control::decision::decide::{Fate, decide};
 use portolan_control::engine::{Messenger, Published};
-use portolan_control::retry;
-use portolan_control::stats::Gauge;
+use portolan_control::health::retry;
 
-use crate::access;
-use crate::affinity;
-use crate::auth;
 use crate::authority::Denial;
-use crate::browser;
 use crate::client_address::client_address;
 use crate::context::{ConnectionContext, RequestContext, UnderWay};
 use crate::downstream::Downstream;
-use crate::exchange::{self, Upstream};
-use crate::expose;
-use crate::fault;
-use crate::forward;
-use crate::grpc;
-use crate::guard;
+use crate::exchange::Upstream;
 use crate::head::{RequestHeader, ResponseHeader};
-use crate::last_hop;
 use crate::ledger::Entry;
 use crate::record::Recorder;
-use crate::redirect;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
-use crate::trailers;
+use crate::{
+    access, affinity, auth, browser, exchange, expose, fault, forward, grpc, guard, last_hop,
+    redirect, trailers,
+};
 
 /// What serves requests, and what it looks at.
 #[derive(Debug)]

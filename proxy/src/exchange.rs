@@ -34,32 +34,33 @@ use http::Version;
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{HedgeAfterPlan, RoutePlan};
 use portolan_control::clock::{Clock, Tick};
-use portolan_control::endpoint::Blame;
-use portolan_control::outlier::{self, Source};
-use portolan_control::shortage::{SHORTAGES, Shortage};
-use portolan_control::silence::Judgement;
-use portolan_control::stats::{RetryReason, TryOutcome};
-use portolan_control::tries::{
+use portolan_control::counters::{RetryReason, TryOutcome};
+use portolan_control::decision::tries::{
     Act, AfterAnswer, AfterFailure, Asking, Body, Choice, Failure, Moment, Repeat, Tries,
 };
+use portolan_control::health::exhaustion::{SHORTAGES, Shortage};
+use portolan_control::health::outlier;
+use portolan_control::health::outlier::Source;
+use portolan_control::health::stall::Judgement;
+use portolan_control::pool::endpoint::Blame;
 use smallvec::SmallVec;
 use tokio::sync::futures::OwnedNotified;
 
-pub(crate) use self::ask::{Told, ask};
 use self::attempt::{Answer, Attempt, Failed, Patience, Progress, Request};
+use self::upload::Upload;
+use self::wire::Length;
+use crate::context::{RequestContext, Try};
+use crate::downstream::Downstream;
+use crate::edge::{Edge, fastrand_scope};
+use crate::head::ResponseHeader;
+use crate::refusal::Refusal;
+use crate::{choose, fault};
+
+pub(crate) use self::ask::{Told, ask};
 pub(crate) use self::inquire::{Question, Unanswered, inquire};
 pub(crate) use self::kept::keep_house;
 pub(crate) use self::pool::Upstream;
 pub(crate) use self::request::{EndsHere, hops_left, wants_upgrade};
-use self::upload::Upload;
-use self::wire::Length;
-use crate::choose;
-use crate::context::{RequestContext, Try};
-use crate::downstream::Downstream;
-use crate::edge::{Edge, fastrand_scope};
-use crate::fault;
-use crate::head::ResponseHeader;
-use crate::refusal::Refusal;
 
 /// When a try that waits is first looked at: most answers have come by then.
 const FIRST_LOOK: Duration = Duration::from_millis(40);

@@ -4,8 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use pingora::{Error, ErrorSource, ErrorType};
-use portolan_control::shortage::Shortage;
-use portolan_control::stats::TryOutcome;
+use portolan_control::counters::TryOutcome;
+use portolan_control::health::exhaustion::Shortage;
 
 use crate::refusal::Refusal;
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use h2::FlowControl;
-use portolan_control::stats::Amount;
+use portolan_control::counters::Amount;
 use tokio::time::Instant;
 
 /// What one stream may hold. The default of HTTP/2 throttles bodies over long distances.

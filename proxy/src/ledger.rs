@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use portolan_control::clock::Tick;
-use portolan_control::ledger::Outcome;
+use portolan_control::telemetry::ledger::Outcome;
 
 use crate::context::ConnectionContext;
 use crate::refusal::Refusal;

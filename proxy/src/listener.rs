@@ -14,8 +14,6 @@ mod set;
 
 pub(crate) use accept::Service;
 pub use bind::HandedSocket;
-use per_client::PerClient;
-pub(crate) use set::ListenerSet;
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,12 +23,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use portolan_certs::ServerTls;
 use portolan_config::plan::{LimitsPlan, ListenerPlan};
-use portolan_control::handshakes::Handshakes;
-use portolan_control::stats::Gauge;
+use portolan_control::counters::Gauge;
+use portolan_control::telemetry::handshakes::Handshakes;
 use tokio::sync::{Semaphore, watch};
 
 use self::bind::Bound;
 use self::door::{Door, Opening};
+use per_client::PerClient;
+
+pub(crate) use set::ListenerSet;
 
 /// An address on which clients are accepted, as long as its configuration keeps it.
 #[derive(Debug)]

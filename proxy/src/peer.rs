@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
-use pingora::protocols::Stream;
-use pingora::protocols::TcpKeepalive;
 use pingora::protocols::tls::{CaType, TlsRef};
+use pingora::protocols::{Stream, TcpKeepalive};
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use pingora::{Error, ErrorType, Result};
@@ -20,7 +19,7 @@ use portolan_certs::UpstreamIdentity;
 use portolan_certs::verifier::ServerVerifier;
 use portolan_config::document::{Protocol, ProxyVersion};
 use portolan_config::plan::{PoolPlan, ProbeKind};
-use portolan_control::endpoint::Endpoint;
+use portolan_control::pool::endpoint::Endpoint;
 
 use crate::announce::announce;
 use crate::proxy_protocol::Addresses;

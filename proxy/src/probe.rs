@@ -15,15 +15,15 @@ use pingora::{Error, ErrorType, Result};
 use portolan_config::fields::Fields;
 use portolan_config::plan::{PoolPlan, ProbeExpect, ProbeKind, ProbePlan};
 use portolan_control::clock::Clock;
-use portolan_control::dial::ProbeOutcome;
-use portolan_control::health::ProbeFailure;
-use portolan_control::retry::Fault;
-use portolan_control::shortage::SHORTAGES;
+use portolan_control::health::exhaustion::SHORTAGES;
+use portolan_control::health::retry::Fault;
+use portolan_control::health::verdict::ProbeFailure;
+use portolan_control::pool::dial::ProbeOutcome;
 
-use crate::exchange::{self, Unanswered, Upstream};
-use crate::fault;
+use crate::exchange::{Unanswered, Upstream};
 use crate::head::RequestHeader;
 use crate::peer::Peers;
+use crate::{exchange, fault};
 
 /// The largest answer that is read: an answer to a health check is small.
 const LARGEST_ANSWER: usize = 1 << 20;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora::{Error, ErrorSource};
-use portolan_control::access_log::AccessLog;
 use portolan_control::clock::Clock;
+use portolan_control::counters::Totals;
 use portolan_control::engine::Published;
-use portolan_control::ledger::{Answered, Gone, Outcome};
-use portolan_control::stats::Totals;
+use portolan_control::telemetry::access_log::AccessLog;
+use portolan_control::telemetry::ledger::{Answered, Gone, Outcome};
 
 use self::line::{Line, Timestamp};
 use crate::context::RequestContext;

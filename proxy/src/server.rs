@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use portolan_certs::acme::Answers;
 use portolan_config::plan::Plan;
-use portolan_control::access_log::{self, AccessLog};
-use portolan_control::affinity::SecretKeeper;
 use portolan_control::clock::Clock;
+use portolan_control::counters::{Gauge, Totals};
+use portolan_control::decision::affinity::SecretKeeper;
 use portolan_control::engine::{Messenger, Published};
-use portolan_control::listeners::Listeners;
-use portolan_control::stats::{Gauge, Totals};
+use portolan_control::reload::listeners::Listeners;
+use portolan_control::telemetry::access_log;
+use portolan_control::telemetry::access_log::AccessLog;
 use tokio_util::task::TaskTracker;
 
-use crate::descriptors;
 use crate::edge::Edge;
-use crate::exchange::{self, Upstream};
+use crate::exchange::Upstream;
 use crate::listener::{HandedSocket, ListenerSet};
 use crate::record::Recorder;
 use crate::workers::Workers;
+use crate::{descriptors, exchange};
 
 /// Idle connections to endpoints that are kept, in all.
 const KEPT_CONNECTIONS: usize = 4096;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use portolan_config::plan::Plan;
-use portolan_control::configuration;
+use portolan_control::reload::configuration;
 use serde_json::json;
 
 use crate::cli::CheckArgs;

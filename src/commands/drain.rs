@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use portolan_control::status::OverrideEntry;
+use portolan_control::api::status::OverrideEntry;
 use reqwest::Method;
 use serde_json::{Value, json};
 

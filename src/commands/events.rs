@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use portolan_control::journal::Entry;
+use portolan_control::events::journal::Entry;
 use serde_json::Value;
 
 use crate::cli::EventsArgs;

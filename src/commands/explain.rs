@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use portolan_config::check_file;
+use portolan_control::decision::explain::{Asked, Explanation, explain, pretend};
 use portolan_control::geo::Locator;
-use portolan_control::rehearse::{Asked, Explanation, explain, pretend};
 use serde_json::json;
 
 use crate::cli::ExplainArgs;

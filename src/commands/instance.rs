@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use portolan_control::status::{OverrideEntry, PoolEntry, Status};
+use portolan_control::api::status::{OverrideEntry, PoolEntry, Status};
 use serde_json::Value;
 
 use crate::cli::InstanceArgs;

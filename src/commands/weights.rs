@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use portolan_control::status::OverrideEntry;
+use portolan_control::api::status::OverrideEntry;
 use reqwest::Method;
 use serde_json::{Value, json};
 

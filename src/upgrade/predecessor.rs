@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use portolan_control::admin::AdminServer;
+use portolan_control::background::overrides::{OverrideKeeper, Pause};
 use portolan_control::clock::Clock;
 use portolan_control::engine::Engine;
-use portolan_control::journal::Journal;
-use portolan_control::notice::{Notice, Upgrade};
-use portolan_control::overrides::keeper::{OverrideKeeper, Pause};
+use portolan_control::events::event::{Notice, Upgrade};
+use portolan_control::events::journal::Journal;
 use portolan_control::reload::Reloader;
 use portolan_proxy::HandedSocket;
 use tokio::process::{Child, Command};
@@ -24,7 +24,8 @@ use super::TAKE_OVER;
 use super::elders::Elders;
 use super::wire::{Channel, LONGEST, Offer, Offered, PROTOCOL, ToPredecessor, ToSuccessor};
 use crate::machine::Program;
-use crate::systemd::{self, Notifier};
+use crate::systemd;
+use crate::systemd::Notifier;
 
 /// How long a process that was told to take over may take to accept: it has done everything else.
 const SERVING: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use portolan_control::handover::Handover;
+use portolan_control::engine::handover::Handover;
 use portolan_proxy::HandedSocket;
 
 use super::TAKE_OVER;

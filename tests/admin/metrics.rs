@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use http::Method;
-use portolan_control::metrics::family;
+use portolan_control::telemetry::metrics::family;
 
 use super::promtool;
 use crate::harness::certificates::Authority;

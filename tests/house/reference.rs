@@ -52,7 +52,7 @@ fn the_diagnostics_reference_is_true() {
 fn the_metrics_reference_is_true() {
     holds(
         "metrics.md",
-        &portolan_control::metrics::family::reference_page(),
+        &portolan_control::telemetry::metrics::family::reference_page(),
     );
 }
 

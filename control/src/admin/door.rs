@@ -32,7 +32,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::reply::Problem;
-use crate::stats::Totals;
+use crate::counters::Totals;
 use crate::supervisor::caught;
 
 /// How long a client may take for the head of a request, from its first byte, or from the beginning of

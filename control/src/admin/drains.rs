@@ -16,9 +16,9 @@ use super::given::parse;
 use super::guard::Caller;
 use super::overrides::{LEASE, REASON, end, set};
 use super::reply::Problem;
-use crate::endpoint::EndpointKey;
+use crate::api::status::{OverrideEntry, exists};
 use crate::overrides::{Decision, LONGEST_REASON, Subject};
-use crate::status::{OverrideEntry, exists};
+use crate::pool::endpoint::EndpointKey;
 
 /// What `PUT …/drain` says.
 #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]

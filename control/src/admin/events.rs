@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::AdminState;
 use super::reply::Problem;
-use crate::journal::{Follower, Found};
+use crate::events::journal::{Follower, Found};
 
 /// The API leaves its address: whoever follows shall do so elsewhere.
 #[derive(Clone, Debug)]

@@ -14,12 +14,12 @@ use super::drains::DrainRequest;
 use super::overrides::EndRequest;
 use super::router::ExplainRequest;
 use super::weights::WeightsRequest;
-use crate::journal::Entry;
-use crate::overrides::audit::AuditEntry;
-use crate::rehearse::Explanation;
-use crate::status::{
+use crate::api::status::{
     CertificatesEntry, OverrideEntry, PoolEntry, RouteEntry, ServiceEntry, Status,
 };
+use crate::decision::explain::Explanation;
+use crate::events::journal::Entry;
+use crate::overrides::audit::AuditEntry;
 
 /// Who may use a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

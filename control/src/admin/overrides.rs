@@ -12,14 +12,14 @@ use super::AdminState;
 use super::given::parse;
 use super::guard::Caller;
 use super::reply::Problem;
+use crate::api::status::OverrideEntry;
+use crate::background::overrides::NotChanged;
 use crate::overrides::audit::AuditEntry;
-use crate::overrides::keeper::NotChanged;
 use crate::overrides::{
     Change, Decision, Event, LONGEST_LEASE, LONGEST_REASON, Lease, Override, Reason, Subject,
     USUAL_LEASE,
 };
 use crate::snapshot::Snapshot;
-use crate::status::OverrideEntry;
 
 /// How soon a process that takes over answers, in seconds.
 const SOON: u32 = 1;

@@ -17,13 +17,15 @@ use super::given::parse;
 use super::overrides::bad;
 use super::reply::Problem;
 use super::{AdminState, drains, events, given, guard, openapi, overrides, weights};
-use crate::metrics::Page;
-use crate::rehearse::{self, Asked, Explanation};
-use crate::reload::{Reloaded, Trigger};
-use crate::status::{
-    self, CertificatesEntry, ConfigStatus, ListenerEntry, PoolEntry, PoolTotals, RequestTotals,
+use crate::api::status;
+use crate::api::status::{
+    CertificatesEntry, ConfigStatus, ListenerEntry, PoolEntry, PoolTotals, RequestTotals,
     RouteEntry, ServiceEntry, Status, TokenKeysEntry,
 };
+use crate::decision::explain;
+use crate::decision::explain::{Asked, Explanation};
+use crate::reload::{Reloaded, Trigger};
+use crate::telemetry::metrics::Page;
 
 /// The whole API.
 pub fn router(state: AdminState) -> Router {
@@ -270,7 +272,7 @@ async fn explain(
     let asked = Asked::new(asked.client_ip, method, &asked.url, &asked.headers).map_err(bad)?;
     let mut question = asked.question();
     question.now = Some(state.clock.wall());
-    Ok(Json(rehearse::explain(&state.published.load(), &question)))
+    Ok(Json(explain::explain(&state.published.load(), &question)))
 }
 
 async fn reload(State(state): State<AdminState>) -> Result<Json<serde_json::Value>, Problem> {

@@ -15,9 +15,9 @@ use super::given::parse;
 use super::guard::Caller;
 use super::overrides::{LEASE, REASON, bad, end, set};
 use super::reply::Problem;
+use crate::api::status::OverrideEntry;
 use crate::overrides::weights::{Misfit, Weights, service};
 use crate::overrides::{Decision, LONGEST_REASON, Subject};
-use crate::status::OverrideEntry;
 
 /// What `PUT …/weights` says.
 #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]

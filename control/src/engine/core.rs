@@ -16,24 +16,23 @@ use portolan_config::plan::{
     EndpointPlan, Plan, PoolId, PoolPlan, ResolverPlan, TargetId, TargetKindPlan,
 };
 
+use super::passive::{LOOK, Passive};
 use crate::clock::Tick;
-use crate::dial::{Dial, Dialer, Preparation, ProbeOutcome};
-use crate::endpoint::{Endpoint, EndpointKey};
+use crate::counters::PoolStats;
+use crate::engine::handover::{Handover, Known};
+use crate::engine::resolve::Answer;
+use crate::events::event::Notice;
 use crate::geo::Locator;
-use crate::handover::{Handover, Known};
-use crate::health::{Event as HealthEvent, Health, HealthPolicy, ProbeFailure, Verdict};
-use crate::notice::Notice;
-use crate::outlier::{Alarm, Record, Tally};
+use crate::health::outlier::{Alarm, Record, Tally};
+use crate::health::slow_start;
+use crate::health::verdict::{Event as HealthEvent, Health, HealthPolicy, ProbeFailure, Verdict};
 use crate::overrides::Drains;
 use crate::overrides::weights::{Fitted, Misfit, WeightsOf};
-use crate::pool::{EndpointView, PoolView};
-use crate::resolve::Answer;
-use crate::slow_start;
+use crate::pool::dial::{Dial, Dialer, Preparation, ProbeOutcome};
+use crate::pool::endpoint::{Endpoint, EndpointKey};
+use crate::pool::view::{EndpointView, PoolView};
 use crate::snapshot::{RouteState, Snapshot, TargetTables, World};
-use crate::stats::PoolStats;
 use crate::steering::Sequence;
-
-use super::passive::{LOOK, Passive};
 
 /// How often shares that follow free capacity are worked out again.
 const REFRESH_LOAD: Duration = Duration::from_millis(100);

@@ -13,15 +13,15 @@ use portolan_config::{Machine, check_text};
 
 use super::{Beginning, Engine};
 use crate::clock::Clock;
-use crate::dial::{Dial, Dialer, ProbeOutcome, Probing};
-use crate::endpoint::EndpointKey;
+use crate::counters::Totals;
+use crate::engine::handover::Handover;
+use crate::engine::resolve::{Answer, Resolve, Resolving};
+use crate::events::journal::Journal;
 use crate::geo::Locator;
-use crate::handover::Handover;
-use crate::health::{ProbeFailure, Verdict};
-use crate::journal::Journal;
+use crate::health::verdict::{ProbeFailure, Verdict};
 use crate::overrides::{Decision, Event, Lease, Override, Overrides, Reason, Subject};
-use crate::resolve::{Answer, Resolve, Resolving};
-use crate::stats::Totals;
+use crate::pool::dial::{Dial, Dialer, ProbeOutcome, Probing};
+use crate::pool::endpoint::EndpointKey;
 use crate::supervisor::Supervisor;
 
 /// How long anything may take here.

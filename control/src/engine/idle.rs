@@ -12,14 +12,14 @@ use portolan_config::{Machine, check_text};
 use super::core::{Core, Effect, Event};
 use super::simulation::Nobody;
 use crate::clock::Tick;
-use crate::endpoint::Endpoint;
+use crate::counters::TryOutcome;
+use crate::engine::handover::Handover;
+use crate::engine::resolve::Answer;
 use crate::geo::Locator;
-use crate::handover::Handover;
-use crate::health::Verdict;
-use crate::outlier::{Source, Standing};
-use crate::resolve::Answer;
-use crate::shortage::Shortage;
-use crate::stats::TryOutcome;
+use crate::health::exhaustion::Shortage;
+use crate::health::outlier::{Source, Standing};
+use crate::health::verdict::Verdict;
+use crate::pool::endpoint::Endpoint;
 
 fn plan(pools: &str) -> Arc<Plan> {
     let text = format!(
@@ -174,10 +174,12 @@ fn a_slow_start_keeps_it_awake_until_it_is_over() {
         let result = if good {
             Ok(())
         } else {
-            Err(crate::health::ProbeFailure::Connect("refused".to_owned()))
+            Err(crate::health::verdict::ProbeFailure::Connect(
+                "refused".to_owned(),
+            ))
         };
         let took = Duration::from_millis(1);
-        let outcome = crate::dial::ProbeOutcome { result, took };
+        let outcome = crate::pool::dial::ProbeOutcome { result, took };
         let event = Event::ProbeFinished {
             key,
             serial,
@@ -226,9 +228,11 @@ fn a_core_goes_on_with_what_another_one_knew() {
             let result = if at == 0 {
                 Ok(())
             } else {
-                Err(crate::health::ProbeFailure::Connect("refused".to_owned()))
+                Err(crate::health::verdict::ProbeFailure::Connect(
+                    "refused".to_owned(),
+                ))
             };
-            let outcome = crate::dial::ProbeOutcome { result, took };
+            let outcome = crate::pool::dial::ProbeOutcome { result, took };
             let key = key.clone();
             let event = Event::ProbeFinished {
                 key,
@@ -314,7 +318,7 @@ fn a_probe_that_could_not_go_out_says_nothing_and_is_repeated_soon() {
     let verdict = |core: &mut Core| core.publish(now).pools[0].endpoints[0].health.verdict;
     let mut finish = |core: &mut Core, result, at: Tick| {
         let took = Duration::from_millis(1);
-        let outcome = crate::dial::ProbeOutcome { result, took };
+        let outcome = crate::pool::dial::ProbeOutcome { result, took };
         let key = key.clone();
         core.step(
             Event::ProbeFinished {
@@ -334,7 +338,7 @@ fn a_probe_that_could_not_go_out_says_nothing_and_is_repeated_soon() {
         }
         panic!("it is not probed again");
     };
-    let short = || Err(crate::health::ProbeFailure::Edge(Shortage::Files));
+    let short = || Err(crate::health::verdict::ProbeFailure::Edge(Shortage::Files));
     // Nothing is known, and stays unknown.
     let next = finish(&mut core, short(), now);
     assert_eq!(
@@ -353,7 +357,9 @@ fn a_probe_that_could_not_go_out_says_nothing_and_is_repeated_soon() {
     assert_eq!(verdict(&mut core), Verdict::Healthy);
     finish(
         &mut core,
-        Err(crate::health::ProbeFailure::Broken("cut".to_owned())),
+        Err(crate::health::verdict::ProbeFailure::Broken(
+            "cut".to_owned(),
+        )),
         at,
     );
     assert_eq!(verdict(&mut core), Verdict::Unhealthy);

@@ -10,13 +10,13 @@ use portolan_config::{Machine, check_text};
 use super::core::{Core, Effect, Event};
 use super::simulation::Nobody;
 use crate::clock::Tick;
-use crate::dial::ProbeOutcome;
-use crate::endpoint::EndpointKey;
+use crate::engine::handover::Handover;
+use crate::engine::resolve::Answer;
 use crate::geo::Locator;
-use crate::handover::Handover;
-use crate::health::ProbeFailure;
-use crate::pool::PoolView;
-use crate::resolve::Answer;
+use crate::health::verdict::ProbeFailure;
+use crate::pool::dial::ProbeOutcome;
+use crate::pool::endpoint::EndpointKey;
+use crate::pool::view::PoolView;
 
 /// An engine, with probes and questions that are answered when the test says so.
 struct Engine {

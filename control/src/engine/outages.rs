@@ -28,21 +28,21 @@ use portolan_config::{Machine, check_text};
 
 use super::core::{Core, Effect, Event};
 use super::simulation::Nobody;
-use crate::affinity::{Place, Tie};
 use crate::clock::Tick;
-use crate::decide::{Fate, decide};
-use crate::dial::ProbeOutcome;
-use crate::endpoint::{Endpoint, EndpointKey};
-use crate::geo::{Locator, Whereabouts};
-use crate::health::ProbeFailure;
-use crate::outlier::{Epoch, Fault as EndpointFault, Source};
-use crate::retry::{Fault, Sent};
-use crate::silence::{Judgement, Waiting};
-use crate::snapshot::Snapshot;
-use crate::stats::TryOutcome;
-use crate::tries::{
+use crate::counters::TryOutcome;
+use crate::decision::affinity::{Place, Tie};
+use crate::decision::decide::{Fate, decide};
+use crate::decision::tries::{
     Act, AfterAnswer, AfterFailure, Asking, Body, Choice, Failure, Moment, Plain, Repeat, Tries,
 };
+use crate::geo::{Locator, Whereabouts};
+use crate::health::outlier::{Epoch, Fault as EndpointFault, Source};
+use crate::health::retry::{Fault, Sent};
+use crate::health::stall::{Judgement, Waiting};
+use crate::health::verdict::ProbeFailure;
+use crate::pool::dial::ProbeOutcome;
+use crate::pool::endpoint::{Endpoint, EndpointKey};
+use crate::snapshot::Snapshot;
 
 const SEEDS: u64 = 120;
 
@@ -901,8 +901,9 @@ impl World {
     /// What holds at every moment.
     fn check(&self) {
         for pool in &self.snapshot.pools {
-            let breaks =
-                |endpoint: &crate::pool::EndpointView| self.broken.contains(&endpoint.live.key);
+            let breaks = |endpoint: &crate::pool::view::EndpointView| {
+                self.broken.contains(&endpoint.live.key)
+            };
             if pool.judged && !pool.endpoints.iter().any(breaks) {
                 assert!(
                     pool.availability > 0.0,

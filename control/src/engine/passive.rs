@@ -1,5 +1,5 @@
 //! What requests tell, in the engine: who is ejected and comes back, who starts slowly, and whether
-//! the instance suspects itself. The judgements are in [`outlier`](crate::outlier),
+//! the instance suspects itself. The judgements are in [`outlier`](crate::health::outlier),
 //! [`slow_start`] and [`suspicion`]; here they meet the state.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -12,14 +12,16 @@ use portolan_config::plan::{OutlierPlan, PoolPlan, ProbePlan};
 
 use super::core::{Core, Effect, EndpointState};
 use crate::clock::Tick;
-use crate::endpoint::EndpointKey;
-use crate::handover::Known;
-use crate::health::Verdict;
-use crate::notice::Notice;
-use crate::outlier::{Alarm, Change, Event, Fault, Record, Standing, Tally, Window, stands_out};
-use crate::pool::PoolView;
-use crate::slow_start;
-use crate::suspicion::{self, Pace, Suspicion};
+use crate::engine::handover::Known;
+use crate::events::event::Notice;
+use crate::health::outlier::{
+    Alarm, Change, Event, Fault, Record, Standing, Tally, Window, stands_out,
+};
+use crate::health::partition::{Pace, Suspicion};
+use crate::health::verdict::Verdict;
+use crate::health::{partition, slow_start};
+use crate::pool::endpoint::EndpointKey;
+use crate::pool::view::PoolView;
 
 /// How often the engine looks at what requests tell, if nothing alarms it.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -495,12 +497,12 @@ impl Core {
                 .filter(|view| view.plan.probe.is_some() && !view.plan.drain && view.judged)
                 .map(|view| (view.plan.name.clone(), view.probed > 0.0))
                 .collect();
-            changes.extend(self.ask(suspicion::Event::Judged(judged)));
+            changes.extend(self.ask(partition::Event::Judged(judged)));
         }
         if std::mem::take(&mut self.passive.passed) {
-            changes.extend(self.ask(suspicion::Event::ProbePassed));
+            changes.extend(self.ask(partition::Event::ProbePassed));
         }
-        changes.extend(self.ask(suspicion::Event::Woken));
+        changes.extend(self.ask(partition::Event::Woken));
         for (change, pools) in changes {
             self.follow(change, effects);
             effects.push(Effect::Notice(Notice::SelfSuspicion { change, pools }));
@@ -508,7 +510,7 @@ impl Core {
     }
 
     /// What changed, and the pools that it is about.
-    fn ask(&mut self, event: suspicion::Event) -> Option<(suspicion::Change, Vec<Name>)> {
+    fn ask(&mut self, event: partition::Event) -> Option<(partition::Change, Vec<Name>)> {
         let before = std::mem::take(&mut self.passive.suspicion);
         let about: Vec<Name> = before.fallen().cloned().collect();
         let (after, change) = before.step(self.passive.pace, event, self.now);
@@ -524,9 +526,9 @@ impl Core {
     }
 
     /// Does what follows from a suspicion, or from its end.
-    fn follow(&mut self, change: suspicion::Change, effects: &mut Vec<Effect>) {
+    fn follow(&mut self, change: partition::Change, effects: &mut Vec<Effect>) {
         match change {
-            suspicion::Change::Holding => {
+            partition::Change::Holding => {
                 let pictures = std::mem::take(&mut self.passive.pictures);
                 // The last of the best.
                 let best = pictures
@@ -544,8 +546,8 @@ impl Core {
                     })
                     .collect();
             }
-            suspicion::Change::Settling => return self.probe_everybody(),
-            suspicion::Change::LetGo => {
+            partition::Change::Settling => return self.probe_everybody(),
+            partition::Change::LetGo => {
                 self.passive.held.clear();
                 // What they did when nobody could be reached was not theirs.
                 let now = self.now;

@@ -16,11 +16,11 @@ use portolan_config::{Machine, check_text};
 
 use super::core::{Core, Effect, Event};
 use crate::clock::Tick;
-use crate::dial::{Dial, Dialer, ProbeOutcome, Probing};
-use crate::endpoint::EndpointKey;
+use crate::engine::resolve::Answer;
 use crate::geo::Locator;
-use crate::health::{ProbeFailure, Verdict};
-use crate::resolve::Answer;
+use crate::health::verdict::{ProbeFailure, Verdict};
+use crate::pool::dial::{Dial, Dialer, ProbeOutcome, Probing};
+use crate::pool::endpoint::EndpointKey;
 use crate::snapshot::Snapshot;
 use crate::steering::{Basis, Table};
 

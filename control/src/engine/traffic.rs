@@ -16,18 +16,18 @@ use portolan_config::{Machine, check_text};
 
 use super::core::{Core, Effect, Event};
 use super::simulation::Nobody;
-use crate::affinity::Tie;
-use crate::balance::Wish;
 use crate::clock::Tick;
-use crate::decide::{Fate, decide};
-use crate::dial::ProbeOutcome;
-use crate::endpoint::{Endpoint, EndpointKey};
+use crate::counters::TryOutcome;
+use crate::decision::affinity::Tie;
+use crate::decision::decide::{Fate, decide};
 use crate::geo::{Locator, Whereabouts};
-use crate::health::{ProbeFailure, Verdict};
-use crate::outlier::{Epoch, Source, Standing};
-use crate::pool::PoolView;
+use crate::health::outlier::{Epoch, Source, Standing};
+use crate::health::verdict::{ProbeFailure, Verdict};
+use crate::pool::balance::Wish;
+use crate::pool::dial::ProbeOutcome;
+use crate::pool::endpoint::{Endpoint, EndpointKey};
+use crate::pool::view::PoolView;
 use crate::snapshot::Snapshot;
-use crate::stats::TryOutcome;
 use crate::steering::Basis;
 
 const SEEDS: u64 = 150;

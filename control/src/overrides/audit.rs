@@ -104,7 +104,7 @@ impl AuditEntry {
 ///
 /// # Errors
 /// When it cannot be written.
-pub(super) fn append(path: &Path, entries: &[AuditEntry]) -> io::Result<()> {
+pub(crate) fn append(path: &Path, entries: &[AuditEntry]) -> io::Result<()> {
     let mut lines = Vec::new();
     for entry in entries {
         serde_json::to_writer(&mut lines, entry).map_err(io::Error::other)?;
@@ -138,7 +138,7 @@ pub(super) fn append(path: &Path, entries: &[AuditEntry]) -> io::Result<()> {
 ///
 /// # Errors
 /// When it cannot be read. A log that is not there is empty.
-pub(super) fn read(path: &Path) -> io::Result<Vec<AuditEntry>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<AuditEntry>> {
     let mut file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -15,7 +15,7 @@ const TOLERANCE: Duration = Duration::from_secs(2);
 
 /// A calendar.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Calendar {
+pub(crate) struct Calendar {
     /// What the machine's calendar said (since 1970) at a moment.
     wall: Duration,
     tick: Tick,
@@ -23,7 +23,7 @@ pub(super) struct Calendar {
 
 /// By how much a calendar was set, in milliseconds: ahead if it is positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shift(i64);
+pub(crate) struct Shift(i64);
 
 impl Shift {
     /// A time (since 1970) of the old calendar by the new one.
@@ -44,17 +44,17 @@ impl Shift {
 
 impl Calendar {
     /// One that says what the machine's calendar says now.
-    pub(super) fn new(wall: Duration, tick: Tick) -> Self {
+    pub(crate) fn new(wall: Duration, tick: Tick) -> Self {
         Self { wall, tick }
     }
 
     /// The time (since 1970) at a moment.
-    pub(super) fn at(&self, tick: Tick) -> Duration {
+    pub(crate) fn at(&self, tick: Tick) -> Duration {
         self.wall.saturating_add(tick.since(self.tick))
     }
 
     /// Sets it as the machine's calendar is, if that was set by more than anybody would overlook.
-    pub(super) fn set_right(&mut self, wall: Duration, tick: Tick) -> Option<Shift> {
+    pub(crate) fn set_right(&mut self, wall: Duration, tick: Tick) -> Option<Shift> {
         let own = self.at(tick);
         if own.abs_diff(wall) <= TOLERANCE {
             return None;

@@ -12,8 +12,8 @@ use portolan_certs::material::Fresh;
 use portolan_config::plan::{Plan, PoolId};
 
 use super::Reloader;
-use crate::notice::Notice;
-use crate::token_keys::Said;
+use crate::background::token_keys::Said;
+use crate::events::event::Notice;
 
 /// How many days before its end a certificate is announced.
 const DAYS: [i64; 4] = [30, 14, 7, 1];

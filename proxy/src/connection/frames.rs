@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use portolan_control::stats::Amount;
+use portolan_control::counters::Amount;
 use tokio::time::Instant;
 
 use super::behind::Behind;

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use portolan_config::plan::PoolId;
-use portolan_control::balance::Wish;
 use portolan_control::clock::Tick;
-use portolan_control::outlier::Source;
-use portolan_control::pool::PoolView;
-use portolan_control::shortage::SHORTAGES;
-use portolan_control::stats::TryOutcome;
+use portolan_control::counters::TryOutcome;
+use portolan_control::health::exhaustion::SHORTAGES;
+use portolan_control::health::outlier::Source;
+use portolan_control::pool::balance::Wish;
+use portolan_control::pool::view::PoolView;
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
 
@@ -22,11 +22,10 @@ use super::attempt::{Answer, Attempt, Patience, Request};
 use super::end_of;
 use super::upload::Upload;
 use super::wire::{Length, Next, Part};
-use crate::choose;
 use crate::context::{InFlight, RequestContext};
 use crate::edge::{Edge, fastrand_scope};
-use crate::fault;
 use crate::head::{RequestHeader, ResponseHeader};
+use crate::{choose, fault};
 
 /// Endpoints that are asked before it is given up.
 const MOST_TRIES: usize = 3;

@@ -12,11 +12,12 @@ use std::time::Duration;
 use http::StatusCode;
 use pingora::{Error, ErrorType, Result};
 use portolan_control::clock::{Clock, Tick};
-use portolan_control::retry::{Fault, Sent};
-use portolan_control::stats::TryOutcome;
+use portolan_control::counters::TryOutcome;
+use portolan_control::health::retry::{Fault, Sent};
 use tokio::time::Instant;
 
-use super::http2::{self, Claim, Need};
+use super::http2;
+use super::http2::{Claim, Need};
 use super::pool::{Connected, Upstream};
 use super::upload::Upload;
 use super::wire::{Length, Lost, Next, Wire};

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use portolan_config::fields::Fields;
-use portolan_control::shortage::SHORTAGES;
+use portolan_control::health::exhaustion::SHORTAGES;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Instant;
 

@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use portolan_control::shortage::SHORTAGES;
+use portolan_control::health::exhaustion::SHORTAGES;
 use tokio::time::Instant;
 
 use super::http2::Pool;
-use super::kept::{self, Kept};
+use super::kept;
+use super::kept::Kept;
 use super::stream::EndpointStream;
 use crate::peer::Target;
 

@@ -10,12 +10,13 @@ use std::time::Duration;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::protocols::ALPN;
 use pingora::{Error, ErrorType, Result};
-use portolan_control::shortage::Shortage;
-use portolan_control::stats::Amount;
+use portolan_control::counters::Amount;
+use portolan_control::health::exhaustion::Shortage;
 use tokio::time::Instant;
 
 use super::http2::{Joined, Need, Slot};
-use super::kept::{self, HOUSEKEEPING};
+use super::kept;
+use super::kept::HOUSEKEEPING;
 use super::place::{Own, Place};
 use super::stream::EndpointStream;
 use crate::peer::Target;

@@ -8,20 +8,17 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use portolan_control::clock::Tick;
-use portolan_control::stats::TryOutcome;
+use portolan_control::counters::TryOutcome;
 
 use super::attempt::Answer;
-use super::body;
-use super::request;
 use super::upload::Upload;
 use super::wire::{Next, Part, Wire};
-use super::{Client, Heard, hear};
+use super::{Client, Heard, body, hear, request};
 use crate::context::RequestContext;
 use crate::downstream::Downstream;
 use crate::edge::Edge;
-use crate::fault;
-use crate::guard;
 use crate::head::ResponseHeader;
+use crate::{fault, guard};
 
 /// How long nothing may happen where no pool says how long.
 const IDLE: Duration = Duration::from_secs(5);

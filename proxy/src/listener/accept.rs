@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use portolan_config::document::HeaderCase;
+use portolan_control::counters::Gauge;
 use portolan_control::engine::Published;
-use portolan_control::ledger::{Gone, Outcome};
-use portolan_control::shortage::{SHORTAGES, Shortage};
-use portolan_control::stats::Gauge;
+use portolan_control::health::exhaustion::{SHORTAGES, Shortage};
 use portolan_control::supervisor::caught;
+use portolan_control::telemetry::ledger::{Gone, Outcome};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_certs::{ClientIdentity, ServerTls};
-use portolan_control::handshakes::{Handshake, HandshakeFault, Handshakes};
+use portolan_control::telemetry::handshakes::{Handshake, HandshakeFault, Handshakes};
 use rustls::server::{Accepted, Acceptor};
 use rustls::{CertificateError, Error, HandshakeKind, InvalidMessage, ProtocolVersion};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio_rustls::StartHandshake;
-use tokio_rustls::rustls;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{StartHandshake, rustls};
 
 use crate::client_certificate::ClientCertificate;
 use crate::context::TlsContext;

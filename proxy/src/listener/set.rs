@@ -10,7 +10,7 @@ use portolan_certs::Material;
 use portolan_config::diagnostic::{Code, Diagnostic};
 use portolan_config::plan::{ListenerPlan, Plan};
 use portolan_config::source::Origin;
-use portolan_control::listeners::{ListenerStatus, Listeners, PreparedListeners};
+use portolan_control::reload::listeners::{ListenerStatus, Listeners, PreparedListeners};
 use tokio::sync::watch;
 
 use super::accept::{Service, accept};

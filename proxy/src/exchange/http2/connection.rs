@@ -11,10 +11,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{self, ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, SendStream};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, SendStream, client};
 use pingora::{Error, ErrorType, OrErr as _, Result};
-use portolan_control::stats::Amount;
+use portolan_control::counters::Amount;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 

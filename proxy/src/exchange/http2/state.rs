@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use portolan_control::stats::Amount;
+use portolan_control::counters::Amount;
 use tokio::time::Instant;
 
 use crate::frames::{DATA, Frame, GOAWAY, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE};

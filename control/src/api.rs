@@ -1,0 +1,3 @@
+//! The types that the admin API answers with.
+
+pub mod status;

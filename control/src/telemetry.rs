@@ -1,0 +1,8 @@
+//! What is counted about the process, and how it is written down.
+
+pub mod access_log;
+pub mod handshakes;
+pub mod ledger;
+pub mod lines;
+pub(crate) mod managed_certificates;
+pub mod metrics;
