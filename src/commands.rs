@@ -7,6 +7,7 @@ mod events;
 mod explain;
 mod instance;
 mod run;
+mod runtime;
 mod show;
 mod upgrade;
 mod weights;
@@ -37,12 +38,4 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(exit::DONE)
         }
     }
-}
-
-/// Waits for something on a small runtime of its own: commands that ask and print need no threads.
-fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(future)
 }

@@ -1,7 +1,8 @@
 //! What the command prints, and where: results on standard output, everything else on standard
 //! error; colours on terminals alone, and only if the environment does not say otherwise.
 
-use std::io::{self, IsTerminal, Write as _};
+use std::io;
+use std::io::{IsTerminal, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use portolan_config::diagnostic::{Colours, Report};

@@ -23,6 +23,3 @@ pub(crate) use door::{Answer, Door, Question};
 pub(crate) use elders::Elders;
 pub(crate) use predecessor::{Successor, Upgrader};
 pub(crate) use successor::{Inherited, Predecessor};
-
-/// The environment variable that tells a process what its standard input is.
-pub(crate) const TAKE_OVER: &str = "PORTOLAN_TAKE_OVER";

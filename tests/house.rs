@@ -1,7 +1,9 @@
 //! The structure of the project itself: which crate may know which, references that say what the
 //! code says, links that lead somewhere.
 
+mod circles;
 mod links;
+mod pages;
 mod reference;
 mod schema;
 

@@ -14,6 +14,7 @@
 pub mod account;
 pub mod answers;
 pub mod directory;
+pub mod error;
 pub mod issued;
 pub mod moment;
 pub mod order;

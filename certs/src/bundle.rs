@@ -9,9 +9,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::client::distinguished_name;
-use crate::pem::{Fault, Found, Pem};
-use crate::sha256;
+use crate::digest::sha256;
+use crate::error::{BundleError, unreadable};
+use crate::pem::Pem;
+use crate::shown::{distinguished_name, hexadecimal};
 use crate::staple::Staple;
 
 /// A chain with its key, ready to be shown to clients.
@@ -111,137 +112,6 @@ pub enum Validity {
     NotYet,
     /// It is no longer valid.
     Expired,
-}
-
-/// Why a chain or a key cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BundleError {
-    /// The file cannot be read.
-    #[error("cannot read `{path}`: {error}")]
-    Unreadable {
-        /// The file.
-        path: String,
-        /// Why.
-        error: String,
-    },
-    /// There is nothing of the kind in it.
-    #[error("`{path}` holds no {what}")]
-    Missing {
-        /// The file.
-        path: String,
-        /// What was looked for.
-        what: &'static str,
-    },
-    /// It is no PEM, or damaged, or of something else.
-    #[error("`{path}`{}: {fault}", line_words(.line))]
-    Pem {
-        /// The file.
-        path: String,
-        /// The line, from 1; 0: the file as a whole.
-        line: usize,
-        /// What is wrong.
-        fault: Fault,
-    },
-    /// A certificate is not one.
-    #[error("certificate {number} in `{path}` cannot be read: {why}")]
-    Malformed {
-        /// The file.
-        path: String,
-        /// Which one, from 1.
-        number: usize,
-        /// Why.
-        why: &'static str,
-    },
-    /// The key is of a kind that cannot be used.
-    #[error("the key in `{path}` cannot be used: {why}")]
-    Key {
-        /// The file.
-        path: String,
-        /// Why.
-        why: &'static str,
-    },
-    /// Key and certificate do not belong together.
-    #[error("the key in `{key}` does not belong to the certificate in `{cert}`")]
-    Mismatch {
-        /// The certificate's file.
-        cert: String,
-        /// The key's file.
-        key: String,
-    },
-    /// It would replace one that is valid, and is not.
-    #[error("the certificate in `{path}` {why}, and the one before it is still valid")]
-    Worse {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// What is in it cannot be used for what it is for.
-    #[error("`{path}` cannot be used as {what}: {error}")]
-    Unusable {
-        /// The file.
-        path: String,
-        /// What it should have been.
-        what: &'static str,
-        /// Why.
-        error: String,
-    },
-}
-
-/// Where in a file.
-fn line_words(line: &usize) -> String {
-    match line {
-        0 => String::new(),
-        line => format!(", line {line}"),
-    }
-}
-
-impl BundleError {
-    /// What is wrong with a file in PEM.
-    pub(crate) fn pem(path: &Path, (line, fault): Found) -> Self {
-        Self::Pem {
-            path: path.display().to_string(),
-            line,
-            fault,
-        }
-    }
-
-    /// Whether it is about this file.
-    pub(crate) fn is_about(&self, file: &Path) -> bool {
-        let (Self::Unreadable { path, .. }
-        | Self::Missing { path, .. }
-        | Self::Pem { path, .. }
-        | Self::Malformed { path, .. }
-        | Self::Key { path, .. }
-        | Self::Mismatch { cert: path, .. }
-        | Self::Worse { path, .. }
-        | Self::Unusable { path, .. }) = self;
-        *path == file.display().to_string()
-    }
-
-    /// The kind of error, as `portolan_certificate_reload_failures_total` tells them apart.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Unreadable { .. } => "unreadable",
-            Self::Missing { .. } => "incomplete",
-            Self::Pem { .. } | Self::Malformed { .. } => "malformed",
-            Self::Key { .. } => "key",
-            Self::Mismatch { .. } => "mismatch",
-            Self::Worse { .. } => "not_valid",
-            Self::Unusable { .. } => "unusable",
-        }
-    }
-
-    /// Every reason.
-    pub const REASONS: [&'static str; 7] = [
-        "unreadable",
-        "incomplete",
-        "malformed",
-        "key",
-        "mismatch",
-        "not_valid",
-        "unusable",
-    ];
 }
 
 impl Bundle {
@@ -414,23 +284,6 @@ fn kind_of(certified: &CertifiedKey) -> Option<KeyKind> {
     .into_iter()
     .find(|scheme| certified.key.choose_scheme(&[*scheme]).is_some())
     .and_then(KeyKind::of)
-}
-
-/// Bytes as text.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
-pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> BundleError {
-    BundleError::Unreadable {
-        path: path.display().to_string(),
-        error: error.to_string(),
-    }
 }
 
 /// Why a key cannot be used, as far as its kind tells.

@@ -7,7 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::bundle::{BundleError, PairFiles};
+use crate::bundle::PairFiles;
+use crate::error::BundleError;
 use crate::pem::Pem;
 
 /// Endings of files with chains.

@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 use portolan_config::plan::TokenKeySource;
 use tokio::sync::{Notify, watch};
 
-use crate::bundle::BundleError;
+use crate::error::BundleError;
 use crate::token_keys::{KeyFault, TokenKeys};
 
 /// The keys of one source.

@@ -9,8 +9,9 @@ use portolan_config::plan::{CertificateSource, TokenKeySource};
 use portolan_config::source::Origin;
 use rustls::server::ProducesTickets;
 
-use crate::bundle::{Bundle, BundleError, PairFiles};
+use crate::bundle::{Bundle, PairFiles};
 use crate::challenge::Challenges;
+use crate::error::BundleError;
 use crate::folder;
 use crate::key_set::KeySet;
 

@@ -20,12 +20,16 @@ pub mod acme;
 pub mod bundle;
 pub mod challenge;
 pub mod client;
+pub mod clock;
+mod digest;
+pub mod error;
 pub mod folder;
 pub mod key_set;
 pub mod keyring;
 pub mod material;
 pub mod pem;
 pub mod server;
+pub mod shown;
 pub mod staple;
 pub mod state_file;
 pub mod store;
@@ -33,42 +37,16 @@ pub mod token_keys;
 pub mod upstream;
 pub mod verifier;
 
-pub use bundle::{Bundle, BundleError};
+pub use bundle::Bundle;
 pub use challenge::Challenges;
 pub use client::{ClientAuth, ClientIdentity};
+pub use clock::now;
+pub use error::BundleError;
 pub use key_set::KeySet;
 pub use keyring::{Fault, Keyring};
 pub use material::Material;
 pub use server::{ServerTls, install_provider};
+pub use shown::no_json;
 pub use store::CertificateStore;
 pub use token_keys::TokenKeys;
 pub use upstream::UpstreamIdentity;
-
-/// The time by which certificates are judged, in seconds since 1970: the same that rustls takes.
-pub fn now() -> i64 {
-    i64::try_from(rustls_pki_types::UnixTime::now().as_secs()).unwrap_or(i64::MAX)
-}
-
-/// Where a text in JSON is not what it should be, in words that hold nothing of it.
-pub fn no_json(error: &serde_json::Error) -> String {
-    use serde_json::error::Category;
-    let what = match error.classify() {
-        Category::Eof => "the JSON ends too early: the file may have been cut off",
-        Category::Syntax => "it is no JSON",
-        Category::Data | Category::Io => "something else belongs here, or something is missing",
-    };
-    match error.line() {
-        0 => what.to_owned(),
-        line => format!("line {line}, column {}: {what}", error.column()),
-    }
-}
-
-fn digest(bytes: &[u8]) -> [u8; 32] {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
-    digest
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    bundle::hexadecimal(&digest(bytes))
-}

@@ -9,11 +9,12 @@ use portolan_config::diagnostic::{Code, Diagnostic};
 use portolan_config::plan::{Plan, PoolId, TokenKeySource, TokenKeysPlan, UpstreamTlsPlan};
 use portolan_config::source::Origin;
 
-use crate::bundle::{BundleError, Validity, read_chain};
+use crate::bundle::{Validity, read_chain};
 use crate::client::roots;
+use crate::clock::now;
+use crate::error::BundleError;
 use crate::key_set::{KeySet, Looked};
 use crate::keyring::{Fault, Keyring, worry};
-use crate::now;
 use crate::server::{Refreshed, ServerTls};
 use crate::token_keys::TokenKeys;
 use crate::upstream::UpstreamIdentity;

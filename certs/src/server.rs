@@ -15,11 +15,10 @@ use rustls::{
 
 use crate::acme::placeholder::stand_ins;
 use crate::bundle::{Bundle, PairFiles};
-use crate::challenge;
 use crate::client::ClientAuth;
-use crate::folder;
 use crate::keyring::{Fault, Gathered, Keyring};
 use crate::store::{Able, CertificateStore, Resolver};
+use crate::{challenge, folder};
 
 /// Whether a client speaks TLS 1.3: only who does offers its suites.
 fn speaks_tls13(hello: &ClientHello<'_>) -> bool {
@@ -384,7 +383,7 @@ fn serving(
     if let Some(tickets) = keyring.tickets() {
         config.ticketer = Arc::new(ScopedTickets {
             inner: tickets.clone(),
-            scope: crate::digest(
+            scope: crate::digest::digest(
                 files
                     .client
                     .as_ref()

@@ -11,7 +11,8 @@ use x509_parser::der_parser::asn1_rs::{
 };
 use x509_parser::der_parser::oid;
 
-use crate::bundle::{BundleError, hexadecimal};
+use crate::error::BundleError;
+use crate::shown::hexadecimal;
 
 /// An OCSP response about one certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Files in `state_dir`: readable by their owner alone, and never half written.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 

@@ -18,7 +18,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{SignatureScheme, SupportedCipherSuite};
 
 use crate::bundle::{Bundle, KeyKind};
-use crate::now;
+use crate::clock::now;
 
 /// The certificates of a listener, the default first.
 #[derive(Debug, Default)]

@@ -21,16 +21,17 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error as JwtError, ErrorKind};
-use jsonwebtoken::signature::{self, Verifier};
+use jsonwebtoken::signature::Verifier;
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, Validation, decode, decode_header,
+    signature,
 };
 use portolan_config::document::TokenAlgorithm;
 use portolan_config::plan::JwtPlan;
 use ring::signature as ring_signature;
 use serde_json::{Map, Value};
 
-use crate::bundle::{BundleError, unreadable};
+use crate::error::{BundleError, unreadable};
 
 /// The largest set of keys that is read, in bytes.
 pub const LARGEST_SET: usize = 1 << 20;
@@ -211,7 +212,8 @@ impl TokenKeys {
         if text.len() > LARGEST_SET {
             return Err(KeysError::TooLarge("1 MiB"));
         }
-        let malformed = |error: serde_json::Error| KeysError::Malformed(crate::no_json(&error));
+        let malformed =
+            |error: serde_json::Error| KeysError::Malformed(crate::shown::no_json(&error));
         let set: Value = serde_json::from_slice(text).map_err(malformed)?;
         let Some(entries) = set.get("keys").and_then(Value::as_array) else {
             return Err(KeysError::Malformed("it has no list of `keys`".to_owned()));
@@ -244,7 +246,7 @@ impl TokenKeys {
             ignored: entries.len() - keys.len() - broken,
             keys,
             faults,
-            digest: crate::digest(text),
+            digest: crate::digest::digest(text),
         })
     }
 

@@ -9,8 +9,9 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
 
-use crate::bundle::{Bundle, BundleError, Validity, read_chain, read_key};
+use crate::bundle::{Bundle, Validity, read_chain, read_key};
 use crate::client::roots;
+use crate::error::BundleError;
 use crate::verifier::{ServerVerifier, own};
 
 /// Certificates in DER, ready for whoever opens connections.

@@ -7,69 +7,46 @@ mod admin;
 mod auth;
 mod browser;
 mod clients;
+mod headers;
 mod listeners;
 mod pools;
 mod redirect;
-mod references;
 mod routes;
-mod rto;
+mod shown;
 mod targets;
 mod tests;
 mod token;
 
-pub(crate) use references::{Definition, Names};
-
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::Document;
-use crate::source::{At, Origin};
-
-/// Every name of a document that has passed the checks.
-pub(crate) fn names(document: &Document) -> Names<'_> {
-    references::check(document, &mut Vec::new())
-}
-
-/// A name is shown everywhere, and what comes from a file is a secret: one of the two is a mistake.
-fn shown<T>(name: &At<T>, found: &mut Vec<Diagnostic>) {
-    if name.secret {
-        found.push(
-            Diagnostic::error(
-                Code::BadValue,
-                name.origin,
-                "a name is shown everywhere, and what comes from `${file:…}` is never shown",
-            )
-            .help("write the name itself, or `${env:…}`"),
-        );
-    }
-}
+use crate::resolve::Names;
+use crate::source::Origin;
 
 /// Everything that is wrong, or suspicious, about a document that could be read.
-pub(crate) fn check(document: &Document) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
-    let names = references::check(document, &mut found);
-    let unresolved = found
-        .iter()
-        .any(|d| matches!(d.code, Code::UnknownName | Code::Cycle));
-    listeners::check(document, &mut found);
-    acme::check(document, &mut found);
-    admin::check(document, &mut found);
-    pools::check(document, &mut found);
-    targets::check(document, &names, unresolved, &mut found);
-    routes::check(document, &mut found);
-    redirect::check(document, &mut found);
-    access::check(document, &mut found);
-    clients::check_patch(document, &mut found);
-    auth::check(document, &mut found);
-    browser::check(document, &mut found);
-    if !unresolved {
-        rto::check(document, &names, &mut found);
-    }
-    tests::check(document, &names, &mut found);
+/// `unresolved`: a name in it stands for nothing.
+pub(crate) fn check(
+    document: &Document,
+    names: &Names<'_>,
+    unresolved: bool,
+    found: &mut Vec<Diagnostic>,
+) {
+    listeners::check(document, found);
+    acme::check(document, found);
+    admin::check(document, found);
+    pools::check(document, found);
+    targets::check(document, names, unresolved, found);
+    routes::check(document, found);
+    redirect::check(document, found);
+    access::check(document, found);
+    clients::check_patch(document, found);
+    auth::check(document, found);
+    browser::check(document, found);
+    tests::check(document, names, found);
     // With a misspelt name, what it was meant for looks unused.
     if !unresolved {
-        references::check_use(document, &names, &mut found);
+        crate::resolve::check_use(document, names, found);
     }
-    process(document, &mut found);
-    found
+    process(document, found);
 }
 
 /// What concerns the process as a whole.

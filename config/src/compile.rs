@@ -3,15 +3,15 @@
 mod acme;
 mod alike;
 mod auth;
+mod files;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
 use self::alike::Alike;
-use crate::check::{Definition, Names};
+use crate::compile::files::file;
 use crate::decode::Encode;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{
@@ -35,6 +35,7 @@ use crate::plan::{
     RoutePlan, RouteTable, ServiceId, ServicePlan, SplitMemberPlan, TargetGraph, TargetId,
     TargetKindPlan, TestPlan, TimeoutsPlan, UpstreamTlsPlan, WhenAllDownPlan,
 };
+use crate::resolve::{Definition, Names};
 use crate::source::{At, Origin, Sources};
 
 /// Makes the plan.
@@ -44,7 +45,7 @@ use crate::source::{At, Origin, Sources};
 /// shape is compiled.
 pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Vec<Diagnostic>> {
     let mut found = Vec::new();
-    let names = crate::check::names(document);
+    let names = crate::resolve::names(document);
     let locations = Arc::new(LocationTable::new(subdivisions(document)));
     let pools: Vec<Arc<PoolPlan>> = document
         .pools
@@ -153,7 +154,7 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
                 .map(|net| net.value)
                 .collect(),
         },
-        paths: paths(document),
+        paths: PathsPlan::of(&document.paths),
         header_case: document.header_case.value,
         geoip: GeoIpPlan {
             database: document
@@ -219,11 +220,6 @@ pub(crate) fn compile(document: &Document, sources: &Sources) -> Result<Plan, Ve
         route_table,
         tests,
     })
-}
-
-/// A path, as seen from the file it was written in.
-fn file(path: &At<PathBuf>, sources: &Sources) -> At<PathBuf> {
-    At::new(sources.resolve(path.origin, &path.value), path.origin)
 }
 
 /// What the configuration is known by: changes when any value changes, secrets included, however
@@ -328,15 +324,6 @@ fn certificate_source(
         key: file(certificate.key.as_ref().unwrap_or(cert), sources),
         ocsp: certificate.ocsp.as_ref().map(|ocsp| file(ocsp, sources)),
     }))
-}
-
-/// What is made of paths, for the plan and for the checks before it.
-pub(crate) fn paths(document: &Document) -> PathsPlan {
-    PathsPlan {
-        dot_segments: document.paths.dot_segments.value,
-        repeated_slashes: document.paths.repeated_slashes.value,
-        encoded_slash: document.paths.encoded_slash.value,
-    }
 }
 
 fn access_log(log: &AccessLog, sources: &Sources) -> AccessLogPlan {

@@ -21,6 +21,7 @@ mod route;
 mod target;
 mod test;
 mod token;
+mod values;
 
 pub use access::{LimitKey, LimitKeyLong, RateLimit};
 pub use acme::{
@@ -28,7 +29,7 @@ pub use acme::{
     ExternalAccount, KeyKind, WebhookUrl,
 };
 pub use admin::{Admin, AdminToken, Role};
-pub use auth::{Auth, BasicAuth, BasicUser, HashKind, PasswordHash, Realm, UserName, htpasswd};
+pub use auth::{Auth, BasicAuth, BasicUser, HashKind, PasswordHash, UserName, htpasswd};
 pub use browser::{
     Cors, FrameOptions, Hsts, OriginPattern, ReferrerPolicy, SecurityHeaders, SecurityHeadersLong,
 };
@@ -49,12 +50,13 @@ pub use pool::{
 pub use redirect::{Redirect, RedirectHost, RedirectScheme, RedirectStatus};
 pub use retry::{Hedge, HedgeAfter, Retry, RetryOn};
 pub use route::{
-    Affinity, HeaderEdits, PathMatch, PathMatchLong, PathPattern, Respond, Rewrite, Route, UrlPath,
+    Affinity, HeaderEdits, PathMatch, PathMatchLong, PathPattern, Respond, Rewrite, Route,
     WhenAllDown, WhenAllDownLong, WhenAllDownWord,
 };
 pub use target::{GeoRule, IfDown, SplitMember, Target, TargetKind};
 pub use test::{ShareNumber, Test, TestClient, TestExpect, TestRequest};
-pub use token::{ClaimName, JwtAuth, KeysUrl, ScopeName, TokenAlgorithm, TokenKeys, TokenPlace};
+pub use token::{JwtAuth, KeysUrl, ScopeName, TokenAlgorithm, TokenKeys, TokenPlace};
+pub use values::{ClaimName, Realm, UrlPath};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -45,10 +45,12 @@ pub mod node;
 mod parse;
 pub mod plan;
 mod reference;
+mod resolve;
 mod schema;
 pub mod source;
 mod stamp;
 pub mod units;
+pub mod verify;
 
 pub use expand::Environment;
 pub use load::{Inputs, Machine, SavedSource, Watch};
@@ -209,7 +211,7 @@ fn check_loaded(loaded: Loaded, keep: Keep) -> Checked {
         let names_whole = named == Some(named_in(&document));
         let holds =
             |code| whole || holds_anyway(code) || (names_whole && code == Code::UnknownName);
-        let said = check::check(&document);
+        let said = judge(&document);
         found.extend(said.into_iter().filter(|d| holds(d.code)));
         if sound(&found) {
             match compile::compile(&document, &sources) {
@@ -232,6 +234,20 @@ fn check_loaded(loaded: Loaded, keep: Keep) -> Checked {
         watch,
         inputs,
     }
+}
+
+/// Everything that is wrong, or suspicious, about a document that could be read.
+fn judge(document: &Document) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let names = resolve::check(document, &mut found);
+    let unresolved = found
+        .iter()
+        .any(|d| matches!(d.code, Code::UnknownName | Code::Cycle));
+    check::check(document, &names, unresolved, &mut found);
+    if !unresolved {
+        verify::verify(document, &names, &mut found);
+    }
+    found
 }
 
 /// Complains about routes that say neither where requests go nor where clients are sent. Of what was

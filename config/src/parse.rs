@@ -8,6 +8,7 @@
 //! Most files need little of what YAML can do. Those are read by [`simple`], many times as fast; whatever it
 //! is not sure of, and all that is wrong, is left to the crate.
 
+mod limits;
 mod simple;
 
 use std::fmt;
@@ -17,11 +18,8 @@ use serde_yaml::{DuplicateKeyPolicy, Location, Options, Spanned};
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::node::{Entry, Node, Scalar, Value};
+use crate::parse::limits::MOST_NODES;
 use crate::source::{At, LineColumn, Origin, SourceId, Sources, Span};
-
-/// The most values in one file. A file of the largest size that is read has fewer, unless it is
-/// made to have many.
-const MOST_NODES: usize = 8_000_000;
 
 /// The most values that aliases may repeat, all together: what keeps bombs small.
 const MOST_REPEATED: usize = 1_000_000;

@@ -8,6 +8,7 @@ mod acme;
 mod auth;
 mod browser;
 mod classes;
+mod id;
 mod location;
 mod paths;
 mod pool;
@@ -16,7 +17,7 @@ mod route;
 mod route_table;
 mod target;
 
-pub use access::{AccessPlan, ClientMatcher, Denied, LimitKeyPlan, RateLimitPlan};
+pub use access::{AccessPlan, ClientFacts, ClientMatcher, Denied, LimitKeyPlan, RateLimitPlan};
 pub use acme::{
     AcmeIssuerPlan, ChallengePlan, DnsHookKind, DnsHookPlan, ExternalAccountPlan,
     ManagedCertificate,
@@ -28,6 +29,7 @@ pub use auth::{
 pub use browser::{BrowserPlan, CorsPlan};
 pub(crate) use classes::ClassMaker;
 pub use classes::{Class, ClassIndex, ClientClasses, TooManyClasses};
+pub use id::{PoolId, RouteId, ServiceId, TargetId};
 pub use location::{BitSet, ClientSet, LocationId, LocationTable, PlacePatch};
 pub use paths::{PathFault, PathsPlan};
 pub use pool::{
@@ -36,8 +38,7 @@ pub use pool::{
 };
 pub use redirect::{RedirectPath, RedirectPlan};
 pub use route::{
-    AffinityPlan, ClientFacts, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, RetryPlan, RoutePlan,
-    WhenAllDownPlan,
+    AffinityPlan, HeaderEditsPlan, HedgeAfterPlan, HedgePlan, RetryPlan, RoutePlan, WhenAllDownPlan,
 };
 pub(crate) use route_table::{Conditions, PathRule};
 pub use route_table::{RequestHead, RouteTable, normal_host};
@@ -58,37 +59,6 @@ use crate::document::{HeaderCase, LogFormat, LogLevel, MinTlsVersion, Role, TlsP
 use crate::fields::Fields;
 use crate::names::Name;
 use crate::source::{At, Origin};
-
-macro_rules! ids {
-    ($( $(#[doc = $doc:literal])+ $name:ident ),* $(,)?) => { $(
-        $(#[doc = $doc])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(u32);
-
-        impl $name {
-            /// The id of the thing at this index.
-            pub const fn new(index: usize) -> Self {
-                Self(index as u32)
-            }
-
-            /// As an index.
-            pub const fn index(self) -> usize {
-                self.0 as usize
-            }
-        }
-    )* };
-}
-
-ids! {
-    /// A pool, as an index into [`Plan::pools`].
-    PoolId,
-    /// A service, as an index into [`Plan::services`].
-    ServiceId,
-    /// A route, as an index into [`Plan::routes`].
-    RouteId,
-    /// A distinct target, as an index into [`Plan::targets`].
-    TargetId,
-}
 
 /// A configuration that can be run.
 #[derive(Debug)]

@@ -3,4 +3,5 @@
 pub mod affinity;
 pub mod decide;
 pub mod explain;
+pub mod fate;
 pub mod tries;

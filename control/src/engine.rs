@@ -12,6 +12,7 @@ pub mod handover;
 mod idle;
 #[cfg(test)]
 mod names;
+mod observations;
 #[cfg(test)]
 mod outages;
 mod passive;

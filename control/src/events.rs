@@ -3,4 +3,6 @@
 pub(crate) mod certificate;
 pub mod event;
 pub mod journal;
+pub mod log_loss;
+pub mod reload;
 pub(crate) mod token_keys;

@@ -32,7 +32,8 @@
 //!
 //! use portolan_config::{Machine, check_text};
 //! use portolan_control::geo::Locator;
-//! use portolan_control::decision::explain::{Asked, explain, pretend};
+//! use portolan_control::decision::explain::question::Asked;
+//! use portolan_control::decision::explain::{explain, pretend};
 //!
 //! let text = "
 //! listeners: [ { bind: '127.0.0.1:8080' } ]

@@ -3,7 +3,7 @@
 //! Each has an owner, a reason and a lease: it ends by itself. Overrides belong to names (a pool's,
 //! an endpoint's address in it, a service's), not to a configuration, so they stay through every
 //! reload, also one that takes their subject away and another that brings it back. This file
-//! decides, purely; [`keeper`] keeps the file in `state_dir`, the lease's time, and tells the
+//! decides, purely; [the task beside it](crate::background::overrides) keeps the file in `state_dir`, the lease's time, and tells the
 //! engine; [`weights`] says which weights fit which service; [`audit`] remembers who did what.
 
 pub mod audit;

@@ -3,4 +3,6 @@
 pub mod balance;
 pub mod dial;
 pub mod endpoint;
+pub mod endpoint_view;
+pub mod rendezvous;
 pub mod view;

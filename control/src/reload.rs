@@ -26,55 +26,17 @@ use portolan_config::{Inputs, Machine, SavedSource, Watch};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use crate::clock::Clock;
-use crate::counters::Totals;
 use crate::engine::Engine;
 use crate::events::event::Notice;
 use crate::events::journal::Journal;
+use crate::events::reload::{Doubt, Reloaded, Trigger};
 use crate::geo::Locator;
 use crate::reload::configuration::{Outcome, Ready, Source};
 use crate::reload::file_watch::{Changed, Follow, Read, Writing, written_since};
 use crate::reload::last_known_good::LastKnownGood;
 use crate::reload::listeners::Listeners;
 use crate::telemetry::access_log::AccessLog;
-
-pub use cut::Doubt;
-
-/// Who asked for a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// A watched file changed.
-    FileChanged,
-    /// SIGHUP.
-    Signal,
-    /// The admin API.
-    Api,
-}
-
-impl fmt::Display for Trigger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::FileChanged => "a file changed",
-            Self::Signal => "SIGHUP",
-            Self::Api => "the admin API",
-        })
-    }
-}
-
-/// What became of a reload.
-#[derive(Clone, Debug)]
-pub enum Reloaded {
-    /// It runs.
-    Applied {
-        /// What it is known by.
-        hash: String,
-        /// The first snapshot that has it.
-        generation: u64,
-    },
-    /// It is what runs already.
-    Unchanged,
-    /// The old one goes on.
-    Refused(Arc<Report>),
-}
+use crate::telemetry::totals::Totals;
 
 /// The last attempt, for status.
 #[derive(Clone, Debug)]

@@ -19,9 +19,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, Tick};
-use crate::counters::Totals;
 use crate::events::event::Notice;
 use crate::events::journal::Journal;
+use crate::telemetry::totals::Totals;
 
 /// A task that has run for this long since its last failure is as good as new.
 const CALM: Duration = Duration::from_secs(60);

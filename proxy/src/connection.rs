@@ -1,10 +1,14 @@
 //! A client's connection: its socket or the TLS over it, and what was read and is to be written.
 //!
 //! Over HTTP/1.1 the head of a request is read here as a whole, with its deadlines, before anybody
-//! sees it ([`crate::http1::request`]); the rest is the [`crate::downstream`]'s. Over HTTP/2 the
+//! sees it ([`crate::http::http1::request`]); the rest is the [`crate::downstream`]'s. Over HTTP/2 the
 //! frames are looked at on their way ([`http2`]).
 
 mod behind;
+pub(crate) mod carried;
+pub(crate) mod client_certificate;
+pub(crate) mod context;
+pub(crate) mod entry;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -21,27 +25,27 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use portolan_config::plan::LimitsPlan;
+use portolan_control::refusal::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
-pub(crate) use self::frames::Bodies;
 use self::presence::Presence;
 use self::stall::Stall;
-pub(crate) use self::stall::WRITE_STALL;
-pub(crate) use self::waiting::Waiting;
-use crate::context::ConnectionContext;
-use crate::http1::request::{self, Head};
-use crate::ledger::Entry;
-use crate::outgoing::Outgoing;
-use crate::refusal::Refusal;
-use crate::spare;
+use crate::connection::context::ConnectionContext;
+use crate::connection::entry::Entry;
+use crate::http::buffer_pool;
+use crate::http::http1::request;
+use crate::http::http1::request::Head;
+use crate::http::http2_frames::H2_PREFACE;
+use crate::http::write_buffer::Outgoing;
 use crate::timer::Timer;
 
-/// What HTTP/2 connections begin with (RFC 9113, section 3.4).
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) use self::frames::Bodies;
+pub(crate) use self::stall::WRITE_STALL;
+pub(crate) use self::waiting::Waiting;
 
 /// How much is read at a time.
 const READ_SIZE: usize = 8 << 10;
@@ -241,14 +245,14 @@ impl Connection {
         cx: &mut Context<'_>,
         room: usize,
     ) -> Poll<io::Result<usize>> {
-        if room <= spare::SIZE && self.read.capacity() == 0 {
-            self.read = spare::take();
+        if room <= buffer_pool::SIZE && self.read.capacity() == 0 {
+            self.read = buffer_pool::take();
         }
         self.read.reserve(room);
         let read = poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.read);
         if read.is_pending() && self.read.is_empty() {
             // An idle connection holds no buffer.
-            spare::put(std::mem::take(&mut self.read));
+            buffer_pool::put(std::mem::take(&mut self.read));
         }
         read
     }

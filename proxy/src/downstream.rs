@@ -5,6 +5,7 @@
 //! itself: what is written is collected, and goes out when somebody polls for that.
 
 mod ahead;
+mod gone;
 pub(crate) mod http1;
 pub(crate) mod http2;
 
@@ -14,13 +15,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, Result};
 use tokio::time::Instant;
 
 use self::http1::Http1;
 use self::http2::Http2;
 use crate::connection::Connection;
-use crate::head::{RequestHeader, ResponseHeader};
+use crate::http::head::{RequestHeader, ResponseHeader};
 
 /// How long a client that has its answer may go on sending what nobody wants, so that it gets to
 /// read the answer: a connection that is closed while something comes in is reset.
@@ -45,7 +46,7 @@ impl Downstream {
     /// A request over HTTP/1.1 whose head was read.
     pub(crate) fn over_http1(
         connection: Box<Connection>,
-        mut head: crate::http1::request::Head,
+        mut head: crate::http::http1::request::Head,
     ) -> Self {
         head.request.look_for_trailers();
         let side = Http1::new(connection, &head);
@@ -297,9 +298,4 @@ impl Downstream {
             Side::Two(_) => None,
         }
     }
-}
-
-/// A client that is gone, or never was one.
-fn gone(why: &'static str) -> Box<Error> {
-    Error::explain(ErrorType::ConnectionClosed, why)
 }

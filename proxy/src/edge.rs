@@ -1,8 +1,12 @@
 //! A request, phase by phase, each in a few lines that hand on to the room that does it.
 //!
 //! [`Edge::serve`]: begin (whose request is it?), then guard, route and decide, then the
-//! [`crate::exchange`] with an endpoint; or the answer that says why not. In the end it is
+//! [`crate::upstream::exchange`] with an endpoint; or the answer that says why not. In the end it is
 //! recorded.
+
+mod admit;
+mod affinity;
+mod answer;
 
 use std::sync::Arc;
 
@@ -14,24 +18,26 @@ use portolan_config::document::HeaderCase;
 use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
 use portolan_control::counters::Gauge;
 use portolan_control::decision::affinity::SecretKeeper;
-use portolan_control::decision::decide::{Fate, decide};
+use portolan_control::decision::decide::decide;
+use portolan_control::decision::fate::Fate;
 use portolan_control::engine::{Messenger, Published};
 use portolan_control::health::retry;
 
-use crate::authority::Denial;
-use crate::client_address::client_address;
-use crate::context::{ConnectionContext, RequestContext, UnderWay};
+use crate::connection::entry::Entry;
 use crate::downstream::Downstream;
-use crate::exchange::Upstream;
-use crate::head::{RequestHeader, ResponseHeader};
-use crate::ledger::Entry;
-use crate::record::Recorder;
-use crate::refusal::Refusal;
-use crate::reply::Reply;
-use crate::{
-    access, affinity, auth, browser, exchange, expose, fault, forward, grpc, guard, last_hop,
-    redirect, trailers,
-};
+use crate::edge::admit::client_address::client_address;
+use crate::edge::admit::forward_auth::Denial;
+use crate::edge::admit::{access, auth, guard};
+use crate::edge::affinity;
+use crate::edge::answer::reply::Reply;
+use crate::edge::answer::{browser, expose, last_hop, redirect};
+use crate::http::head::{RequestHeader, ResponseHeader};
+use crate::http::{grpc, trailers};
+use crate::request::context::{ConnectionContext, RequestContext, UnderWay};
+use crate::request::record::Recorder;
+use crate::upstream::exchange::Upstream;
+use crate::upstream::{exchange, fault, forward};
+use portolan_control::refusal::Refusal;
 
 /// What serves requests, and what it looks at.
 #[derive(Debug)]

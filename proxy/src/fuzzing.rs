@@ -12,14 +12,14 @@ use portolan_config::document::{DotSegments, EncodedSlash, ProxyVersion, Repeate
 use portolan_config::fields::Fields;
 use portolan_config::plan::{ClientIpPlan, PathsPlan};
 
-use crate::client_address::client_address;
-use crate::guard;
-use crate::head::RequestHeader;
-use crate::http1::request::is_target;
+use crate::edge::admit::client_address::client_address;
+use crate::edge::admit::guard;
+use crate::http::head::RequestHeader;
+use crate::http::http1::request::is_target;
 use crate::proxy_protocol::{Malformed, Parsed, one_family, parse, write};
 
 pub use crate::connection::fuzzing::frames;
-pub use crate::http1::fuzzing::{answer, chunks, request};
+pub use crate::http::http1::fuzzing::{answer, chunks, request};
 
 /// The sizes of the pieces in which bytes are fed, besides as a whole.
 pub(crate) const STRIDES: [usize; 4] = [1, 2, 7, 64];

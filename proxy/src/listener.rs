@@ -1,18 +1,12 @@
 //! Listeners: addresses on which clients are accepted, added and removed while Portolan runs.
 //!
-//! [`bind`] takes an address without accepting anybody; [`door`] is where clients come in, and [`accept`]
-//! lets them; [`set`] is all listeners together, and changes them when the configuration does.
+//! [`bind`] takes an address without accepting anybody; [`door`] is where clients come in, and [`accept`](crate::accept)
+//! lets them; [`set`](crate::accept::set) is all listeners together, and changes them when the configuration does.
 
-mod accept;
-mod bind;
-mod door;
-mod handshake;
-mod http2;
+pub(crate) mod bind;
+pub(crate) mod door;
 mod per_client;
-mod proxied;
-mod set;
 
-pub(crate) use accept::Service;
 pub use bind::HandedSocket;
 
 use std::io;
@@ -31,21 +25,19 @@ use self::bind::Bound;
 use self::door::{Door, Opening};
 use per_client::PerClient;
 
-pub(crate) use set::ListenerSet;
-
 /// An address on which clients are accepted, as long as its configuration keeps it.
 #[derive(Debug)]
 pub(crate) struct Listener {
     /// Where it is.
-    place: ArcSwap<Place>,
+    pub(crate) place: ArcSwap<Place>,
     /// What may change while it runs.
-    settings: ArcSwap<Settings>,
+    pub(crate) settings: ArcSwap<Settings>,
     /// Open connections.
     pub(crate) connections: Arc<Gauge>,
     /// TLS handshakes.
     pub(crate) handshakes: Arc<Handshakes>,
     /// Connections that may be opened beside those that are.
-    room: Arc<Semaphore>,
+    pub(crate) room: Arc<Semaphore>,
     /// Open connections by client.
     pub(crate) clients: Arc<PerClient>,
     /// Told when its clients are to leave.
@@ -75,7 +67,7 @@ pub(crate) struct Settings {
 }
 
 impl Listener {
-    fn new(bound: &Bound, settings: Settings) -> io::Result<Self> {
+    pub(crate) fn new(bound: &Bound, settings: Settings) -> io::Result<Self> {
         Ok(Self {
             place: ArcSwap::from_pointee(Place {
                 configured: settings.plan.bind,
@@ -128,12 +120,12 @@ impl Listener {
     }
 
     /// Asks its clients to leave, and accepts nobody any more.
-    fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.close(Opening::Closed);
     }
 
     /// Leaves the address to another process that accepts there already.
-    fn hand_over(&self) {
+    pub(crate) fn hand_over(&self) {
         self.close(Opening::Taken);
     }
 
@@ -145,12 +137,12 @@ impl Listener {
         self.leaving.send_replace(true);
     }
 
-    fn doors(&self) -> std::sync::MutexGuard<'_, Vec<Door>> {
+    pub(crate) fn doors(&self) -> std::sync::MutexGuard<'_, Vec<Door>> {
         self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over a changed configuration. Connections that are open keep what they agreed on.
-    fn change(&self, settings: Settings) {
+    pub(crate) fn change(&self, settings: Settings) {
         let before = self.settings.load().plan.limits.connections;
         let after = settings.plan.limits.connections;
         if after > before {

@@ -7,20 +7,25 @@ use std::time::Duration;
 use portolan_certs::acme::Answers;
 use portolan_config::plan::Plan;
 use portolan_control::clock::Clock;
-use portolan_control::counters::{Gauge, Totals};
+use portolan_control::counters::Gauge;
 use portolan_control::decision::affinity::SecretKeeper;
 use portolan_control::engine::{Messenger, Published};
 use portolan_control::reload::listeners::Listeners;
 use portolan_control::telemetry::access_log;
 use portolan_control::telemetry::access_log::AccessLog;
+use portolan_control::telemetry::totals::Totals;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::service::Service;
+use crate::accept::set::ListenerSet;
+use crate::descriptors;
 use crate::edge::Edge;
-use crate::exchange::Upstream;
-use crate::listener::{HandedSocket, ListenerSet};
-use crate::record::Recorder;
+use crate::listener::HandedSocket;
+use crate::record::recorder::Recorder;
+use crate::upstream::connect::place::keep_house;
+use crate::upstream::connect::pool::Upstream;
+use crate::upstream::exchange_context::ExchangeContext;
 use crate::workers::Workers;
-use crate::{descriptors, exchange};
 
 /// Idle connections to endpoints that are kept, in all.
 const KEPT_CONNECTIONS: usize = 4096;
@@ -98,18 +103,21 @@ impl DataPlane {
         let under_way: Arc<Gauge> = Arc::default();
         let edge = Edge {
             published: published.clone(),
-            messenger,
-            upstream: Arc::new(Upstream::new(
-                KEPT_CONNECTIONS,
-                workers.count(),
-                recorder.totals.held.clone(),
-            )),
+            exchange_context: ExchangeContext {
+                clock,
+                upstream: Arc::new(Upstream::new(
+                    KEPT_CONNECTIONS,
+                    workers.count(),
+                    recorder.totals.held.clone(),
+                )),
+                messenger,
+            },
             recorder: recorder.clone(),
             affinity,
             answers,
             under_way: under_way.clone(),
         };
-        let service = crate::listener::Service {
+        let service = Service {
             edge: Arc::new(edge),
             recorder,
             published,
@@ -181,5 +189,5 @@ impl DataPlane {
 
 /// What every worker does besides serving requests.
 async fn house() {
-    tokio::join!(exchange::keep_house(), access_log::gather());
+    tokio::join!(keep_house(), access_log::gather());
 }

@@ -13,7 +13,7 @@ use crate::{exit, output};
 
 pub(super) fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
     let body = json!({ "for": args.lease.to_string(), "reason": args.reason });
-    super::block_on(async {
+    crate::commands::runtime::block_on(async {
         let instance = Instance::new(&args.instance)?;
         let path = path(&args.subject);
         let entry: Value = instance.change(Method::PUT, &path, &body).await?;
@@ -29,7 +29,7 @@ pub(super) fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
 
 pub(super) fn undrain(args: &UndrainArgs) -> anyhow::Result<ExitCode> {
     let body = json!({ "reason": args.reason });
-    super::block_on(async {
+    crate::commands::runtime::block_on(async {
         let instance = Instance::new(&args.instance)?;
         let path = path(&args.subject);
         let ended: Value = instance.change(Method::DELETE, &path, &body).await?;

@@ -22,7 +22,7 @@ const LONGEST_LINE: usize = 1 << 20;
 
 pub(super) fn run(args: &EventsArgs) -> anyhow::Result<ExitCode> {
     let json = args.instance.format.is_json();
-    super::block_on(async {
+    crate::commands::runtime::block_on(async {
         if args.follow {
             return follow(args, json).await;
         }

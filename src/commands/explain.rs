@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use portolan_config::check_file;
-use portolan_control::decision::explain::{Asked, Explanation, explain, pretend};
+use portolan_control::decision::explain::question::Asked;
+use portolan_control::decision::explain::{Explanation, explain, pretend};
 use portolan_control::geo::Locator;
 use serde_json::json;
 
@@ -31,7 +32,7 @@ pub(super) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
             Some(explanation) => explanation,
             None => return Ok(exit::FAILED),
         },
-        None => super::block_on(by_instance(&args, &headers))?,
+        None => crate::commands::runtime::block_on(by_instance(&args, &headers))?,
     };
     if args.instance.format.is_json() {
         output::json(&serde_json::to_value(&explanation)?);

@@ -10,7 +10,7 @@ use crate::client::{Instance, problem_words};
 use crate::{exit, output};
 
 pub(super) fn status(args: &InstanceArgs) -> anyhow::Result<ExitCode> {
-    super::block_on(async {
+    crate::commands::runtime::block_on(async {
         let instance = Instance::new(args)?;
         if args.format.is_json() {
             output::json(&instance.get::<Value>("/status").await?);
@@ -22,7 +22,7 @@ pub(super) fn status(args: &InstanceArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn pools(args: &InstanceArgs) -> anyhow::Result<ExitCode> {
-    super::block_on(async {
+    crate::commands::runtime::block_on(async {
         let instance = Instance::new(args)?;
         if args.format.is_json() {
             output::json(&instance.get::<Value>("/pools").await?);
@@ -36,7 +36,7 @@ pub(super) fn pools(args: &InstanceArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn reload(args: &InstanceArgs) -> anyhow::Result<ExitCode> {
-    super::block_on(async {
+    crate::commands::runtime::block_on(async {
         let (status, answer) = Instance::new(args)?.post("/reload", None).await?;
         if args.format.is_json() {
             output::json(&answer);

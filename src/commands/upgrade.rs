@@ -19,7 +19,7 @@ use crate::{exit, output};
 const BESIDE: Duration = Duration::from_secs(30);
 
 pub(super) fn run(args: &UpgradeArgs) -> anyhow::Result<ExitCode> {
-    super::block_on(async {
+    crate::commands::runtime::block_on(async {
         let status: Status = Instance::new(&args.instance)?.get("/status").await?;
         let Some(socket) = &status.upgrade_socket else {
             bail!(

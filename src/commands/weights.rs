@@ -16,7 +16,7 @@ use crate::{exit, output};
 
 pub(super) fn run(args: &WeightsArgs) -> anyhow::Result<ExitCode> {
     let path = format!("/services/{}/weights", encoded(&args.service));
-    super::block_on(async {
+    crate::commands::runtime::block_on(async {
         let instance = Instance::new(&args.instance)?;
         if args.clear {
             let body = json!({ "reason": args.reason });

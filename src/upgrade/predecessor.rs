@@ -20,12 +20,12 @@ use portolan_proxy::HandedSocket;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
-use super::TAKE_OVER;
 use super::elders::Elders;
 use super::wire::{Channel, LONGEST, Offer, Offered, PROTOCOL, ToPredecessor, ToSuccessor};
 use crate::machine::Program;
 use crate::systemd;
 use crate::systemd::Notifier;
+use crate::upgrade::wire::TAKE_OVER;
 
 /// How long a process that was told to take over may take to accept: it has done everything else.
 const SERVING: Duration = Duration::from_secs(5);

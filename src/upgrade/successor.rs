@@ -10,8 +10,8 @@ use anyhow::{Context as _, bail};
 use portolan_control::engine::handover::Handover;
 use portolan_proxy::HandedSocket;
 
-use super::TAKE_OVER;
 use super::wire::{Channel, Offered, PROTOCOL, ToPredecessor, ToSuccessor, frame, receive_offer};
+use crate::upgrade::wire::TAKE_OVER;
 use crate::{machine, systemd};
 
 /// How long the old process may take to hand over: it has everything at hand.

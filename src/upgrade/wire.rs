@@ -1,7 +1,8 @@
 //! What two processes say to each other during an upgrade: JSON in frames, each behind its length,
 //! and the sockets beside single bytes, in the order in which they were announced.
 
-use std::io::{self, IoSlice, IoSliceMut, Read as _};
+use std::io;
+use std::io::{IoSlice, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -219,6 +220,9 @@ impl Channel {
         while let Ok(Some(_)) = self.receive::<serde_json::Value>().await {}
     }
 }
+
+/// The environment variable that tells a process what its standard input is.
+pub(crate) const TAKE_OVER: &str = "PORTOLAN_TAKE_OVER";
 
 #[cfg(test)]
 mod tests {

@@ -58,7 +58,7 @@ async fn a_stopped_process_keeps_nobody_who_may_be_repeated() {
     for (_, _, name) in cases.iter().filter(|(_, kept, _)| *kept) {
         assert_eq!(fetch(address, &format!("/{name}")).await.origin(), "behind");
     }
-    server.signal(Signal::SIGSTOP);
+    server.freeze().await;
     for (wire, kept, name) in &cases {
         let path = format!("/{name}");
         let post = Ask::new(Method::POST, &path).body("once");

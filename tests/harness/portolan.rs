@@ -464,6 +464,23 @@ impl Portolan {
         kill(Pid::from_raw(self.main_pid() as i32), signal).unwrap();
     }
 
+    /// Stops it, and waits until every thread of it is stopped: on a busy machine that takes a while.
+    pub(crate) async fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.main_pid());
+        let is_stopped = |task: io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
+            // The state stands behind the name, which is in parentheses. A thread that ends meanwhile is
+            // gone.
+            stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+        };
+        eventually("all of it is stopped", async || {
+            let mut tasks = std::fs::read_dir(&tasks).unwrap();
+            tasks.all(is_stopped).then_some(())
+        })
+        .await;
+    }
+
     /// Waits for the end of the process that was started.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         eventually("it ends", async || self.child.try_wait().unwrap()).await

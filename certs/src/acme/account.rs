@@ -5,8 +5,9 @@ use portolan_config::plan::AcmeIssuerPlan;
 use serde::{Deserialize, Serialize};
 
 use super::directory::Client;
-use super::order::OrderError;
-use super::storage::{self, Storage};
+use super::storage;
+use super::storage::Storage;
+use crate::acme::error::OrderError;
 
 /// The account as it is kept.
 #[derive(Serialize, Deserialize)]
@@ -122,7 +123,7 @@ fn read(issuer: &AcmeIssuerPlan) -> Result<Option<Kept>, OrderError> {
             // The reader's own words would hold what it has found: there is a key in it.
             Err(error) => Err(OrderError::Storage {
                 path,
-                error: std::io::Error::other(crate::no_json(&error)),
+                error: std::io::Error::other(crate::shown::no_json(&error)),
             }),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

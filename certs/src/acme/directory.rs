@@ -1,12 +1,11 @@
 //! Requests to an authority, and to a webhook: over HTTP/1.1, with bounds on everything.
 
-use std::fmt;
 use std::future::Future;
-use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+use std::{fmt, io};
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
@@ -20,8 +19,9 @@ use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::moment::Moment;
-use crate::bundle::{BundleError, read_chain};
+use crate::bundle::read_chain;
 use crate::client::roots;
+use crate::error::BundleError;
 use crate::verifier::{ServerVerifier, own, words};
 
 /// To connect.

@@ -12,7 +12,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::moment::Moment;
 use super::renewal::Validity;
 use crate::bundle::why_not;
-use crate::pem::{Found, Pem};
+use crate::error::Found;
+use crate::pem::Pem;
 
 /// A chain with its key.
 #[derive(Clone, Debug)]

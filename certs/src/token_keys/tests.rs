@@ -1,6 +1,5 @@
 //! Sets of keys good and bad, and tokens that tell the truth or lie.
 
-use super::*;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portolan_config::{Machine, check_text};
 use ring::rand::SystemRandom;
@@ -8,6 +7,8 @@ use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
 };
 use serde_json::json;
+
+use super::*;
 
 /// The public keys of RFC 7515, A.2 and A.3, and of RFC 8037, A.2.
 pub(crate) const SET: &str = r#"{"keys": [

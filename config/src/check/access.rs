@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::clients;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Document, LimitKey, RateLimit};
 use crate::source::Origin;
-
-use super::clients;
 
 /// Faster than this no single client can be told from a slightly slower one.
 const MOST_PER_SECOND: u128 = 1_000_000;

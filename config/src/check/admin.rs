@@ -25,7 +25,7 @@ pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
     }
     let mut names = HashMap::new();
     for token in &admin.tokens {
-        super::shown(&token.name, found);
+        crate::check::shown::shown(&token.name, found);
         if let Some(first) = names.insert(token.name.value.as_str(), token.name.origin) {
             found.push(
                 Diagnostic::error(

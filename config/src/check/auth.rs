@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::token;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Auth, BasicAuth, Document, ForwardAuth, htpasswd};
 use crate::source::Origin;
-
-use super::token;
 
 /// The longest time that a service is waited for.
 const LONGEST_ANSWER: Duration = Duration::from_secs(60);
@@ -66,7 +65,7 @@ fn told(auth: &Auth, found: &mut Vec<Diagnostic>) {
     let mut names: HashMap<&str, Origin> = HashMap::new();
     for header in all {
         let name = header.value.as_str();
-        if super::routes::PROTECTED.contains(&name) {
+        if crate::check::headers::PROTECTED.contains(&name) {
             found.push(Diagnostic::error(
                 Code::BadValue,
                 header.origin,

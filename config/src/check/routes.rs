@@ -5,31 +5,19 @@ use std::slice;
 
 use http::HeaderName;
 
+use crate::check::headers::PROTECTED;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Affinity, Document, HeaderEdits, HedgeAfter, PathMatch, Route, WhenAllDown};
 use crate::names::HostPattern;
+use crate::plan::PathsPlan;
 use crate::source::{At, Origin};
-
-/// Headers that belong to the connection or to the framing of the message: Portolan writes them.
-pub(super) const PROTECTED: [&str; 10] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
 
 pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {
     let mut names: HashMap<&str, Origin> = HashMap::with_capacity(document.routes.len());
     let mut matches = HashMap::with_capacity(document.routes.len());
     for route in &document.routes {
         if let Some(name) = &route.name {
-            super::shown(name, found);
+            crate::check::shown::shown(name, found);
         }
         if let Some(name) = &route.name
             && let Some(first) = names.insert(name.value.as_str(), name.origin)
@@ -245,7 +233,7 @@ fn written_as_matched(route: &Route, document: &Document, found: &mut Vec<Diagno
         return;
     };
     let written = path.value.as_str();
-    let help = match crate::compile::paths(document).normal(written) {
+    let help = match PathsPlan::of(&document.paths).normal(written) {
         Ok(normal) if normal == written => return,
         Ok(normal) => format!("requests for it are matched as `{normal}`: write that"),
         Err(fault) => format!("requests for it are refused: the path {fault} (see `paths`)"),

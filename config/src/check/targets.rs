@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::clients;
-use super::references::Names;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Document, GeoRule, Target, TargetKind};
+use crate::resolve::Names;
 use crate::source::Origin;
 
 /// Checks every target. With names that are unknown or go round in a circle (`unresolved`), what
@@ -83,7 +83,7 @@ impl<'a> Check<'a, '_> {
 
     /// Every pool a target can lead to, or `None` if that cannot be said.
     fn pools(&self, target: &'a Target) -> Option<BTreeSet<usize>> {
-        (!self.unresolved).then(|| super::references::pools_of(target, self.document, self.names))
+        (!self.unresolved).then(|| crate::resolve::pools_of(target, self.document, self.names))
     }
 
     /// A tier all of whose pools stand in earlier tiers can never get a request: when those cannot

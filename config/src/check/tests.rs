@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 
-use super::references::{Definition, Names};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Document, EndpointPlace, Test};
+use crate::resolve::{Definition, Names};
 use crate::source::At;
 
 pub(super) fn check(document: &Document, names: &Names<'_>, found: &mut Vec<Diagnostic>) {
     for test in &document.tests {
-        super::shown(&test.name, found);
+        crate::check::shown::shown(&test.name, found);
         for down in &test.down {
             check_down(document, names, down, found);
         }

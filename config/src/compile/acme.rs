@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::file;
+use crate::compile::files::file;
 use crate::document::{AcmeIssuer, Certificate, ChallengeKind, DnsHook, Document};
 use crate::names::Name;
 use crate::plan::{

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::file;
-use crate::check::{Definition, Names};
+use crate::compile::files::file;
 use crate::decode::OneOrMany;
 use crate::document::{Auth, BasicAuth, ForwardAuth, JwtAuth, htpasswd};
 use crate::plan::{
     AuthPlan, BasicPlan, ForwardAuthPlan, JwtPlan, PoolId, ProofPlan, TokenKeySource,
     TokenKeysPlan, TokenPlacePlan,
 };
+use crate::resolve::{Definition, Names};
 use crate::source::{At, Sources};
 
 /// The checks have made sure that it asks for one thing, and that it can be asked for.

@@ -6,10 +6,9 @@
 //! which may not even be YAML. In pictures it is drawn as asterisks in the same width; in messages it is
 //! left out.
 
+use super::nearest;
 use crate::node::{Node, Value};
 use crate::source::{Hidden, Origin, Source, Span};
-
-use super::nearest;
 
 /// Keys whose values are secrets.
 pub(crate) const SECRET_KEYS: [&str; 4] = ["token", "hmac_key", "password", "htpasswd"];

@@ -3,9 +3,9 @@
 use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::token::ClaimName;
 use crate::decode::{Decode, Encode, Reader, document};
 use crate::diagnostic::{Code, Diagnostic};
+use crate::document::values::ClaimName;
 use crate::names::{CookieName, Name};
 use crate::node::{Node, Value};
 use crate::source::{At, Origin};

@@ -6,6 +6,7 @@ use schemars::{Schema, json_schema};
 use super::forward_auth::ForwardAuth;
 use super::token::JwtAuth;
 use crate::decode::{Secret, document};
+use crate::document::values::Realm;
 use crate::leaf::{Leaf, LeafError};
 use crate::source::At;
 
@@ -77,38 +78,6 @@ impl Leaf for UserName {
 
     fn schema() -> Schema {
         json_schema!({ "type": "string", "minLength": 1, "pattern": "^[^:]+$" })
-    }
-}
-
-/// What browsers show.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Realm(String);
-
-impl Realm {
-    /// As text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Leaf for Realm {
-    const TEXT: bool = true;
-
-    fn parse(text: &str) -> Result<Self, LeafError> {
-        let plain = |b: u8| (b' '..=b'~').contains(&b) && !matches!(b, b'"' | b'\\');
-        if !text.bytes().all(plain) {
-            return Err(LeafError::bad("cannot be sent as it is")
-                .help("use printable ASCII without quotes and backslashes"));
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    fn show(&self) -> String {
-        self.0.clone()
-    }
-
-    fn schema() -> Schema {
-        json_schema!({ "type": "string" })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use http::HeaderName;
 
-use super::route::UrlPath;
 use crate::decode::document;
+use crate::document::values::UrlPath;
 use crate::names::Name;
 use crate::source::At;
 use crate::units::{ByteSize, Count, TimeSpan};

@@ -2,8 +2,8 @@
 
 use schemars::{Schema, json_schema};
 
-use super::route::UrlPath;
 use crate::decode::document;
+use crate::document::values::UrlPath;
 use crate::leaf::{Leaf, LeafError, keywords};
 use crate::source::At;
 

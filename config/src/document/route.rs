@@ -14,6 +14,7 @@ use crate::decode::{
     Decode, Encode, Entries, OneOrMany, Reader, Shared, Switch, canonical_entry, document,
 };
 use crate::diagnostic::{Code, Diagnostic};
+use crate::document::values::UrlPath;
 use crate::leaf::{Leaf, LeafError, keywords};
 use crate::names::{CookieName, HostPattern};
 use crate::node::{Node, Value};
@@ -95,46 +96,6 @@ pub enum PathMatch {
     Exact(At<UrlPath>),
     /// Every path that this pattern finds something in.
     Regex(At<PathPattern>),
-}
-
-/// A path of a URL: begins with a slash, has no query.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct UrlPath(String);
-
-impl UrlPath {
-    /// As text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Leaf for UrlPath {
-    fn parse(text: &str) -> Result<Self, LeafError> {
-        if !text.starts_with('/') {
-            return Err(LeafError::bad("does not begin with a slash")
-                .help(format!("did you mean `/{text}`?")));
-        }
-        if text.contains(['?', '#']) {
-            return Err(LeafError::bad("has a query")
-                .help("routes match the path alone; use `headers` for other properties"));
-        }
-        if text.contains('*') {
-            return Err(LeafError::bad("has a `*`, which paths take literally")
-                .help("a path is a prefix already; for more, write `{ regex: … }`"));
-        }
-        if text.bytes().any(|b| b <= b' ' || b == 0x7f) {
-            return Err(LeafError::bad("has characters that no path can have"));
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    fn show(&self) -> String {
-        self.0.clone()
-    }
-
-    fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^/" })
-    }
 }
 
 /// A regular expression over paths.

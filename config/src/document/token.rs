@@ -6,8 +6,8 @@ use std::sync::Arc;
 use http::HeaderName;
 use schemars::{Schema, json_schema};
 
-use super::auth::Realm;
 use crate::decode::{Entries, OneOrMany, document};
+use crate::document::values::{ClaimName, Realm};
 use crate::leaf::{Leaf, LeafError, keywords};
 use crate::names::CookieName;
 use crate::source::At;
@@ -147,38 +147,6 @@ impl Leaf for KeysUrl {
 
     fn schema() -> Schema {
         json_schema!({ "type": "string", "examples": ["https://id.example.com/.well-known/jwks.json"] })
-    }
-}
-
-/// The name of a claim; one that begins with `/` is a JSON pointer (RFC 6901) to a claim within
-/// another one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ClaimName(Arc<str>);
-
-impl ClaimName {
-    /// The shared text.
-    pub fn shared(&self) -> Arc<str> {
-        self.0.clone()
-    }
-}
-
-impl Leaf for ClaimName {
-    const TEXT: bool = true;
-
-    fn parse(text: &str) -> Result<Self, LeafError> {
-        if text.is_empty() || text == "/" || text.chars().any(char::is_control) {
-            return Err(LeafError::bad("is not a claim's name")
-                .help("write a name like `sub`, or a path like `/realm_access/roles`"));
-        }
-        Ok(Self(text.into()))
-    }
-
-    fn show(&self) -> String {
-        self.0.to_string()
-    }
-
-    fn schema() -> Schema {
-        json_schema!({ "type": "string", "minLength": 1 })
     }
 }
 

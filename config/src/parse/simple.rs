@@ -18,7 +18,7 @@ use crate::source::{At, Origin, SourceId, Span};
 const DEEPEST: usize = 24;
 
 /// The most values: fewer than the YAML crate is allowed to read.
-const MOST_NODES: usize = super::MOST_NODES / 4;
+const MOST_NODES: usize = crate::parse::limits::MOST_NODES / 4;
 
 /// The longest key. The YAML crate has such a limit as well, a higher one.
 const LONGEST_KEY: usize = 128;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::classes::Networks;
-use super::{ClientFacts, ClientSet, LocationId, LocationTable};
+use super::location::{ClientSet, LocationId, LocationTable};
 
 /// Who may come.
 #[derive(Clone, Debug)]
@@ -152,4 +152,15 @@ impl LimitKeyPlan {
     pub fn needs_proof(&self) -> bool {
         matches!(self, Self::JwtClaim(_))
     }
+}
+
+/// What must be known about a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientFacts {
+    /// Its place.
+    pub place: bool,
+    /// Its autonomous system.
+    pub system: bool,
+    /// Its coordinates.
+    pub coordinates: bool,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
-use super::PoolId;
+use super::id::PoolId;
 use crate::document::{PasswordHash, TokenAlgorithm};
 use crate::source::Origin;
 

@@ -17,7 +17,9 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use super::{BitSet, ClientSet, LocationId, LocationTable, TargetGraph, TargetId, TargetKindPlan};
+use super::id::TargetId;
+use super::location::{BitSet, ClientSet, LocationId, LocationTable};
+use super::target::{TargetGraph, TargetKindPlan};
 use crate::geography::{Coordinates, Geography};
 
 /// Members nearer to each other than this count as equally near.

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::document::{DotSegments, EncodedSlash, RepeatedSlashes};
+use crate::document::{DotSegments, EncodedSlash, Paths, RepeatedSlashes};
 
 /// What is made of a request's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,15 @@ pub enum PathFault {
 }
 
 impl PathsPlan {
+    /// What a document says about paths.
+    pub(crate) fn of(paths: &Paths) -> Self {
+        Self {
+            dot_segments: paths.dot_segments.value,
+            repeated_slashes: paths.repeated_slashes.value,
+            encoded_slash: paths.encoded_slash.value,
+        }
+    }
+
     /// The path in its one form; borrowed if it has it already, as almost all have. Without the
     /// query.
     ///

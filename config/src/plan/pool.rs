@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
-use super::PoolId;
+use super::id::PoolId;
 use crate::document::{Protocol, ProxyVersion, StatusRange};
 use crate::geography::Coordinates;
 use crate::names::Name;

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+use super::access::{AccessPlan, ClientFacts, RateLimitPlan};
+use super::auth::AuthPlan;
+use super::browser::BrowserPlan;
+use super::id::{RouteId, TargetId};
+use super::redirect::RedirectPlan;
 use crate::fields::Fields;
-
-use super::{AccessPlan, AuthPlan, BrowserPlan, RateLimitPlan, RedirectPlan, RouteId, TargetId};
 
 /// What is done to the requests of a route. Which requests those are, the
 /// [`RouteTable`](super::RouteTable) knows.
@@ -49,17 +52,6 @@ pub struct RoutePlan {
     pub response_headers: Arc<HeaderEditsPlan>,
     /// Taken off the path before the request is sent on; without a trailing slash.
     pub strip_prefix: Option<Arc<str>>,
-}
-
-/// What must be known about a client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClientFacts {
-    /// Its place.
-    pub place: bool,
-    /// Its autonomous system.
-    pub system: bool,
-    /// Its coordinates.
-    pub coordinates: bool,
 }
 
 /// When a request is tried again.

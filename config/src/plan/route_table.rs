@@ -8,14 +8,15 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt::{self, Write};
+use std::fmt;
+use std::fmt::Write;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
 use regex::Regex;
 
-use super::RouteId;
+use super::id::RouteId;
 use crate::fields::Fields;
 use crate::names::HostPattern;
 

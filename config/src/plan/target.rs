@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{ClientSet, PoolId, ServiceId, TargetId};
+use super::id::{PoolId, ServiceId, TargetId};
+use super::location::ClientSet;
 use crate::document::IfDown;
 use crate::geography::Coordinates;
 

@@ -32,8 +32,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::reply::Problem;
-use crate::counters::Totals;
 use crate::supervisor::caught;
+use crate::telemetry::totals::Totals;
 
 /// How long a client may take for the head of a request, from its first byte, or from the beginning of
 /// the connection: as at listeners, unless they say otherwise. So are the others.

@@ -11,11 +11,11 @@ use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
 use serde_json::json;
 
-use super::AdminState;
 use super::given::parse;
 use super::guard::Caller;
 use super::overrides::{LEASE, REASON, end, set};
 use super::reply::Problem;
+use crate::admin::state::AdminState;
 use crate::api::status::{OverrideEntry, exists};
 use crate::overrides::{Decision, LONGEST_REASON, Subject};
 use crate::pool::endpoint::EndpointKey;

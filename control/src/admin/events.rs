@@ -16,8 +16,8 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::AdminState;
 use super::reply::Problem;
+use crate::admin::state::AdminState;
 use crate::events::journal::{Follower, Found};
 
 /// The API leaves its address: whoever follows shall do so elsewhere.

@@ -11,8 +11,8 @@ use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-use super::overrides::bad;
 use super::reply::Problem;
+use crate::admin::reply::bad;
 
 /// The largest body: more is answered with 413.
 const BODY_BYTES: usize = 1 << 20;

@@ -9,11 +9,11 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::AdminState;
 use super::drains::DrainRequest;
 use super::overrides::EndRequest;
-use super::router::ExplainRequest;
 use super::weights::WeightsRequest;
+use crate::admin::explain::ExplainRequest;
+use crate::admin::state::AdminState;
 use crate::api::status::{
     CertificatesEntry, OverrideEntry, PoolEntry, RouteEntry, ServiceEntry, Status,
 };

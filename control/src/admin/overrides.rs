@@ -8,10 +8,11 @@ use axum::http::StatusCode;
 use portolan_config::leaf::Leaf as _;
 use portolan_config::units::TimeSpan;
 
-use super::AdminState;
 use super::given::parse;
 use super::guard::Caller;
 use super::reply::Problem;
+use crate::admin::reply::bad;
+use crate::admin::state::AdminState;
 use crate::api::status::OverrideEntry;
 use crate::background::overrides::NotChanged;
 use crate::overrides::audit::AuditEntry;
@@ -139,10 +140,6 @@ fn lease(text: Option<&str>) -> Result<Duration, Problem> {
 /// Whole milliseconds, as they are kept.
 fn whole(time: Duration) -> Duration {
     Duration::from_millis(time.as_millis() as u64)
-}
-
-pub(super) fn bad(detail: String) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "Bad request", detail)
 }
 
 fn not_changed(error: NotChanged) -> Problem {

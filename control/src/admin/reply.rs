@@ -74,3 +74,7 @@ impl IntoResponse for Problem {
         response
     }
 }
+
+pub(crate) fn bad(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "Bad request", detail)
+}

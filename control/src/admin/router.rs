@@ -1,30 +1,23 @@
 //! Which handler answers what.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use portolan_config::diagnostic::{Code, Colours};
-use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::json;
 
-use super::given::parse;
-use super::overrides::bad;
 use super::reply::Problem;
-use super::{AdminState, drains, events, given, guard, openapi, overrides, weights};
+use super::{drains, events, given, guard, openapi, overrides, weights};
+use crate::admin::explain::explain;
+use crate::admin::state::AdminState;
 use crate::api::status;
 use crate::api::status::{
     CertificatesEntry, ConfigStatus, ListenerEntry, PoolEntry, PoolTotals, RequestTotals,
     RouteEntry, ServiceEntry, Status, TokenKeysEntry,
 };
-use crate::decision::explain;
-use crate::decision::explain::{Asked, Explanation};
-use crate::reload::{Reloaded, Trigger};
+use crate::events::reload::{Reloaded, Trigger};
 use crate::telemetry::metrics::Page;
 
 /// The whole API.
@@ -222,57 +215,6 @@ async fn services(State(state): State<AdminState>) -> Json<Vec<ServiceEntry>> {
 
 async fn routes(State(state): State<AdminState>) -> Json<Vec<RouteEntry>> {
     Json(status::routes(&state.published.load()))
-}
-
-/// What `portolan explain` asks.
-#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ExplainRequest {
-    #[serde(default)]
-    #[schemars(schema_with = "address")]
-    client_ip: Option<IpAddr>,
-    #[serde(default)]
-    #[schemars(regex(pattern = "^[A-Z]{1,20}$"))]
-    method: Option<String>,
-    #[schemars(regex(
-        pattern = r"^https?://[a-z0-9]([a-z0-9.]{0,60}[a-z0-9])?(:[1-9][0-9]{0,3})?(/[A-Za-z0-9._~-]*)*(\?[A-Za-z0-9._~=&-]*)?$"
-    ))]
-    url: String,
-    #[serde(default)]
-    #[schemars(schema_with = "headers")]
-    headers: BTreeMap<String, String>,
-}
-
-/// An address, or nothing.
-fn address(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "anyOf": [
-            { "type": "string", "format": "ipv4" },
-            { "type": "string", "format": "ipv6" },
-            { "type": "null" },
-        ]
-    })
-}
-
-/// Names and values of headers (RFC 9110, sections 5.1 and 5.5).
-fn headers(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "object",
-        "propertyNames": { "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" },
-        "additionalProperties": { "type": "string", "pattern": r"^[^\x00-\x08\x0a-\x1f\x7f]*$" },
-    })
-}
-
-async fn explain(
-    State(state): State<AdminState>,
-    body: Bytes,
-) -> Result<Json<Explanation>, Problem> {
-    let asked: ExplainRequest = parse(&body)?;
-    let method = asked.method.as_deref().unwrap_or("GET");
-    let asked = Asked::new(asked.client_ip, method, &asked.url, &asked.headers).map_err(bad)?;
-    let mut question = asked.question();
-    question.now = Some(state.clock.wall());
-    Ok(Json(explain::explain(&state.published.load(), &question)))
 }
 
 async fn reload(State(state): State<AdminState>) -> Result<Json<serde_json::Value>, Problem> {

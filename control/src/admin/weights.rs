@@ -10,11 +10,12 @@ use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
 use serde_json::{Value, json};
 
-use super::AdminState;
 use super::given::parse;
 use super::guard::Caller;
-use super::overrides::{LEASE, REASON, bad, end, set};
+use super::overrides::{LEASE, REASON, end, set};
 use super::reply::Problem;
+use crate::admin::reply::bad;
+use crate::admin::state::AdminState;
 use crate::api::status::OverrideEntry;
 use crate::overrides::weights::{Misfit, Weights, service};
 use crate::overrides::{Decision, LONGEST_REASON, Subject};

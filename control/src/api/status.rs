@@ -11,15 +11,17 @@ use portolan_config::plan::ServiceId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::counters::{ByClass, Totals};
+use crate::counters::ByClass;
+use crate::events::reload::Reloaded;
 use crate::health::verdict::Verdict;
 use crate::overrides::{Override, Overrides, Subject, weights};
 use crate::pool::view::PoolView;
-use crate::reload::listeners::ListenerStatus;
-use crate::reload::{LastAttempt, Reloaded, Running, Waiting};
+use crate::reload::{LastAttempt, Running, Waiting};
 use crate::snapshot::Snapshot;
 use crate::steering::{Basis, Table};
 use crate::telemetry::ledger::Outcome;
+use crate::telemetry::listener_status::ListenerStatus;
+use crate::telemetry::totals::Totals;
 
 pub use self::certificates::{CertificateEntry, CertificateTotals, CertificatesEntry, FaultEntry};
 pub use self::token_keys::TokenKeysEntry;

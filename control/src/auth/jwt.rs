@@ -15,7 +15,7 @@ use portolan_config::plan::{JwtPlan, TokenPlacePlan};
 use serde_json::Value;
 use smallvec::SmallVec;
 
-use crate::decision::affinity::{MOST_COOKIES, cookies};
+use crate::auth::cookie::{MOST_COOKIES, cookies};
 use crate::refusal::Refusal;
 
 /// What a route asks of tokens, and the keys that it believes.

@@ -23,10 +23,10 @@ use portolan_certs::token_keys::Claims;
 use portolan_config::fields::Fields;
 use portolan_config::plan::{LimitKeyPlan, RateLimitPlan};
 
+use crate::auth::cookie::cookie;
 use crate::auth::jwt;
 use crate::clock::Tick;
 use crate::counters::Counter;
-use crate::decision::affinity::cookie;
 
 /// Time is counted in parts of the time in which one token comes back: so many of them.
 const UNITS: u64 = 64;

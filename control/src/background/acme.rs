@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_certs::acme::directory::{Client, Schemes};
+use portolan_certs::acme::error::OrderError;
 use portolan_certs::acme::issued::Issued;
-use portolan_certs::acme::order::{Desk, OrderError};
+use portolan_certs::acme::order::Desk;
 use portolan_certs::acme::renewal::{Effect, Event, Level, Policy, Renewal};
 use portolan_certs::acme::{Answers, Moment, storage};
 use portolan_config::plan::{AcmeIssuerPlan, ManagedCertificate, Plan};

@@ -1,12 +1,12 @@
 //! Tells operators when lines of a log are lost, once when it begins and once when it is over.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, Tick};
 use crate::events::event::Notice;
 use crate::events::journal::Journal;
+use crate::events::log_loss::Log;
 use crate::telemetry::lines::Loss;
 
 /// Lines are lost no longer when they were written, and none was lost for so long.
@@ -14,24 +14,6 @@ const CALM: Duration = Duration::from_secs(10);
 
 /// While lines are lost, it is looked at this often.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Which log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Log {
-    /// That of requests.
-    Access,
-    /// The process's own.
-    Process,
-}
-
-impl fmt::Display for Log {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Access => "access log",
-            Self::Process => "log",
-        })
-    }
-}
 
 /// What is known of a log: how many lines were lost at the last look.
 #[derive(Debug, Default)]

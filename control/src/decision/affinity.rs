@@ -21,30 +21,28 @@
 //! Routes may share a cookie's name although they lead to different pools (browsers send it to all
 //! of them): a cookie holds one tag for each, so that they do not push each other's out.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::{fmt, io};
 
-use http::header;
 use portolan_certs::state_file;
 use portolan_config::fields::Fields;
 use portolan_config::plan::{AffinityPlan, PoolId, RoutePlan, WhenAllDownPlan};
+use ring::hmac;
 use ring::rand::SecureRandom as _;
-use ring::{digest, hmac};
 use smallvec::SmallVec;
 
-use crate::decision::decide::Fate;
+use crate::auth::cookie::{MOST_COOKIES, cookies};
+use crate::decision::fate::Fate;
 use crate::pool::endpoint::{Endpoint, EndpointKey};
+use crate::pool::rendezvous::{bid, key, key_of_address, seed};
 use crate::pool::view::PoolView;
 use crate::snapshot::{ClassTables, Snapshot};
 use crate::steering::{Basis, Table};
 
 /// The most tags that a cookie holds: routes with pools of their own that share its name.
 const MOST_TAGS: usize = 4;
-
-/// The most cookies of one name that are looked at.
-pub const MOST_COOKIES: usize = 8;
 
 /// Stands between the tags of a cookie.
 const BETWEEN: u8 = b'.';
@@ -187,52 +185,6 @@ fn went_to(table: &Table, pool: PoolId) -> Option<Fate> {
     })
 }
 
-/// A client's number: the same in every process, for every release.
-fn key(property: &[u8]) -> u64 {
-    let digest = digest::digest(&digest::SHA256, property);
-    digest
-        .as_ref()
-        .iter()
-        .take(8)
-        .fold(0, |number, byte| number << 8 | u64::from(*byte))
-}
-
-fn key_of_address(address: IpAddr) -> u64 {
-    match address.to_canonical() {
-        IpAddr::V4(address) => key(&address.octets()),
-        IpAddr::V6(address) => key(&address.octets()),
-    }
-}
-
-/// The number of whoever bids: the same in every process, for every release (FNV-1a).
-pub(crate) fn seed(name: &[u8]) -> u64 {
-    name.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
-    })
-}
-
-/// The number of an endpoint, made of its address.
-pub(crate) fn seed_of_address(address: SocketAddr) -> u64 {
-    let mut bytes: SmallVec<[u8; 18]> = SmallVec::new();
-    match address.ip().to_canonical() {
-        IpAddr::V4(address) => bytes.extend_from_slice(&address.octets()),
-        IpAddr::V6(address) => bytes.extend_from_slice(&address.octets()),
-    }
-    bytes.extend_from_slice(&address.port().to_be_bytes());
-    seed(&bytes)
-}
-
-/// −weight ÷ ln(uniform): the weighted form of rendezvous hashing.
-pub(crate) fn bid(key: u64, seed: u64, weight: f64) -> f64 {
-    // SplitMix64's finaliser: every bit of both inputs reaches every bit of the outcome.
-    let mut x = key ^ seed;
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^= x >> 31;
-    let uniform = ((x >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    weight / -uniform.ln()
-}
-
 // === Cookies ===
 
 /// An endpoint's name in cookies: says nothing to those who do not know the [`Secret`], and cannot be
@@ -261,26 +213,6 @@ impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
     }
-}
-
-/// The values of a request's cookies of this name, in the order in which they came, which says nothing.
-pub fn cookies<'a>(headers: &'a Fields, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    let lines = headers.get_all(header::COOKIE);
-    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    pairs.filter_map(|pair| is_cookie(pair, name))
-}
-
-/// The value of a cookie, as it stands between semicolons, if it has this name.
-pub fn is_cookie<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let pair = pair.trim_ascii();
-    let behind = pair.strip_prefix(name.as_bytes())?;
-    behind.strip_prefix(b"=")
-}
-
-/// The value by which clients are told apart that nobody can verify. Of several cookies of this name it
-/// is the one that sorts first: the same in whatever order they come.
-pub fn cookie<'a>(headers: &'a Fields, name: &'a str) -> Option<&'a [u8]> {
-    cookies(headers, name).min()
 }
 
 /// The tags that a request brings along; whatever else its cookies hold is nothing.

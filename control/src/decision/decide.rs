@@ -2,40 +2,14 @@
 //! explain`, and for the tests a configuration brings along.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use portolan_config::plan::{Denied, PoolId, RoutePlan, WhenAllDownPlan};
 
 use crate::decision::affinity::Tie;
+use crate::decision::fate::Fate;
 use crate::geo::Whereabouts;
 use crate::snapshot::{ClassTables, Snapshot};
-use crate::steering::{Basis, Draw};
-
-/// What becomes of a request.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Fate {
-    /// A pool gets it.
-    Pool {
-        /// The pool.
-        pool: PoolId,
-        /// By which health it was chosen.
-        basis: Basis,
-        /// How it came about, in a line.
-        why: Arc<str>,
-    },
-    /// Nobody can serve, and the route says what to answer then.
-    AllDown {
-        /// The status.
-        status: u16,
-        /// For Retry-After.
-        retry_after: Duration,
-    },
-    /// Refused on purpose (`if_down: shed`).
-    Shed,
-    /// Nobody can serve, and there is nobody left to try.
-    Nobody,
-}
+use crate::steering::Draw;
 
 /// Whether a route is for this client at all.
 ///

@@ -16,10 +16,10 @@ use portolan_config::plan::{
     EndpointPlan, Plan, PoolId, PoolPlan, ResolverPlan, TargetId, TargetKindPlan,
 };
 
-use super::passive::{LOOK, Passive};
 use crate::clock::Tick;
 use crate::counters::PoolStats;
 use crate::engine::handover::{Handover, Known};
+use crate::engine::observations::{LOOK, Passive};
 use crate::engine::resolve::Answer;
 use crate::events::event::Notice;
 use crate::geo::Locator;
@@ -30,7 +30,8 @@ use crate::overrides::Drains;
 use crate::overrides::weights::{Fitted, Misfit, WeightsOf};
 use crate::pool::dial::{Dial, Dialer, Preparation, ProbeOutcome};
 use crate::pool::endpoint::{Endpoint, EndpointKey};
-use crate::pool::view::{EndpointView, PoolView};
+use crate::pool::endpoint_view::EndpointView;
+use crate::pool::view::PoolView;
 use crate::snapshot::{RouteState, Snapshot, TargetTables, World};
 use crate::steering::Sequence;
 

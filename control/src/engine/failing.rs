@@ -13,7 +13,6 @@ use portolan_config::{Machine, check_text};
 
 use super::{Beginning, Engine};
 use crate::clock::Clock;
-use crate::counters::Totals;
 use crate::engine::handover::Handover;
 use crate::engine::resolve::{Answer, Resolve, Resolving};
 use crate::events::journal::Journal;
@@ -23,6 +22,7 @@ use crate::overrides::{Decision, Event, Lease, Override, Overrides, Reason, Subj
 use crate::pool::dial::{Dial, Dialer, ProbeOutcome, Probing};
 use crate::pool::endpoint::EndpointKey;
 use crate::supervisor::Supervisor;
+use crate::telemetry::totals::Totals;
 
 /// How long anything may take here.
 const PATIENCE: Duration = Duration::from_secs(30);

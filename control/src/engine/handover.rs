@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn everything_arrives() {
-        use crate::health::outlier::{Event, Fault};
+        use crate::health::outlier::Event;
+        use crate::health::outlier::fault::Fault;
         let now = tick(5_000);
         let (ejected, _) = Record::default().step(&POLICY, Event::Run(3, Fault::Connect), now);
         let known = Known {

@@ -31,12 +31,14 @@ use super::simulation::Nobody;
 use crate::clock::Tick;
 use crate::counters::TryOutcome;
 use crate::decision::affinity::{Place, Tie};
-use crate::decision::decide::{Fate, decide};
+use crate::decision::decide::decide;
+use crate::decision::fate::Fate;
 use crate::decision::tries::{
     Act, AfterAnswer, AfterFailure, Asking, Body, Choice, Failure, Moment, Plain, Repeat, Tries,
 };
 use crate::geo::{Locator, Whereabouts};
-use crate::health::outlier::{Epoch, Fault as EndpointFault, Source};
+use crate::health::outlier::fault::Fault as EndpointFault;
+use crate::health::outlier::{Epoch, Source};
 use crate::health::retry::{Fault, Sent};
 use crate::health::stall::{Judgement, Waiting};
 use crate::health::verdict::ProbeFailure;
@@ -901,7 +903,7 @@ impl World {
     /// What holds at every moment.
     fn check(&self) {
         for pool in &self.snapshot.pools {
-            let breaks = |endpoint: &crate::pool::view::EndpointView| {
+            let breaks = |endpoint: &crate::pool::endpoint_view::EndpointView| {
                 self.broken.contains(&endpoint.live.key)
             };
             if pool.judged && !pool.endpoints.iter().any(breaks) {

@@ -1,9 +1,8 @@
 //! What requests tell, in the engine: who is ejected and comes back, who starts slowly, and whether
 //! the instance suspects itself. The judgements are in [`outlier`](crate::health::outlier),
-//! [`slow_start`] and [`suspicion`]; here they meet the state.
+//! [`slow_start`] and [`partition`]; here they meet the state.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,32 +12,15 @@ use portolan_config::plan::{OutlierPlan, PoolPlan, ProbePlan};
 use super::core::{Core, Effect, EndpointState};
 use crate::clock::Tick;
 use crate::engine::handover::Known;
+use crate::engine::observations::{Before, CALM, COMPARE, HEARD, PICTURES, Picture};
 use crate::events::event::Notice;
-use crate::health::outlier::{
-    Alarm, Change, Event, Fault, Record, Standing, Tally, Window, stands_out,
-};
-use crate::health::partition::{Pace, Suspicion};
+use crate::health::outlier::fault::Fault;
+use crate::health::outlier::{Change, Event, Record, Standing, Tally, Window, stands_out};
+use crate::health::partition::Pace;
 use crate::health::verdict::Verdict;
 use crate::health::{partition, slow_start};
 use crate::pool::endpoint::EndpointKey;
 use crate::pool::view::PoolView;
-
-/// How often the engine looks at what requests tell, if nothing alarms it.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
-
-/// An endpoint is not dead that answered a request within this time.
-const HEARD: Duration = Duration::from_secs(1);
-
-/// How long an endpoint that was silent must be heard until operators are told: one that falls silent
-/// again and again is one event.
-const CALM: Duration = Duration::from_secs(1);
-
-/// How often endpoints are compared with their peers and their past.
-const COMPARE: Duration = Duration::from_secs(1);
-
-/// Pictures of the pools that are remembered. More changes than this within the window and the
-/// poorest are forgotten.
-const PICTURES: usize = 64;
 
 /// Endpoints whose pool says nothing about outliers are judged by this: not at all.
 const OFF: OutlierPlan = OutlierPlan {
@@ -46,63 +28,6 @@ const OFF: OutlierPlan = OutlierPlan {
     eject_for: Duration::from_secs(1),
     max_ejected: 0.0,
 };
-
-/// What is known beside the endpoints' own records.
-#[derive(Debug, Default)]
-pub(super) struct Passive {
-    pub(super) alarm: Arc<Alarm>,
-    pub(super) suspicion: Suspicion,
-    /// When each pool came back, for its slow start.
-    pub(super) came_back: HashMap<Name, Tick>,
-    pace: Pace,
-    /// The pools as they were.
-    pictures: VecDeque<Picture>,
-    /// What each pool was like before the collapse.
-    held: HashMap<Name, Before>,
-    /// When endpoints were last compared.
-    compared: Tick,
-    /// Requests ended since then.
-    news: bool,
-    /// The next look is due.
-    pub(super) looks: bool,
-    /// Something about a pool changed since the suspicion was last asked.
-    changed: bool,
-    /// A probe passed since then.
-    passed: bool,
-}
-
-/// The pools at one time.
-#[derive(Debug)]
-struct Picture {
-    /// Until when it was true.
-    until: Tick,
-    views: Vec<Arc<PoolView>>,
-    /// How much they could take together.
-    richness: f64,
-}
-
-/// What a pool was like before the collapse.
-#[derive(Debug)]
-struct Before {
-    availability: f64,
-    served: Vec<SocketAddr>,
-}
-
-impl Passive {
-    /// A pool's view with what follows from all this.
-    pub(super) fn shape(&self, view: PoolView, now: Tick) -> PoolView {
-        let name = &view.plan.name;
-        let since = self.came_back.get(name).copied();
-        let part = slow_start::share(view.plan.slow_start, since, now);
-        let held = self.held.get(name);
-        let fell = self.suspicion.fallen().any(|fallen| fallen == name);
-        let view = view.ramped(part);
-        match held {
-            Some(before) => view.holding(before.availability, &before.served, fell),
-            None => view,
-        }
-    }
-}
 
 impl EndpointState {
     /// Goes on with what the process before this one knew.

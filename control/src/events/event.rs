@@ -12,8 +12,9 @@ use std::time::Duration;
 use portolan_config::diagnostic::Colours;
 use portolan_config::names::Name;
 
-use crate::background::loss_watch::Log;
 use crate::background::{acme, token_keys};
+use crate::events::log_loss::{Log, Why};
+use crate::events::reload::{Doubt, Reloaded, Trigger};
 use crate::health::exhaustion::Shortage;
 use crate::health::outlier::Change;
 use crate::health::partition;
@@ -21,8 +22,6 @@ use crate::health::verdict::{Because, Verdict};
 use crate::overrides;
 use crate::overrides::weights::Misfit;
 use crate::pool::endpoint::EndpointKey;
-use crate::reload::{Doubt, Reloaded, Trigger};
-use crate::telemetry::lines::Why;
 
 /// Something an operator wants to know.
 #[derive(Clone, Debug)]

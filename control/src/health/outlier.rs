@@ -32,17 +32,18 @@
 //! failures that are bound to one client, host, route or path do not count while the endpoint serves
 //! the rest ([`Source`]).
 
+pub mod fault;
 mod source;
 mod witness;
 
 use std::fmt;
 use std::time::Duration;
 
-use portolan_config::plan::{OutlierPlan, ProbeKind};
+use portolan_config::plan::OutlierPlan;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Tick;
-use crate::counters::TryOutcome;
+use crate::health::outlier::fault::Fault;
 
 pub use self::source::{Alike, Source};
 pub use self::witness::{Alarm, Epoch, Seen, Witness};
@@ -83,63 +84,6 @@ const SURE: f64 = 3.0;
 
 /// How much of its weight an endpoint on trial gets.
 pub const TRICKLE: f64 = 0.05;
-
-/// What an endpoint did wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Fault {
-    /// There was no connection.
-    Connect,
-    /// The connection broke, or what came was not HTTP.
-    Broken,
-    /// Nothing came in time.
-    TimedOut,
-    /// It answered with 502, 503 or 504.
-    Unavailable,
-}
-
-impl Fault {
-    /// Every fault, in the order of their numbers.
-    pub const ALL: [Self; 4] = [
-        Self::Connect,
-        Self::Broken,
-        Self::TimedOut,
-        Self::Unavailable,
-    ];
-
-    /// What a try's outcome says about its endpoint, if it is to blame.
-    pub fn of(outcome: TryOutcome) -> Option<Self> {
-        match outcome {
-            TryOutcome::ConnectFailed => Some(Self::Connect),
-            TryOutcome::Broken => Some(Self::Broken),
-            TryOutcome::TimedOut => Some(Self::TimedOut),
-            TryOutcome::Unavailable => Some(Self::Unavailable),
-            TryOutcome::Answered
-            | TryOutcome::ServerError
-            | TryOutcome::Abandoned
-            | TryOutcome::EdgeExhausted => None,
-        }
-    }
-
-    /// Whether a probe of this kind would have met it, too.
-    pub fn is_met_by(self, probe: &ProbeKind) -> bool {
-        match self {
-            Self::Connect => true,
-            // A connection alone says nothing about answers.
-            Self::Broken | Self::TimedOut => !matches!(probe, ProbeKind::Tcp),
-            Self::Unavailable => false,
-        }
-    }
-
-    fn words(self) -> &'static str {
-        match self {
-            Self::Connect => "no connection",
-            Self::Broken => "a broken connection",
-            Self::TimedOut => "no answer in time",
-            Self::Unavailable => "status 502, 503 or 504",
-        }
-    }
-}
 
 /// Why an endpoint was ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -710,6 +654,8 @@ fn wilson(part: f64, n: f64) -> (f64, f64) {
 
 #[cfg(test)]
 mod tests {
+    use portolan_config::plan::ProbeKind;
+
     use super::*;
 
     const POLICY: OutlierPlan = OutlierPlan {

@@ -30,9 +30,9 @@ use smallvec::SmallVec;
 
 use self::load::Load;
 use crate::clock::Tick;
-use crate::decision::affinity::bid;
 use crate::pool::endpoint::Endpoint;
-use crate::pool::view::EndpointView;
+use crate::pool::endpoint_view::EndpointView;
+use crate::pool::rendezvous::bid;
 use crate::steering::{Draw, Sequence};
 
 pub use self::deficits::Deficits;

@@ -16,9 +16,10 @@ use tokio::sync::Notify;
 
 use crate::clock::Tick;
 use crate::counters::{ByOutcome, Counter, TryOutcome};
-use crate::decision::affinity::seed_of_address;
-use crate::health::outlier::{Alarm, Epoch, Fault, Reason, Source, Tally, Witness};
+use crate::health::outlier::fault::Fault;
+use crate::health::outlier::{Alarm, Epoch, Reason, Source, Tally, Witness};
 use crate::health::stall::Silence;
+use crate::pool::rendezvous::seed_of_address;
 
 /// What an endpoint is known by, across configurations.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,7 +2,10 @@
 //! announced long before they end. The configuration has no part in it: it stays as it is, whatever
 //! becomes of the files.
 
-use std::collections::HashMap;
+mod announced;
+
+pub(crate) use crate::reload::certificates::announced::Known;
+
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -19,15 +22,6 @@ use crate::events::event::Notice;
 const DAYS: [i64; 4] = [30, 14, 7, 1];
 
 const DAY: i64 = 24 * 60 * 60;
-
-/// What is remembered about certificates in use.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    /// Files for pools that cannot be used now.
-    faults: Vec<(PoolId, Fault)>,
-    /// The last announcement about each certificate, by its SHA-256 and whose it is.
-    announced: HashMap<(String, String), i64>,
-}
 
 /// A certificate that ends.
 struct Ending {

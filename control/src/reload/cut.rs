@@ -5,47 +5,7 @@
 //! a while. Judged too carefully, that costs a change two seconds; judged too lightly, it would drop
 //! routes, or what protects them.
 
-use std::fmt;
-
-/// Why a file is not believed yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
-    /// Somebody is writing it.
-    Open,
-    /// It is the beginning of what it was.
-    Beginning,
-    /// It ends where it went on before.
-    Middle,
-    /// It has become much shorter.
-    Half,
-    /// It has become shorter, and nothing else is known of what is in it.
-    Shorter,
-    /// Its last line does not end.
-    LastLine,
-    /// It had a mark at its end, and has none.
-    NoMark,
-}
-
-impl fmt::Display for Doubt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Open => "it is being written",
-            Self::Beginning => "it is the first part of what it was",
-            Self::Middle => "it ends where it went on before",
-            Self::Half => "it has become less than half as long",
-            Self::Shorter => "it has become shorter",
-            Self::LastLine => "its last line does not end",
-            Self::NoMark => "its last line was `...`, which is missing now",
-        })
-    }
-}
-
-impl Doubt {
-    /// Whether a pause ends it.
-    pub fn ends_by_itself(self) -> bool {
-        self != Self::NoMark
-    }
-}
+pub(crate) use crate::events::reload::Doubt;
 
 /// How much of an end is looked for in what was before: a line or two, and a few. The longer one is there
 /// once where the shorter one is repeated, and the shorter one is still there where something else in

@@ -2,30 +2,13 @@
 //! configuration changes, and what it can say about them.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portolan_certs::{Material, ServerTls};
+use portolan_certs::Material;
 use portolan_config::diagnostic::Diagnostic;
 use portolan_config::plan::Plan;
 
-use crate::counters::Gauge;
-use crate::telemetry::handshakes::Handshakes;
-
-/// A listener as it runs.
-#[derive(Clone, Debug)]
-pub struct ListenerStatus {
-    /// The address in the configuration.
-    pub configured: SocketAddr,
-    /// The address it really has: port 0 has become one.
-    pub bound: SocketAddr,
-    /// TLS, if it is terminated there.
-    pub tls: Option<Arc<ServerTls>>,
-    /// TLS handshakes.
-    pub handshakes: Arc<Handshakes>,
-    /// Open connections.
-    pub connections: Arc<Gauge>,
-}
+use crate::telemetry::listener_status::ListenerStatus;
 
 /// Accepts clients.
 pub trait Listeners: fmt::Debug + Send + Sync {

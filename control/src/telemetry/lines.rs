@@ -8,6 +8,7 @@
 //! thread that is stuck in it stays there, and the lines of the next sink have another one.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -15,7 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use std::{fmt, io};
 
 use arc_swap::ArcSwapOption;
 use portolan_config::plan::LogSink;
@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use tokio::sync::Notify;
 
 use crate::counters::Counter;
+use crate::events::log_loss::Why;
 
 /// As much as is written at once, if so much is there.
 pub(crate) const MOST: usize = 32 << 10;
@@ -78,24 +79,6 @@ pub struct Loss {
     why: Mutex<Option<Why>>,
     /// Rings with each loss.
     pub(crate) alarm: Notify,
-}
-
-/// Why lines are lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The sink takes them more slowly than they come, or not at all.
-    Behind,
-    /// The system refused to write; in its words.
-    Refused(String),
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Behind => f.write_str("they come faster than they can be written"),
-            Self::Refused(why) => write!(f, "they cannot be written: {why}"),
-        }
-    }
 }
 
 impl Loss {

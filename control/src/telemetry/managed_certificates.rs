@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use portolan_certs::acme::order::OrderError;
+use portolan_certs::acme::error::OrderError;
 use portolan_certs::acme::renewal::Level;
 use portolan_config::names::Name;
 use schemars::JsonSchema;

@@ -17,11 +17,12 @@ use prometheus::proto::{
 };
 
 use self::family::{Family, Kind};
-use crate::counters::{ByClass, DURATION_BUCKETS, RetryReason, RoutePoolStats, Totals, TryOutcome};
+use crate::counters::{ByClass, DURATION_BUCKETS, RetryReason, RoutePoolStats, TryOutcome};
 use crate::health::exhaustion::{SHORTAGES, Shortage};
 use crate::health::outlier::Reason;
-use crate::reload::listeners::ListenerStatus;
 use crate::snapshot::{Proof, Snapshot};
+use crate::telemetry::listener_status::ListenerStatus;
+use crate::telemetry::totals::Totals;
 
 /// What the page is about.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 //! where the library hands on fewer, there were others. To count them, none has to be understood (RFC
 //! 7541, section 6).
 
-use crate::frames::Frame;
+use crate::http::http2_frames::Frame;
 
 /// HEADERS and CONTINUATION: the header block is over; and on HEADERS: something stands before it.
 const END_HEADERS: u8 = 4;
@@ -185,7 +185,7 @@ fn string(strings: u8, left: usize) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::{HEADERS, Scanner, Seen, frame};
+    use crate::http::http2_frames::{HEADERS, Scanner, Seen, frame};
 
     const CONTINUATION: u8 = 9;
 

@@ -18,13 +18,13 @@ use portolan_control::counters::Amount;
 use tokio::time::Instant;
 
 use super::behind::Behind;
-use crate::carried::Carried;
-use crate::connection::H2_PREFACE;
-use crate::frames::{
-    CONTINUATION, DATA, GOAWAY, HEAD, HEADERS, PING, RST_STREAM, SETTINGS, Scanner, Seen,
+use crate::connection::carried::Carried;
+use crate::http::held::Held;
+use crate::http::http2_frames::{
+    CONTINUATION, DATA, GOAWAY, H2_PREFACE, HEAD, HEADERS, PING, RST_STREAM, SETTINGS, Scanner,
+    Seen,
 };
-use crate::held::Held;
-use crate::tokens::Bucket;
+use crate::http::token_bucket::Bucket;
 
 /// Resets in a row, and how many more each second. A browser that leaves a page resets what it still
 /// waited for; nobody needs to do that twice a second.
@@ -232,7 +232,7 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::frame;
+    use crate::http::http2_frames::frame;
     use std::time::Duration;
 
     fn frames(now: Instant) -> Frames {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::H2_PREFACE;
 use super::frames::{Abuse, Bodies, Frames, Refused};
 use crate::fuzzing::STRIDES;
-use crate::held::MOST_OF_ONE;
+use crate::http::held::MOST_OF_ONE;
+use crate::http::http2_frames::H2_PREFACE;
 
 /// HTTP/2 frames, both ways: found however they are cut, and counted as a plain reading counts them.
 pub fn frames(bytes: &[u8]) {

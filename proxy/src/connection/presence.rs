@@ -4,12 +4,11 @@
 //! a byte being read. For that the socket is registered with the scheduler a second time, and only while
 //! it is needed: each event then wakes its task twice.
 
-use std::fmt;
-use std::io;
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::{fmt, io};
 
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;

@@ -10,13 +10,12 @@ use pingora::protocols::http::date::get_cached_date;
 use pingora::{Error, ErrorType, Result};
 
 use super::ahead::Ahead;
-use super::gone;
 use crate::connection::{Connection, Waiting};
-use crate::head::ResponseHeader;
-use crate::http1::Bad;
-use crate::http1::body::{Body, Step};
-use crate::http1::request::Head;
-use crate::http1::write;
+use crate::downstream::gone::gone;
+use crate::http::head::ResponseHeader;
+use crate::http::http1::body::{Body, Step};
+use crate::http::http1::request::Head;
+use crate::http::http1::{Bad, write};
 use crate::timer::Timer;
 
 /// How much is read at a time of a body.

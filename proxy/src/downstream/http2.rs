@@ -11,13 +11,13 @@ use http::{HeaderMap, HeaderName, Response, header};
 use pingora::protocols::http::date::get_cached_date;
 use pingora::{Error, ErrorType, Result};
 
-use super::gone;
 use crate::connection::{Bodies, WRITE_STALL, Waiting};
-use crate::head::{RequestHeader, ResponseHeader, is_whole};
-use crate::http1::framing::length;
-use crate::http1::request::is_target;
+use crate::downstream::gone::gone;
+use crate::http::head::{RequestHeader, ResponseHeader, is_whole};
+use crate::http::http1::framing::length;
+use crate::http::http1::request::is_target;
+use crate::http::trailers;
 use crate::timer::Timer;
-use crate::trailers;
 
 /// Headers that say how a connection of HTTP/1.1 goes on (RFC 9113, section 8.2.2).
 static NOT_HERE: [HeaderName; 5] = [

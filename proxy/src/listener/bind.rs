@@ -32,7 +32,7 @@ impl HandedSocket {
 
 /// Whether clients of one address come to another as well, when nobody listens at the one: `0.0.0.0` has
 /// all of IPv4, `[::]` of IPv6 as well.
-pub(super) fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
+pub(crate) fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
     let all_of_it = match (wide.ip(), narrow.ip()) {
         (IpAddr::V4(all), IpAddr::V4(_)) => all.is_unspecified(),
         (IpAddr::V6(all), _) => all.is_unspecified(),
@@ -42,7 +42,7 @@ pub(super) fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
 }
 
 /// Whether two addresses have clients in common.
-pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+pub(crate) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     covers(one, other) || covers(other, one)
 }
 
@@ -51,14 +51,14 @@ pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 ///
 /// Not for longer than needed: other processes of the same user may then bind there, too.
 #[derive(Debug, Default)]
-pub(super) struct Shared(Vec<OwnedFd>);
+pub(crate) struct Shared(Vec<OwnedFd>);
 
 impl Shared {
     /// Shares the address of one more socket.
     ///
     /// # Errors
     /// When the system does not let it.
-    pub(super) fn add(&mut self, socket: impl AsFd) -> io::Result<()> {
+    pub(crate) fn add(&mut self, socket: impl AsFd) -> io::Result<()> {
         let socket = socket.as_fd().try_clone_to_owned()?;
         SockRef::from(&socket).set_reuse_port(true)?;
         self.0.push(socket);
@@ -86,7 +86,7 @@ impl Bound {
     ///
     /// # Errors
     /// When it is taken, or not ours.
-    pub(super) fn new(address: SocketAddr, shared: Option<&mut Shared>) -> io::Result<Self> {
+    pub(crate) fn new(address: SocketAddr, shared: Option<&mut Shared>) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -121,7 +121,7 @@ impl Bound {
     }
 
     /// Takes over a socket of this process, beside whoever has it as well.
-    pub(super) fn again(socket: OwnedFd, address: SocketAddr) -> Self {
+    pub(crate) fn again(socket: OwnedFd, address: SocketAddr) -> Self {
         let socket = Socket::from(socket);
         Self { socket, address }
     }
@@ -130,7 +130,7 @@ impl Bound {
     ///
     /// # Errors
     /// When there are no descriptors left.
-    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.socket.as_fd().try_clone_to_owned()
     }
 

@@ -11,7 +11,7 @@ use super::bind::Bound;
 
 /// Whether clients are let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Opening {
+pub(crate) enum Opening {
     /// They are.
     Open,
     /// For another moment: clients whose connection is being made are on their way here, and new ones
@@ -25,9 +25,9 @@ pub(super) enum Opening {
 
 /// A door of a listener.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(crate) struct Door {
     /// The address it really has.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// The socket once more: as long as anybody has it, clients can connect.
     socket: OwnedFd,
     opening: watch::Sender<Opening>,
@@ -38,7 +38,7 @@ impl Door {
     ///
     /// # Errors
     /// When there are no descriptors left.
-    pub(super) fn new(bound: &Bound) -> io::Result<Self> {
+    pub(crate) fn new(bound: &Bound) -> io::Result<Self> {
         Ok(Self {
             address: bound.address(),
             socket: bound.duplicate()?,
@@ -50,17 +50,17 @@ impl Door {
     ///
     /// # Errors
     /// When there are no descriptors left.
-    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.socket.try_clone()
     }
 
     /// What is to be heard by whoever accepts here.
-    pub(super) fn opening(&self) -> watch::Receiver<Opening> {
+    pub(crate) fn opening(&self) -> watch::Receiver<Opening> {
         self.opening.subscribe()
     }
 
     /// Lets nobody in any more, or not for long.
-    pub(super) fn close(self, how: Opening) {
+    pub(crate) fn close(self, how: Opening) {
         self.opening.send_replace(how);
     }
 }

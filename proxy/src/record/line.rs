@@ -10,37 +10,37 @@ use portolan_control::clock::Clock;
 
 /// What is known of a request that has ended.
 #[derive(Debug)]
-pub(super) struct Line<'a> {
-    pub(super) time: Timestamp,
-    pub(super) request_id: &'a str,
-    pub(super) client: Option<IpAddr>,
-    pub(super) country: &'a str,
-    pub(super) method: &'a str,
-    pub(super) host: &'a str,
-    pub(super) path: &'a str,
-    pub(super) protocol: &'a str,
-    pub(super) tls: Option<&'a str>,
-    pub(super) route: Option<&'a str>,
-    pub(super) pool: Option<&'a str>,
-    pub(super) endpoint: Option<SocketAddr>,
-    pub(super) tries: u32,
-    pub(super) status: u16,
-    pub(super) outcome: &'a str,
-    pub(super) reason: &'a str,
+pub(crate) struct Line<'a> {
+    pub(crate) time: Timestamp,
+    pub(crate) request_id: &'a str,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) country: &'a str,
+    pub(crate) method: &'a str,
+    pub(crate) host: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) protocol: &'a str,
+    pub(crate) tls: Option<&'a str>,
+    pub(crate) route: Option<&'a str>,
+    pub(crate) pool: Option<&'a str>,
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) tries: u32,
+    pub(crate) status: u16,
+    pub(crate) outcome: &'a str,
+    pub(crate) reason: &'a str,
     /// Why Portolan answered itself, if it did.
-    pub(super) refused: Option<&'a str>,
-    pub(super) bytes_in: u64,
-    pub(super) bytes_out: u64,
-    pub(super) duration: Duration,
+    pub(crate) refused: Option<&'a str>,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) duration: Duration,
     /// To response headers, from the beginning of the last try.
-    pub(super) upstream: Option<Duration>,
-    pub(super) why: Option<&'a str>,
-    pub(super) config: &'a str,
+    pub(crate) upstream: Option<Duration>,
+    pub(crate) why: Option<&'a str>,
+    pub(crate) config: &'a str,
 }
 
 impl Line<'_> {
     /// Appends it, with the end of the line.
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
         let mut object = Object { out };
         object.begin();
         object.plain(b"{\"time\":\"", &self.time.text);
@@ -164,7 +164,7 @@ static ESCAPED: [bool; 256] = {
 
 /// A time by the calendar, to the millisecond (RFC 3339).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timestamp {
+pub(crate) struct Timestamp {
     milliseconds: i64,
     text: [u8; Self::LENGTH],
 }
@@ -183,7 +183,7 @@ impl Timestamp {
     }
 
     /// Now.
-    pub(super) fn now(clock: &Clock) -> Self {
+    pub(crate) fn now(clock: &Clock) -> Self {
         thread_local! {
             /// The last one: many lines are of the same millisecond.
             static LAST: Cell<Timestamp> = Cell::new(Timestamp::new(0));

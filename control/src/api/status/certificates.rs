@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::background::acme::ManagedEntry;
 use crate::reload::Reloader;
-use crate::reload::listeners::ListenerStatus;
+use crate::telemetry::listener_status::ListenerStatus;
 
 /// `GET /api/v1/certificates`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]

@@ -6,9 +6,8 @@ use portolan_config::fields::Fields;
 use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
 
-use super::{
-    BETWEEN, MOST_COOKIES, MOST_TAGS, Secret, cookie, cookies as values, parse_secret, tags,
-};
+use super::{BETWEEN, MOST_TAGS, Secret, parse_secret, tags};
+use crate::auth::cookie::{MOST_COOKIES, cookie, cookies as values};
 use crate::pool::endpoint::EndpointKey;
 
 const NAME: &str = "portolan";

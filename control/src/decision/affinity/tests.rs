@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
+use http::header;
 use portolan_config::plan::Plan;
 use portolan_config::{Machine, check_text};
 use proptest::prelude::*;
 
 use super::*;
+use crate::auth::cookie::cookie;
 use crate::decision::decide;
 use crate::decision::explain::pretend;
 use crate::geo::{Locator, Whereabouts};

@@ -5,20 +5,9 @@ use std::net::IpAddr;
 use http::{Method, header};
 use portolan_config::plan::{LimitsPlan, ListenerPlan};
 
-use super::Question;
 use crate::decision::decide::denied_words;
+use crate::decision::explain::question::{Entrance, Question};
 use crate::snapshot::Snapshot;
-
-/// How a request comes in.
-#[derive(Clone, Copy, Debug)]
-pub struct Entrance {
-    /// Over TLS: its URL begins with `https`.
-    pub secure: bool,
-    /// The port of its URL.
-    pub port: u16,
-    /// How long its target is, path and query.
-    pub target_bytes: usize,
-}
 
 /// What becomes of it at a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]

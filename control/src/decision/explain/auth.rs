@@ -5,9 +5,9 @@ use portolan_config::plan::{ProofPlan, RoutePlan, TokenPlacePlan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Question;
 use crate::auth::basic::Credentials;
 use crate::auth::jwt;
+use crate::decision::explain::question::Question;
 use crate::snapshot::{Proof, Snapshot};
 
 /// What a route's `auth` would say.

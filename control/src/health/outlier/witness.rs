@@ -12,10 +12,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::Fault;
 use super::source::{Source, Sources};
 use crate::clock::Tick;
 use crate::counters::{Counter, Gauge};
+use crate::health::outlier::fault::Fault;
 
 /// Wakes the engine. Ringing never waits, and ringing twice before it wakes is ringing once.
 #[derive(Debug, Default)]

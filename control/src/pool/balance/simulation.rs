@@ -15,7 +15,7 @@ use portolan_config::plan::BalancePlan;
 use super::{Deficits, Selector, Wish};
 use crate::clock::Tick;
 use crate::pool::endpoint::MEMORY;
-use crate::pool::view::EndpointView;
+use crate::pool::endpoint_view::EndpointView;
 use crate::pool::view::tests::endpoints;
 use crate::steering::Sequence;
 

@@ -1,0 +1,82 @@
+//! Affinity, where requests come in and answers go out: what a request brings along, and the cookie
+//! that it takes away.
+
+use std::net::IpAddr;
+
+use http::{HeaderValue, header};
+use pingora::{Error, ErrorType, Result};
+use portolan_config::plan::{AffinityPlan, RoutePlan};
+use portolan_control::decision::affinity::{Place, SecretKeeper, Tie, next_cookie};
+use portolan_control::snapshot::Snapshot;
+
+use crate::http::head::{RequestHeader, ResponseHeader};
+use crate::request::context::RequestContext;
+
+/// What ties a request to where its client was before.
+pub(crate) fn tie(
+    keeper: &SecretKeeper,
+    snapshot: &Snapshot,
+    route: &RoutePlan,
+    request: &RequestHeader,
+    client: Option<IpAddr>,
+) -> Tie {
+    Tie::of(snapshot, route, &request.headers, client, || {
+        Some(keeper.secret())
+    })
+}
+
+/// Gives the client the cookie that names who answered it, unless it has that one.
+pub(crate) fn answer(
+    keeper: &SecretKeeper,
+    request: &RequestHeader,
+    response: &mut ResponseHeader,
+    ctx: &RequestContext,
+) -> Result<()> {
+    let (Some(route), Some(current)) = (ctx.route, &ctx.current) else {
+        return Ok(());
+    };
+    if ctx.stand_in {
+        // It has not left the place that it had.
+        return Ok(());
+    }
+    let snapshot = ctx.snapshot();
+    let route = &snapshot.plan.routes[route.index()];
+    let Some(AffinityPlan::Cookie(name)) = &route.affinity else {
+        return Ok(());
+    };
+    let served = Place {
+        pool: current.pool,
+        endpoint: current.endpoint,
+    };
+    let secret = keeper.secret();
+    let headers = &request.headers;
+    let Some(value) = next_cookie(snapshot, route, headers, &ctx.tie, served, secret) else {
+        return Ok(());
+    };
+    let secure = if is_secure(request, ctx) {
+        "; Secure"
+    } else {
+        ""
+    };
+    let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}");
+    let cookie = HeaderValue::try_from(cookie)
+        .map_err(|_| Error::explain(ErrorType::InternalError, "a cookie's name is no text"))?;
+    // Beside those of the endpoint.
+    response.append_header(header::SET_COOKIE, cookie)?;
+    Ok(())
+}
+
+/// Whether the client speaks TLS: with us, or with a trusted proxy in front of us.
+pub(crate) fn is_secure(request: &RequestHeader, ctx: &RequestContext) -> bool {
+    let here = ctx
+        .connection
+        .as_ref()
+        .is_some_and(|connection| connection.tls.is_some());
+    let in_front = || {
+        request
+            .headers
+            .get("x-forwarded-proto")
+            .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+    };
+    here || (ctx.peer_trusted && in_front())
+}

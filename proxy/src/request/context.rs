@@ -1,0 +1,310 @@
+//! What is known about a connection, and about a request while it is under way.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use portolan_config::plan::{PoolId, RouteId, RoutePlan};
+use portolan_control::clock::Tick;
+use portolan_control::counters::{Gauge, RetryReason, TryOutcome};
+use portolan_control::decision::affinity::Tie;
+use portolan_control::geo::Whereabouts;
+use portolan_control::health::outlier::{Epoch, Source};
+use portolan_control::health::stall::Waiting;
+use portolan_control::pool::endpoint::{Blame, Endpoint};
+use portolan_control::refusal::Refusal;
+use portolan_control::snapshot::Snapshot;
+use portolan_control::steering::Basis;
+
+use crate::connection::context::ConnectionContext;
+use crate::connection::entry::Entry;
+use crate::request::body_rate::BodyRate;
+use crate::request::proof::Proved;
+
+/// A request, from its first byte to the last of its answer.
+#[derive(Debug)]
+pub(crate) struct RequestContext {
+    /// Its entry in the ledger, until it has ended.
+    pub(crate) entry: Option<Entry>,
+    /// When it began.
+    pub(crate) began: Tick,
+    /// The world it sees, from start to end.
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
+    /// Whose connection it came on.
+    pub(crate) connection: Option<Arc<ConnectionContext>>,
+    /// What it is known by, in logs and to endpoints.
+    pub(crate) id: String,
+    /// The client's address.
+    pub(crate) client: Option<IpAddr>,
+    /// Whether the peer may say whom it speaks for.
+    pub(crate) peer_trusted: bool,
+    /// Where the client is, as far as the route asked.
+    pub(crate) found: Whereabouts,
+    /// The route it takes.
+    pub(crate) route: Option<RouteId>,
+    /// The pool that gets it.
+    pub(crate) pool: Option<PoolId>,
+    /// By which health that was chosen.
+    pub(crate) basis: Basis,
+    /// What ties it to where its client was before.
+    pub(crate) tie: Tie,
+    /// How it came about.
+    pub(crate) why: Option<Arc<str>>,
+    /// The try under way.
+    pub(crate) current: Option<Try>,
+    /// Tries so far, with the one under way.
+    pub(crate) tries: u32,
+    /// When all of it was there: its time counts from then.
+    pub(crate) given: Option<Tick>,
+    /// It is a gRPC call, whose client speaks when it has something to say: no rate is asked of it.
+    pub(crate) converses: bool,
+    /// How slowly its body came so far.
+    pub(crate) body_rate: BodyRate,
+    /// Since when more of it is waited for, if that is what is waited for.
+    pub(crate) body_awaited: Option<Tick>,
+    /// It may be sent again, after it was sent (RFC 9110, section 9.2.2).
+    pub(crate) idempotent: bool,
+    /// The answer came from elsewhere although the first try has not failed: its client stays where it
+    /// is.
+    pub(crate) stand_in: bool,
+    /// Why Portolan answers itself, if it does.
+    pub(crate) refusal: Option<Refusal>,
+    /// What was proved about who sends it.
+    pub(crate) proved: Option<Box<Proved>>,
+    /// What its client is told about how to prove who it is.
+    pub(crate) challenge: Option<HeaderValue>,
+    /// What its rate limits tell its client.
+    pub(crate) allowance: Option<Box<crate::request::allowance::Told>>,
+    /// Its answer is that it is to be had over https.
+    pub(crate) redirected: bool,
+    /// It asks for its connection to be upgraded.
+    pub(crate) wants_upgrade: bool,
+    /// When response headers came.
+    pub(crate) answered: Option<Tick>,
+    /// Bytes of the request's body so far.
+    pub(crate) bytes_in: u64,
+    /// Bytes of the answer's body so far.
+    pub(crate) bytes_out: u64,
+    /// Counted as under way until it is dropped.
+    pub(crate) under_way: Option<UnderWay>,
+}
+
+/// A try to have an endpoint answer.
+#[derive(Debug)]
+pub(crate) struct Try {
+    /// Whose endpoint.
+    pub(crate) pool: PoolId,
+    /// Its index in the pool's view.
+    pub(crate) endpoint: usize,
+    /// The endpoint: it counts this try as in flight until it is dropped.
+    pub(crate) live: InFlight,
+    /// When it began.
+    pub(crate) began: Tick,
+    /// How it came to this pool.
+    pub(crate) why: Option<Arc<str>>,
+    /// By which health.
+    pub(crate) basis: Basis,
+}
+
+/// An endpoint that is answering a request. Dropped when that is over, however it ends.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    endpoint: Arc<Endpoint>,
+    /// When it began, in terms of the endpoint's standing.
+    epoch: Epoch,
+    outcome: Option<TryOutcome>,
+    /// It was asked, and has not answered yet.
+    waiting: Option<Waiting>,
+}
+
+impl InFlight {
+    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.begin();
+        Self {
+            epoch: endpoint.witness.begin(),
+            endpoint,
+            outcome: None,
+            waiting: None,
+        }
+    }
+
+    /// All of the request goes to the endpoint now: from here on its silence means something.
+    pub(crate) fn wait(&mut self, now: Tick) {
+        if self.waiting.is_none() {
+            self.waiting = Some(self.endpoint.silence.sent(now));
+        }
+    }
+
+    /// Response headers came, and how long that took, if that is known: what it says against the
+    /// endpoint, which may be the request's own fault.
+    pub(crate) fn answered(
+        &mut self,
+        status: u16,
+        took: Option<Duration>,
+        now: Tick,
+        source: impl Fn() -> Source,
+    ) -> Option<Blame> {
+        let outcome = TryOutcome::of_status(status);
+        self.endpoint.answered(outcome, took, now);
+        self.over();
+        self.failed(outcome, now, source)
+    }
+
+    /// More of the answer came.
+    pub(crate) fn heard(&self, now: Tick) {
+        self.endpoint.silence.heard(now);
+    }
+
+    /// Says how the try ended. What it says against the endpoint counts when that is dropped, unless the
+    /// request turns out to be the cause. That there was no connection is never the request's fault.
+    pub(crate) fn failed(
+        &mut self,
+        outcome: TryOutcome,
+        now: Tick,
+        source: impl Fn() -> Source,
+    ) -> Option<Blame> {
+        if self.outcome.is_some() {
+            return None;
+        }
+        self.outcome = Some(outcome);
+        let suspended = match outcome {
+            TryOutcome::ConnectFailed => None,
+            outcome => self.endpoint.suspend(outcome, self.epoch, &source),
+        };
+        if suspended.is_none() {
+            self.endpoint.tried(outcome, self.epoch, now, source);
+        }
+        suspended
+    }
+
+    fn over(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            self.endpoint.silence.over(waiting);
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// The answer has begun, and breaks off.
+    pub(crate) fn broke_off(&mut self) {
+        if self.outcome == Some(TryOutcome::Answered) {
+            self.endpoint.broke_off();
+        }
+    }
+
+    /// Says how the try ended, and that the endpoint is not to blame.
+    pub(crate) fn excused(&mut self, outcome: TryOutcome) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
+            self.endpoint.excused(outcome);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.over();
+        self.endpoint.end();
+        self.endpoint.witness.over(self.epoch);
+        self.excused(TryOutcome::Abandoned);
+    }
+}
+
+/// A request that the process must finish before it ends.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Arc<Gauge>);
+
+impl UnderWay {
+    pub(crate) fn new(gauge: &Arc<Gauge>) -> Self {
+        gauge.up();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.down();
+    }
+}
+
+impl Drop for RequestContext {
+    /// Dropped before its end: somebody has to say so.
+    fn drop(&mut self) {
+        if let Some(entry) = &self.entry {
+            let recorder = entry.connection.recorder.clone();
+            recorder.dropped(self);
+        }
+    }
+}
+
+impl RequestContext {
+    /// A request of which nothing is known yet.
+    pub(crate) fn new(began: Tick) -> Self {
+        Self {
+            entry: None,
+            began,
+            snapshot: None,
+            connection: None,
+            id: String::new(),
+            client: None,
+            peer_trusted: false,
+            found: Whereabouts::UNKNOWN,
+            route: None,
+            pool: None,
+            basis: Basis::Health,
+            tie: Tie::Free,
+            why: None,
+            current: None,
+            tries: 0,
+            given: None,
+            converses: false,
+            body_rate: BodyRate::default(),
+            body_awaited: None,
+            idempotent: false,
+            stand_in: false,
+            refusal: None,
+            proved: None,
+            challenge: None,
+            allowance: None,
+            redirected: false,
+            wants_upgrade: false,
+            answered: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            under_way: None,
+        }
+    }
+
+    /// The world it sees.
+    ///
+    /// # Panics
+    /// Before the first phase has set it.
+    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
+        self.snapshot
+            .as_ref()
+            .expect("the first phase takes a snapshot")
+    }
+
+    /// Whether one more request of this route may have a second try beside a slow first one.
+    pub(crate) fn hedge_allowed(&self, route: &RoutePlan) -> bool {
+        let state = &self.snapshot().routes[route.id.index()];
+        let requests: u64 = state
+            .counted()
+            .map(|(_, stats)| stats.requests.total())
+            .sum();
+        let budget = route.hedge.as_ref().map_or(0.0, |hedge| hedge.budget);
+        state.retries.get(RetryReason::Beside) as f64 <= requests as f64 * budget
+    }
+
+    /// This try is the one that counts.
+    pub(crate) fn settle(&mut self, this: Try, now: Tick) {
+        self.pool = Some(this.pool);
+        self.why.clone_from(&this.why);
+        self.basis = this.basis;
+        self.answered = Some(now);
+        self.current = Some(this);
+    }
+}
