@@ -4,14 +4,14 @@
 //! [`crate::upstream::exchange`] with an endpoint; or the answer that says why not. In the end it is
 //! recorded.
 
-mod admit;
-mod affinity;
-mod answer;
+pub(crate) mod admit;
+pub(crate) mod affinity;
+pub(crate) mod answer;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::header;
 use pingora::{Error, ErrorSource, Result};
 use portolan_certs::acme::Answers;
 use portolan_config::document::HeaderCase;
@@ -20,32 +20,36 @@ use portolan_control::counters::Gauge;
 use portolan_control::decision::affinity::SecretKeeper;
 use portolan_control::decision::decide::decide;
 use portolan_control::decision::fate::Fate;
-use portolan_control::engine::{Messenger, Published};
+use portolan_control::engine::Published;
 use portolan_control::health::retry;
+use portolan_control::refusal::{Refusal, grpc_status};
 
+use crate::connection::context::ConnectionContext;
 use crate::connection::entry::Entry;
 use crate::downstream::Downstream;
 use crate::edge::admit::client_address::client_address;
-use crate::edge::admit::forward_auth::Denial;
+use crate::edge::admit::stop::Stop;
 use crate::edge::admit::{access, auth, guard};
-use crate::edge::affinity;
 use crate::edge::answer::reply::Reply;
 use crate::edge::answer::{browser, expose, last_hop, redirect};
+use crate::http::grpc;
 use crate::http::head::{RequestHeader, ResponseHeader};
-use crate::http::{grpc, trailers};
-use crate::request::context::{ConnectionContext, RequestContext, UnderWay};
-use crate::request::record::Recorder;
-use crate::upstream::exchange::Upstream;
-use crate::upstream::{exchange, fault, forward};
-use portolan_control::refusal::Refusal;
+use crate::random::fastrand_scope;
+use crate::record::recorder::Recorder;
+use crate::request::context::{RequestContext, UnderWay};
+use crate::upstream::exchange::relay;
+use crate::upstream::exchange::request::{hops_left, wants_upgrade};
+use crate::upstream::exchange_context::ExchangeContext;
+use crate::upstream::{exchange, fault};
+
+pub(crate) use crate::http::host::host;
 
 /// What serves requests, and what it looks at.
 #[derive(Debug)]
 pub(crate) struct Edge {
     pub(crate) published: Published,
-    pub(crate) messenger: Messenger,
-    /// Connections to endpoints.
-    pub(crate) upstream: Arc<Upstream>,
+    /// What exchanges with endpoints are made with.
+    pub(crate) exchange_context: ExchangeContext,
     pub(crate) recorder: Arc<Recorder>,
     /// What affinity cookies are made with.
     pub(crate) affinity: Arc<SecretKeeper>,
@@ -53,16 +57,6 @@ pub(crate) struct Edge {
     pub(crate) answers: Arc<Answers>,
     /// Requests under way: the process ends when there are none.
     pub(crate) under_way: Arc<Gauge>,
-}
-
-/// The host a client asks for, as it wrote it.
-pub(crate) fn host(request: &RequestHeader) -> Option<&str> {
-    // Over HTTP/2 (and in absolute form) it stands in the URI.
-    request
-        .uri
-        .authority()
-        .map(http::uri::Authority::as_str)
-        .or_else(|| request.headers.get(header::HOST)?.to_str().ok())
 }
 
 impl Edge {
@@ -75,19 +69,8 @@ impl Edge {
         retry_after: Option<std::time::Duration>,
     ) -> Result<()> {
         ctx.refusal = Some(refusal);
-        // What was not read of the request would be taken for the next one.
-        let close = matches!(
-            refusal,
-            Refusal::Malformed
-                | Refusal::AmbiguousLength
-                | Refusal::BadHost
-                | Refusal::BadPath
-                | Refusal::UriTooLong
-                | Refusal::BodyTooLarge
-                | Refusal::MethodNotAllowed
-        );
         let reply = Self::reply(refusal, downstream, ctx, retry_after);
-        reply.write(downstream, close).await
+        reply.write(downstream, refusal.closes_connection()).await
     }
 
     /// Answers a request whose route sends clients elsewhere.
@@ -191,7 +174,7 @@ impl Edge {
         if route.auth.is_none() {
             return Ok(());
         }
-        auth::check(self, request, ctx).await?;
+        auth::check(&self.exchange_context, request, ctx).await?;
         let now = self.recorder.clock.now();
         access::rate(&snapshot, route, &request.headers, ctx, true, now)
     }
@@ -220,7 +203,7 @@ impl Edge {
     }
 
     /// What is done to an answer's head on its way to the client.
-    pub(crate) fn to_client(
+    fn to_client(
         &self,
         downstream: &mut Downstream,
         response: &mut ResponseHeader,
@@ -232,7 +215,7 @@ impl Edge {
         if response.status.is_informational() {
             return Ok(());
         }
-        guard::strip_hop_by_hop(response, downstream.takes_trailers());
+        crate::http::hop_by_hop::strip_hop_by_hop(response, downstream.takes_trailers());
         // Every hop speaks for itself (RFC 9112, section 2.3).
         if response.version == http::Version::HTTP_10 {
             response.version = http::Version::HTTP_11;
@@ -261,37 +244,10 @@ impl Edge {
         Ok(())
     }
 
-    /// What comes behind an answer's body, as the client gets it: what the route takes off its head is
-    /// not there either.
-    pub(crate) fn behind_to_client(
-        &self,
-        trailers: HeaderMap,
-        ctx: &RequestContext,
-    ) -> Option<HeaderMap> {
-        let mut trailers = trailers::pass(trailers)?;
-        if let Some(route) = Self::route(ctx) {
-            for name in &route.response_headers.remove {
-                trailers.remove(name);
-            }
-        }
-        (!trailers.is_empty()).then_some(trailers)
-    }
-
     /// The route of a request that has one.
     fn route(ctx: &RequestContext) -> Option<&RoutePlan> {
         Some(&ctx.snapshot().plan.routes[ctx.route?.index()])
     }
-}
-
-/// Why a request goes nowhere.
-#[derive(Debug)]
-pub(crate) enum Stop {
-    Refused(Refusal, Option<std::time::Duration>),
-    Redirect,
-    /// A browser asks whether it may ask, and the route has the answer.
-    Preflight,
-    /// The route's authorization service has the answer.
-    Denied(Box<Denial>),
 }
 
 impl Edge {
@@ -342,8 +298,10 @@ impl Edge {
             connection.carried.note(client);
         }
         ctx.client = Some(client);
-        ctx.id = fastrand_scope(|random| forward::request_id(headers, ctx.peer_trusted, random));
-        ctx.wants_upgrade = exchange::wants_upgrade(request);
+        ctx.id = fastrand_scope(|random| {
+            crate::http::request_id::request_id(headers, ctx.peer_trusted, random)
+        });
+        ctx.wants_upgrade = wants_upgrade(request);
         ctx.idempotent = retry::is_idempotent(&request.method, headers);
         ctx.connection = Some(connection);
         ctx.snapshot = Some(snapshot);
@@ -365,7 +323,7 @@ impl Edge {
         if steered.is_ok() {
             steered = self.prove(downstream.request(), ctx).await;
         }
-        if steered.is_ok() && exchange::hops_left(downstream.request()) == Some(0) {
+        if steered.is_ok() && hops_left(downstream.request()) == Some(0) {
             return last_hop::answer(downstream, ctx).await;
         }
         if steered.is_ok() && Self::route(ctx).is_some_and(|route| route.redirect.is_some()) {
@@ -380,7 +338,20 @@ impl Edge {
                 if let Some(id) = ctx.route {
                     auth::edit(downstream.request_mut(), &plan.routes[id.index()], ctx)?;
                 }
-                exchange::exchange(self, downstream, ctx).await
+                let (answer, upload) =
+                    exchange::exchange(&self.exchange_context, downstream, ctx).await?;
+                let edit = |downstream: &mut Downstream, head: &mut _, ctx: &mut _| {
+                    self.to_client(downstream, head, ctx)
+                };
+                relay::relay(
+                    &self.exchange_context,
+                    downstream,
+                    ctx,
+                    answer,
+                    upload,
+                    edit,
+                )
+                .await
             }
             Err(Stop::Redirect) => {
                 let to = guard::https_location(downstream.request());
@@ -399,7 +370,7 @@ impl Edge {
                     Some(cors) => browser::answer(cors, request)?,
                     None => return self.refuse(downstream, ctx, Refusal::Internal, None).await,
                 };
-                head.insert_header(&forward::X_REQUEST_ID, ctx.id.as_str())?;
+                head.insert_header(&crate::http::request_id::X_REQUEST_ID, ctx.id.as_str())?;
                 downstream.answer(head, Bytes::new()).await
             }
             Err(Stop::Denied(denial)) => {
@@ -435,14 +406,14 @@ impl Edge {
                     ctx.refusal = Some(refusal);
                 }
                 // Without trailers its end must not look like that of a whole answer.
-                if let Some(code) = grpc::code(refusal.status())
+                if let Some(code) = grpc_status(refusal.status())
                     && grpc::is_call(downstream.request())
                     && downstream.takes_trailers()
                 {
                     let mut trailers = grpc::trailers(code, refusal.detail());
                     // As with a whole answer: so that whoever complains can say what about.
                     if let Ok(id) = http::HeaderValue::from_str(&ctx.id) {
-                        trailers.insert(&forward::X_REQUEST_ID, id);
+                        trailers.insert(&crate::http::request_id::X_REQUEST_ID, id);
                     }
                     downstream.put_end(Some(trailers));
                     // If the client is gone, nobody misses it.
@@ -452,9 +423,4 @@ impl Edge {
             None => {}
         }
     }
-}
-
-/// Chance from this thread's own generator.
-pub(crate) fn fastrand_scope<T>(with: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
-    with(&mut fastrand::Rng::with_seed(fastrand::u64(..)))
 }

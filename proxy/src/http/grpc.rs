@@ -6,8 +6,8 @@
 
 use std::fmt::Write as _;
 
-use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 
 use crate::http::head::{RequestHeader, ResponseHeader};
 
@@ -34,23 +34,6 @@ pub(crate) fn is_call(request: &RequestHeader) -> bool {
                     && value[..TYPE.len()].eq_ignore_ascii_case(TYPE)
                     && matches!(value.get(TYPE.len()), None | Some(b'+' | b';' | b' '))
             })
-}
-
-/// The gRPC status that says what an HTTP status says; nothing for those that are meant for the
-/// client's HTTP, and not for its caller.
-pub(crate) fn code(status: StatusCode) -> Option<u8> {
-    Some(match status.as_u16() {
-        // A connection for another host, and an address elsewhere.
-        421 | 300..=399 => return None,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        408 | 504 => 4,
-        413 | 429 => 8,
-        400 | 405 | 431 | 500 => 13,
-        501.. => 14,
-        _ => 2,
-    })
 }
 
 /// The whole answer.
@@ -136,32 +119,6 @@ mod tests {
             "application",
         ] {
             assert!(!is(Version::HTTP_2, kind), "{kind}");
-        }
-    }
-
-    #[test]
-    fn every_status_has_its_code() {
-        for (status, expected) in [
-            (400, Some(13)),
-            (401, Some(16)),
-            (403, Some(7)),
-            (404, Some(12)),
-            (405, Some(13)),
-            (408, Some(4)),
-            (413, Some(8)),
-            (418, Some(2)),
-            (421, None),
-            (308, None),
-            (429, Some(8)),
-            (431, Some(13)),
-            (500, Some(13)),
-            (502, Some(14)),
-            (503, Some(14)),
-            (504, Some(4)),
-            (599, Some(14)),
-        ] {
-            let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(code(status), expected, "{status}");
         }
     }
 

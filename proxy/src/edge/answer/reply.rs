@@ -6,14 +6,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use portolan_config::fields::Fields;
+use portolan_control::refusal::{Refusal, grpc_status};
 use smallvec::SmallVec;
 
 use crate::downstream::Downstream;
 use crate::http::grpc;
 use crate::http::head::ResponseHeader;
 use crate::http::http1::write;
-use crate::upstream::forward;
-use portolan_control::refusal::Refusal;
 
 /// An answer, ready to be written.
 #[derive(Debug)]
@@ -40,9 +39,6 @@ pub(crate) struct Reply {
 
 /// The methods that are passed on; others of the kind of TRACE are, too.
 pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-
-/// When clients may come back if nobody said otherwise.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl Reply {
     /// The answer to a request that is not passed on.
@@ -71,14 +67,9 @@ impl Reply {
             );
             ("text/plain; charset=utf-8", text)
         };
-        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE || retry_after.is_some())
-            .then(|| {
-                retry_after
-                    .unwrap_or(RETRY_AFTER)
-                    .as_secs_f64()
-                    .ceil()
-                    .max(1.0) as u64
-            });
+        let retry_after = refusal
+            .retry_after(retry_after)
+            .map(|after| after.as_secs_f64().ceil().max(1.0) as u64);
         Self {
             status,
             content_type,
@@ -151,12 +142,12 @@ impl Reply {
         downstream: &mut Downstream,
         close: bool,
     ) -> pingora::Result<()> {
-        if let Some(code) = grpc::code(self.status)
+        if let Some(code) = grpc_status(self.status)
             && grpc::is_call(downstream.request())
         {
             let mut head = grpc::answer(code, self.detail, self.retry_after)?;
             if let Some(request_id) = self.request_id {
-                head.insert_header(&forward::X_REQUEST_ID, request_id)?;
+                head.insert_header(&crate::http::request_id::X_REQUEST_ID, request_id)?;
             }
             for (name, value) in self.more {
                 head.append_header(name, value)?;
@@ -168,7 +159,7 @@ impl Reply {
         head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
         head.insert_header(header::CACHE_CONTROL, "no-store")?;
         if let Some(request_id) = self.request_id {
-            head.insert_header(&forward::X_REQUEST_ID, request_id)?;
+            head.insert_header(&crate::http::request_id::X_REQUEST_ID, request_id)?;
         }
         if let Some(seconds) = self.retry_after {
             head.insert_header(header::RETRY_AFTER, seconds)?;
