@@ -8,6 +8,7 @@ pub(crate) mod admit;
 pub(crate) mod affinity;
 pub(crate) mod answer;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use http::header;
 use pingora::{Error, ErrorSource, Result};
 use portolan_certs::acme::Answers;
 use portolan_config::document::HeaderCase;
-use portolan_config::plan::{RequestHead, RoutePlan, normal_host};
+use portolan_config::plan::{CorsPlan, RedirectPlan, RequestHead, RoutePlan, normal_host};
 use portolan_control::counters::Gauge;
 use portolan_control::decision::affinity::SecretKeeper;
 use portolan_control::decision::decide::decide;
@@ -34,15 +35,32 @@ use crate::edge::answer::reply::Reply;
 use crate::edge::answer::{browser, expose, last_hop, redirect};
 use crate::http::grpc;
 use crate::http::head::{RequestHeader, ResponseHeader};
+use crate::http::hop_by_hop::strip_hop_by_hop;
+use crate::http::request_id::{X_REQUEST_ID, request_id};
 use crate::random::fastrand_scope;
 use crate::record::recorder::Recorder;
-use crate::request::context::{RequestContext, UnderWay};
+use crate::request::context::{Admitted, Received, Routed, Served, UnderWay};
 use crate::upstream::exchange::relay;
 use crate::upstream::exchange::request::{hops_left, wants_upgrade};
 use crate::upstream::exchange_context::ExchangeContext;
 use crate::upstream::{exchange, fault};
 
 pub(crate) use crate::http::host::host;
+
+/// What becomes of a request that may pass.
+#[derive(Debug)]
+enum Way<'a> {
+    /// An endpoint gets it.
+    Onwards(Admitted<'a>),
+    /// It is for us: TRACE or OPTIONS that may go no further.
+    NoFurther,
+    /// Its client is sent elsewhere, as its route says.
+    Elsewhere(&'a RedirectPlan, &'a RoutePlan),
+    /// Its client is sent to the same address over https, as the listener says.
+    Https,
+    /// A browser asks whether it may ask, and the route has the answer.
+    Preflight(&'a CorsPlan),
+}
 
 /// What serves requests, and what it looks at.
 #[derive(Debug)]
@@ -64,7 +82,7 @@ impl Edge {
     async fn refuse(
         &self,
         downstream: &mut Downstream,
-        ctx: &mut RequestContext,
+        ctx: &mut Served<'_>,
         refusal: Refusal,
         retry_after: Option<std::time::Duration>,
     ) -> Result<()> {
@@ -77,19 +95,19 @@ impl Edge {
     async fn send_elsewhere(
         &self,
         downstream: &mut Downstream,
-        ctx: &mut RequestContext,
+        ctx: &mut Served<'_>,
+        redirect: &RedirectPlan,
+        route: &RoutePlan,
     ) -> Result<()> {
         let request = downstream.request();
-        let route = Self::route(ctx);
-        let reply = route.and_then(|route| {
-            let mut reply = redirect::reply(route.redirect.as_ref()?, request, ctx)?;
+        let reply = redirect::reply(redirect, request, ctx).map(|mut reply| {
             if let Some(told) = &ctx.allowance {
                 reply.more.extend(told.fields());
             }
             reply
                 .more
                 .extend(browser::own(&route.browser, request, ctx));
-            Some(reply)
+            reply
         });
         let Some(reply) = reply else {
             return self.refuse(downstream, ctx, Refusal::BadHost, None).await;
@@ -102,15 +120,20 @@ impl Edge {
     fn reply(
         refusal: Refusal,
         downstream: &Downstream,
-        ctx: &RequestContext,
+        ctx: &Served<'_>,
         retry_after: Option<std::time::Duration>,
     ) -> Reply {
         let request = downstream.request();
-        let mut reply = Reply::refusal(refusal, &ctx.id, Some(&request.headers), retry_after);
+        let mut reply = Reply::refusal(
+            refusal,
+            &ctx.received.id,
+            Some(&request.headers),
+            retry_after,
+        );
         if let Some(told) = &ctx.allowance {
             reply.more.extend(told.fields());
         }
-        if let Some(route) = Self::route(ctx) {
+        if let Some(route) = ctx.route() {
             reply
                 .more
                 .extend(browser::own(&route.browser, request, ctx));
@@ -125,19 +148,18 @@ impl Edge {
 
     /// Whether a request may pass, and which route it takes, as far as its sender need not be known.
     /// `Err`: it goes nowhere, and why.
-    fn admit(&self, downstream: &Downstream, ctx: &mut RequestContext) -> Result<(), Stop> {
-        let request = downstream.request();
-        let connection = ctx
-            .connection
-            .clone()
-            .ok_or(Stop::Refused(Refusal::Internal, None))?;
+    fn admit<'a>(
+        request: &RequestHeader,
+        ctx: &mut Served<'a>,
+    ) -> Result<ControlFlow<Way<'a>, Routed<'a>>, Stop> {
+        let received = ctx.received;
+        let (connection, snapshot) = (&*received.connection, ctx.snapshot());
         let limits = connection.listener.limits();
-        guard::check(request, &connection, &limits)
+        guard::check(request, connection, &limits)
             .map_err(|refusal| Stop::Refused(refusal, None))?;
-        let snapshot = ctx.snapshot().clone();
-        access::listener(&connection, &snapshot, ctx)?;
+        access::listener(connection, snapshot, ctx)?;
         if connection.listener.redirects() {
-            return Err(Stop::Redirect);
+            return Ok(ControlFlow::Break(Way::Https));
         }
         let written = host(request).unwrap_or_default();
         let head = RequestHead {
@@ -146,52 +168,62 @@ impl Edge {
             method: &request.method,
             headers: &request.headers,
         };
-        if let Some(route) = browser::preflight_route(&snapshot, &head, request) {
-            ctx.route = Some(route.id);
-            if let Some(client) = ctx.client {
-                ctx.found = snapshot.locate(route, client);
-            }
-            access::route(route, ctx)?;
-            return Err(Stop::Preflight);
+        let routed = |route: &'a RoutePlan| Routed {
+            route,
+            found: snapshot.locate(route, received.client),
+        };
+        if let Some((route, cors)) = browser::preflight_route(snapshot, &head, request) {
+            let routed = routed(route);
+            ctx.routed = Some(routed);
+            access::route(routed, ctx)?;
+            return Ok(ControlFlow::Break(Way::Preflight(cors)));
         }
         let route = snapshot
             .route(&head)
             .ok_or(Stop::Refused(Refusal::NoRoute, None))?;
-        ctx.route = Some(route.id);
-        if let Some(client) = ctx.client {
-            ctx.found = snapshot.locate(route, client);
-        }
-        access::route(route, ctx)?;
-        let now = ctx.began;
-        access::rate(&snapshot, route, &request.headers, ctx, false, now)
+        let routed = routed(route);
+        ctx.routed = Some(routed);
+        access::route(routed, ctx)?;
+        access::rate(route, &request.headers, ctx, false, received.began)?;
+        Ok(ControlFlow::Continue(routed))
     }
 
     /// Whether a request may pass, as far as that depends on who sends it.
-    async fn prove(&self, request: &RequestHeader, ctx: &mut RequestContext) -> Result<(), Stop> {
-        let snapshot = ctx.snapshot().clone();
-        let id = ctx.route.ok_or(Stop::Refused(Refusal::Internal, None))?;
-        let route = &snapshot.plan.routes[id.index()];
+    async fn prove(
+        &self,
+        request: &RequestHeader,
+        route: &RoutePlan,
+        ctx: &mut Served<'_>,
+    ) -> Result<(), Stop> {
         if route.auth.is_none() {
             return Ok(());
         }
-        auth::check(&self.exchange_context, request, ctx).await?;
+        auth::check(&self.exchange_context, request, route, ctx).await?;
         let now = self.recorder.clock.now();
-        access::rate(&snapshot, route, &request.headers, ctx, true, now)
+        access::rate(route, &request.headers, ctx, true, now)
     }
 
     /// Decides where a request of this route goes. `Err`: nowhere, and why.
-    fn steer(&self, request: &RequestHeader, ctx: &mut RequestContext) -> Result<(), Stop> {
-        let snapshot = ctx.snapshot().clone();
-        let id = ctx.route.ok_or(Stop::Refused(Refusal::Internal, None))?;
-        let route = &snapshot.plan.routes[id.index()];
-        let client = ctx.client;
-        ctx.tie = affinity::tie(&self.affinity, &snapshot, route, request, client);
-        match decide(&snapshot, route, client, &ctx.found, &ctx.tie) {
+    fn steer<'a>(
+        &self,
+        request: &RequestHeader,
+        routed: Routed<'a>,
+        ctx: &mut Served<'_>,
+    ) -> Result<Admitted<'a>, Stop> {
+        let Routed { route, found } = routed;
+        let (snapshot, client) = (ctx.snapshot(), ctx.received.client);
+        let tie = affinity::tie(&self.affinity, snapshot, route, request, client);
+        match decide(snapshot, route, Some(client), &found, &tie) {
             Fate::Pool { pool, basis, why } => {
-                ctx.pool = Some(pool);
                 ctx.basis = basis;
                 ctx.why = Some(why);
-                Ok(())
+                Ok(Admitted {
+                    route,
+                    found,
+                    pool,
+                    basis,
+                    tie,
+                })
             }
             Fate::AllDown {
                 status,
@@ -207,46 +239,49 @@ impl Edge {
         &self,
         downstream: &mut Downstream,
         response: &mut ResponseHeader,
-        ctx: &mut RequestContext,
+        ctx: &Served<'_>,
+        admitted: &Admitted<'_>,
     ) -> Result<()> {
+        let route = admitted.route;
         if response.status == 101 {
-            return affinity::answer(&self.affinity, downstream.request(), response, ctx);
+            return affinity::answer(
+                &self.affinity,
+                downstream.request(),
+                response,
+                ctx,
+                admitted,
+            );
         }
         if response.status.is_informational() {
             return Ok(());
         }
-        crate::http::hop_by_hop::strip_hop_by_hop(response, downstream.takes_trailers());
+        strip_hop_by_hop(response, downstream.takes_trailers());
         // Every hop speaks for itself (RFC 9112, section 2.3).
         if response.version == http::Version::HTTP_10 {
             response.version = http::Version::HTTP_11;
         }
-        affinity::answer(&self.affinity, downstream.request(), response, ctx)?;
+        affinity::answer(
+            &self.affinity,
+            downstream.request(),
+            response,
+            ctx,
+            admitted,
+        )?;
         if let Some(told) = &ctx.allowance {
             // Beside what the endpoint says about limits of its own.
             for (name, value) in told.fields() {
                 response.append_header(name, value)?;
             }
         }
-        if let Some(route) = Self::route(ctx) {
-            browser::edit(&route.browser, downstream.request(), response, ctx)?;
-            route.response_headers.apply(&mut response.headers);
-            if route.expose {
-                expose::add(response, ctx)?;
-            }
+        browser::edit(&route.browser, downstream.request(), response, ctx)?;
+        route.response_headers.apply(&mut response.headers);
+        if route.expose {
+            expose::add(response, ctx)?;
         }
-        if ctx
-            .connection
-            .as_ref()
-            .is_some_and(|connection| connection.listener.is_leaving())
-        {
+        if ctx.received.connection.listener.is_leaving() {
             downstream.close_after();
         }
         Ok(())
-    }
-
-    /// The route of a request that has one.
-    fn route(ctx: &RequestContext) -> Option<&RoutePlan> {
-        Some(&ctx.snapshot().plan.routes[ctx.route?.index()])
     }
 }
 
@@ -258,13 +293,12 @@ impl Edge {
         downstream: &mut Downstream,
         entry: Entry,
     ) {
-        let mut ctx = RequestContext::new(self.recorder.clock.now());
-        ctx.entry = Some(entry);
-        self.begin(connection, downstream, &mut ctx);
+        let received = self.receive(connection, downstream);
+        let mut ctx = Served::new(&received, entry);
         let outcome = self.answer(downstream, &mut ctx).await;
         if let Err(error) = &outcome {
             tracing::debug!(
-                id = ctx.id,
+                id = ctx.received.id,
                 method = %downstream.request().method,
                 tries = ctx.tries,
                 "request failed: {error}"
@@ -276,12 +310,8 @@ impl Edge {
     }
 
     /// Whose request it is, and the world that it sees.
-    fn begin(
-        &self,
-        connection: Arc<ConnectionContext>,
-        downstream: &mut Downstream,
-        ctx: &mut RequestContext,
-    ) {
+    fn receive(&self, connection: Arc<ConnectionContext>, downstream: &mut Downstream) -> Received {
+        let began = self.recorder.clock.now();
         let snapshot = self.published.load_full();
         if connection.listener.is_leaving() || connection.is_at_its_end() {
             downstream.close_after();
@@ -292,24 +322,26 @@ impl Edge {
         let request = downstream.request();
         let headers = &request.headers;
         let peer = connection.peer.ip().to_canonical();
-        ctx.peer_trusted = snapshot.plan.client_ip.trusts(peer);
+        let peer_trusted = snapshot.plan.client_ip.trusts(peer);
         let client = client_address(peer, headers, &snapshot.plan.client_ip);
-        if ctx.peer_trusted && downstream.is_http2() {
+        if peer_trusted && downstream.is_http2() {
             connection.carried.note(client);
         }
-        ctx.client = Some(client);
-        ctx.id = fastrand_scope(|random| {
-            crate::http::request_id::request_id(headers, ctx.peer_trusted, random)
-        });
-        ctx.wants_upgrade = wants_upgrade(request);
-        ctx.idempotent = retry::is_idempotent(&request.method, headers);
-        ctx.connection = Some(connection);
-        ctx.snapshot = Some(snapshot);
-        ctx.under_way = Some(UnderWay::new(&self.under_way));
+        Received {
+            began,
+            id: fastrand_scope(|random| request_id(headers, peer_trusted, random)),
+            client,
+            peer_trusted,
+            wants_upgrade: wants_upgrade(request),
+            idempotent: retry::is_idempotent(&request.method, headers),
+            _under_way: UnderWay::new(&self.under_way),
+            connection,
+            snapshot,
+        }
     }
 
     /// Answers it, or has an endpoint answer.
-    async fn answer(&self, downstream: &mut Downstream, ctx: &mut RequestContext) -> Result<()> {
+    async fn answer(&self, downstream: &mut Downstream, ctx: &mut Served<'_>) -> Result<()> {
         // Before everything else: an authority asks for a name that may not be served yet.
         if let Some(answer) = self.answers.over_http(downstream.request().uri.path()) {
             Reply::challenge(&answer).write(downstream, true).await?;
@@ -319,41 +351,22 @@ impl Edge {
         if let Err(refusal) = guard::normalise(downstream.request_mut(), &paths) {
             return self.refuse(downstream, ctx, refusal, None).await;
         }
-        let mut steered = self.admit(downstream, ctx);
-        if steered.is_ok() {
-            steered = self.prove(downstream.request(), ctx).await;
-        }
-        if steered.is_ok() && hops_left(downstream.request()) == Some(0) {
-            return last_hop::answer(downstream, ctx).await;
-        }
-        if steered.is_ok() && Self::route(ctx).is_some_and(|route| route.redirect.is_some()) {
-            return self.send_elsewhere(downstream, ctx).await;
-        }
-        if steered.is_ok() {
-            steered = self.steer(downstream.request(), ctx);
-        }
-        match steered {
-            Ok(()) => {
-                let plan = ctx.snapshot().plan.clone();
-                if let Some(id) = ctx.route {
-                    auth::edit(downstream.request_mut(), &plan.routes[id.index()], ctx)?;
-                }
-                let (answer, upload) =
-                    exchange::exchange(&self.exchange_context, downstream, ctx).await?;
-                let edit = |downstream: &mut Downstream, head: &mut _, ctx: &mut _| {
-                    self.to_client(downstream, head, ctx)
-                };
-                relay::relay(
-                    &self.exchange_context,
-                    downstream,
-                    ctx,
-                    answer,
-                    upload,
-                    edit,
-                )
-                .await
+        match self.admit_and_steer(downstream.request(), ctx).await {
+            Ok(Way::Onwards(admitted)) => {
+                auth::edit(downstream.request_mut(), admitted.route, ctx)?;
+                let with = &self.exchange_context;
+                let (answer, upload) = exchange::exchange(with, downstream, ctx, &admitted).await?;
+                let edit =
+                    |downstream: &mut Downstream, head: &mut ResponseHeader, ctx: &Served<'_>| {
+                        self.to_client(downstream, head, ctx, &admitted)
+                    };
+                relay::relay(with, downstream, ctx, &admitted, answer, upload, edit).await
             }
-            Err(Stop::Redirect) => {
+            Ok(Way::NoFurther) => last_hop::answer(downstream, ctx).await,
+            Ok(Way::Elsewhere(redirect, route)) => {
+                self.send_elsewhere(downstream, ctx, redirect, route).await
+            }
+            Ok(Way::Https) => {
                 let to = guard::https_location(downstream.request());
                 match to {
                     Some(to) => {
@@ -363,14 +376,9 @@ impl Edge {
                     None => self.refuse(downstream, ctx, Refusal::Malformed, None).await,
                 }
             }
-            Err(Stop::Preflight) => {
-                let request = downstream.request();
-                let cors = Self::route(ctx).and_then(|route| route.browser.cors.as_ref());
-                let mut head = match cors {
-                    Some(cors) => browser::answer(cors, request)?,
-                    None => return self.refuse(downstream, ctx, Refusal::Internal, None).await,
-                };
-                head.insert_header(&crate::http::request_id::X_REQUEST_ID, ctx.id.as_str())?;
+            Ok(Way::Preflight(cors)) => {
+                let mut head = browser::answer(cors, downstream.request())?;
+                head.insert_header(&X_REQUEST_ID, ctx.received.id.as_str())?;
                 downstream.answer(head, Bytes::new()).await
             }
             Err(Stop::Denied(denial)) => {
@@ -388,9 +396,30 @@ impl Edge {
         }
     }
 
+    /// Whether it may pass, and where it goes then. `Err`: it goes nowhere, and why.
+    async fn admit_and_steer<'a>(
+        &self,
+        request: &RequestHeader,
+        ctx: &mut Served<'a>,
+    ) -> Result<Way<'a>, Stop> {
+        let routed = match Self::admit(request, ctx)? {
+            ControlFlow::Continue(routed) => routed,
+            ControlFlow::Break(way) => return Ok(way),
+        };
+        let route = routed.route;
+        self.prove(request, route, ctx).await?;
+        if hops_left(request) == Some(0) {
+            return Ok(Way::NoFurther);
+        }
+        if let Some(redirect) = &route.redirect {
+            return Ok(Way::Elsewhere(redirect, route));
+        }
+        self.steer(request, routed, ctx).map(Way::Onwards)
+    }
+
     /// Says what became of a request that could not be answered, as far as there is anybody to be
     /// told.
-    async fn fail(&self, downstream: &mut Downstream, error: &Error, ctx: &mut RequestContext) {
+    async fn fail(&self, downstream: &mut Downstream, error: &Error, ctx: &mut Served<'_>) {
         let refusal = ctx.refusal.or_else(|| fault::refusal(error));
         match refusal {
             Some(refusal) if !downstream.is_answered() => {
@@ -412,8 +441,8 @@ impl Edge {
                 {
                     let mut trailers = grpc::trailers(code, refusal.detail());
                     // As with a whole answer: so that whoever complains can say what about.
-                    if let Ok(id) = http::HeaderValue::from_str(&ctx.id) {
-                        trailers.insert(&crate::http::request_id::X_REQUEST_ID, id);
+                    if let Ok(id) = http::HeaderValue::from_str(&ctx.received.id) {
+                        trailers.insert(&X_REQUEST_ID, id);
                     }
                     downstream.put_end(Some(trailers));
                     // If the client is gone, nobody misses it.

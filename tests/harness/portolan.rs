@@ -1,7 +1,8 @@
 //! The real process, started with a configuration in a folder of its own, ended by its pid.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io;
+use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -15,7 +16,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::client::{self, Answer};
+use super::client;
+use super::client::Answer;
 use super::deadline::{PATIENCE, eventually};
 
 const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
@@ -472,7 +474,11 @@ impl Portolan {
             let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
             // The state stands behind the name, which is in parentheses. A thread that ends meanwhile is
             // gone.
-            stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+            stat.is_ok_and(|stat| {
+                stat.rsplit(") ")
+                    .next()
+                    .is_some_and(|rest| rest.starts_with('T'))
+            })
         };
         eventually("all of it is stopped", async || {
             let mut tasks = std::fs::read_dir(&tasks).unwrap();

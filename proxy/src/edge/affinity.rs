@@ -10,7 +10,7 @@ use portolan_control::decision::affinity::{Place, SecretKeeper, Tie, next_cookie
 use portolan_control::snapshot::Snapshot;
 
 use crate::http::head::{RequestHeader, ResponseHeader};
-use crate::request::context::RequestContext;
+use crate::request::context::{Admitted, Served};
 
 /// What ties a request to where its client was before.
 pub(crate) fn tie(
@@ -18,9 +18,9 @@ pub(crate) fn tie(
     snapshot: &Snapshot,
     route: &RoutePlan,
     request: &RequestHeader,
-    client: Option<IpAddr>,
+    client: IpAddr,
 ) -> Tie {
-    Tie::of(snapshot, route, &request.headers, client, || {
+    Tie::of(snapshot, route, &request.headers, Some(client), || {
         Some(keeper.secret())
     })
 }
@@ -30,17 +30,17 @@ pub(crate) fn answer(
     keeper: &SecretKeeper,
     request: &RequestHeader,
     response: &mut ResponseHeader,
-    ctx: &RequestContext,
+    ctx: &Served<'_>,
+    admitted: &Admitted<'_>,
 ) -> Result<()> {
-    let (Some(route), Some(current)) = (ctx.route, &ctx.current) else {
+    let Some(current) = &ctx.current else {
         return Ok(());
     };
     if ctx.stand_in {
         // It has not left the place that it had.
         return Ok(());
     }
-    let snapshot = ctx.snapshot();
-    let route = &snapshot.plan.routes[route.index()];
+    let (snapshot, route) = (ctx.snapshot(), admitted.route);
     let Some(AffinityPlan::Cookie(name)) = &route.affinity else {
         return Ok(());
     };
@@ -50,7 +50,7 @@ pub(crate) fn answer(
     };
     let secret = keeper.secret();
     let headers = &request.headers;
-    let Some(value) = next_cookie(snapshot, route, headers, &ctx.tie, served, secret) else {
+    let Some(value) = next_cookie(snapshot, route, headers, &admitted.tie, served, secret) else {
         return Ok(());
     };
     let secure = if is_secure(request, ctx) {
@@ -67,16 +67,13 @@ pub(crate) fn answer(
 }
 
 /// Whether the client speaks TLS: with us, or with a trusted proxy in front of us.
-pub(crate) fn is_secure(request: &RequestHeader, ctx: &RequestContext) -> bool {
-    let here = ctx
-        .connection
-        .as_ref()
-        .is_some_and(|connection| connection.tls.is_some());
+pub(crate) fn is_secure(request: &RequestHeader, ctx: &Served<'_>) -> bool {
+    let here = ctx.received.connection.tls.is_some();
     let in_front = || {
         request
             .headers
             .get("x-forwarded-proto")
             .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
     };
-    here || (ctx.peer_trusted && in_front())
+    here || (ctx.received.peer_trusted && in_front())
 }

@@ -1,11 +1,11 @@
-//! What is known about a connection, and about a request while it is under way.
+//! A request while it is under way: as it was received, as it was admitted, as it is served.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use portolan_config::plan::{PoolId, RouteId, RoutePlan};
+use portolan_config::plan::{PoolId, RoutePlan};
 use portolan_control::clock::Tick;
 use portolan_control::counters::{Gauge, RetryReason, TryOutcome};
 use portolan_control::decision::affinity::Tie;
@@ -19,38 +19,70 @@ use portolan_control::steering::Basis;
 
 use crate::connection::context::ConnectionContext;
 use crate::connection::entry::Entry;
+use crate::request::allowance::Told;
 use crate::request::body_rate::BodyRate;
 use crate::request::proof::Proved;
 
-/// A request, from its first byte to the last of its answer.
+/// A request as it was received. Nothing of it changes.
 #[derive(Debug)]
-pub(crate) struct RequestContext {
-    /// Its entry in the ledger, until it has ended.
-    pub(crate) entry: Option<Entry>,
+pub(crate) struct Received {
     /// When it began.
     pub(crate) began: Tick,
     /// The world it sees, from start to end.
-    pub(crate) snapshot: Option<Arc<Snapshot>>,
-    /// Whose connection it came on.
-    pub(crate) connection: Option<Arc<ConnectionContext>>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// The connection that it came on.
+    pub(crate) connection: Arc<ConnectionContext>,
     /// What it is known by, in logs and to endpoints.
     pub(crate) id: String,
     /// The client's address.
-    pub(crate) client: Option<IpAddr>,
-    /// Whether the peer may say whom it speaks for.
+    pub(crate) client: IpAddr,
+    /// The peer may say whom it speaks for.
     pub(crate) peer_trusted: bool,
+    /// It asks for its connection to be upgraded.
+    pub(crate) wants_upgrade: bool,
+    /// It may be sent again, after it was sent (RFC 9110, section 9.2.2).
+    pub(crate) idempotent: bool,
+    /// It counts as under way until it is dropped.
+    pub(crate) _under_way: UnderWay,
+}
+
+/// The route that a request takes, and what that route asked about its client.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Routed<'a> {
+    /// The route.
+    pub(crate) route: &'a RoutePlan,
     /// Where the client is, as far as the route asked.
     pub(crate) found: Whereabouts,
-    /// The route it takes.
-    pub(crate) route: Option<RouteId>,
+}
+
+/// A request that may pass, and where it goes.
+#[derive(Debug)]
+pub(crate) struct Admitted<'a> {
+    /// The route.
+    pub(crate) route: &'a RoutePlan,
+    /// Where the client is, as far as the route asked.
+    pub(crate) found: Whereabouts,
     /// The pool that gets it.
-    pub(crate) pool: Option<PoolId>,
+    pub(crate) pool: PoolId,
     /// By which health that was chosen.
     pub(crate) basis: Basis,
     /// What ties it to where its client was before.
     pub(crate) tie: Tie,
-    /// How it came about.
+}
+
+/// What becomes of a request, from its first byte to the last of its answer.
+#[derive(Debug)]
+pub(crate) struct Served<'a> {
+    /// The request.
+    pub(crate) received: &'a Received,
+    /// Its entry in the ledger, until it has ended.
+    pub(crate) entry: Option<Entry>,
+    /// The route it takes, once that is known.
+    pub(crate) routed: Option<Routed<'a>>,
+    /// How it came to where it goes, or why it goes nowhere.
     pub(crate) why: Option<Arc<str>>,
+    /// By which health the try that counts was chosen.
+    pub(crate) basis: Basis,
     /// The try under way.
     pub(crate) current: Option<Try>,
     /// Tries so far, with the one under way.
@@ -63,8 +95,6 @@ pub(crate) struct RequestContext {
     pub(crate) body_rate: BodyRate,
     /// Since when more of it is waited for, if that is what is waited for.
     pub(crate) body_awaited: Option<Tick>,
-    /// It may be sent again, after it was sent (RFC 9110, section 9.2.2).
-    pub(crate) idempotent: bool,
     /// The answer came from elsewhere although the first try has not failed: its client stays where it
     /// is.
     pub(crate) stand_in: bool,
@@ -75,19 +105,15 @@ pub(crate) struct RequestContext {
     /// What its client is told about how to prove who it is.
     pub(crate) challenge: Option<HeaderValue>,
     /// What its rate limits tell its client.
-    pub(crate) allowance: Option<Box<crate::request::allowance::Told>>,
+    pub(crate) allowance: Option<Box<Told>>,
     /// Its answer is that it is to be had over https.
     pub(crate) redirected: bool,
-    /// It asks for its connection to be upgraded.
-    pub(crate) wants_upgrade: bool,
     /// When response headers came.
     pub(crate) answered: Option<Tick>,
     /// Bytes of the request's body so far.
     pub(crate) bytes_in: u64,
     /// Bytes of the answer's body so far.
     pub(crate) bytes_out: u64,
-    /// Counted as under way until it is dropped.
-    pub(crate) under_way: Option<UnderWay>,
 }
 
 /// A try to have an endpoint answer.
@@ -230,62 +256,56 @@ impl Drop for UnderWay {
     }
 }
 
-impl Drop for RequestContext {
-    /// Dropped before its end: somebody has to say so.
+impl Drop for Served<'_> {
+    /// Dropped before its end: that is its end.
     fn drop(&mut self) {
-        if let Some(entry) = &self.entry {
-            let recorder = entry.connection.recorder.clone();
-            recorder.dropped(self);
+        if self.entry.is_some() {
+            self.received.connection.recorder.dropped(self);
         }
     }
 }
 
-impl RequestContext {
-    /// A request of which nothing is known yet.
-    pub(crate) fn new(began: Tick) -> Self {
+impl<'a> Served<'a> {
+    /// A request of which nothing is known but what was received.
+    pub(crate) fn new(received: &'a Received, entry: Entry) -> Self {
         Self {
-            entry: None,
-            began,
-            snapshot: None,
-            connection: None,
-            id: String::new(),
-            client: None,
-            peer_trusted: false,
-            found: Whereabouts::UNKNOWN,
-            route: None,
-            pool: None,
-            basis: Basis::Health,
-            tie: Tie::Free,
+            received,
+            entry: Some(entry),
+            routed: None,
             why: None,
+            basis: Basis::Health,
             current: None,
             tries: 0,
             given: None,
             converses: false,
             body_rate: BodyRate::default(),
             body_awaited: None,
-            idempotent: false,
             stand_in: false,
             refusal: None,
             proved: None,
             challenge: None,
             allowance: None,
             redirected: false,
-            wants_upgrade: false,
             answered: None,
             bytes_in: 0,
             bytes_out: 0,
-            under_way: None,
         }
     }
 
     /// The world it sees.
-    ///
-    /// # Panics
-    /// Before the first phase has set it.
-    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
-        self.snapshot
-            .as_ref()
-            .expect("the first phase takes a snapshot")
+    pub(crate) fn snapshot(&self) -> &'a Snapshot {
+        &self.received.snapshot
+    }
+
+    /// The route it takes, once that is known.
+    pub(crate) fn route(&self) -> Option<&'a RoutePlan> {
+        Some(self.routed?.route)
+    }
+
+    /// Where its client is, as far as its route asked.
+    pub(crate) fn found(&self) -> Whereabouts {
+        self.routed
+            .map_or(Whereabouts::UNKNOWN, |routed| routed.found)
     }
 
     /// Whether one more request of this route may have a second try beside a slow first one.
@@ -301,7 +321,6 @@ impl RequestContext {
 
     /// This try is the one that counts.
     pub(crate) fn settle(&mut self, this: Try, now: Tick) {
-        self.pool = Some(this.pool);
         self.why.clone_from(&this.why);
         self.basis = this.basis;
         self.answered = Some(now);

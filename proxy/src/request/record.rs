@@ -9,7 +9,7 @@ use crate::connection::entry::Entry;
 use crate::downstream::Downstream;
 use crate::record::line::Line;
 use crate::record::recorder::Recorder;
-use crate::request::context::RequestContext;
+use crate::request::context::Served;
 
 impl Recorder {
     /// A request is over. `error`: what cut it short, if anything did.
@@ -17,10 +17,10 @@ impl Recorder {
         &self,
         downstream: &Downstream,
         error: Option<&Error>,
-        ctx: &mut RequestContext,
+        ctx: &mut Served<'_>,
     ) {
         let written = downstream.written().map(|status| status.as_u16());
-        let outcome = outcome(ctx, written, error);
+        let outcome = outcome(ctx.refusal, ctx.redirected, written, error);
         let status = match (outcome, written) {
             // 0: the client went away before there was an answer.
             (_, None) => 0,
@@ -32,7 +32,7 @@ impl Recorder {
     }
 
     /// A request is dropped: nobody will say how it ended.
-    pub(crate) fn dropped(&self, ctx: &mut RequestContext) {
+    pub(crate) fn dropped(&self, ctx: &mut Served<'_>) {
         let outcome = match ctx.answered {
             Some(_) => Outcome::Answered(Answered::CutShort),
             None => Entry::abandoned(),
@@ -42,7 +42,7 @@ impl Recorder {
 
     fn end(
         &self,
-        ctx: &mut RequestContext,
+        ctx: &mut Served<'_>,
         outcome: Outcome,
         status: u16,
         downstream: Option<&Downstream>,
@@ -50,14 +50,11 @@ impl Recorder {
         let Some(entry) = ctx.entry.take() else {
             return;
         };
-        let Some(snapshot) = ctx.snapshot.clone() else {
-            entry.close_early(outcome, status, &ctx.id);
-            return;
-        };
-        let took = self.clock.now().since(ctx.began);
+        let snapshot = ctx.snapshot();
+        let took = self.clock.now().since(ctx.received.began);
         let served_by = ctx.current.as_ref().map(|current| current.pool);
-        if let Some(route) = ctx.route {
-            let stats = snapshot.routes[route.index()].stats(served_by);
+        if let Some(route) = ctx.route() {
+            let stats = snapshot.routes[route.id.index()].stats(served_by);
             stats.requests.one(status);
             stats.duration.observe(took);
         }
@@ -95,19 +92,17 @@ impl Recorder {
     fn of_context<'a>(
         &self,
         entry: &'a Entry,
-        ctx: &'a RequestContext,
+        ctx: &'a Served<'_>,
         outcome: Outcome,
         status: u16,
     ) -> Line<'a> {
         let snapshot = ctx.snapshot();
         let current = ctx.current.as_ref();
         Line {
-            request_id: &ctx.id,
-            client: ctx.client,
-            country: snapshot.plan.locations.country_label(ctx.found.place),
-            route: ctx
-                .route
-                .map(|route| &*snapshot.plan.routes[route.index()].name),
+            request_id: &ctx.received.id,
+            client: Some(ctx.received.client),
+            country: snapshot.plan.locations.country_label(ctx.found().place),
+            route: ctx.route().map(|route| &*route.name),
             pool: current.map(|this| snapshot.plan.pools[this.pool.index()].name.as_str()),
             endpoint: current.map(|this| this.live.endpoint().key.address),
             tries: ctx.tries,
@@ -125,19 +120,20 @@ impl Recorder {
 }
 
 /// How a request ended, of which is known that it has.
-pub(crate) fn outcome(
-    ctx: &RequestContext,
+fn outcome(
+    refusal: Option<Refusal>,
+    redirected: bool,
     written: Option<u16>,
     error: Option<&Error>,
 ) -> Outcome {
-    if let Some(refusal) = ctx.refusal {
+    if let Some(refusal) = refusal {
         return Outcome::Refused(refusal);
     }
     // An upgrade (101) is an answer; other interim answers are not.
     let begun = written.is_some_and(|status| status == 101 || status >= 200);
     let by_client = error.is_some_and(|error| *error.esource() == ErrorSource::Downstream);
     match (begun, error.is_some()) {
-        (true, false) if ctx.redirected => Outcome::Answered(Answered::Redirected),
+        (true, false) if redirected => Outcome::Answered(Answered::Redirected),
         (true, false) => Outcome::Answered(Answered::Whole),
         (true, true) if by_client => Outcome::ClientGone(Gone::InAnswer),
         (true, true) => Outcome::Answered(Answered::CutShort),
@@ -151,16 +147,13 @@ pub(crate) fn outcome(
 mod tests {
     use super::*;
     use pingora::ErrorType;
-    use portolan_control::clock::Tick;
 
     #[test]
     fn every_end_has_one_outcome() {
         let client = || Error::explain(ErrorType::ReadError, "gone").into_down();
         let endpoint = || Error::explain(ErrorType::ReadError, "gone").into_up();
         let of = |refusal, written, error: Option<Box<Error>>| {
-            let mut ctx = RequestContext::new(Tick::default());
-            ctx.refusal = refusal;
-            outcome(&ctx, written, error.as_deref())
+            outcome(refusal, false, written, error.as_deref())
         };
         let whole = Outcome::Answered(Answered::Whole);
         let short = Outcome::Answered(Answered::CutShort);

@@ -14,11 +14,10 @@ use portolan_control::decision::tries::{Asking, Choice, Properties};
 use portolan_control::health::outlier::Source;
 use portolan_control::pool::view::PoolView;
 
-use crate::connection::context::ConnectionContext;
 use crate::http::head::RequestHeader;
 use crate::http::host::host;
 use crate::proxy_protocol::Addresses;
-use crate::request::context::{InFlight, RequestContext, Try};
+use crate::request::context::{Admitted, InFlight, Received, Served, Try};
 use crate::upstream::connect::peer::{Peers, Target};
 
 /// What balancers may look at, and what tells requests apart when some of them fail.
@@ -54,25 +53,25 @@ impl Properties for Request<'_> {
 
 /// What the decider must know of a request.
 pub(crate) fn asking<'a>(
-    ctx: &'a RequestContext,
-    route: &'a RoutePlan,
+    ctx: &Served<'a>,
+    admitted: &'a Admitted<'a>,
     properties: &'a Request<'a>,
 ) -> Asking<'a> {
     Asking {
         snapshot: ctx.snapshot(),
-        route,
-        client: ctx.client,
-        found: &ctx.found,
-        tie: &ctx.tie,
+        route: admitted.route,
+        client: Some(ctx.received.client),
+        found: &admitted.found,
+        tie: &admitted.tie,
         properties,
     }
 }
 
 /// Where a request came from and what it asks for.
-pub(crate) fn source(ctx: &RequestContext, route: &RoutePlan, head: &RequestHeader) -> Source {
+pub(crate) fn source(ctx: &Served<'_>, route: &RoutePlan, head: &RequestHeader) -> Source {
     let request = Request {
         head,
-        client: ctx.client,
+        client: Some(ctx.received.client),
         route: &route.name,
     };
     request.source()
@@ -80,15 +79,15 @@ pub(crate) fn source(ctx: &RequestContext, route: &RoutePlan, head: &RequestHead
 
 /// Begins a try there; `again` says why, if it is not the first.
 pub(crate) fn begin(
-    ctx: &mut RequestContext,
+    ctx: &mut Served<'_>,
     choice: Choice,
     now: Tick,
     again: Option<RetryReason>,
 ) -> Try {
     ctx.tries += 1;
     let snapshot = ctx.snapshot();
-    if let Some(route) = ctx.route {
-        let state = &snapshot.routes[route.index()];
+    if let Some(route) = ctx.route() {
+        let state = &snapshot.routes[route.id.index()];
         match again {
             Some(reason) => state.retries.one(reason),
             None => state.budget.request(),
@@ -109,10 +108,10 @@ pub(crate) fn begin(
 }
 
 /// How to connect to an endpoint.
-pub(crate) fn target(ctx: &RequestContext, place: Place) -> Result<Target> {
+pub(crate) fn target(ctx: &Served<'_>, place: Place) -> Result<Target> {
     let view = &ctx.snapshot().pools[place.pool.index()];
     match peers(view, place.endpoint) {
-        Some(peers) if ctx.wants_upgrade => {
+        Some(peers) if ctx.received.wants_upgrade => {
             let target = peers.upgrades(&view.endpoints[place.endpoint].live);
             Ok(announced(ctx, peers, target))
         }
@@ -123,7 +122,7 @@ pub(crate) fn target(ctx: &RequestContext, place: Place) -> Result<Target> {
 }
 
 /// How to connect to an endpoint of this pool for a request that is no upgrade.
-pub(crate) fn target_of(ctx: &RequestContext, view: &PoolView, endpoint: usize) -> Option<Target> {
+pub(crate) fn target_of(ctx: &Served<'_>, view: &PoolView, endpoint: usize) -> Option<Target> {
     let peers = peers(view, endpoint)?;
     let target = peers.requests(&view.endpoints[endpoint].live);
     Some(announced(ctx, peers, target))
@@ -134,25 +133,24 @@ fn peers(view: &PoolView, endpoint: usize) -> Option<&Peers> {
 }
 
 /// With a PROXY protocol header, if the pool's connections begin with one.
-fn announced(ctx: &RequestContext, peers: &Peers, target: Target) -> Target {
-    match (peers.send_proxy, &ctx.connection) {
-        (Some(version), Some(connection)) => {
-            target.announcing(version, on_behalf_of(ctx, connection))
-        }
-        _ => target,
+fn announced(ctx: &Served<'_>, peers: &Peers, target: Target) -> Target {
+    match peers.send_proxy {
+        Some(version) => target.announcing(version, on_behalf_of(ctx.received)),
+        None => target,
     }
 }
 
 /// For whom a request is, as a PROXY protocol header says it. Of a client that was only named to us
 /// the port is not known.
-fn on_behalf_of(ctx: &RequestContext, connection: &ConnectionContext) -> Addresses {
-    let peer = connection.peer;
-    let source = match ctx.client {
-        Some(client) if client != peer.ip().to_canonical() => SocketAddr::new(client, 0),
-        _ => peer,
+fn on_behalf_of(received: &Received) -> Addresses {
+    let peer = received.connection.peer;
+    let source = if received.client == peer.ip().to_canonical() {
+        peer
+    } else {
+        SocketAddr::new(received.client, 0)
     };
     Addresses {
         source,
-        destination: connection.local,
+        destination: received.connection.local,
     }
 }

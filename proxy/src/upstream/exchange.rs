@@ -45,7 +45,7 @@ use self::upload::Upload;
 use crate::downstream::Downstream;
 use crate::http::head::ResponseHeader;
 use crate::random::fastrand_scope;
-use crate::request::context::{RequestContext, Try};
+use crate::request::context::{Admitted, Served, Try};
 use crate::upstream::exchange::attempt::end_of;
 use crate::upstream::exchange::client::{Client, Heard, hear};
 use crate::upstream::exchange_context::ExchangeContext;
@@ -107,7 +107,7 @@ impl Running {
     }
 
     /// When its time is over. Its own time counts from when the body was there, or it began.
-    fn limit(&self, ctx: &RequestContext, route: &RoutePlan) -> Option<Tick> {
+    fn limit(&self, ctx: &Served<'_>, route: &RoutePlan) -> Option<Tick> {
         let per_try = ctx.given.zip(route.retry.per_try);
         let per_try = per_try.map(|(given, limit)| self.this.began.max(given) + limit);
         let own = self.attempt.limit();
@@ -169,30 +169,26 @@ enum Happened {
 ///
 /// # Errors
 /// When there is no answer to pass on.
-pub(crate) async fn exchange(
+pub(crate) async fn exchange<'r>(
     with: &ExchangeContext,
     downstream: &mut Downstream,
-    ctx: &mut RequestContext,
+    ctx: &mut Served<'r>,
+    admitted: &Admitted<'r>,
 ) -> Result<(Answer, Upload)> {
-    let plan = ctx.snapshot().plan.clone();
-    let Some(route) = ctx.route.map(|id| &plan.routes[id.index()]) else {
-        return Error::e_explain(ErrorType::InternalError, "an exchange without a route");
-    };
+    let route = admitted.route;
     let length = body::length(downstream);
     let clock = &with.clock;
     let mut upload = body::first(downstream, ctx, route, length, clock).await?;
-    let Some(pool) = ctx.pool else {
-        return Error::e_explain(ErrorType::InternalError, "an exchange without a pool");
-    };
     let repeat = Repeat {
         safe: route.may_hedge(&downstream.request().method),
-        idempotent: ctx.idempotent,
+        idempotent: ctx.received.idempotent,
     };
-    let tries = Tries::new(repeat, pool, ctx.basis, ctx.why.clone());
+    let tries = Tries::new(repeat, admitted.pool, admitted.basis, ctx.why.clone());
     let mut exchange = Exchange {
         with,
         downstream,
         ctx,
+        admitted,
         route,
         length,
         clock,
@@ -208,11 +204,12 @@ pub(crate) async fn exchange(
 }
 
 /// Everything a request's tries need.
-struct Exchange<'a> {
+struct Exchange<'a, 'r> {
     with: &'a ExchangeContext,
     downstream: &'a mut Downstream,
-    ctx: &'a mut RequestContext,
-    route: &'a RoutePlan,
+    ctx: &'a mut Served<'r>,
+    admitted: &'a Admitted<'r>,
+    route: &'r RoutePlan,
     length: Length,
     clock: &'a Clock,
     tries: Tries,
@@ -223,12 +220,12 @@ struct Exchange<'a> {
     short: bool,
 }
 
-impl Exchange<'_> {
+impl Exchange<'_, '_> {
     /// Has an endpoint answer.
     async fn answer(&mut self, upload: &mut Upload) -> Result<Answer> {
         let now = match self.length {
             // Nothing was waited for.
-            Length::None if self.route.auth.is_none() => self.ctx.began,
+            Length::None if self.route.auth.is_none() => self.ctx.received.began,
             _ => self.clock.now(),
         };
         self.know(upload, now);
@@ -352,10 +349,10 @@ impl Exchange<'_> {
     ) -> T {
         let properties = choose::Request {
             head: self.downstream.request(),
-            client: self.ctx.client,
+            client: Some(self.ctx.received.client),
             route: &self.route.name,
         };
-        let asking = choose::asking(self.ctx, self.route, &properties);
+        let asking = choose::asking(self.ctx, self.admitted, &properties);
         let body = Body {
             complete: upload.is_complete(),
             whole: upload.is_whole(),
@@ -489,11 +486,11 @@ impl Exchange<'_> {
         let request = Request {
             head: request::for_endpoint(downstream, self.ctx, self.route, place.pool, self.length)?,
             length: self.length,
-            idempotent: self.ctx.idempotent,
-            once: (!self.ctx.idempotent || !upload.is_complete())
+            idempotent: self.ctx.received.idempotent,
+            once: (!self.ctx.received.idempotent || !upload.is_complete())
                 .then(|| self.clock.instant(now).into()),
             expects,
-            upgrade: self.ctx.wants_upgrade,
+            upgrade: self.ctx.received.wants_upgrade,
             flows: !upload.is_complete(),
             is_call: self.ctx.converses,
         };
@@ -524,7 +521,7 @@ impl Exchange<'_> {
     /// a request that may be tried again when nothing is heard still can be.
     fn first_byte(&self, upload: &Upload) -> Duration {
         let retry = &self.route.retry;
-        let again = self.ctx.idempotent
+        let again = self.ctx.received.idempotent
             && retry.on_timeout
             && upload.is_kept(retry.max_body)
             && self.tries.has_another(self.ctx.snapshot(), self.route);

@@ -9,7 +9,7 @@ use portolan_control::snapshot::Snapshot;
 
 use crate::connection::context::ConnectionContext;
 use crate::edge::admit::stop::Stop;
-use crate::request::context::RequestContext;
+use crate::request::context::{Routed, Served};
 
 /// Whether the listener is for this client.
 ///
@@ -18,15 +18,16 @@ use crate::request::context::RequestContext;
 pub(crate) fn listener(
     connection: &ConnectionContext,
     snapshot: &Snapshot,
-    ctx: &mut RequestContext,
+    ctx: &mut Served<'_>,
 ) -> Result<(), Stop> {
     let settings = connection.listener.settings();
     let Some(access) = &settings.plan.access else {
         return Ok(());
     };
     // By the places of its own configuration: a listener that is being left has an older one.
-    let (place, system) = match ctx.client {
-        Some(client) if access.needs.place || access.needs.system => {
+    let client = ctx.received.client;
+    let (place, system) = match client {
+        client if access.needs.place || access.needs.system => {
             let found = snapshot
                 .locator
                 .locate(client, access.needs, &access.locations);
@@ -35,7 +36,7 @@ pub(crate) fn listener(
         _ => Default::default(),
     };
     access
-        .check(ctx.client, place, system)
+        .check(Some(client), place, system)
         .map_err(|denied| refused(ctx, "the listener", denied))
 }
 
@@ -43,11 +44,12 @@ pub(crate) fn listener(
 ///
 /// # Errors
 /// When it is not.
-pub(crate) fn route(route: &RoutePlan, ctx: &mut RequestContext) -> Result<(), Stop> {
-    route_access(route, ctx.client, &ctx.found).map_err(|denied| refused(ctx, "the route", denied))
+pub(crate) fn route(routed: Routed<'_>, ctx: &mut Served<'_>) -> Result<(), Stop> {
+    route_access(routed.route, Some(ctx.received.client), &routed.found)
+        .map_err(|denied| refused(ctx, "the route", denied))
 }
 
-fn refused(ctx: &mut RequestContext, who: &str, denied: Denied<'_>) -> Stop {
+fn refused(ctx: &mut Served<'_>, who: &str, denied: Denied<'_>) -> Stop {
     ctx.why = Some(denied_words(who, denied).into());
     Stop::Refused(Refusal::AccessDenied, None)
 }
@@ -59,20 +61,19 @@ fn refused(ctx: &mut RequestContext, who: &str, denied: Denied<'_>) -> Stop {
 /// # Errors
 /// When there is none.
 pub(crate) fn rate(
-    snapshot: &Snapshot,
     route: &RoutePlan,
     headers: &Fields,
-    ctx: &mut RequestContext,
+    ctx: &mut Served<'_>,
     proved: bool,
     now: Tick,
 ) -> Result<(), Stop> {
-    let limiters = &snapshot.routes[route.id.index()].limits;
+    let limiters = &ctx.snapshot().routes[route.id.index()].limits;
     let mut told = ctx.allowance.take();
     let mut stop = None;
     let claims = ctx.proved.as_ref().and_then(|it| it.claims.as_ref());
     let limits = route.rate_limits.iter().zip(limiters);
     for (plan, limiter) in limits.filter(|(plan, _)| plan.on.needs_proof() == proved) {
-        let allowance = limiter.take(limiter.key(headers, claims, ctx.client), now);
+        let allowance = limiter.take(limiter.key(headers, claims, Some(ctx.received.client)), now);
         if plan.headers || allowance.refused {
             told.get_or_insert_default().add(plan, &allowance);
         }

@@ -20,7 +20,7 @@ use crate::edge::admit::forward_auth;
 use crate::edge::admit::stop::Stop;
 use crate::http::field_names::is_alike;
 use crate::http::head::RequestHeader;
-use crate::request::context::RequestContext;
+use crate::request::context::Served;
 use crate::request::proof::{Proved, told_names};
 use crate::upstream::exchange_context::ExchangeContext;
 
@@ -49,14 +49,11 @@ const PATIENCE_FOR_KEYS: Duration = Duration::from_secs(5);
 pub(crate) async fn check(
     with: &ExchangeContext,
     request: &RequestHeader,
-    ctx: &mut RequestContext,
+    route: &RoutePlan,
+    ctx: &mut Served<'_>,
 ) -> Result<(), Stop> {
-    let internal = || Stop::Refused(Refusal::Internal, None);
-    let id = ctx.route.ok_or_else(internal)?;
-    let snapshot = ctx.snapshot().clone();
-    let proved = match &snapshot.routes[id.index()].proof {
-        // Without its users a route is for nobody.
-        None => return Err(internal()),
+    let proved = match &ctx.snapshot().routes[route.id.index()].proof {
+        None => return Ok(()),
         Some(Proof::Basic(basic)) => password(basic, request, ctx).await?,
         Some(Proof::Jwt(gate)) => token(with, gate, request, ctx).await?,
         Some(Proof::Forward(authority)) => {
@@ -70,7 +67,7 @@ pub(crate) async fn check(
 async fn password(
     basic: &Arc<Basic>,
     request: &RequestHeader,
-    ctx: &mut RequestContext,
+    ctx: &mut Served<'_>,
 ) -> Result<Proved, Stop> {
     let mut refused = |why: &str| {
         ctx.why = Some(why.into());
@@ -93,7 +90,7 @@ async fn token(
     with: &ExchangeContext,
     gate: &Gate,
     request: &RequestHeader,
-    ctx: &mut RequestContext,
+    ctx: &mut Served<'_>,
 ) -> Result<Proved, Stop> {
     let clock = &with.clock;
     let mut judged = gate.judge(&request.headers, clock.wall());
@@ -155,11 +152,7 @@ async fn prove(basic: &Arc<Basic>, credentials: &Credentials) -> Result<bool, St
 }
 
 /// Changes a request as its route says: endpoints learn who it is, and not by what it was proved.
-pub(crate) fn edit(
-    request: &mut RequestHeader,
-    route: &RoutePlan,
-    ctx: &RequestContext,
-) -> Result<()> {
+pub(crate) fn edit(request: &mut RequestHeader, route: &RoutePlan, ctx: &Served<'_>) -> Result<()> {
     let Some(auth) = &route.auth else {
         return Ok(());
     };

@@ -15,7 +15,7 @@ use crate::http::head::RequestHeader;
 use crate::http::hop_by_hop::EndsHere;
 use crate::http::host::host;
 use crate::random::fastrand_scope;
-use crate::request::context::RequestContext;
+use crate::request::context::Served;
 use crate::request::proof::Proved;
 use crate::upstream::exchange::ask::{Told, ask};
 use crate::upstream::exchange_context::ExchangeContext;
@@ -57,7 +57,7 @@ pub(crate) async fn check(
     with: &ExchangeContext,
     authority: &Authority,
     request: &RequestHeader,
-    ctx: &mut RequestContext,
+    ctx: &mut Served<'_>,
 ) -> Result<Proved, Stop> {
     let plan = &authority.plan;
     let Some(_room) = authority.room() else {
@@ -116,7 +116,7 @@ fn copied(told: &Told, plan: &ForwardAuthPlan) -> Vec<(HeaderName, HeaderValue)>
 fn question(
     request: &RequestHeader,
     plan: &ForwardAuthPlan,
-    ctx: &RequestContext,
+    ctx: &Served<'_>,
 ) -> Result<RequestHeader> {
     let mut question = RequestHeader::build("GET", plan.path.as_bytes(), 24)?;
     let ends_here = EndsHere::of(request)?;
@@ -142,19 +142,18 @@ fn question(
     if ctx.snapshot().plan.header_case == HeaderCase::Lower {
         question.headers.write_lower();
     }
-    if let Some(connection) = &ctx.connection {
-        let origin = Origin {
-            peer_text: &connection.peer_text,
-            trusted: ctx.peer_trusted,
-            tls: connection.tls.is_some(),
-            agreed: connection.tls.as_ref(),
-            host: host(request).unwrap_or_default(),
-            id: &ctx.id,
-            version: request.version,
-        };
-        let pool = &ctx.snapshot().plan.pools[plan.pool.index()];
-        fastrand_scope(|random| forward::to_authority(&mut question, &origin, pool, random))?;
-    }
+    let connection = &ctx.received.connection;
+    let origin = Origin {
+        peer_text: &connection.peer_text,
+        trusted: ctx.received.peer_trusted,
+        tls: connection.tls.is_some(),
+        agreed: connection.tls.as_ref(),
+        host: host(request).unwrap_or_default(),
+        id: &ctx.received.id,
+        version: request.version,
+    };
+    let pool = &ctx.snapshot().plan.pools[plan.pool.index()];
+    fastrand_scope(|random| forward::to_authority(&mut question, &origin, pool, random))?;
     Ok(question)
 }
 

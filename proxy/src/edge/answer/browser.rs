@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::edge::affinity::is_secure;
 use crate::http::head::{RequestHeader, ResponseHeader};
-use crate::request::context::RequestContext;
+use crate::request::context::Served;
 
 /// What CORS says in answers: of a route that has rules of its own, endpoints say none of it.
 static CORS: [HeaderName; 6] = [
@@ -34,13 +34,13 @@ fn preflight(request: &RequestHeader) -> Option<Method> {
     Method::from_bytes(asked.as_bytes()).ok()
 }
 
-/// The route that a preflight is about and that answers it here: the one of the request that it
-/// asks for.
+/// The route that a preflight is about and that answers it here, and what it answers: the one of the
+/// request that the preflight asks for.
 pub(crate) fn preflight_route<'a>(
     snapshot: &'a Snapshot,
     head: &RequestHead<'_>,
     request: &RequestHeader,
-) -> Option<&'a RoutePlan> {
+) -> Option<(&'a RoutePlan, &'a CorsPlan)> {
     let method = preflight(request)?;
     let asked = RequestHead {
         host: head.host,
@@ -49,7 +49,7 @@ pub(crate) fn preflight_route<'a>(
         headers: head.headers,
     };
     let route = snapshot.route(&asked)?;
-    route.browser.cors.as_ref().map(|_| route)
+    Some((route, route.browser.cors.as_ref()?))
 }
 
 /// The answer to a preflight.
@@ -84,14 +84,14 @@ pub(crate) fn answer(cors: &CorsPlan, request: &RequestHeader) -> Result<Respons
 }
 
 /// What an answer of Portolan's own says to browsers.
-pub(crate) fn own(plan: &BrowserPlan, request: &RequestHeader, ctx: &RequestContext) -> Fields {
+pub(crate) fn own(plan: &BrowserPlan, request: &RequestHeader, ctx: &Served<'_>) -> Fields {
     let mut fields = plan.security.iter().cloned().collect::<Fields>();
     always(plan, request, ctx, &mut fields);
     fields
 }
 
 /// What holds for every answer, whoever gives it.
-fn always(plan: &BrowserPlan, request: &RequestHeader, ctx: &RequestContext, fields: &mut Fields) {
+fn always(plan: &BrowserPlan, request: &RequestHeader, ctx: &Served<'_>, fields: &mut Fields) {
     if let Some(hsts) = &plan.hsts
         && is_secure(request, ctx)
     {
@@ -121,7 +121,7 @@ pub(crate) fn edit(
     plan: &BrowserPlan,
     request: &RequestHeader,
     response: &mut ResponseHeader,
-    ctx: &RequestContext,
+    ctx: &Served<'_>,
 ) -> Result<()> {
     for (name, value) in &plan.security {
         if plan.overwrite || !response.headers.contains(name) {

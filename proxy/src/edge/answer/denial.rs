@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::downstream::Downstream;
 use crate::http::head::ResponseHeader;
-use crate::request::context::RequestContext;
+use crate::request::context::Served;
 use crate::upstream::exchange::ask::Told;
 
 /// What a client learns of a service's answer.
@@ -52,7 +52,7 @@ impl Denial {
     pub(crate) async fn write(
         self,
         downstream: &mut Downstream,
-        ctx: &RequestContext,
+        ctx: &Served<'_>,
         more: SmallVec<[(HeaderName, HeaderValue); 2]>,
     ) -> Result<()> {
         let mut head = ResponseHeader::build(self.status, 8)?;
@@ -60,7 +60,10 @@ impl Denial {
             head.append_header(name.clone(), value.clone())?;
         }
         head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
-        head.insert_header(&crate::http::request_id::X_REQUEST_ID, ctx.id.as_str())?;
+        head.insert_header(
+            &crate::http::request_id::X_REQUEST_ID,
+            ctx.received.id.as_str(),
+        )?;
         for (name, value) in more {
             head.append_header(name, value)?;
         }

@@ -5,10 +5,10 @@ use pingora::Result;
 use portolan_control::steering::Basis;
 
 use crate::http::head::ResponseHeader;
-use crate::request::context::RequestContext;
+use crate::request::context::Served;
 
 /// Adds the `x-portolan-*` headers.
-pub(crate) fn add(response: &mut ResponseHeader, ctx: &RequestContext) -> Result<()> {
+pub(crate) fn add(response: &mut ResponseHeader, ctx: &Served<'_>) -> Result<()> {
     let name = HeaderName::from_static;
     let snapshot = ctx.snapshot();
     if let Some(current) = &ctx.current {
@@ -18,7 +18,7 @@ pub(crate) fn add(response: &mut ResponseHeader, ctx: &RequestContext) -> Result
         response.insert_header(name("x-portolan-endpoint"), address)?;
     }
     response.insert_header(name("x-portolan-tries"), ctx.tries)?;
-    let client = snapshot.plan.locations.country_label(ctx.found.place);
+    let client = snapshot.plan.locations.country_label(ctx.found().place);
     response.insert_header(name("x-portolan-client"), client)?;
     if let Some(why) = &ctx.why {
         let why = match ctx.basis {

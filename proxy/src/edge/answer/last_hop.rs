@@ -10,7 +10,7 @@ use crate::downstream::Downstream;
 use crate::edge::answer::reply::METHODS;
 use crate::http::head::{RequestHeader, ResponseHeader};
 use crate::http::host::host;
-use crate::request::context::RequestContext;
+use crate::request::context::Served;
 
 /// The headers that a client gets back. Cookies, credentials and whatever else nobody knows may be
 /// secrets, which a script that can send this request must not get to read (RFC 9110, section 9.3.8);
@@ -28,7 +28,7 @@ static SHOWN: [HeaderName; 9] = [
 ];
 
 /// Answers it: with the request as it was received, or with what may be asked.
-pub(crate) async fn answer(downstream: &mut Downstream, ctx: &RequestContext) -> Result<()> {
+pub(crate) async fn answer(downstream: &mut Downstream, ctx: &Served<'_>) -> Result<()> {
     let request = downstream.request();
     let (status, body) = match request.method {
         Method::TRACE => (StatusCode::OK, shown(request)),
@@ -42,7 +42,10 @@ pub(crate) async fn answer(downstream: &mut Downstream, ctx: &RequestContext) ->
     } else {
         head.insert_header(header::ALLOW, METHODS)?;
     }
-    head.insert_header(&crate::http::request_id::X_REQUEST_ID, ctx.id.as_str())?;
+    head.insert_header(
+        &crate::http::request_id::X_REQUEST_ID,
+        ctx.received.id.as_str(),
+    )?;
     downstream.answer(head, body).await
 }
 

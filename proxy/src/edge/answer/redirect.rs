@@ -7,13 +7,13 @@ use crate::edge::affinity::is_secure;
 use crate::edge::answer::reply::Reply;
 use crate::http::head::RequestHeader;
 use crate::http::host::host;
-use crate::request::context::RequestContext;
+use crate::request::context::Served;
 
 /// The answer that sends a client elsewhere; none if its request does not say from where.
 pub(crate) fn reply(
     plan: &RedirectPlan,
     request: &RequestHeader,
-    ctx: &RequestContext,
+    ctx: &Served<'_>,
 ) -> Option<Reply> {
     let scheme = if is_secure(request, ctx) {
         "https"
@@ -34,7 +34,7 @@ pub(crate) fn reply(
     reply.status = http::StatusCode::from_u16(plan.status).ok()?;
     reply.body = "It is elsewhere.\n".to_owned();
     reply.detail = "It is elsewhere.";
-    reply.request_id = HeaderValue::from_str(&ctx.id).ok();
+    reply.request_id = HeaderValue::from_str(&ctx.received.id).ok();
     Some(reply)
 }
 

@@ -22,7 +22,7 @@ use super::attempt::{Answer, Attempt, Patience};
 use super::upload::Upload;
 use crate::http::head::{RequestHeader, ResponseHeader};
 use crate::random::fastrand_scope;
-use crate::request::context::{InFlight, RequestContext};
+use crate::request::context::{InFlight, Served};
 use crate::upstream::exchange::attempt::end_of;
 use crate::upstream::exchange_context::ExchangeContext;
 use crate::upstream::session::part::{Length, Next, Part};
@@ -43,7 +43,7 @@ pub(crate) struct Told {
 /// was no answer, and why.
 pub(crate) async fn ask(
     with: &ExchangeContext,
-    ctx: &RequestContext,
+    ctx: &Served<'_>,
     pool: PoolId,
     head: RequestHeader,
     patience: Duration,

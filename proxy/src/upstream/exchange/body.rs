@@ -9,13 +9,14 @@ use http::{Version, header};
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::RoutePlan;
 use portolan_control::clock::{Clock, Tick};
+use tokio::time::Instant;
 
 use super::request;
 use super::upload::Upload;
 use crate::downstream::Downstream;
 use crate::http::grpc;
 use crate::http::head::RequestHeader;
-use crate::request::context::RequestContext;
+use crate::request::context::Served;
 use crate::upstream::session::part::Length;
 
 /// How long a request's body will be.
@@ -44,7 +45,7 @@ pub(super) fn is_expected(request: &RequestHeader) -> bool {
 /// anyway is read as a whole, and no endpoint waits for a slow client. The rest comes later.
 pub(super) async fn first(
     downstream: &mut Downstream,
-    ctx: &mut RequestContext,
+    ctx: &mut Served<'_>,
     route: &RoutePlan,
     length: Length,
     clock: &Clock,
@@ -65,7 +66,7 @@ pub(super) async fn first(
 /// Reads all of it.
 async fn whole(
     downstream: &mut Downstream,
-    ctx: &mut RequestContext,
+    ctx: &mut Served<'_>,
     route: &RoutePlan,
     length: usize,
     clock: &Clock,
@@ -73,11 +74,9 @@ async fn whole(
     let mut body = BytesMut::with_capacity(length);
     loop {
         let began = clock.now();
-        let until = patience(ctx).map(|patience| clock.instant(began + patience).into());
+        let until: Instant = clock.instant(began + patience(ctx)).into();
         let part = poll_fn(|cx| match downstream.poll_body(cx) {
-            Poll::Pending if until.is_some_and(|until| downstream.poll_time(cx, until)) => {
-                Poll::Ready(Err(too_slow()))
-            }
+            Poll::Pending if downstream.poll_time(cx, until) => Poll::Ready(Err(too_slow())),
             part => part,
         })
         .await?;
@@ -103,13 +102,12 @@ async fn whole(
 ///
 /// # Errors
 /// When it has become larger than the listener allows.
-pub(super) fn taken(ctx: &mut RequestContext, part: &Bytes, now: Tick) -> Result<()> {
+pub(super) fn taken(ctx: &mut Served<'_>, part: &Bytes, now: Tick) -> Result<()> {
     ctx.bytes_in += part.len() as u64;
     let waited = ctx.body_awaited.take();
     let waited = waited.map_or(Duration::ZERO, |since| now.since(since));
     ctx.body_rate.came(part.len(), waited);
-    let limits = ctx.connection.as_ref().map(|c| c.listener.limits());
-    let limit = limits.and_then(|limits| limits.body_bytes);
+    let limit = ctx.received.connection.listener.limits().body_bytes;
     if limit.is_some_and(|limit| ctx.bytes_in > limit) {
         return Err(Error::explain(ErrorType::HTTPStatus(413), "body too large").into_down());
     }
@@ -117,7 +115,7 @@ pub(super) fn taken(ctx: &mut RequestContext, part: &Bytes, now: Tick) -> Result
 }
 
 /// Whether the client is waited for from now on: only such time counts.
-pub(super) fn awaited(ctx: &mut RequestContext, is_awaited: bool, clock: &Clock) {
+pub(super) fn awaited(ctx: &mut Served<'_>, is_awaited: bool, clock: &Clock) {
     match (is_awaited, ctx.body_awaited) {
         (true, None) => ctx.body_awaited = Some(clock.now()),
         (false, Some(since)) => {
@@ -129,17 +127,17 @@ pub(super) fn awaited(ctx: &mut RequestContext, is_awaited: bool, clock: &Clock)
 }
 
 /// Until when a client that is waited for may send nothing of its body.
-pub(super) fn awaited_until(ctx: &RequestContext) -> Option<Tick> {
-    Some(ctx.body_awaited? + patience(ctx)?)
+pub(super) fn awaited_until(ctx: &Served<'_>) -> Option<Tick> {
+    Some(ctx.body_awaited? + patience(ctx))
 }
 
 /// How much longer a client may send nothing of its body.
-fn patience(ctx: &RequestContext) -> Option<Duration> {
-    let limits = ctx.connection.as_ref()?.listener.limits();
-    Some(match ctx.converses {
+fn patience(ctx: &Served<'_>) -> Duration {
+    let limits = ctx.received.connection.listener.limits();
+    match ctx.converses {
         true => limits.idle_timeout,
         false => ctx.body_rate.within(&limits),
-    })
+    }
 }
 
 /// The client was silent for longer than that.

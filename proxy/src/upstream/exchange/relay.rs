@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use portolan_config::plan::RoutePlan;
 use portolan_control::clock::Tick;
 use portolan_control::counters::TryOutcome;
 
@@ -16,7 +17,7 @@ use super::{body, request};
 use crate::downstream::Downstream;
 use crate::http::head::ResponseHeader;
 use crate::http::trailers;
-use crate::request::context::RequestContext;
+use crate::request::context::{Admitted, Served};
 use crate::upstream::exchange::client::{Client, Heard, hear};
 use crate::upstream::exchange_context::ExchangeContext;
 use crate::upstream::fault;
@@ -30,13 +31,14 @@ const IDLE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When its passing on was cut short.
-pub(crate) async fn relay(
+pub(crate) async fn relay<'r>(
     with: &ExchangeContext,
     downstream: &mut Downstream,
-    ctx: &mut RequestContext,
+    ctx: &mut Served<'r>,
+    admitted: &Admitted<'r>,
     answer: Answer,
     upload: Upload,
-    edit: impl FnOnce(&mut Downstream, &mut ResponseHeader, &mut RequestContext) -> Result<()>,
+    edit: impl FnOnce(&mut Downstream, &mut ResponseHeader, &Served<'r>) -> Result<()>,
 ) -> Result<()> {
     let Answer {
         wire,
@@ -74,6 +76,7 @@ pub(crate) async fn relay(
         with,
         downstream,
         ctx,
+        admitted,
         wire,
         upload,
         at,
@@ -121,22 +124,20 @@ pub(crate) async fn relay(
 
 /// What came behind an answer's body, as far as the client gets it: what the route takes off the head is
 /// not there either.
-fn behind(trailers: HeaderMap, ctx: &RequestContext) -> Option<HeaderMap> {
+fn behind(trailers: HeaderMap, route: &RoutePlan) -> Option<HeaderMap> {
     let mut trailers = trailers::pass(trailers)?;
-    if let Some(route) = ctx.route {
-        let route = &ctx.snapshot().plan.routes[route.index()];
-        for name in &route.response_headers.remove {
-            trailers.remove(name);
-        }
+    for name in &route.response_headers.remove {
+        trailers.remove(name);
     }
     (!trailers.is_empty()).then_some(trailers)
 }
 
 /// The answer and the rest of the request, each on its way.
-struct Both<'a> {
+struct Both<'a, 'r> {
     with: &'a ExchangeContext,
     downstream: &'a mut Downstream,
-    ctx: &'a mut RequestContext,
+    ctx: &'a mut Served<'r>,
+    admitted: &'a Admitted<'r>,
     wire: Wire,
     upload: Upload,
     /// How much of the request's body was given to the endpoint's connection, and whether that is
@@ -168,12 +169,12 @@ enum Event {
     Time,
 }
 
-impl Both<'_> {
+impl<'r> Both<'_, 'r> {
     async fn pass(
         &mut self,
         mut head: Box<ResponseHeader>,
         next: Next,
-        edit: impl FnOnce(&mut Downstream, &mut ResponseHeader, &mut RequestContext) -> Result<()>,
+        edit: impl FnOnce(&mut Downstream, &mut ResponseHeader, &Served<'r>) -> Result<()>,
     ) -> Result<()> {
         let nothing = next == Next::Nothing;
         if !self.upgraded {
@@ -249,9 +250,7 @@ impl Both<'_> {
 
     /// What came behind the request's body, as the endpoint gets it.
     fn trailers(&mut self) -> Option<HeaderMap> {
-        let plan = self.ctx.snapshot().plan.clone();
-        let route = &plan.routes[self.ctx.route?.index()];
-        request::trailers(self.downstream, self.ctx, route)
+        request::trailers(self.downstream, self.ctx, self.admitted.route)
     }
 
     /// Passes a part of the answer on. Whether it was the last.
@@ -263,7 +262,7 @@ impl Both<'_> {
                 end
             }
             Part::Trailers(trailers) => {
-                let trailers = behind(trailers, self.ctx);
+                let trailers = behind(trailers, self.admitted.route);
                 self.downstream.put_end(trailers);
                 true
             }

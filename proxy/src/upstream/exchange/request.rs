@@ -2,7 +2,7 @@
 
 use http::header::HeaderName;
 use http::{HeaderMap, Method, Version, header};
-use pingora::{Error, ErrorType, Result};
+use pingora::Result;
 use portolan_config::document::HeaderCase;
 use portolan_config::plan::{PoolId, RoutePlan};
 use smallvec::SmallVec;
@@ -14,7 +14,7 @@ use crate::http::host::host;
 use crate::http::http1::framing::length;
 use crate::http::trailers;
 use crate::random::fastrand_scope;
-use crate::request::context::RequestContext;
+use crate::request::context::Served;
 use crate::upstream::forward;
 use crate::upstream::forward::Origin;
 use crate::upstream::session::part::Length;
@@ -25,14 +25,12 @@ const ROOM: usize = 10;
 /// The request for a try at this pool.
 pub(super) fn for_endpoint(
     downstream: &RequestHeader,
-    ctx: &RequestContext,
+    ctx: &Served<'_>,
     route: &RoutePlan,
     pool: PoolId,
     length: Length,
 ) -> Result<RequestHeader> {
-    let Some(connection) = &ctx.connection else {
-        return Error::e_explain(ErrorType::InternalError, "a request without a connection");
-    };
+    let connection = &ctx.received.connection;
     let plan = &ctx.snapshot().plan;
     let told = route.auth.as_deref().map(crate::request::proof::told_names);
     let mut request = passed_on(downstream, &told.unwrap_or_default())?;
@@ -65,7 +63,7 @@ pub(super) fn for_endpoint(
             request.remove_header(&header::CONTENT_LENGTH);
         }
     }
-    if ctx.wants_upgrade {
+    if ctx.received.wants_upgrade {
         request.insert_header(header::CONNECTION, "Upgrade")?;
         request.insert_header(header::UPGRADE, "websocket")?;
     } else if asks_for_trailers(downstream) {
@@ -73,11 +71,11 @@ pub(super) fn for_endpoint(
     }
     let origin = Origin {
         peer_text: &connection.peer_text,
-        trusted: ctx.peer_trusted,
+        trusted: ctx.received.peer_trusted,
         tls: connection.tls.is_some(),
         agreed: connection.tls.as_ref(),
         host: host(downstream).unwrap_or_default(),
-        id: &ctx.id,
+        id: &ctx.received.id,
         version: downstream.version,
     };
     let pool = &plan.pools[pool.index()];
@@ -110,7 +108,7 @@ pub(crate) fn hops_left(request: &RequestHeader) -> Option<u32> {
 /// nothing that Portolan says or takes off.
 pub(super) fn trailers(
     downstream: &mut Downstream,
-    ctx: &RequestContext,
+    ctx: &Served<'_>,
     route: &RoutePlan,
 ) -> Option<HeaderMap> {
     let mut trailers = trailers::pass(downstream.take_trailers()?)?;
