@@ -10,15 +10,15 @@ use portolan_config::fields::Fields;
 use portolan_config::plan::{PoolPlan, RequestHead, normal_host};
 use portolan_config::{Machine, check_text};
 use portolan_control::clock::{Clock, Tick};
-use portolan_control::decision::affinity::Tie;
+use portolan_control::decision::Decision;
+use portolan_control::decision::affinity::ClientAffinity;
 use portolan_control::decision::decide::decide;
-use portolan_control::decision::fate::Fate;
 use portolan_control::engine::handover::Handover;
 use portolan_control::engine::resolve::NameServers;
 use portolan_control::engine::{Beginning, Engine, Published};
 use portolan_control::events::journal::Journal;
 use portolan_control::geo::Locator;
-use portolan_control::pool::balance::Wish;
+use portolan_control::pool::balance::Criteria;
 use portolan_control::pool::dial::{Dial, Dialer, Probing};
 use portolan_control::supervisor::Supervisor;
 
@@ -143,9 +143,15 @@ pub(crate) fn whole(
     let host = normal_host(&request.host);
     let route = snapshot.route(&requests.head(request, &host))?;
     let found = snapshot.locate(route, request.client);
-    match decide(&snapshot, route, Some(request.client), &found, &Tie::Free) {
-        Fate::Pool { pool, basis, .. } => {
-            let mut wish = Wish {
+    match decide(
+        &snapshot,
+        route,
+        Some(request.client),
+        &found,
+        &ClientAffinity::Free,
+    ) {
+        Decision::Pool { pool, basis, .. } => {
+            let mut wish = Criteria {
                 hash: None,
                 excluded: &[],
                 random,

@@ -19,8 +19,8 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput};
 use portolan_config::plan::normal_host;
 use portolan_control::clock::Tick;
-use portolan_control::decision::decide::fate;
-use portolan_control::pool::balance::Wish;
+use portolan_control::decision::decide::look_up;
+use portolan_control::pool::balance::Criteria;
 use portolan_control::snapshot::Snapshot;
 use serde_json::json;
 
@@ -125,7 +125,7 @@ fn measure(criterion: &mut Criterion, routes: usize) {
             let (route, tables) = (routes_taken[at], &tables[at]);
             let state = &snapshot.routes[route.id.index()];
             let draw = state.sequence(tables.rule()).draw();
-            fate(tables.tables(), route.when_all_down, draw)
+            look_up(tables.tables(), route.when_all_down, draw)
         });
     });
     let pools: Vec<_> = tables
@@ -138,7 +138,7 @@ fn measure(criterion: &mut Criterion, routes: usize) {
     group.bench_function(name_endpoint, |bencher| {
         bencher.iter(|| {
             let (pool, basis) = pools[index()];
-            let mut wish = Wish {
+            let mut wish = Criteria {
                 hash: None,
                 excluded: &[],
                 random: &mut random,

@@ -16,12 +16,12 @@ use portolan_config::plan::Plan;
 use portolan_config::{Inputs, Machine, Stamp, Watch};
 use portolan_control::admin::AdminServer;
 use portolan_control::admin::state::{AdminState, Phase};
-use portolan_control::background::acme::AcmeKeeper;
-use portolan_control::background::overrides::OverrideKeeper;
+use portolan_control::background::acme::CertificateManager;
+use portolan_control::background::overrides::OverrideStore;
 use portolan_control::background::token_keys::TokenKeyKeeper;
 use portolan_control::background::{exhaustion_watch, loss_watch, token_keys};
 use portolan_control::clock::Clock;
-use portolan_control::decision::affinity::SecretKeeper;
+use portolan_control::decision::affinity::AffinitySecret;
 use portolan_control::engine::resolve::NameServers;
 use portolan_control::engine::{Beginning, Engine};
 use portolan_control::events::event::{Notice, Stage};
@@ -47,7 +47,9 @@ use tokio::task::JoinHandle;
 use crate::machine::Program;
 use crate::systemd::Notifier;
 use crate::telemetry::Telemetry;
-use crate::upgrade::{Door, Elders, Inherited, Predecessor, Successor, Upgrader};
+use crate::upgrade::{
+    Inherited, Predecessor, PreviousGenerations, Successor, UpgradeSocket, Upgrader,
+};
 use crate::{exit, machine, output};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -350,7 +352,7 @@ async fn run(
         clock,
         totals: totals.clone(),
         access_log: access_log.clone(),
-        affinity: Arc::new(SecretKeeper::new(plan.process.state_dir.clone())),
+        affinity: Arc::new(AffinitySecret::new(plan.process.state_dir.clone())),
         answers: answers.clone(),
         open_files,
     };
@@ -424,8 +426,8 @@ async fn run(
     }
     let (to, told) = (engine.clone(), journal.clone());
     let overrides = match predecessor {
-        None => OverrideKeeper::start(state_dir, to, clock, told, &supervisor).await?,
-        Some(_) => OverrideKeeper::watch(state_dir, to, clock, told).await?,
+        None => OverrideStore::start(state_dir, to, clock, told, &supervisor).await?,
+        Some(_) => OverrideStore::watch(state_dir, to, clock, told).await?,
     };
     let state = AdminState {
         published: engine.published().clone(),
@@ -501,14 +503,14 @@ async fn run(
     // Not before: an authority that is asked comes and looks at once.
     let (keeper, answers) = (reloader.clone(), answers);
     let acme = supervisor.keep("acme", move || {
-        AcmeKeeper::new(keeper.clone(), answers.clone(), clock).run()
+        CertificateManager::new(keeper.clone(), answers.clone(), clock).run()
     });
     phase.set_ready();
     if let Some(serve) = serve_admin {
         admin = Some(serve()?);
     }
     let admin = admin.context("the admin API is not served")?;
-    let elders = Elders::default();
+    let elders = PreviousGenerations::default();
     let (tell, mut handed) = mpsc::channel(1);
     let upgrades = program.and_then(|program| {
         let upgrader = Arc::new(Upgrader {
@@ -591,7 +593,7 @@ async fn run(
     drop(data_plane);
     drop(writer);
     if let Some(socket) = upgrade_socket.get() {
-        Door::remove(socket);
+        UpgradeSocket::remove(socket);
     }
     tracing::info!("stopped");
     Ok(match stop {
@@ -644,17 +646,17 @@ async fn bind_admin(
     bound.with_context(|| format!("cannot bind the admin API to {wanted}"))
 }
 
-/// Opens the door for those who ask for an upgrade. Without one, everything else works.
+/// Opens the socket for those who ask for an upgrade. Without one, everything else works.
 fn open_door(
     state_dir: &Path,
     told: &OnceLock<PathBuf>,
     upgrader: Arc<Upgrader>,
     handed: mpsc::Sender<Successor>,
 ) -> Option<JoinHandle<()>> {
-    match Door::open(state_dir) {
-        Ok(door) => {
-            let _ = told.set(door.path().to_owned());
-            Some(tokio::spawn(door.serve(upgrader, handed)))
+    match UpgradeSocket::open(state_dir) {
+        Ok(socket) => {
+            let _ = told.set(socket.path().to_owned());
+            Some(tokio::spawn(socket.serve(upgrader, handed)))
         }
         Err(error) => {
             tracing::warn!(

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use portolan_config::leaf::Leaf as _;
+use portolan_config::scalar::FromScalar as _;
 use portolan_config::units::{TimeSpan, Weight};
 use portolan_control::overrides::Reason;
 

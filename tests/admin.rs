@@ -49,7 +49,7 @@ fn assert_problem(answer: &Answer, status: u16) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn ready_is_said_when_health_is_known() {
     let names = NameServer::start().await;
-    names.set("a.test", Reply::Silence);
+    names.set("a.test", Reply::StallDetector);
     let origin = Origin::start("a").await;
     let config = [
         LISTENER,

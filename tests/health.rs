@@ -1249,9 +1249,13 @@ async fn a_failing_resolver_takes_nothing_away() {
     let portolan = Portolan::start(&config).await;
     let load = Load::plain(portolan.address().await, 2);
     let words = "cannot resolve api.internal: ";
-    for (outage, failure) in [Reply::ServerFailure, Reply::Silence, Reply::NoSuchName]
-        .into_iter()
-        .enumerate()
+    for (outage, failure) in [
+        Reply::ServerFailure,
+        Reply::StallDetector,
+        Reply::NoSuchName,
+    ]
+    .into_iter()
+    .enumerate()
     {
         names.set("api.internal", failure.clone());
         eventually("the failure is told", async || {

@@ -326,7 +326,7 @@ async fn websockets_pass_through_for_as_long_as_they_like() {
             message
         );
     }
-    // Silence beyond the idle time of ordinary requests.
+    // StallDetector beyond the idle time of ordinary requests.
     tokio::time::sleep(Duration::from_millis(600)).await;
     socket.send(Message::text("still there?")).await.unwrap();
     assert_eq!(

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::decode::{Shared, Switch};
 use crate::document::{Document, EndpointPlace, Health, PathMatch, Pool, Route, UpstreamTls};
 use crate::geography::Geography;
-use crate::leaf::Leaf as _;
+use crate::scalar::FromScalar as _;
 use crate::source::{At, Origin};
 use crate::units::TimeSpan;
 
@@ -57,7 +57,7 @@ fn complete_pool(pool: &mut Pool) {
                 pool.longitude = Some(At::default_value(known.place.longitude));
             }
             if pool.country.is_none() {
-                pool.country = crate::leaf::Leaf::parse(known.country)
+                pool.country = crate::scalar::FromScalar::parse(known.country)
                     .ok()
                     .map(At::default_value);
             }

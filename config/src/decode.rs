@@ -14,8 +14,8 @@ use std::sync::{Arc, OnceLock};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::diagnostic::{Code, Diagnostic, quoted_list};
-use crate::leaf::Leaf;
 use crate::node::{Entry, Node, Scalar, Value};
+use crate::scalar::FromScalar;
 use crate::source::{At, Origin};
 
 /// Takes the complaints while a tree is read.
@@ -24,15 +24,15 @@ pub struct Reader {
     /// What was found so far.
     pub diagnostics: Vec<Diagnostic>,
     /// What is inherited by mappings that leave keys out.
-    pub(crate) legacies: Legacies,
+    pub(crate) legacies: InheritedDefaults,
 }
 
 /// What mappings of a kind inherit for keys that they leave out: read once, for however many heirs.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Legacies(Vec<Legacy>);
+pub(crate) struct InheritedDefaults(Vec<InheritedDefault>);
 
 #[derive(Clone, Debug)]
-struct Legacy {
+struct InheritedDefault {
     /// What inherits it, as messages call it.
     heir: &'static str,
     entries: Vec<Inherited>,
@@ -55,7 +55,7 @@ impl fmt::Debug for Inherited {
     }
 }
 
-impl Legacies {
+impl InheritedDefaults {
     /// Adds what one kind of mappings inherits.
     pub(crate) fn add(
         &mut self,
@@ -67,7 +67,7 @@ impl Legacies {
             node: Arc::new(node),
             value: None,
         });
-        self.0.push(Legacy {
+        self.0.push(InheritedDefault {
             heir,
             entries: entries.collect(),
         });
@@ -122,7 +122,7 @@ impl Reader {
     }
 
     /// Reads a scalar's text as a value, or complains.
-    pub fn leaf<T: Leaf>(&mut self, node: &Node) -> Option<T> {
+    pub fn leaf<T: FromScalar>(&mut self, node: &Node) -> Option<T> {
         let Value::Scalar(scalar) = &node.value else {
             self.wrong_type(node, "a single value");
             return None;
@@ -134,7 +134,12 @@ impl Reader {
     }
 
     /// Reads a text (a mapping's key, say) as a value, or complains.
-    pub fn leaf_text<T: Leaf>(&mut self, text: &str, secret: bool, origin: Origin) -> Option<T> {
+    pub fn leaf_text<T: FromScalar>(
+        &mut self,
+        text: &str,
+        secret: bool,
+        origin: Origin,
+    ) -> Option<T> {
         match T::parse(text) {
             Ok(value) => Some(value),
             Err(error) => {
@@ -310,7 +315,7 @@ impl<T: Decode + Encode + PartialEq> Omitted<T> {
 
 // === Leaves ===
 
-impl<T: Leaf> Decode for At<T> {
+impl<T: FromScalar> Decode for At<T> {
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
         let value = reader.leaf(node)?;
         Some(Self {
@@ -321,7 +326,7 @@ impl<T: Leaf> Decode for At<T> {
     }
 }
 
-impl<T: Leaf> Encode for At<T> {
+impl<T: FromScalar> Encode for At<T> {
     fn encode(&self) -> Option<Node> {
         let mut scalar = Scalar::plain(self.value.show());
         scalar.quoted = T::TEXT;
@@ -337,7 +342,7 @@ impl<T: Leaf> Encode for At<T> {
     }
 }
 
-impl<T: Leaf> JsonSchema for At<T> {
+impl<T: FromScalar> JsonSchema for At<T> {
     fn inline_schema() -> bool {
         true
     }
@@ -368,14 +373,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl Leaf for Secret {
+impl FromScalar for Secret {
     const SECRET: bool = true;
     const TEXT: bool = true;
 
-    fn parse(text: &str) -> Result<Self, crate::leaf::LeafError> {
+    fn parse(text: &str) -> Result<Self, crate::scalar::LeafError> {
         let text = text.trim();
         if text.is_empty() {
-            return Err(crate::leaf::LeafError::bad("is empty"));
+            return Err(crate::scalar::LeafError::bad("is empty"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -682,7 +687,7 @@ impl<'a, K, V> IntoIterator for &'a Entries<K, V> {
     }
 }
 
-impl<K: Leaf, V: Decode> Decode for Entries<K, V> {
+impl<K: FromScalar, V: Decode> Decode for Entries<K, V> {
     const NONE: Option<&'static str> = Some("{}");
 
     fn decode(node: &Node, reader: &mut Reader) -> Option<Self> {
@@ -710,7 +715,7 @@ impl<K: Leaf, V: Decode> Decode for Entries<K, V> {
     }
 }
 
-impl<K: Leaf, V: Encode> Encode for Entries<K, V> {
+impl<K: FromScalar, V: Encode> Encode for Entries<K, V> {
     fn encode(&self) -> Option<Node> {
         let entries: Vec<Entry> = self
             .0
@@ -742,7 +747,7 @@ impl<K: Leaf, V: Encode> Encode for Entries<K, V> {
     }
 }
 
-impl<K: Leaf, V: JsonSchema> JsonSchema for Entries<K, V> {
+impl<K: FromScalar, V: JsonSchema> JsonSchema for Entries<K, V> {
     fn inline_schema() -> bool {
         true
     }

@@ -3,7 +3,7 @@
 //! Done before decoding, so that an inherited value is read and checked exactly like a written one
 //! and remembers that it was inherited.
 
-use crate::decode::Legacies;
+use crate::decode::InheritedDefaults;
 use crate::document::{POOL_DEFAULTS, Pool, ROUTE_DEFAULTS, Route};
 use crate::node::{Entry, Node, Value};
 
@@ -19,8 +19,8 @@ fn alternatives(key: &str) -> &'static [&'static str] {
 
 /// What pools and routes inherit for keys that they leave out. Where both the own value and the
 /// default are mappings, the tree is changed: the own one gets what it lacks.
-pub(crate) fn inherit(root: &mut Node) -> Legacies {
-    let mut legacies = Legacies::default();
+pub(crate) fn inherit(root: &mut Node) -> InheritedDefaults {
+    let mut legacies = InheritedDefaults::default();
     let Some(defaults) = root.get("defaults").cloned() else {
         return legacies;
     };

@@ -64,8 +64,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use crate::decode::{Entries, OneOrMany, Switch, document};
-use crate::leaf::keywords;
 use crate::names::Name;
+use crate::scalar::keywords;
 use crate::source::At;
 use crate::units::{Count, Percent, TimeSpan};
 

@@ -38,7 +38,6 @@ pub mod fields;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod geography;
-pub mod leaf;
 mod load;
 pub mod names;
 pub mod node;
@@ -46,6 +45,7 @@ mod parse;
 pub mod plan;
 mod reference;
 mod resolve;
+pub mod scalar;
 mod schema;
 pub mod source;
 mod stamp;
@@ -61,7 +61,7 @@ pub use stamp::{Stamp, read_bytes};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use decode::{Decode, Encode, Legacies, Reader};
+use decode::{Decode, Encode, InheritedDefaults, Reader};
 use diagnostic::{Code, Diagnostic, Report};
 use document::Document;
 use load::Loaded;
@@ -272,7 +272,7 @@ fn routes_lead_somewhere(root: &Node, reader: &mut Reader) {
 
 /// The document without those of its sections that cannot be read, which has been said, so that the
 /// others are checked in the same run.
-fn readable(mut root: Node, legacies: &Legacies) -> Option<Document> {
+fn readable(mut root: Node, legacies: &InheritedDefaults) -> Option<Document> {
     let origin = root.origin;
     let Value::Map(sections) = &mut root.value else {
         return None;

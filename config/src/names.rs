@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use schemars::{Schema, json_schema};
 
-use crate::leaf::{Leaf, LeafError};
+use crate::scalar::{FromScalar, LeafError};
 
 /// The longest name. Names are metric labels and path segments of the API.
 const LONGEST: usize = 64;
@@ -39,7 +39,7 @@ impl fmt::Display for Name {
     }
 }
 
-impl Leaf for Name {
+impl FromScalar for Name {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {
@@ -84,7 +84,7 @@ impl CookieName {
     }
 }
 
-impl Leaf for CookieName {
+impl FromScalar for CookieName {
     fn parse(text: &str) -> Result<Self, LeafError> {
         // A token (RFC 6265, section 4.1.1; RFC 9110, section 5.6.2).
         let part = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
@@ -128,7 +128,7 @@ impl fmt::Display for HostPattern {
     }
 }
 
-impl Leaf for HostPattern {
+impl FromScalar for HostPattern {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {
@@ -218,7 +218,7 @@ impl fmt::Display for DnsEndpoint {
     }
 }
 
-impl Leaf for DnsEndpoint {
+impl FromScalar for DnsEndpoint {
     fn parse(text: &str) -> Result<Self, LeafError> {
         if text.parse::<std::net::SocketAddr>().is_ok() {
             return Err(LeafError::bad("is an address, not a name").help("write `address: …`"));

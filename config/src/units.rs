@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::{Schema, json_schema};
 
 use crate::diagnostic::Code;
-use crate::leaf::{Leaf, LeafError};
+use crate::scalar::{FromScalar, LeafError};
 
 /// A length of time: a whole number and a unit, `250ms`, `5s`, `10m`, `1h`, `2d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,7 +56,7 @@ fn number_and_unit(text: &str) -> (&str, &str) {
     (number, unit.trim_start())
 }
 
-impl Leaf for TimeSpan {
+impl FromScalar for TimeSpan {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let (number, unit) = number_and_unit(text);
         let bad = || {
@@ -127,7 +127,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-impl Leaf for ByteSize {
+impl FromScalar for ByteSize {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let (number, unit) = number_and_unit(text);
         let bad = || {
@@ -182,7 +182,7 @@ impl fmt::Display for Percent {
     }
 }
 
-impl Leaf for Percent {
+impl FromScalar for Percent {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let Some(number) = text.strip_suffix('%') else {
             return Err(LeafError::bad("has no percent sign")
@@ -227,7 +227,7 @@ impl fmt::Display for Weight {
     }
 }
 
-impl Leaf for Weight {
+impl FromScalar for Weight {
     fn parse(text: &str) -> Result<Self, LeafError> {
         text.parse()
             .ok()
@@ -270,7 +270,7 @@ impl Quota {
     }
 }
 
-impl Leaf for Quota {
+impl FromScalar for Quota {
     fn parse(text: &str) -> Result<Self, LeafError> {
         if text.ends_with('%') {
             return Percent::parse(text).map(Self::Share);
@@ -306,7 +306,7 @@ impl Port {
     }
 }
 
-impl Leaf for Port {
+impl FromScalar for Port {
     fn parse(text: &str) -> Result<Self, LeafError> {
         text.parse()
             .ok()
@@ -335,7 +335,7 @@ impl Count {
     }
 }
 
-impl Leaf for Count {
+impl FromScalar for Count {
     fn parse(text: &str) -> Result<Self, LeafError> {
         text.parse()
             .ok()
@@ -357,7 +357,7 @@ impl Leaf for Count {
 mod tests {
     use super::*;
 
-    fn show<T: Leaf>(text: &str) -> Result<String, Code> {
+    fn show<T: FromScalar>(text: &str) -> Result<String, Code> {
         T::parse(text).map(|v| v.show()).map_err(|e| e.code)
     }
 

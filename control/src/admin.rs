@@ -1,15 +1,15 @@
 //! The admin API: what runs, for operators and their tools.
 //!
-//! Handlers read the published snapshot and ask the [`Reloader`](crate::reload::Reloader) and the [`OverrideKeeper`](crate::background::overrides::OverrideKeeper); they
+//! Handlers read the published snapshot and ask the [`Reloader`](crate::reload::Reloader) and the [`OverrideStore`](crate::background::overrides::OverrideStore); they
 //! decide nothing themselves.
 //! Errors are problem+json (RFC 9457).
 
-mod door;
 mod drains;
 mod events;
 mod explain;
 mod given;
 mod guard;
+mod listener;
 mod openapi;
 mod overrides;
 mod reply;
@@ -31,7 +31,7 @@ use tokio::sync::watch;
 
 use crate::admin::state::AdminState;
 
-pub use door::room;
+pub use crate::admin::listener::room;
 pub use router::router;
 
 /// Serves the API where the running configuration says, and moves when it says something else.
@@ -147,7 +147,7 @@ impl AdminServer {
 /// Operators who may wait to be let in.
 const BACKLOG: i32 = 1024;
 
-/// How long clients of a closed door may still begin a request: one may be sending it just now.
+/// How long clients of a closed socket may still begin a request: one may be sending it just now.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
 
 /// Answers under way when the API moves may take this long to finish.
@@ -248,12 +248,12 @@ fn place_again(place: &Mutex<Place>) -> io::Result<TcpListener> {
     AdminServer::inherit(socket.ok_or(io::ErrorKind::NotConnected)?)
 }
 
-/// Serves who comes through a door, and after it was closed, who is inside.
+/// Serves who comes through a socket, and after it was closed, who is inside.
 async fn behind(listener: TcpListener, state: AdminState, mut closed: watch::Receiver<bool>) {
     let told = closed.clone();
     let tell = move |mut response: Response| {
         if *told.borrow() {
-            // Whoever asks again shall come by another door.
+            // Whoever asks again shall come by another socket.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
@@ -263,7 +263,7 @@ async fn behind(listener: TcpListener, state: AdminState, mut closed: watch::Rec
     let app = router(state)
         .layer(axum::Extension(events::Closing(closed.clone())))
         .layer(axum::middleware::map_response(tell));
-    let serving = door::serve(listener, app, room, totals, closed.clone(), CLOSE_GRACE);
+    let serving = listener::serve(listener, app, room, totals, closed.clone(), CLOSE_GRACE);
     let too_long = async {
         let _ = closed.wait_for(|closed| *closed).await;
         tokio::time::sleep(MOVE_GRACE).await;

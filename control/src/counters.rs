@@ -231,9 +231,9 @@ pub enum RetryReason {
     Timeout,
     /// An answer with a status that is tried again.
     Status,
-    /// Beside a try that took long.
-    Beside,
-    /// Beside a try whose endpoint went silent.
+    /// Hedged a try that took long.
+    Hedged,
+    /// Hedged a try whose endpoint went silent.
     Rescue,
 }
 
@@ -244,7 +244,7 @@ impl RetryReason {
         Self::Reset,
         Self::Timeout,
         Self::Status,
-        Self::Beside,
+        Self::Hedged,
         Self::Rescue,
     ];
 
@@ -255,7 +255,7 @@ impl RetryReason {
             Self::Reset => "reset",
             Self::Timeout => "timeout",
             Self::Status => "status",
-            Self::Beside => "beside",
+            Self::Hedged => "beside",
             Self::Rescue => "rescue",
         }
     }

@@ -102,11 +102,11 @@ pub struct Beginning {
 /// How requests tell the loop what cannot wait for the next probe. Never blocks: what does not fit
 /// into the queue is dropped, and the next probe finds out.
 #[derive(Clone, Debug)]
-pub struct Messenger {
+pub struct EngineHandle {
     events: mpsc::WeakSender<Message>,
 }
 
-impl Messenger {
+impl EngineHandle {
     /// An endpoint has been silent for longer than is plausible.
     pub fn silent(&self, key: &EndpointKey, silent: Duration) {
         self.tell(Event::WentSilent {
@@ -174,8 +174,8 @@ impl Engine {
     }
 
     /// For those who serve requests.
-    pub fn messenger(&self) -> Messenger {
-        Messenger {
+    pub fn messenger(&self) -> EngineHandle {
+        EngineHandle {
             events: self.events.downgrade(),
         }
     }

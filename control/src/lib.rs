@@ -33,7 +33,7 @@
 //! use portolan_config::{Machine, check_text};
 //! use portolan_control::geo::Locator;
 //! use portolan_control::decision::explain::question::Asked;
-//! use portolan_control::decision::explain::{explain, pretend};
+//! use portolan_control::decision::explain::{explain, hypothetical};
 //!
 //! let text = "
 //! listeners: [ { bind: '127.0.0.1:8080' } ]
@@ -47,7 +47,7 @@
 //!
 //! // What becomes of a request when AWS is down?
 //! let aws = plan.pools[0].id;
-//! let world = pretend(&plan, &Arc::new(Locator::default()), &[aws], &[]);
+//! let world = hypothetical(&plan, &Arc::new(Locator::default()), &[aws], &[]);
 //! let explained = explain(&world, &asked.question());
 //! assert_eq!(&*explained.pools[0].pool, "azure");
 //! assert_eq!(explained.pools[0].share, 1.0);

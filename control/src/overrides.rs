@@ -16,8 +16,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
+use portolan_config::scalar::FromScalar as _;
 use serde::{Deserialize, Serialize};
 
 use self::calendar::Shift;
@@ -137,14 +137,14 @@ impl Reason {
 
 /// What is decided about a subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum OverrideDecision {
     /// It gets no new request.
     Drain,
     /// Its split has these weights.
     Weights(Weights),
 }
 
-impl Decision {
+impl OverrideDecision {
     /// The word that users see.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -166,7 +166,7 @@ impl Decision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
     /// What is decided.
-    pub decision: Decision,
+    pub decision: OverrideDecision,
     /// By whom, why, and until when.
     pub lease: Lease,
 }
@@ -242,8 +242,8 @@ impl Change {
         match self {
             Self::Set { now, .. } => now.decision.kind(),
             Self::Ended { before, .. } => match before.decision {
-                Decision::Drain => "undrain",
-                Decision::Weights(_) => "weights_cleared",
+                OverrideDecision::Drain => "undrain",
+                OverrideDecision::Weights(_) => "weights_cleared",
             },
             Self::LeaseEnded { .. } => "lease_ended",
         }
@@ -383,9 +383,9 @@ impl Drains {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // What no longer holds.
-        let over = |decision: &Decision| match decision {
-            Decision::Drain => "is no longer drained",
-            Decision::Weights(_) => "has the weights of the configuration again",
+        let over = |decision: &OverrideDecision| match decision {
+            OverrideDecision::Drain => "is no longer drained",
+            OverrideDecision::Weights(_) => "has the weights of the configuration again",
         };
         match self {
             Self::Set {
@@ -396,8 +396,8 @@ impl fmt::Display for Change {
                 let again = if before.is_some() { " again" } else { "" };
                 let seconds = lease.until.saturating_sub(lease.since).as_secs_f64();
                 match decision {
-                    Decision::Drain => write!(f, "{subject} is drained{again}")?,
-                    Decision::Weights(weights) => {
+                    OverrideDecision::Drain => write!(f, "{subject} is drained{again}")?,
+                    OverrideDecision::Weights(weights) => {
                         write!(f, "{subject} has other weights{again}, {weights},")?;
                     }
                 }
@@ -494,7 +494,7 @@ impl Overrides {
         let mut kept = Kept::default();
         for (subject, it) in &self.0 {
             match (subject, &it.decision) {
-                (Subject::Service(service), Decision::Weights(weights)) => {
+                (Subject::Service(service), OverrideDecision::Weights(weights)) => {
                     let weights = weights.to_map().into_iter();
                     kept.weights.push(KeptWeights {
                         service: service.to_string(),
@@ -502,7 +502,7 @@ impl Overrides {
                         lease: (&it.lease).into(),
                     });
                 }
-                (Subject::Service(_), Decision::Drain) => {}
+                (Subject::Service(_), OverrideDecision::Drain) => {}
                 (Subject::Pool(pool) | Subject::Endpoint(EndpointKey { pool, .. }), _) => {
                     kept.drains.push(KeptDrain {
                         pool: pool.to_string(),
@@ -528,12 +528,12 @@ impl Overrides {
                 Some(address) => Subject::Endpoint(EndpointKey { pool, address }),
             };
             let lease = drain.lease.restore()?;
-            let decision = Decision::Drain;
+            let decision = OverrideDecision::Drain;
             overrides.0.insert(subject, Override { decision, lease });
         }
         for kept in kept.weights {
             let weights = kept.weights.iter().map(|(name, it)| (name.as_str(), *it));
-            let decision = Decision::Weights(Weights::new(weights)?);
+            let decision = OverrideDecision::Weights(Weights::new(weights)?);
             let lease = kept.lease.restore()?;
             let subject = Subject::Service(name(&kept.service)?);
             overrides.0.insert(subject, Override { decision, lease });
@@ -562,12 +562,12 @@ mod tests {
     }
 
     fn drain(subject: Subject, lease: Lease) -> Event {
-        let decision = Decision::Drain;
+        let decision = OverrideDecision::Drain;
         Event::Set(subject, Override { decision, lease })
     }
 
     fn weigh(service: &str, weights: &[(&str, u64)], lease: Lease) -> Event {
-        let decision = Decision::Weights(Weights::new(weights.iter().copied()).unwrap());
+        let decision = OverrideDecision::Weights(Weights::new(weights.iter().copied()).unwrap());
         let subject = Subject::Service(Name::parse(service).unwrap());
         Event::Set(subject, Override { decision, lease })
     }
@@ -596,7 +596,7 @@ mod tests {
             [Change::LeaseEnded {
                 subject: pool("aws"),
                 before: Override {
-                    decision: Decision::Drain,
+                    decision: OverrideDecision::Drain,
                     lease: lease(0, 60)
                 }
             }]

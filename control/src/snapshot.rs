@@ -265,7 +265,7 @@ fn table(
 fn reachable(world: &dyn World, target: TargetId, class: &Class) -> Vec<PoolId> {
     let plan = world.plan();
     let mut pools = Vec::new();
-    // Beside each target the weights of the split that it is, or begins with.
+    // Hedged each target the weights of the split that it is, or begins with.
     let mut open: Vec<(TargetId, Option<&[u32]>)> = vec![(target, None)];
     while let Some((id, weights)) = open.pop() {
         match &plan.targets.node(id).kind {

@@ -33,16 +33,16 @@ use crate::descriptors;
 use crate::downstream::Downstream;
 use crate::edge::answer::reply::Reply;
 use crate::listener::Listener;
-use crate::listener::door::Opening;
+use crate::listener::socket::Opening;
 
-/// How long clients are let in by a door that new ones do not come by any more: their connections are
+/// How long clients are let in by a socket that new ones do not come by any more: their connections are
 /// being made.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// How long to wait when no file descriptors are left for clients.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts clients at one of the listener's doors, until it is closed.
+/// Accepts clients at one of the listener's sockets, until it is closed.
 pub(crate) async fn accept(
     listener: Arc<Listener>,
     socket: std::net::TcpListener,
@@ -159,7 +159,7 @@ async fn accept_one(
         let permit = room.map_err(io::Error::other)?;
         match poll_fn(|cx| Poll::Ready(socket.poll_accept(cx))).await {
             Poll::Ready(accepted) => return accepted.map(|(stream, _)| (stream, permit)),
-            // The room is for whoever comes first, by this door or another.
+            // The room is for whoever comes first, by this socket or another.
             Poll::Pending => drop(permit),
         }
         // Whoever comes wakes this task.

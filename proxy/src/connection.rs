@@ -40,7 +40,7 @@ use crate::http::buffer_pool;
 use crate::http::http1::request;
 use crate::http::http1::request::Head;
 use crate::http::http2_frames::H2_PREFACE;
-use crate::http::write_buffer::Outgoing;
+use crate::http::write_buffer::WriteBuffer;
 use crate::timer::Timer;
 
 pub(crate) use self::frames::Bodies;
@@ -81,7 +81,7 @@ pub(crate) struct Connection {
     /// Read, and not yet taken.
     pub(crate) read: BytesMut,
     /// To be written.
-    pub(crate) outgoing: Outgoing,
+    pub(crate) outgoing: WriteBuffer,
     /// Written, and perhaps not sent.
     unflushed: bool,
     /// Waiting for the client to take what it is sent.
@@ -123,7 +123,7 @@ impl Connection {
         Self {
             transport,
             read: BytesMut::new(),
-            outgoing: Outgoing::default(),
+            outgoing: WriteBuffer::default(),
             unflushed: false,
             stall: Stall::default(),
             ended: false,

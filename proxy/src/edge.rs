@@ -18,9 +18,9 @@ use portolan_certs::acme::Answers;
 use portolan_config::document::HeaderCase;
 use portolan_config::plan::{CorsPlan, RedirectPlan, RequestHead, RoutePlan, normal_host};
 use portolan_control::counters::Gauge;
-use portolan_control::decision::affinity::SecretKeeper;
+use portolan_control::decision::Decision;
+use portolan_control::decision::affinity::AffinitySecret;
 use portolan_control::decision::decide::decide;
-use portolan_control::decision::fate::Fate;
 use portolan_control::engine::Published;
 use portolan_control::health::retry;
 use portolan_control::refusal::{Refusal, grpc_status};
@@ -70,7 +70,7 @@ pub(crate) struct Edge {
     pub(crate) exchange_context: ExchangeContext,
     pub(crate) recorder: Arc<Recorder>,
     /// What affinity cookies are made with.
-    pub(crate) affinity: Arc<SecretKeeper>,
+    pub(crate) affinity: Arc<AffinitySecret>,
     /// What is answered to certificate authorities.
     pub(crate) answers: Arc<Answers>,
     /// Requests under way: the process ends when there are none.
@@ -214,7 +214,7 @@ impl Edge {
         let (snapshot, client) = (ctx.snapshot(), ctx.received.client);
         let tie = affinity::tie(&self.affinity, snapshot, route, request, client);
         match decide(snapshot, route, Some(client), &found, &tie) {
-            Fate::Pool { pool, basis, why } => {
+            Decision::Pool { pool, basis, why } => {
                 ctx.basis = basis;
                 ctx.why = Some(why);
                 Ok(Admitted {
@@ -225,12 +225,12 @@ impl Edge {
                     tie,
                 })
             }
-            Fate::AllDown {
+            Decision::AllDown {
                 status,
                 retry_after,
             } => Err(Stop::Refused(Refusal::AllDown(status), Some(retry_after))),
-            Fate::Shed => Err(Stop::Refused(Refusal::Shed, None)),
-            Fate::Nobody => Err(Stop::Refused(Refusal::NobodyCanServe, None)),
+            Decision::Shed => Err(Stop::Refused(Refusal::Shed, None)),
+            Decision::Nobody => Err(Stop::Refused(Refusal::NobodyCanServe, None)),
         }
     }
 
@@ -268,7 +268,7 @@ impl Edge {
             admitted,
         )?;
         if let Some(told) = &ctx.allowance {
-            // Beside what the endpoint says about limits of its own.
+            // Hedged what the endpoint says about limits of its own.
             for (name, value) in told.fields() {
                 response.append_header(name, value)?;
             }

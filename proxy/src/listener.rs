@@ -1,11 +1,11 @@
 //! Listeners: addresses on which clients are accepted, added and removed while Portolan runs.
 //!
-//! [`bind`] takes an address without accepting anybody; [`door`] is where clients come in, and [`accept`](crate::accept)
+//! [`bind`] takes an address without accepting anybody; [`socket`] is where clients come in, and [`accept`](crate::accept)
 //! lets them; [`set`](crate::accept::set) is all listeners together, and changes them when the configuration does.
 
 pub(crate) mod bind;
-pub(crate) mod door;
 mod per_client;
+pub(crate) mod socket;
 
 pub use bind::HandedSocket;
 
@@ -22,7 +22,7 @@ use portolan_control::telemetry::handshakes::Handshakes;
 use tokio::sync::{Semaphore, watch};
 
 use self::bind::Bound;
-use self::door::{Door, Opening};
+use crate::listener::socket::{ListenSocket, Opening};
 use per_client::PerClient;
 
 /// An address on which clients are accepted, as long as its configuration keeps it.
@@ -45,7 +45,7 @@ pub(crate) struct Listener {
     /// They are: for those who only look.
     left: AtomicBool,
     /// Where its clients come in, at its own address first. None when they are to leave.
-    doors: Mutex<Vec<Door>>,
+    sockets: Mutex<Vec<ListenSocket>>,
 }
 
 /// Where a listener is.
@@ -73,7 +73,7 @@ impl Listener {
                 configured: settings.plan.bind,
                 bound: bound.address(),
             }),
-            doors: Mutex::new(vec![Door::new(bound)?]),
+            sockets: Mutex::new(vec![ListenSocket::new(bound)?]),
             room: Arc::new(Semaphore::new(settings.plan.limits.connections)),
             connections: Arc::default(),
             handshakes: Arc::default(),
@@ -130,15 +130,15 @@ impl Listener {
     }
 
     fn close(&self, how: Opening) {
-        for door in self.doors().drain(..) {
-            door.close(how);
+        for socket in self.sockets().drain(..) {
+            socket.close(how);
         }
         self.left.store(true, Ordering::Relaxed);
         self.leaving.send_replace(true);
     }
 
-    pub(crate) fn doors(&self) -> std::sync::MutexGuard<'_, Vec<Door>> {
-        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn sockets(&self) -> std::sync::MutexGuard<'_, Vec<ListenSocket>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over a changed configuration. Connections that are open keep what they agreed on.

@@ -8,8 +8,8 @@ use portolan_certs::acme::Answers;
 use portolan_config::plan::Plan;
 use portolan_control::clock::Clock;
 use portolan_control::counters::Gauge;
-use portolan_control::decision::affinity::SecretKeeper;
-use portolan_control::engine::{Messenger, Published};
+use portolan_control::decision::affinity::AffinitySecret;
+use portolan_control::engine::{EngineHandle, Published};
 use portolan_control::reload::listeners::Listeners;
 use portolan_control::telemetry::access_log;
 use portolan_control::telemetry::access_log::AccessLog;
@@ -22,7 +22,7 @@ use crate::descriptors;
 use crate::edge::Edge;
 use crate::listener::HandedSocket;
 use crate::record::recorder::Recorder;
-use crate::upstream::connect::place::keep_house;
+use crate::upstream::connect::place::maintain;
 use crate::upstream::connect::pool::Upstream;
 use crate::upstream::exchange_context::ExchangeContext;
 use crate::workers::Workers;
@@ -50,7 +50,7 @@ pub struct DataPlaneParts {
     /// The picture of the world that requests see.
     pub published: Published,
     /// Where it tells what requests find out.
-    pub messenger: Messenger,
+    pub messenger: EngineHandle,
     /// Clocks.
     pub clock: Clock,
     /// What is counted about the process.
@@ -58,7 +58,7 @@ pub struct DataPlaneParts {
     /// Where a line goes for every request.
     pub access_log: AccessLog,
     /// What affinity cookies are made with.
-    pub affinity: Arc<SecretKeeper>,
+    pub affinity: Arc<AffinitySecret>,
     /// What is answered to certificate authorities.
     pub answers: Arc<Answers>,
     /// How many descriptors the process may have.
@@ -189,5 +189,5 @@ impl DataPlane {
 
 /// What every worker does besides serving requests.
 async fn house() {
-    tokio::join!(keep_house(), access_log::gather());
+    tokio::join!(maintain(), access_log::gather());
 }

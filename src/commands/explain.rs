@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 use portolan_config::check_file;
 use portolan_control::decision::explain::question::Asked;
-use portolan_control::decision::explain::{Explanation, explain, pretend};
+use portolan_control::decision::explain::{Explanation, explain, hypothetical};
 use portolan_control::geo::Locator;
 use serde_json::json;
 
@@ -65,7 +65,7 @@ fn by_file(
             .collect();
         anyhow!(said.join("; "))
     })?;
-    let snapshot = pretend(&plan, &Arc::new(locator), &[], &[]);
+    let snapshot = hypothetical(&plan, &Arc::new(locator), &[], &[]);
     Ok(Some(explain(&snapshot, &asked.question())))
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use portolan_control::admin::AdminServer;
-use portolan_control::background::overrides::{OverrideKeeper, Pause};
+use portolan_control::background::overrides::{OverrideStore, Pause};
 use portolan_control::clock::Clock;
 use portolan_control::engine::Engine;
 use portolan_control::events::event::{Notice, Upgrade};
@@ -20,11 +20,11 @@ use portolan_proxy::HandedSocket;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
-use super::elders::Elders;
 use super::wire::{Channel, LONGEST, Offer, Offered, PROTOCOL, ToPredecessor, ToSuccessor};
 use crate::machine::Program;
 use crate::systemd;
 use crate::systemd::Notifier;
+use crate::upgrade::previous_generations::PreviousGenerations;
 use crate::upgrade::wire::TAKE_OVER;
 
 /// How long a process that was told to take over may take to accept: it has done everything else.
@@ -42,9 +42,9 @@ pub(crate) struct Upgrader {
     /// The sockets of the listeners.
     pub(crate) sockets: Box<dyn Fn() -> io::Result<Vec<HandedSocket>> + Send + Sync>,
     pub(crate) admin: Arc<AdminServer>,
-    pub(crate) elders: Elders,
+    pub(crate) elders: PreviousGenerations,
     pub(crate) reloader: Arc<Reloader>,
-    pub(crate) overrides: Arc<OverrideKeeper>,
+    pub(crate) overrides: Arc<OverrideStore>,
     pub(crate) engine: Engine,
     pub(crate) clock: Clock,
     pub(crate) journal: Arc<Journal>,
@@ -223,7 +223,7 @@ async fn hand_over(
     sockets: &[OwnedFd],
     binary: &impl ToString,
     patience: Duration,
-    overrides: &OverrideKeeper,
+    overrides: &OverrideStore,
 ) -> anyhow::Result<(Successor, Pause)> {
     let binary = binary.to_string();
     let gone = || gone(&binary);

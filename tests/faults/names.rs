@@ -41,7 +41,7 @@ async fn a_name_server_that_answers_nothing_costs_no_request() {
     for nothing in [
         Reply::NoSuchName,
         Reply::Addresses(Vec::new(), 0),
-        Reply::Silence,
+        Reply::StallDetector,
         Reply::ServerFailure,
     ] {
         names.set("api.internal", nothing.clone());

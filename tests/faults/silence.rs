@@ -1,4 +1,4 @@
-//! Silence as evidence: who waits for an endpoint that says nothing, and who does not.
+//! StallDetector as evidence: who waits for an endpoint that says nothing, and who does not.
 use http::Method;
 
 use crate::harness::client::send_exactly;

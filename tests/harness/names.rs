@@ -21,7 +21,7 @@ pub(crate) enum Reply {
     /// It cannot say.
     ServerFailure,
     /// Nothing at all.
-    Silence,
+    StallDetector,
 }
 
 /// A name server.
@@ -90,7 +90,7 @@ async fn answer(
         message.add_query(query.clone());
         message.metadata.recursion_available = true;
         match reply {
-            Reply::Silence => continue,
+            Reply::StallDetector => continue,
             Reply::NoSuchName => message.metadata.response_code = ResponseCode::NXDomain,
             Reply::ServerFailure => message.metadata.response_code = ResponseCode::ServFail,
             Reply::Addresses(addresses, ttl) => {

@@ -61,8 +61,8 @@ fn placeholder(names: Vec<String>) -> Result<Bundle, rcgen::Error> {
 mod tests {
     use super::*;
     use crate::bundle::tests::self_signed;
-    use portolan_config::leaf::Leaf as _;
     use portolan_config::names::Name;
+    use portolan_config::scalar::FromScalar as _;
     use std::path::Path;
 
     fn certificate(folder: &Path, names: &[&str]) -> ManagedCertificate {

@@ -222,7 +222,7 @@ fn said(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use portolan_config::decode::Secret;
-    use portolan_config::leaf::Leaf as _;
+    use portolan_config::scalar::FromScalar as _;
 
     fn hook(script: &str, timeout: Duration) -> DnsHookPlan {
         let command = ["/bin/sh", "-c", script, "hook"];

@@ -143,8 +143,8 @@ fn private_folder(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portolan_config::leaf::Leaf as _;
     use portolan_config::names::Name;
+    use portolan_config::scalar::FromScalar as _;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn certificate(folder: &Path, issuer: &str, names: &[&str]) -> ManagedCertificate {

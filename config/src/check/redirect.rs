@@ -4,8 +4,8 @@
 use crate::decode::{Decode, Reader};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Document, HeaderEdits, PathMatch, Redirect, Route, WhenAllDown};
-use crate::leaf::Leaf as _;
 use crate::node::Node;
+use crate::scalar::FromScalar as _;
 use crate::source::Origin;
 
 pub(super) fn check(document: &Document, found: &mut Vec<Diagnostic>) {

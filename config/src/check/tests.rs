@@ -139,7 +139,7 @@ fn shape(test: &Test, found: &mut Vec<Diagnostic>) {
             Code::BadValue,
             subdivision.origin,
             format!("`{}` is not a part of `{}`", subdivision.value.code(), {
-                use crate::leaf::Leaf as _;
+                use crate::scalar::FromScalar as _;
                 country.value.show()
             }),
         ));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::{Schema, json_schema};
 
 use crate::decode::{Secret, document};
-use crate::leaf::{Leaf, LeafError, keywords};
+use crate::scalar::{FromScalar, LeafError, keywords};
 use crate::source::At;
 use crate::units::{Percent, TimeSpan};
 
@@ -133,7 +133,7 @@ impl AcmeDirectory {
     }
 }
 
-impl Leaf for AcmeDirectory {
+impl FromScalar for AcmeDirectory {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {
@@ -199,7 +199,7 @@ impl WebhookUrl {
     }
 }
 
-impl Leaf for WebhookUrl {
+impl FromScalar for WebhookUrl {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {
@@ -226,7 +226,7 @@ impl EmailAddress {
     }
 }
 
-impl Leaf for EmailAddress {
+impl FromScalar for EmailAddress {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {
@@ -274,7 +274,7 @@ impl fmt::Display for CertificateName {
     }
 }
 
-impl Leaf for CertificateName {
+impl FromScalar for CertificateName {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::decode::{Secret, document};
-use crate::leaf::keywords;
+use crate::scalar::keywords;
 use crate::source::At;
 
 document! {

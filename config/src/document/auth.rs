@@ -7,7 +7,7 @@ use super::forward_auth::ForwardAuth;
 use super::token::JwtAuth;
 use crate::decode::{Secret, document};
 use crate::document::values::Realm;
-use crate::leaf::{Leaf, LeafError};
+use crate::scalar::{FromScalar, LeafError};
 use crate::source::At;
 
 document! {
@@ -62,7 +62,7 @@ impl UserName {
     }
 }
 
-impl Leaf for UserName {
+impl FromScalar for UserName {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {
@@ -122,7 +122,7 @@ impl std::fmt::Debug for PasswordHash {
     }
 }
 
-impl Leaf for PasswordHash {
+impl FromScalar for PasswordHash {
     const SECRET: bool = true;
     const TEXT: bool = true;
 

@@ -4,8 +4,8 @@ use http::{HeaderName, Method};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::decode::{Decode, Encode, Reader, document};
-use crate::leaf::{Leaf, LeafError, keywords};
 use crate::node::{Node, Value};
+use crate::scalar::{FromScalar, LeafError, keywords};
 use crate::source::At;
 use crate::units::TimeSpan;
 
@@ -145,7 +145,7 @@ impl OriginPattern {
     }
 }
 
-impl Leaf for OriginPattern {
+impl FromScalar for OriginPattern {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {

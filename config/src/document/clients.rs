@@ -8,7 +8,7 @@ use schemars::{Schema, json_schema};
 
 use crate::decode::document;
 use crate::geography;
-use crate::leaf::{Leaf, LeafError};
+use crate::scalar::{FromScalar, LeafError};
 use crate::source::At;
 
 document! {
@@ -68,7 +68,7 @@ macro_rules! place_code {
             }
         }
 
-        impl Leaf for $name {
+        impl FromScalar for $name {
             fn parse(text: &str) -> Result<Self, LeafError> {
                 let upper = text.to_ascii_uppercase();
                 if $words.iter().any(|word| *word == upper) {
@@ -110,7 +110,7 @@ impl CountryCode {
     }
 }
 
-impl Leaf for CountryCode {
+impl FromScalar for CountryCode {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let geography = geography::Geography::get();
         if let Some(id) = geography.country(&text.to_ascii_uppercase()) {
@@ -168,7 +168,7 @@ impl Subdivision {
     }
 }
 
-impl Leaf for Subdivision {
+impl FromScalar for Subdivision {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let upper = text.to_ascii_uppercase();
         let bad = || {
@@ -208,7 +208,7 @@ impl AutonomousSystem {
     }
 }
 
-impl Leaf for AutonomousSystem {
+impl FromScalar for AutonomousSystem {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let digits = text
             .strip_prefix("AS")
@@ -240,7 +240,7 @@ impl Leaf for AutonomousSystem {
 mod tests {
     use super::*;
 
-    fn help<T: Leaf + fmt::Debug>(text: &str) -> String {
+    fn help<T: FromScalar + fmt::Debug>(text: &str) -> String {
         T::parse(text).unwrap_err().help.unwrap_or_default()
     }
 

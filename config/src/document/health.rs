@@ -3,7 +3,7 @@
 use schemars::{Schema, json_schema};
 
 use crate::decode::{Entries, OneOrMany, document};
-use crate::leaf::{Leaf, LeafError};
+use crate::scalar::{FromScalar, LeafError};
 use crate::source::At;
 use crate::units::{Count, Percent, Port, TimeSpan};
 
@@ -78,7 +78,7 @@ pub struct StatusRange {
     pub to: u16,
 }
 
-impl Leaf for StatusRange {
+impl FromScalar for StatusRange {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let code = |text: &str| {
             text.trim()
@@ -124,7 +124,7 @@ impl JsonPointer {
     }
 }
 
-impl Leaf for JsonPointer {
+impl FromScalar for JsonPointer {
     fn parse(text: &str) -> Result<Self, LeafError> {
         if text.is_empty() || text.starts_with('/') {
             return Ok(Self(text.to_owned()));

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use super::acme::CertificateName;
 use super::clients::Clients;
 use crate::decode::{Switch, document};
-use crate::leaf::keywords;
 use crate::names::Name;
+use crate::scalar::keywords;
 use crate::source::At;
 use crate::units::{ByteSize, Count, TimeSpan};
 

@@ -1,7 +1,7 @@
 //! What is made of a request's path before anybody looks at it.
 
 use crate::decode::document;
-use crate::leaf::keywords;
+use crate::scalar::keywords;
 use crate::source::At;
 
 document! {

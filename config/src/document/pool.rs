@@ -10,9 +10,9 @@ use super::clients::CountryCode;
 use super::health::{Health, Outlier};
 use crate::decode::{Decode, Encode, Omitted, Reader, Shared, Switch, document};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::leaf::keywords;
 use crate::names::DnsEndpoint;
 use crate::node::{Node, Value};
+use crate::scalar::keywords;
 use crate::source::{At, Origin};
 use crate::units::{Count, Quota, TimeSpan, Weight};
 

@@ -4,7 +4,7 @@ use schemars::{Schema, json_schema};
 
 use crate::decode::document;
 use crate::document::values::UrlPath;
-use crate::leaf::{Leaf, LeafError, keywords};
+use crate::scalar::{FromScalar, LeafError, keywords};
 use crate::source::At;
 
 document! {
@@ -66,7 +66,7 @@ impl RedirectHost {
     }
 }
 
-impl Leaf for RedirectHost {
+impl FromScalar for RedirectHost {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let bad = || {
             LeafError::bad("is not a host")

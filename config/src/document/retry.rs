@@ -4,7 +4,7 @@ use http::Method;
 use schemars::{Schema, json_schema};
 
 use crate::decode::document;
-use crate::leaf::{Leaf, LeafError};
+use crate::scalar::{FromScalar, LeafError};
 use crate::source::At;
 use crate::units::{ByteSize, Count, Percent, TimeSpan};
 
@@ -66,7 +66,7 @@ pub enum RetryOn {
     Status(u16),
 }
 
-impl Leaf for RetryOn {
+impl FromScalar for RetryOn {
     fn parse(text: &str) -> Result<Self, LeafError> {
         match text {
             "connect" => Ok(Self::Connect),
@@ -110,7 +110,7 @@ pub enum HedgeAfter {
     Percentile(u8),
 }
 
-impl Leaf for HedgeAfter {
+impl FromScalar for HedgeAfter {
     fn parse(text: &str) -> Result<Self, LeafError> {
         if let Some(number) = text.strip_prefix('p') {
             return match number.parse() {

@@ -15,9 +15,9 @@ use crate::decode::{
 };
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::values::UrlPath;
-use crate::leaf::{Leaf, LeafError, keywords};
 use crate::names::{CookieName, HostPattern};
 use crate::node::{Node, Value};
+use crate::scalar::{FromScalar, LeafError, keywords};
 use crate::source::{At, Origin};
 use crate::units::TimeSpan;
 
@@ -115,7 +115,7 @@ impl PartialEq for PathPattern {
     }
 }
 
-impl Leaf for PathPattern {
+impl FromScalar for PathPattern {
     fn parse(text: &str) -> Result<Self, LeafError> {
         // A pattern that compiles into more than this would slow every request down.
         regex::RegexBuilder::new(text)

@@ -5,9 +5,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::clients::Clients;
 use crate::decode::{Decode, Encode, Reader, canonical_entry, document};
 use crate::diagnostic::{Code, Diagnostic, quoted_list};
-use crate::leaf::keywords;
 use crate::names::Name;
 use crate::node::{Entry, Node, Value};
+use crate::scalar::keywords;
 use crate::source::{At, Origin};
 use crate::units::Weight;
 

@@ -80,14 +80,14 @@ impl ShareNumber {
     }
 }
 
-impl crate::leaf::Leaf for ShareNumber {
-    fn parse(text: &str) -> Result<Self, crate::leaf::LeafError> {
+impl crate::scalar::FromScalar for ShareNumber {
+    fn parse(text: &str) -> Result<Self, crate::scalar::LeafError> {
         let signed = format!("{}%", text.trim_end_matches('%'));
-        crate::leaf::Leaf::parse(&signed).map(Self)
+        crate::scalar::FromScalar::parse(&signed).map(Self)
     }
 
     fn show(&self) -> String {
-        crate::leaf::Leaf::show(&self.0)
+        crate::scalar::FromScalar::show(&self.0)
             .trim_end_matches('%')
             .to_owned()
     }

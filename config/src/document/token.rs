@@ -8,8 +8,8 @@ use schemars::{Schema, json_schema};
 
 use crate::decode::{Entries, OneOrMany, document};
 use crate::document::values::{ClaimName, Realm};
-use crate::leaf::{Leaf, LeafError, keywords};
 use crate::names::CookieName;
+use crate::scalar::{FromScalar, LeafError, keywords};
 use crate::source::At;
 use crate::units::TimeSpan;
 
@@ -113,7 +113,7 @@ impl KeysUrl {
     }
 }
 
-impl Leaf for KeysUrl {
+impl FromScalar for KeysUrl {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {
@@ -161,7 +161,7 @@ impl ScopeName {
     }
 }
 
-impl Leaf for ScopeName {
+impl FromScalar for ScopeName {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use schemars::{Schema, json_schema};
 
-use crate::leaf::{Leaf, LeafError};
+use crate::scalar::{FromScalar, LeafError};
 
 /// The name of a claim; one that begins with `/` is a JSON pointer (RFC 6901) to a claim within
 /// another one.
@@ -18,7 +18,7 @@ impl ClaimName {
     }
 }
 
-impl Leaf for ClaimName {
+impl FromScalar for ClaimName {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {
@@ -49,7 +49,7 @@ impl UrlPath {
     }
 }
 
-impl Leaf for UrlPath {
+impl FromScalar for UrlPath {
     fn parse(text: &str) -> Result<Self, LeafError> {
         if !text.starts_with('/') {
             return Err(LeafError::bad("does not begin with a slash")
@@ -89,7 +89,7 @@ impl Realm {
     }
 }
 
-impl Leaf for Realm {
+impl FromScalar for Realm {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {

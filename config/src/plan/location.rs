@@ -264,7 +264,7 @@ impl ClientSet {
 }
 
 fn words(clients: &Clients) -> String {
-    use crate::leaf::Leaf as _;
+    use crate::scalar::FromScalar as _;
     let mut words: Vec<String> = Vec::new();
     words.extend(clients.continents.iter().map(|c| c.value.show()));
     words.extend(clients.countries.iter().map(|c| c.value.show()));

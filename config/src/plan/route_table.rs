@@ -242,7 +242,7 @@ fn is_written(text: &str, address: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::leaf::Leaf;
+    use crate::scalar::FromScalar;
 
     fn table(routes: &[(&str, PathRule, &[&str])]) -> RouteTable {
         let mut table = RouteTable::default();

@@ -7,8 +7,8 @@ use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::{Json, response};
-use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
+use portolan_config::scalar::FromScalar as _;
 use serde_json::json;
 
 use super::given::parse;
@@ -17,7 +17,7 @@ use super::overrides::{LEASE, REASON, end, set};
 use super::reply::Problem;
 use crate::admin::state::AdminState;
 use crate::api::status::{OverrideEntry, exists};
-use crate::overrides::{Decision, LONGEST_REASON, Subject};
+use crate::overrides::{LONGEST_REASON, OverrideDecision, Subject};
 use crate::pool::endpoint::EndpointKey;
 
 /// What `PUT …/drain` says.
@@ -81,7 +81,15 @@ async fn drain(
     }
     let asked: DrainRequest = parse(body)?;
     let (lease, reason) = (asked.lease.as_deref(), asked.reason.as_deref());
-    set(state, caller, subject, Decision::Drain, lease, reason).await
+    set(
+        state,
+        caller,
+        subject,
+        OverrideDecision::Drain,
+        lease,
+        reason,
+    )
+    .await
 }
 
 async fn undrain(

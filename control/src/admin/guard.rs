@@ -16,9 +16,9 @@ use portolan_config::document::Role;
 use portolan_config::plan::AdminPlan;
 use subtle::ConstantTimeEq as _;
 
-use super::door::{Guest, Peer};
 use super::given;
 use super::reply::Problem;
+use crate::admin::listener::{Guest, Peer};
 use crate::admin::state::AdminState;
 
 /// Who changes something: the name of its token, or `local` where no tokens are needed.

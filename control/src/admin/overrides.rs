@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use portolan_config::leaf::Leaf as _;
+use portolan_config::scalar::FromScalar as _;
 use portolan_config::units::TimeSpan;
 
 use super::given::parse;
@@ -17,8 +17,8 @@ use crate::api::status::OverrideEntry;
 use crate::background::overrides::NotChanged;
 use crate::overrides::audit::AuditEntry;
 use crate::overrides::{
-    Change, Decision, Event, LONGEST_LEASE, LONGEST_REASON, Lease, Override, Reason, Subject,
-    USUAL_LEASE,
+    Change, Event, LONGEST_LEASE, LONGEST_REASON, Lease, Override, OverrideDecision, Reason,
+    Subject, USUAL_LEASE,
 };
 use crate::snapshot::Snapshot;
 
@@ -68,7 +68,7 @@ pub(super) async fn set(
     state: &AdminState,
     caller: &Caller,
     subject: Subject,
-    decision: Decision,
+    decision: OverrideDecision,
     asked_lease: Option<&str>,
     reason: Option<&str>,
 ) -> Result<Json<OverrideEntry>, Problem> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::background::overrides::OverrideKeeper;
+use crate::background::overrides::OverrideStore;
 use crate::clock::Clock;
 use crate::engine::Published;
 use crate::events::journal::Journal;
@@ -56,7 +56,7 @@ pub struct AdminState {
     /// What runs, and how to replace it.
     pub reloader: Arc<Reloader>,
     /// What operators have overridden, and how they do.
-    pub overrides: Arc<OverrideKeeper>,
+    pub overrides: Arc<OverrideStore>,
     /// What happened lately.
     pub journal: Arc<Journal>,
     /// The listeners.

@@ -6,8 +6,8 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
-use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
+use portolan_config::scalar::FromScalar as _;
 use serde_json::{Value, json};
 
 use super::given::parse;
@@ -18,7 +18,7 @@ use crate::admin::reply::bad;
 use crate::admin::state::AdminState;
 use crate::api::status::OverrideEntry;
 use crate::overrides::weights::{Misfit, Weights, service};
-use crate::overrides::{Decision, LONGEST_REASON, Subject};
+use crate::overrides::{LONGEST_REASON, OverrideDecision, Subject};
 
 /// What `PUT …/weights` says.
 #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
@@ -54,7 +54,7 @@ pub(super) async fn put(
         .map_err(|misfit| refused(&misfit))?;
     let subject = Subject::Service(service.name.clone());
     let (lease, reason) = (asked.lease.as_deref(), asked.reason.as_deref());
-    let decision = Decision::Weights(weights);
+    let decision = OverrideDecision::Weights(weights);
     set(&state, &caller, subject, decision, lease, reason).await
 }
 

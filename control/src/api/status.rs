@@ -512,7 +512,7 @@ impl PoolEntry {
                     health: endpoint.state().to_owned(),
                     because: endpoint.because(),
                     for_seconds: now.since(endpoint.since()).as_secs_f64(),
-                    suspect: endpoint.live.silence.is_suspect(),
+                    suspect: endpoint.live.stall.is_suspect(),
                     part: endpoint.part(),
                     in_flight: endpoint.live.in_flight(),
                     requests: endpoint.live.requests(),

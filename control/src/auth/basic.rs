@@ -168,7 +168,7 @@ fn matches(password: &str, hash: &PasswordHash) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portolan_config::leaf::Leaf as _;
+    use portolan_config::scalar::FromScalar as _;
 
     fn basic(password: &str) -> Basic {
         let hash = bcrypt::non_truncating_hash(password, 4).unwrap();

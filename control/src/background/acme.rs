@@ -40,7 +40,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Looks after certificates.
 #[derive(Debug)]
-pub struct AcmeKeeper {
+pub struct CertificateManager {
     desk: Arc<Desk>,
     reloader: Arc<Reloader>,
     clock: Clock,
@@ -84,7 +84,7 @@ enum Outcome {
     NotAdvised,
 }
 
-impl AcmeKeeper {
+impl CertificateManager {
     /// One for what the reloader runs. `answers` are those that the data plane gives.
     pub fn new(reloader: Arc<Reloader>, answers: Arc<Answers>, clock: Clock) -> Self {
         let desk = Desk {

@@ -19,7 +19,7 @@ use crate::events::event::Notice;
 use crate::events::journal::Journal;
 use crate::overrides::audit::AuditEntry;
 use crate::overrides::calendar::Calendar;
-use crate::overrides::{Change, Decision, Event, Overrides, audit};
+use crate::overrides::{Change, Event, OverrideDecision, Overrides, audit};
 use crate::supervisor::Supervisor;
 
 const FILE: &str = "overrides.json";
@@ -71,7 +71,7 @@ impl Pause {
 
 /// The overrides of a process.
 #[derive(Debug)]
-pub struct OverrideKeeper {
+pub struct OverrideStore {
     path: PathBuf,
     audit: PathBuf,
     engine: Engine,
@@ -85,7 +85,7 @@ pub struct OverrideKeeper {
     changed: Notify,
 }
 
-impl OverrideKeeper {
+impl OverrideStore {
     /// Begins with what was kept in this folder. Returns when the engine goes by it.
     ///
     /// # Errors
@@ -148,8 +148,8 @@ impl OverrideKeeper {
         }
         for (subject, it) in overrides.iter() {
             let still = match it.decision {
-                Decision::Drain => "is still drained",
-                Decision::Weights(_) => "still has other weights",
+                OverrideDecision::Drain => "is still drained",
+                OverrideDecision::Weights(_) => "still has other weights",
             };
             tracing::info!(
                 "{subject} {still} by {}: {}",

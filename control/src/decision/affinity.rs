@@ -3,7 +3,7 @@
 //! # By a key
 //! A header's value or the client's address gives a number, and every pool and every endpoint bids
 //! for it (weighted rendezvous hashing: Wang, Ravishankar, "Using Name-Based Mappings to Increase
-//! Hit Rates"). The highest bid wins, so the same key gives the same place in every process that runs
+//! Hit Rates"). The highest score wins, so the same key gives the same place in every process that runs
 //! the same configuration with the same health, and nothing has to be remembered. A pool that dies
 //! gives its clients to the others and has them back afterwards; a share that grows takes from the
 //! others what it grew by. Nobody else moves.
@@ -34,9 +34,9 @@ use ring::rand::SecureRandom as _;
 use smallvec::SmallVec;
 
 use crate::auth::cookie::{MOST_COOKIES, cookies};
-use crate::decision::fate::Fate;
+use crate::decision::Decision;
 use crate::pool::endpoint::{Endpoint, EndpointKey};
-use crate::pool::rendezvous::{bid, key, key_of_address, seed};
+use crate::pool::rendezvous::{key, key_of_address, score, seed};
 use crate::pool::view::PoolView;
 use crate::snapshot::{ClassTables, Snapshot};
 use crate::steering::{Basis, Table};
@@ -47,14 +47,14 @@ const MOST_TAGS: usize = 4;
 /// Stands between the tags of a cookie.
 const BETWEEN: u8 = b'.';
 
-/// Whose bid counts for the share that is refused.
+/// Whose score counts for the share that is refused.
 const NOBODY: u64 = 0x5EED_0F0F_2C9A_7E31;
 
 // === Who a client is ===
 
 /// What ties a request to where its client was before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Tie {
+pub enum ClientAffinity {
     /// Nothing: it may go anywhere.
     #[default]
     Free,
@@ -73,7 +73,7 @@ pub struct Place {
     pub endpoint: usize,
 }
 
-impl Tie {
+impl ClientAffinity {
     /// What ties a request of this route with these headers from this client. Cookies say something
     /// to those alone who know the secret.
     pub fn of<'s>(
@@ -112,12 +112,12 @@ impl Tie {
     }
 
     /// What becomes of the request by its tie alone; nothing if it must be drawn.
-    pub(crate) fn fate(
+    pub(crate) fn decide(
         &self,
         snapshot: &Snapshot,
         tables: &ClassTables,
         policy: WhenAllDownPlan,
-    ) -> Option<Fate> {
+    ) -> Option<Decision> {
         let table = match (&tables.when_all_down, policy) {
             (None, _) => &tables.main,
             (Some(rest), WhenAllDownPlan::TryAll) => rest,
@@ -138,7 +138,7 @@ impl Tie {
     pub fn endpoint(&self, view: &PoolView, basis: Basis, excluded: &[usize]) -> Option<usize> {
         match self {
             Self::Free => None,
-            Self::Key(key) => view.home(basis, *key, excluded),
+            Self::Key(key) => view.owner(basis, *key, excluded),
             Self::Places(places) => places
                 .iter()
                 .filter(|place| place.pool == view.plan.id)
@@ -149,36 +149,36 @@ impl Tie {
 }
 
 /// The pool that bids most for a key.
-fn by_key(key: u64, snapshot: &Snapshot, table: &Table) -> Option<Fate> {
+fn by_key(key: u64, snapshot: &Snapshot, table: &Table) -> Option<Decision> {
     if table.entries().is_empty() {
         return None;
     }
     let mut best: Option<(f64, Option<PoolId>)> = None;
-    let mut offer = |bid: f64, whose| {
-        if best.is_none_or(|(highest, _)| bid > highest) {
-            best = Some((bid, whose));
+    let mut offer = |score: f64, whose| {
+        if best.is_none_or(|(highest, _)| score > highest) {
+            best = Some((score, whose));
         }
     };
     for entry in table.entries() {
         let name = &snapshot.pools[entry.pool.index()].plan.name;
         offer(
-            bid(key, seed(name.as_str().as_bytes()), entry.share),
+            score(key, seed(name.as_str().as_bytes()), entry.share),
             Some(entry.pool),
         );
     }
     // Rounding must not refuse anybody.
     if table.refused > 1e-9 {
-        offer(bid(key, NOBODY, table.refused), None);
+        offer(score(key, NOBODY, table.refused), None);
     }
     match best?.1 {
         Some(pool) => went_to(table, pool),
-        None => Some(Fate::Shed),
+        None => Some(Decision::Shed),
     }
 }
 
-fn went_to(table: &Table, pool: PoolId) -> Option<Fate> {
+fn went_to(table: &Table, pool: PoolId) -> Option<Decision> {
     let entry = table.entries().iter().find(|entry| entry.pool == pool)?;
-    Some(Fate::Pool {
+    Some(Decision::Pool {
         pool,
         basis: table.basis,
         why: format!("affinity > {}", entry.why).into(),
@@ -244,11 +244,12 @@ pub fn next_cookie(
     snapshot: &Snapshot,
     route: &RoutePlan,
     headers: &Fields,
-    tie: &Tie,
+    tie: &ClientAffinity,
     served: Place,
     secret: &Secret,
 ) -> Option<String> {
-    let (Some(AffinityPlan::Cookie(name)), Tie::Places(places)) = (&route.affinity, tie) else {
+    let (Some(AffinityPlan::Cookie(name)), ClientAffinity::Places(places)) = (&route.affinity, tie)
+    else {
         return None;
     };
     if places.first() == Some(&served) {
@@ -322,14 +323,14 @@ impl Secret {
 /// Keeps the secret in `state_dir`, so that cookies outlive the process. It is made when it is first
 /// needed; instances that clients may change between are given the same file.
 #[derive(Debug)]
-pub struct SecretKeeper {
+pub struct AffinitySecret {
     folder: PathBuf,
     secret: OnceLock<Secret>,
 }
 
 const FILE: &str = "affinity.key";
 
-impl SecretKeeper {
+impl AffinitySecret {
     /// A keeper that looks into this folder once it is asked.
     pub fn new(folder: PathBuf) -> Self {
         Self {

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use portolan_config::plan::{Denied, PoolId, RoutePlan, WhenAllDownPlan};
 
-use crate::decision::affinity::Tie;
-use crate::decision::fate::Fate;
+use crate::decision::Decision;
+use crate::decision::affinity::ClientAffinity;
 use crate::geo::Whereabouts;
 use crate::snapshot::{ClassTables, Snapshot};
 use crate::steering::Draw;
@@ -34,44 +34,44 @@ pub fn denied_words(who: &str, denied: Denied<'_>) -> String {
     }
 }
 
-/// The fate of a request of this route from this client, who may be tied to a place.
+/// What becomes of a request of this route from this client, who may be tied to a place.
 pub fn decide(
     snapshot: &Snapshot,
     route: &RoutePlan,
     client: Option<IpAddr>,
     found: &Whereabouts,
-    tie: &Tie,
-) -> Fate {
+    tie: &ClientAffinity,
+) -> Decision {
     let tables = snapshot.tables_for(route.target, client, found);
-    if let Some(fate) = tie.fate(snapshot, tables.tables(), route.when_all_down) {
-        return fate;
+    if let Some(decision) = tie.decide(snapshot, tables.tables(), route.when_all_down) {
+        return decision;
     }
     // Only now: those who stay leave the draws to those who come.
     let draw = snapshot.routes[route.id.index()]
         .sequence(tables.rule())
         .draw();
-    fate(tables.tables(), route.when_all_down, draw)
+    look_up(tables.tables(), route.when_all_down, draw)
 }
 
-/// The fate of the same request after these pools failed it.
+/// What becomes of the same request after these pools failed it.
 pub fn decide_again(
     snapshot: &Snapshot,
     route: &RoutePlan,
     client: Option<IpAddr>,
     found: &Whereabouts,
     failed: &[PoolId],
-    tie: &Tie,
+    tie: &ClientAffinity,
     draw: Draw,
-) -> Fate {
+) -> Decision {
     let tables = snapshot.tables_without(route.target, client, found, failed);
-    tie.fate(snapshot, &tables, route.when_all_down)
-        .unwrap_or_else(|| fate(&tables, route.when_all_down, draw))
+    tie.decide(snapshot, &tables, route.when_all_down)
+        .unwrap_or_else(|| look_up(&tables, route.when_all_down, draw))
 }
 
 /// What a draw from these tables means.
-pub fn fate(tables: &ClassTables, policy: WhenAllDownPlan, draw: Draw) -> Fate {
+pub fn look_up(tables: &ClassTables, policy: WhenAllDownPlan, draw: Draw) -> Decision {
     if let Some(entry) = tables.main.pick(draw) {
-        return Fate::Pool {
+        return Decision::Pool {
             pool: entry.pool,
             basis: tables.main.basis,
             why: entry.why.clone(),
@@ -81,28 +81,28 @@ pub fn fate(tables: &ClassTables, policy: WhenAllDownPlan, draw: Draw) -> Fate {
         // Somebody could serve, so what is refused is refused on purpose; or there really is nobody
         // at all, not even somebody unhealthy.
         return if tables.main.entries().is_empty() && tables.main.refused >= 1.0 {
-            all_down(policy).unwrap_or(Fate::Nobody)
+            all_down(policy).unwrap_or(Decision::Nobody)
         } else {
-            Fate::Shed
+            Decision::Shed
         };
     };
     all_down(policy).unwrap_or_else(|| match rest.pick(draw) {
-        Some(entry) => Fate::Pool {
+        Some(entry) => Decision::Pool {
             pool: entry.pool,
             basis: rest.basis,
             why: entry.why.clone(),
         },
-        None => Fate::Nobody,
+        None => Decision::Nobody,
     })
 }
 
 /// What the route says to answer when nobody can serve, if it says anything.
-fn all_down(policy: WhenAllDownPlan) -> Option<Fate> {
+fn all_down(policy: WhenAllDownPlan) -> Option<Decision> {
     match policy {
         WhenAllDownPlan::Respond {
             status,
             retry_after,
-        } => Some(Fate::AllDown {
+        } => Some(Decision::AllDown {
             status,
             retry_after,
         }),

@@ -18,12 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use self::admission::Admission;
 use crate::clock::Tick;
-use crate::decision::affinity::Tie;
+use crate::decision::Decision;
+use crate::decision::affinity::ClientAffinity;
 use crate::decision::decide::{denied_words, route_access};
 use crate::decision::explain::question::Question;
-use crate::decision::fate::Fate;
 use crate::geo::{Locator, Whereabouts};
-use crate::health::outlier::Standing;
+use crate::health::outlier::EjectionState;
 use crate::health::verdict::{Health, Verdict};
 use crate::pool::dial::Dial;
 use crate::pool::endpoint::{Endpoint, EndpointKey};
@@ -204,8 +204,9 @@ fn affinity(
         AffinityPlan::Header(name) => format!("header {name}"),
         AffinityPlan::ClientIp => "client_ip".to_owned(),
     };
-    let tie = Tie::of(snapshot, route, question.headers, question.client, || None);
-    let Some(Fate::Pool { pool, basis, .. }) = tie.fate(snapshot, tables, route.when_all_down)
+    let tie = ClientAffinity::of(snapshot, route, question.headers, question.client, || None);
+    let Some(Decision::Pool { pool, basis, .. }) =
+        tie.decide(snapshot, tables, route.when_all_down)
     else {
         return Some(Affinity {
             by,
@@ -290,7 +291,7 @@ fn explained(
 }
 
 /// A picture of the world in which every endpoint is healthy but these.
-pub fn pretend(
+pub fn hypothetical(
     plan: &Arc<Plan>,
     locator: &Arc<Locator>,
     pools_down: &[PoolId],
@@ -332,7 +333,7 @@ pub fn pretend(
                 name: None,
                 health,
                 leaving: false,
-                standing: Standing::Free,
+                standing: EjectionState::Free,
                 ramp: 1.0,
             }
         });
@@ -362,7 +363,7 @@ pub fn run_tests(plan: &Arc<Plan>, locator: &Arc<Locator>) -> Vec<Diagnostic> {
     plan.tests
         .iter()
         .filter_map(|test| {
-            let snapshot = pretend(plan, locator, &test.pools_down, &test.endpoints_down);
+            let snapshot = hypothetical(plan, locator, &test.pools_down, &test.endpoints_down);
             let wrong = run_test(&snapshot, test);
             (!wrong.is_empty()).then(|| {
                 Diagnostic::error(

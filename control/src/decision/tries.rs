@@ -38,15 +38,15 @@ use smallvec::SmallVec;
 
 use crate::clock::Tick;
 use crate::counters::RetryReason;
-use crate::decision::affinity::{Place, Tie};
+use crate::decision::Decision;
+use crate::decision::affinity::{ClientAffinity, Place};
 use crate::decision::decide::decide_again;
-use crate::decision::fate::Fate;
 use crate::geo::Whereabouts;
 use crate::health::outlier::Source;
 use crate::health::outlier::fault::Fault as EndpointFault;
 use crate::health::retry;
 use crate::health::retry::{Action, Because, Chances, Fault, Repeatable, Sent};
-use crate::pool::balance::Wish;
+use crate::pool::balance::Criteria;
 use crate::pool::endpoint::{Blame, Endpoint};
 use crate::snapshot::Snapshot;
 use crate::steering::{Basis, Draw};
@@ -74,7 +74,7 @@ pub struct Asking<'a> {
     /// Where its client is.
     pub found: &'a Whereabouts,
     /// What ties it to where its client was before.
-    pub tie: &'a Tie,
+    pub tie: &'a ClientAffinity,
     /// What pools may hash.
     pub properties: &'a dyn Properties,
 }
@@ -448,7 +448,7 @@ impl Tries {
                 self.nowhere = None;
             }
         }
-        let silent = |running: &UnderWay| live(snapshot, running.place).silence.is_suspect();
+        let silent = |running: &UnderWay| live(snapshot, running.place).stall.is_suspect();
         let rescued = self.repeat.safe && may_run_beside(asking, moment);
         for at in 0..self.under_way.len() {
             let running = &self.under_way[at];
@@ -493,7 +493,7 @@ impl Tries {
         let down = |running: &UnderWay| {
             let endpoint = live(snapshot, running.place);
             let down = endpoint.is_down() && !running.was_down;
-            down && endpoint.silence.is_late(running.began, now)
+            down && endpoint.stall.is_late(running.began, now)
         };
         let all_dead = all(&|running| running.dead);
         let troubled = all(&|running| running.dead || silent(running) || down(running));
@@ -509,7 +509,7 @@ impl Tries {
     /// A second try beside the first, which takes long.
     pub fn hedge(&mut self, asking: &Asking<'_>, moment: &mut Moment<'_>) -> Option<Next> {
         let choice = self.beside(false, asking, moment)?;
-        Some((choice, RetryReason::Beside))
+        Some((choice, RetryReason::Hedged))
     }
 
     /// One more try beside those under way. `free`: their endpoints are dead.
@@ -652,7 +652,7 @@ impl Tries {
         );
         !matches!(
             again,
-            Fate::Pool {
+            Decision::Pool {
                 basis: Basis::Health,
                 ..
             }
@@ -744,7 +744,7 @@ impl Tries {
                 asking.tie,
                 draw,
             );
-            let Fate::Pool { pool, basis, why } = again else {
+            let Decision::Pool { pool, basis, why } = again else {
                 break;
             };
             if without.contains(&pool) {
@@ -843,7 +843,7 @@ impl Tries {
         loop {
             let tied = asking.tie.endpoint(view, basis, &excluded);
             let picked = tied.or_else(|| {
-                let mut wish = Wish {
+                let mut wish = Criteria {
                     hash,
                     excluded: &excluded,
                     random: &mut *moment.random,
@@ -860,12 +860,12 @@ impl Tries {
             };
             let live = &view.endpoints[endpoint].live;
             // What may run twice is what a silent endpoint is tried with: it can be rescued.
-            let silent = live.silence.is_suspect()
-                && !(self.repeat.safe && self.asked.is_empty() && live.silence.trickle(now));
+            let silent = live.stall.is_suspect()
+                && !(self.repeat.safe && self.asked.is_empty() && live.stall.trickle(now));
             let down = live.is_down() && basis == Basis::Health;
-            if silent || down || live.witness.awaits_verdict() {
+            if silent || down || live.passive.awaits_verdict() {
                 bad.get_or_insert(endpoint);
-            } else if heard_since.is_some_and(|since| !live.silence.was_heard_since(since)) {
+            } else if heard_since.is_some_and(|since| !live.stall.was_heard_since(since)) {
                 unsure.get_or_insert(endpoint);
             } else {
                 return Pick::Good(endpoint);

@@ -1091,10 +1091,10 @@ impl Core {
         let silently = matches!(&event, HealthEvent::ProbeFailed(failure) if failure.is_silence());
         state.live.observe_probe(outcome.took, succeeded, now);
         let silent = if succeeded {
-            state.live.silence.probe_passed(outcome.took, now);
+            state.live.stall.probe_passed(outcome.took, now);
             None
         } else {
-            state.live.silence.probe_over(silently, now)
+            state.live.stall.probe_over(silently, now)
         };
         state.fell_silent(silent, now, effects);
         let looks = silent.is_some();
@@ -1111,7 +1111,7 @@ impl Core {
         self.due.insert((next, Due::Probe(key.clone())));
 
         if before != after && after == Verdict::Unhealthy {
-            state.live.begin_cohort();
+            state.live.begin_connection_generation();
         }
         if before == Verdict::Unhealthy && before != after {
             state.begins_anew();
@@ -1333,7 +1333,7 @@ impl Core {
         self.serial += 1;
         state.next = None;
         state.probed = Some(now);
-        state.live.silence.probe_sent(now);
+        state.live.stall.probe_sent(now);
         state.probing = Some(self.serial);
         effects.push(Effect::Probe {
             key: key.clone(),

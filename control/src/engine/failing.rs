@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use portolan_certs::UpstreamIdentity;
-use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
 use portolan_config::plan::{PoolPlan, ResolverPlan};
+use portolan_config::scalar::FromScalar as _;
 use portolan_config::{Machine, check_text};
 
 use super::{Beginning, Engine};
@@ -18,7 +18,7 @@ use crate::engine::resolve::{Answer, Resolve, Resolving};
 use crate::events::journal::Journal;
 use crate::geo::Locator;
 use crate::health::verdict::{ProbeFailure, Verdict};
-use crate::overrides::{Decision, Event, Lease, Override, Overrides, Reason, Subject};
+use crate::overrides::{Event, Lease, Override, OverrideDecision, Overrides, Reason, Subject};
 use crate::pool::dial::{Dial, Dialer, ProbeOutcome, Probing};
 use crate::pool::endpoint::EndpointKey;
 use crate::supervisor::Supervisor;
@@ -159,7 +159,7 @@ async fn it_goes_on_with_what_it_knew() {
         address: "10.0.0.2:80".parse().unwrap(),
     });
     let drain = Override {
-        decision: Decision::Drain,
+        decision: OverrideDecision::Drain,
         lease: Lease {
             by: "somebody".into(),
             reason: Reason::new("maintenance").unwrap(),

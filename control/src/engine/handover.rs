@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
+use portolan_config::scalar::FromScalar as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -244,7 +244,7 @@ mod tests {
             let record = Record::handed_over(&known.record, &POLICY);
             assert_eq!(
                 record.standing,
-                crate::health::outlier::Standing::Free,
+                crate::health::outlier::EjectionState::Free,
                 "{more}"
             );
         }

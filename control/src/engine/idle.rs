@@ -17,7 +17,7 @@ use crate::engine::handover::Handover;
 use crate::engine::resolve::Answer;
 use crate::geo::Locator;
 use crate::health::exhaustion::Shortage;
-use crate::health::outlier::{Source, Standing};
+use crate::health::outlier::{EjectionState, Source};
 use crate::health::verdict::Verdict;
 use crate::pool::endpoint::Endpoint;
 
@@ -62,7 +62,7 @@ impl Engine {
         snapshot.pools[0].endpoints[0].live.clone()
     }
 
-    fn standing(&mut self) -> Standing {
+    fn standing(&mut self) -> EjectionState {
         self.core.publish(self.now).pools[0].endpoints[0].standing
     }
 
@@ -80,9 +80,9 @@ impl Engine {
     /// A try ends; the engine hears of it if it is told.
     fn tried(&mut self, outcome: TryOutcome) {
         let endpoint = self.endpoint();
-        let epoch = endpoint.witness.begin();
+        let epoch = endpoint.passive.begin();
         endpoint.tried(outcome, epoch, self.now, Source::default);
-        endpoint.witness.over(epoch);
+        endpoint.passive.over(epoch);
         let alarm = self.core.alarm();
         let rung = pin!(alarm.rung())
             .poll(&mut Context::from_waker(Waker::noop()))
@@ -136,14 +136,14 @@ fn a_sleeping_engine_ejects_and_frees_as_an_awake_one_does() {
     for _ in 0..3 {
         engine.tried(TryOutcome::ConnectFailed);
     }
-    let Standing::Ejected { since, until, .. } = engine.standing() else {
+    let EjectionState::Ejected { since, until, .. } = engine.standing() else {
         panic!("{:?}", engine.standing());
     };
     assert_eq!((since, until), (engine.now, since + Duration::from_secs(2)));
     engine.pass(Duration::from_millis(2_050));
-    assert!(matches!(engine.standing(), Standing::OnTrial { .. }));
+    assert!(matches!(engine.standing(), EjectionState::HalfOpen { .. }));
     engine.tried(TryOutcome::Answered);
-    assert_eq!(engine.standing(), Standing::Free);
+    assert_eq!(engine.standing(), EjectionState::Free);
     engine.pass(A_WHILE);
     assert_eq!(engine.core.wake(), None, "and sleeps again");
     // Nobody asks it anything on its trial.
@@ -153,7 +153,7 @@ fn a_sleeping_engine_ejects_and_frees_as_an_awake_one_does() {
     engine.pass(AN_HOUR);
     assert_eq!(
         (engine.standing(), engine.core.wake()),
-        (Standing::Free, None)
+        (EjectionState::Free, None)
     );
 }
 
@@ -256,7 +256,7 @@ fn a_core_goes_on_with_what_another_one_knew() {
         engine.tried(TryOutcome::ConnectFailed);
     }
     let before = engine.core.publish(engine.now);
-    assert!(matches!(engine.standing(), Standing::Ejected { .. }));
+    assert!(matches!(engine.standing(), EjectionState::Ejected { .. }));
 
     let letter = engine.core.hand_over().to_json();
     let handed = Handover::from_json(letter);
@@ -278,8 +278,8 @@ fn a_core_goes_on_with_what_another_one_knew() {
         assert_eq!(old.because(), new.because());
         assert_eq!(old.live.probe_latency(), new.live.probe_latency());
         // Milliseconds are what is handed over.
-        let until = |standing: &Standing| match standing {
-            Standing::Ejected { until, .. } => until.since_start().as_millis(),
+        let until = |standing: &EjectionState| match standing {
+            EjectionState::Ejected { until, .. } => until.since_start().as_millis(),
             _ => 0,
         };
         assert_eq!(until(&old.standing), until(&new.standing));
@@ -303,7 +303,10 @@ fn a_core_goes_on_with_what_another_one_knew() {
     // Whose trial comes when the other one's would have.
     next.step(Event::Woken, later + Duration::from_secs(2));
     let standing = next.publish(later).pools[0].endpoints[0].standing;
-    assert!(matches!(standing, Standing::OnTrial { .. }), "{standing:?}");
+    assert!(
+        matches!(standing, EjectionState::HalfOpen { .. }),
+        "{standing:?}"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use portolan_config::names::Name;
 
 use crate::clock::Tick;
 use crate::health::outlier::Alarm;
-use crate::health::partition::{Pace, Suspicion};
+use crate::health::partition::{Pace, PartitionDetector};
 use crate::health::slow_start;
 use crate::pool::view::PoolView;
 
@@ -34,7 +34,7 @@ pub(crate) const PICTURES: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Passive {
     pub(super) alarm: Arc<Alarm>,
-    pub(super) suspicion: Suspicion,
+    pub(super) suspicion: PartitionDetector,
     /// When each pool came back, for its slow start.
     pub(super) came_back: HashMap<Name, Tick>,
     pub(super) pace: Pace,

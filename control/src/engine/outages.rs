@@ -30,9 +30,9 @@ use super::core::{Core, Effect, Event};
 use super::simulation::Nobody;
 use crate::clock::Tick;
 use crate::counters::TryOutcome;
-use crate::decision::affinity::{Place, Tie};
+use crate::decision::Decision;
+use crate::decision::affinity::{ClientAffinity, Place};
 use crate::decision::decide::decide;
-use crate::decision::fate::Fate;
 use crate::decision::tries::{
     Act, AfterAnswer, AfterFailure, Asking, Body, Choice, Failure, Moment, Plain, Repeat, Tries,
 };
@@ -338,7 +338,7 @@ impl World {
         for endpoint in snapshot.pools.iter().flat_map(|pool| &pool.endpoints) {
             for _ in 0..setting.history {
                 let took = setting.shape.latency(&mut random);
-                endpoint.live.silence.answered(took, now);
+                endpoint.live.stall.answered(took, now);
                 endpoint.live.observe_answer(took, now);
             }
         }
@@ -527,8 +527,14 @@ impl World {
     fn request(&mut self, method: Method) {
         let snapshot = self.snapshot.clone();
         let route = &snapshot.plan.routes[0];
-        let fate = decide(&snapshot, route, None, &Whereabouts::UNKNOWN, &Tie::Free);
-        let Fate::Pool { pool, basis, why } = fate else {
+        let decision = decide(
+            &snapshot,
+            route,
+            None,
+            &Whereabouts::UNKNOWN,
+            &ClientAffinity::Free,
+        );
+        let Decision::Pool { pool, basis, why } = decision else {
             assert!(!snapshot.judged(), "there is always somebody to try");
             return;
         };
@@ -570,7 +576,7 @@ impl World {
             route: &request.snapshot.plan.routes[0],
             client: None,
             found: &Whereabouts::UNKNOWN,
-            tie: &Tie::Free,
+            tie: &ClientAffinity::Free,
             properties: &Plain,
         };
         let mut moment = Moment {
@@ -594,11 +600,11 @@ impl World {
             .clone();
         request.tries.begin(place, &request.snapshot, now);
         live.begin();
-        let waiting = live.silence.sent(now);
+        let waiting = live.stall.sent(now);
         request.running.push(Try {
             number: this,
             place,
-            epoch: live.witness.begin(),
+            epoch: live.passive.begin(),
             waiting: Some(waiting),
             began: now,
             sent: false,
@@ -668,10 +674,10 @@ impl World {
         let request = self.requests.get_mut(&number).unwrap();
         let mut ended = request.running.remove(at);
         if let Some(waiting) = ended.waiting.take() {
-            ended.live.silence.over(waiting);
+            ended.live.stall.over(waiting);
         }
         ended.live.end();
-        ended.live.witness.over(ended.epoch);
+        ended.live.passive.over(ended.epoch);
         ended
     }
 
@@ -820,8 +826,8 @@ impl World {
             let pool = &snapshot.pools[place.pool.index()];
             let others = pool.endpoints.iter().enumerate();
             let others = others.filter(|(at, _)| *at != place.endpoint);
-            let others = others.map(|(_, other)| &other.live.silence);
-            match live.silence.judge(now, Duration::ZERO, others) {
+            let others = others.map(|(_, other)| &other.live.stall);
+            match live.stall.judge(now, Duration::ZERO, others) {
                 Judgement::Same => {}
                 Judgement::Doubt => self.engine(Event::Doubted {
                     key: live.key.clone(),

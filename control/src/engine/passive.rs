@@ -15,7 +15,7 @@ use crate::engine::handover::Known;
 use crate::engine::observations::{Before, CALM, COMPARE, HEARD, PICTURES, Picture};
 use crate::events::event::Notice;
 use crate::health::outlier::fault::Fault;
-use crate::health::outlier::{Change, Event, Record, Standing, Tally, Window, stands_out};
+use crate::health::outlier::{Change, EjectionState, Event, Record, Tally, Window, stands_out};
 use crate::health::partition::Pace;
 use crate::health::verdict::Verdict;
 use crate::health::{partition, slow_start};
@@ -38,8 +38,8 @@ impl EndpointState {
         self.live.go_on(&known.measured);
         if let Some(policy) = &pool.outlier {
             self.record = Record::handed_over(&known.record, policy);
-            let on_trial = matches!(self.record.standing, Standing::OnTrial { .. });
-            self.live.witness.turn(on_trial);
+            let on_trial = matches!(self.record.standing, EjectionState::HalfOpen { .. });
+            self.live.passive.turn(on_trial);
         }
         self.tell_requests(false, Tick::ZERO);
     }
@@ -47,9 +47,9 @@ impl EndpointState {
     /// Takes over what a configuration says about outliers.
     pub(super) fn keep_watch(&mut self, pool: &PoolPlan, now: Tick) {
         match &pool.outlier {
-            Some(policy) => self.live.witness.set_alarm(policy.consecutive_failures),
+            Some(policy) => self.live.passive.set_alarm(policy.consecutive_failures),
             None => {
-                self.live.witness.set_alarm(0);
+                self.live.passive.set_alarm(0);
                 // Nobody is told: that the judgement ends is what the configuration says.
                 self.judge(&OFF, Event::SwitchedOff, now);
             }
@@ -62,12 +62,12 @@ impl EndpointState {
         let (record, change) = record.step(policy, event, now);
         self.record = record;
         if let Some(change) = &change {
-            let on_trial = matches!(self.record.standing, Standing::OnTrial { .. });
-            self.live.witness.turn(on_trial);
+            let on_trial = matches!(self.record.standing, EjectionState::HalfOpen { .. });
+            self.live.passive.turn(on_trial);
             let mut dead = false;
             if let Change::Ejected(reason, _) = change {
                 self.live.ejections[reason.kind()].one();
-                self.live.begin_cohort();
+                self.live.begin_connection_generation();
                 dead = reason.fault() == Some(Fault::TimedOut);
             }
             self.tell_requests(dead, now.before(HEARD));
@@ -80,7 +80,7 @@ impl EndpointState {
     pub(super) fn tell_requests(&self, dead: bool, since: Tick) {
         let unhealthy = self.health.verdict == Verdict::Unhealthy;
         let ejected = self.record.standing.ejected_since().is_some();
-        let dead = dead && !self.live.silence.was_heard_since(since);
+        let dead = dead && !self.live.stall.was_heard_since(since);
         self.live.turn(unhealthy || ejected, dead);
     }
 
@@ -108,7 +108,7 @@ impl EndpointState {
         let Some(last) = self.silent else {
             return false;
         };
-        if self.live.silence.is_suspect() {
+        if self.live.stall.is_suspect() {
             self.silent = Some(now);
             return false;
         }
@@ -121,8 +121,8 @@ impl EndpointState {
 
     /// Its probes say that it is back: requests from before say nothing about it any more.
     pub(super) fn begins_anew(&self) {
-        if self.record.standing == Standing::Free {
-            self.live.witness.turn(false);
+        if self.record.standing == EjectionState::Free {
+            self.live.passive.turn(false);
         }
     }
 
@@ -134,7 +134,7 @@ impl EndpointState {
 
     /// What requests have told since the last time.
     fn hear(&mut self, policy: &OutlierPlan, news: Tally, now: Tick) -> Option<Change> {
-        let seen = self.live.witness.look(now);
+        let seen = self.live.passive.look(now);
         let counts = Tally {
             failed: if seen.all_bound { 0 } else { news.failed },
             ..news
@@ -145,8 +145,10 @@ impl EndpointState {
         let event = match (seen.trial, self.record.standing) {
             (Some(true), _) => Event::Tried(Ok(())),
             (Some(false), _) => Event::Tried(Err(seen.fault)),
-            (None, Standing::OnTrial { .. }) if seen.waits => Event::Awaited,
-            (None, Standing::Free) if seen.run >= policy.consecutive_failures && !seen.bound => {
+            (None, EjectionState::HalfOpen { .. }) if seen.waits => Event::Awaited,
+            (None, EjectionState::Free)
+                if seen.run >= policy.consecutive_failures && !seen.bound =>
+            {
                 Event::Run(seen.run, seen.fault)
             }
             (None, _) => Event::Woken,
@@ -213,7 +215,7 @@ impl Core {
         let (Some(policy), Some(state)) = (&pool.outlier, self.endpoints.get_mut(key)) else {
             return false;
         };
-        let Standing::Ejected { since, reason, .. } = state.record.standing else {
+        let EjectionState::Ejected { since, reason, .. } = state.record.standing else {
             return false;
         };
         let recovered = before == Verdict::Unhealthy && after == Verdict::Healthy;
@@ -266,8 +268,8 @@ impl Core {
                     self.probe_now(key);
                 }
             }
-            Change::OnTrial => {}
-            Change::Freed => self.begin_slowly(key),
+            Change::HalfOpen => {}
+            Change::Readmitted => self.begin_slowly(key),
         }
         effects.push(Effect::Notice(Notice::EndpointStanding {
             key: key.clone(),
@@ -289,10 +291,9 @@ impl Core {
             && !self.views.iter().any(|view| {
                 slow(view)
                     || view.ramp < 1.0
-                    || view
-                        .endpoints
-                        .iter()
-                        .any(|endpoint| endpoint.standing != Standing::Free || endpoint.ramp < 1.0)
+                    || view.endpoints.iter().any(|endpoint| {
+                        endpoint.standing != EjectionState::Free || endpoint.ramp < 1.0
+                    })
             })
     }
 
@@ -370,7 +371,7 @@ impl Core {
             .iter()
             .map(|endpoint| {
                 let record = &self.endpoints.get(&endpoint.live.key)?.record;
-                (record.standing == Standing::Free).then_some(&record.window)
+                (record.standing == EjectionState::Free).then_some(&record.window)
             })
             .collect();
         let Some((at, reason)) = stands_out(&windows) else {
@@ -478,7 +479,7 @@ impl Core {
                 let now = self.now;
                 for state in self.endpoints.values_mut() {
                     state.judge(&OFF, Event::Acquitted, now);
-                    state.live.witness.turn(false);
+                    state.live.passive.turn(false);
                 }
             }
         }

@@ -18,13 +18,13 @@ use super::core::{Core, Effect, Event};
 use super::simulation::Nobody;
 use crate::clock::Tick;
 use crate::counters::TryOutcome;
-use crate::decision::affinity::Tie;
+use crate::decision::Decision;
+use crate::decision::affinity::ClientAffinity;
 use crate::decision::decide::decide;
-use crate::decision::fate::Fate;
 use crate::geo::{Locator, Whereabouts};
-use crate::health::outlier::{Epoch, Source, Standing};
+use crate::health::outlier::{EjectionState, Epoch, Source};
 use crate::health::verdict::{ProbeFailure, Verdict};
-use crate::pool::balance::Wish;
+use crate::pool::balance::Criteria;
 use crate::pool::dial::ProbeOutcome;
 use crate::pool::endpoint::{Endpoint, EndpointKey};
 use crate::pool::view::PoolView;
@@ -61,7 +61,7 @@ struct Shadow {
     run: u32,
     /// Failures in all.
     failures: u32,
-    standing: Standing,
+    standing: EjectionState,
     verdict: Verdict,
     since: Tick,
 }
@@ -146,7 +146,7 @@ impl World {
                     behaviour: Behaviour::Good,
                     run: 0,
                     failures: 0,
-                    standing: Standing::Free,
+                    standing: EjectionState::Free,
                     verdict: Verdict::Unknown,
                     since: now,
                 };
@@ -243,14 +243,18 @@ impl World {
     fn send(&mut self) {
         let snapshot = self.snapshot.clone();
         let route = &snapshot.plan.routes[0];
-        let Fate::Pool { pool, basis, .. } =
-            decide(&snapshot, route, None, &Whereabouts::UNKNOWN, &Tie::Free)
-        else {
+        let Decision::Pool { pool, basis, .. } = decide(
+            &snapshot,
+            route,
+            None,
+            &Whereabouts::UNKNOWN,
+            &ClientAffinity::Free,
+        ) else {
             let judged = snapshot.pools.iter().any(|pool| pool.judged);
             assert!(!judged, "there is always somebody to try");
             return;
         };
-        let mut wish = Wish {
+        let mut wish = Criteria {
             hash: None,
             excluded: &[],
             random: &mut self.random,
@@ -279,7 +283,7 @@ impl World {
         };
         self.number += 1;
         let answer = Answer {
-            epoch: endpoint.witness.begin(),
+            epoch: endpoint.passive.begin(),
             endpoint,
             outcome,
             began: self.now,
@@ -290,7 +294,7 @@ impl World {
     fn finish(&mut self, answer: &Answer) {
         let endpoint = &answer.endpoint;
         endpoint.tried(answer.outcome, answer.epoch, self.now, Source::default);
-        endpoint.witness.over(answer.epoch);
+        endpoint.passive.over(answer.epoch);
         endpoint.end();
         let shadow = self.shadows.get_mut(&endpoint.key).unwrap();
         if answer.outcome == TryOutcome::Answered {
@@ -328,21 +332,21 @@ impl World {
         self.check_shares();
     }
 
-    fn check_endpoint(&self, pool: &PoolView, key: &EndpointKey, standing: Standing) {
+    fn check_endpoint(&self, pool: &PoolView, key: &EndpointKey, standing: EjectionState) {
         let shadow = &self.shadows[key];
         let policy = pool.plan.outlier.as_ref().unwrap();
         if shadow.failures == 0 {
-            assert_eq!(standing, Standing::Free, "{key} never failed anybody");
+            assert_eq!(standing, EjectionState::Free, "{key} never failed anybody");
         }
         // Nothing but this run is known against it, so nothing explains the run.
-        if standing == Standing::Free && shadow.run == shadow.failures {
+        if standing == EjectionState::Free && shadow.run == shadow.failures {
             assert!(
                 shadow.run < policy.consecutive_failures || self.snapshot.suspicion.is_some(),
                 "{key} failed {} in a row and is not ejected",
                 shadow.run
             );
         }
-        if let Standing::Ejected { since, until, .. } = standing {
+        if let EjectionState::Ejected { since, until, .. } = standing {
             let longest = policy.eject_for.max(Duration::from_secs(30));
             assert!(
                 until.since(since) <= longest,
@@ -520,7 +524,7 @@ fn an_endpoint_that_is_only_slow_sometimes_is_left_alone() {
         }
         world.rate = 20;
         world.run(60);
-        let free = |shadow: &Shadow| shadow.standing == Standing::Free;
+        let free = |shadow: &Shadow| shadow.standing == EjectionState::Free;
         assert!(world.shadows.values().all(free));
     });
 }

@@ -136,8 +136,8 @@ impl fmt::Display for Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portolan_config::leaf::Leaf as _;
     use portolan_config::names::Name;
+    use portolan_config::scalar::FromScalar as _;
 
     #[test]
     fn a_line_says_what_why_how_long_and_when_again() {

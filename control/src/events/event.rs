@@ -250,8 +250,8 @@ impl Notice {
             },
             Self::EndpointStanding { change, .. } => match change {
                 Change::Ejected(..) => "endpoint_ejected",
-                Change::OnTrial => "endpoint_on_trial",
-                Change::Freed => "endpoint_freed",
+                Change::HalfOpen => "endpoint_on_trial",
+                Change::Readmitted => "endpoint_freed",
             },
             Self::SelfSuspicion { change, .. } => match change {
                 partition::Change::Holding => "self_suspicion_began",
@@ -416,8 +416,8 @@ impl fmt::Display for Notice {
                     "endpoint {key} is ejected for {} ms: {reason}",
                     span.as_millis()
                 ),
-                Change::OnTrial => write!(f, "endpoint {key} is on trial after its ejection"),
-                Change::Freed => write!(f, "endpoint {key} is no longer ejected"),
+                Change::HalfOpen => write!(f, "endpoint {key} is on trial after its ejection"),
+                Change::Readmitted => write!(f, "endpoint {key} is no longer ejected"),
             },
             Self::SelfSuspicion { change, pools } => {
                 let names: Vec<&str> = pools.iter().map(Name::as_str).collect();

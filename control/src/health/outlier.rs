@@ -33,8 +33,8 @@
 //! the rest ([`Source`]).
 
 pub mod fault;
+mod passive_counters;
 mod source;
-mod witness;
 
 use std::fmt;
 use std::time::Duration;
@@ -46,7 +46,7 @@ use crate::clock::Tick;
 use crate::health::outlier::fault::Fault;
 
 pub use self::source::{Alike, Source};
-pub use self::witness::{Alarm, Epoch, Seen, Witness};
+pub use crate::health::outlier::passive_counters::{Alarm, Epoch, PassiveCounters, Seen};
 
 /// Ejections are not doubled beyond this.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -73,10 +73,10 @@ const ENOUGH_PAST: f64 = 100.0;
 /// So many endpoints with requests enough are peers.
 const PEERS: usize = 3;
 
-/// Standing out among peers begins this far above their median.
+/// EjectionState out among peers begins this far above their median.
 const ABOVE_PEERS: f64 = 0.1;
 
-/// Standing out against the own past begins this far above it.
+/// EjectionState out against the own past begins this far above it.
 const ABOVE_PAST: f64 = 0.2;
 
 /// How sure a share must be: so many standard deviations.
@@ -149,7 +149,7 @@ impl fmt::Display for Reason {
 
 /// Where an endpoint stands with traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Standing {
+pub enum EjectionState {
     /// Nothing is held against it.
     #[default]
     Free,
@@ -163,7 +163,7 @@ pub enum Standing {
         reason: Reason,
     },
     /// It gets a trickle, and what comes of that decides.
-    OnTrial {
+    HalfOpen {
         /// Since when.
         since: Tick,
         /// Until when: then it is free, if nothing came of it.
@@ -173,19 +173,19 @@ pub enum Standing {
     },
 }
 
-impl Standing {
+impl EjectionState {
     /// Since when it is ejected, if it is.
     pub fn ejected_since(&self) -> Option<Tick> {
         match self {
             Self::Ejected { since, .. } => Some(*since),
-            Self::Free | Self::OnTrial { .. } => None,
+            Self::Free | Self::HalfOpen { .. } => None,
         }
     }
 
     /// How much of its weight it gets when it serves.
     pub fn part(&self) -> f64 {
         match self {
-            Self::OnTrial { .. } => TRICKLE,
+            Self::HalfOpen { .. } => TRICKLE,
             Self::Free | Self::Ejected { .. } => 1.0,
         }
     }
@@ -337,16 +337,16 @@ pub enum Change {
     /// It gets no requests for so long.
     Ejected(Reason, Duration),
     /// It gets a few.
-    OnTrial,
+    HalfOpen,
     /// It gets its share again.
-    Freed,
+    Readmitted,
 }
 
 /// What traffic has told about an endpoint.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
     /// Where it stands.
-    pub standing: Standing,
+    pub standing: EjectionState,
     /// The tries of the last seconds.
     pub window: Window,
     /// Ejections that count for the length of the next one.
@@ -393,13 +393,13 @@ impl From<&Record> for HandedRecord {
         };
         Self {
             ejection: match record.standing {
-                Standing::Free => None,
-                Standing::Ejected {
+                EjectionState::Free => None,
+                EjectionState::Ejected {
                     since,
                     until,
                     reason,
                 } => ejection(false, since, until, reason),
-                Standing::OnTrial {
+                EjectionState::HalfOpen {
                     since,
                     until,
                     reason,
@@ -419,19 +419,19 @@ impl Record {
         let tick = |milliseconds| Tick::after(Duration::from_millis(milliseconds));
         let longest = LONGEST.max(policy.eject_for);
         let standing = match handed.ejection {
-            None => Standing::Free,
+            None => EjectionState::Free,
             Some(it) => {
                 let since = tick(it.since);
                 let until = since + tick(it.until).since(since).min(longest);
                 let reason = it.reason;
                 if it.on_trial {
-                    Standing::OnTrial {
+                    EjectionState::HalfOpen {
                         since,
                         until,
                         reason,
                     }
                 } else {
-                    Standing::Ejected {
+                    EjectionState::Ejected {
                         since,
                         until,
                         reason,
@@ -443,7 +443,7 @@ impl Record {
             standing,
             strikes: handed
                 .strikes
-                .clamp(u32::from(standing != Standing::Free), MOST_STRIKES),
+                .clamp(u32::from(standing != EjectionState::Free), MOST_STRIKES),
             free_since: tick(handed.free_since),
             by_probe: handed.by_probe,
             misled: handed.misled,
@@ -461,27 +461,29 @@ impl Record {
     pub fn step(mut self, policy: &OutlierPlan, event: Event, now: Tick) -> (Self, Option<Change>) {
         let change = match (self.standing, event) {
             (_, Event::SwitchedOff | Event::Acquitted) => {
-                let was_free = self.standing == Standing::Free;
+                let was_free = self.standing == EjectionState::Free;
                 self.strikes = 0;
                 self.misled = false;
                 (!was_free).then(|| self.free(now))
             }
-            (Standing::Free, Event::Counted(tally)) => {
+            (EjectionState::Free, Event::Counted(tally)) => {
                 self.window.add(tally, now);
                 None
             }
-            (Standing::Free, Event::Run(run, fault)) => {
+            (EjectionState::Free, Event::Run(run, fault)) => {
                 let needed = self.window.improbable_run(run).min(LONGEST_RUN);
                 let enough = run >= policy.consecutive_failures && f64::from(run) >= needed;
                 enough.then(|| self.eject(policy, Reason::Run(run, fault), now))
             }
-            (Standing::Free, Event::StandsOut(reason)) => Some(self.eject(policy, reason, now)),
-            (Standing::OnTrial { .. }, Event::Tried(Ok(()))) => {
+            (EjectionState::Free, Event::StandsOut(reason)) => {
+                Some(self.eject(policy, reason, now))
+            }
+            (EjectionState::HalfOpen { .. }, Event::Tried(Ok(()))) => {
                 self.misled = false;
                 Some(self.free(now))
             }
             (
-                Standing::OnTrial {
+                EjectionState::HalfOpen {
                     since,
                     until,
                     reason,
@@ -489,23 +491,26 @@ impl Record {
                 Event::Awaited,
             ) => {
                 // It goes on for a while after the last one has given up waiting.
-                self.standing = Standing::OnTrial {
+                self.standing = EjectionState::HalfOpen {
                     since,
                     until: until.max(now + policy.eject_for),
                     reason,
                 };
                 None
             }
-            (Standing::Ejected { .. } | Standing::OnTrial { .. }, Event::ProbeFailed) => {
+            (
+                EjectionState::Ejected { .. } | EjectionState::HalfOpen { .. },
+                Event::ProbeFailed,
+            ) => {
                 self.probes_fail = true;
                 None
             }
-            (Standing::OnTrial { .. }, Event::Tried(Err(fault))) => {
+            (EjectionState::HalfOpen { .. }, Event::Tried(Err(fault))) => {
                 self.misled |= self.by_probe;
                 Some(self.eject(policy, Reason::Trial(fault), now))
             }
             (
-                Standing::Ejected {
+                EjectionState::Ejected {
                     since,
                     until,
                     reason,
@@ -516,7 +521,7 @@ impl Record {
                 Some(self.try_again(reason, until.since(since), now))
             }
             (
-                Standing::Ejected {
+                EjectionState::Ejected {
                     since,
                     until,
                     reason,
@@ -526,9 +531,11 @@ impl Record {
                 self.by_probe = false;
                 Some(self.try_again(reason, until.since(since), now))
             }
-            (Standing::OnTrial { until, .. }, Event::Woken) if now >= until => Some(self.free(now)),
+            (EjectionState::HalfOpen { until, .. }, Event::Woken) if now >= until => {
+                Some(self.free(now))
+            }
             // Probes have judged already, and by more than one answer.
-            (Standing::Ejected { reason, .. }, Event::Recovered)
+            (EjectionState::Ejected { reason, .. }, Event::Recovered)
                 if self.probes_fail
                     || reason
                         .fault()
@@ -545,7 +552,7 @@ impl Record {
     }
 
     fn eject(&mut self, policy: &OutlierPlan, reason: Reason, now: Tick) -> Change {
-        if self.standing == Standing::Free {
+        if self.standing == EjectionState::Free {
             let behaved = now.since(self.free_since).as_secs() / FORGIVEN_AFTER.as_secs();
             let forgiven = u32::try_from(behaved).unwrap_or(u32::MAX);
             self.strikes = self.strikes.saturating_sub(forgiven);
@@ -555,7 +562,7 @@ impl Record {
         self.strikes = (self.strikes + 1).min(MOST_STRIKES);
         self.probes_fail = false;
         self.window.forget();
-        self.standing = Standing::Ejected {
+        self.standing = EjectionState::Ejected {
             since: now,
             until: now + span,
             reason,
@@ -564,22 +571,22 @@ impl Record {
     }
 
     fn try_again(&mut self, reason: Reason, span: Duration, now: Tick) -> Change {
-        self.standing = Standing::OnTrial {
+        self.standing = EjectionState::HalfOpen {
             since: now,
             until: now + span,
             reason,
         };
-        Change::OnTrial
+        Change::HalfOpen
     }
 
     fn free(&mut self, now: Tick) -> Change {
-        self.standing = Standing::Free;
+        self.standing = EjectionState::Free;
         self.free_since = now;
-        Change::Freed
+        Change::Readmitted
     }
 
     fn check_invariants(&self, policy: &OutlierPlan) {
-        if let Standing::Ejected { since, until, .. } = self.standing {
+        if let EjectionState::Ejected { since, until, .. } = self.standing {
             debug_assert!(
                 until.since(since) <= LONGEST.max(policy.eject_for),
                 "ejected for too long: {self:?}"
@@ -711,13 +718,13 @@ mod tests {
 
         /// Waits until the ejection is over.
         fn wait(&mut self) {
-            let Standing::Ejected { until, .. } = self.record.standing else {
+            let EjectionState::Ejected { until, .. } = self.record.standing else {
                 panic!("{:?}", self.record.standing);
             };
             self.now = until.since_start().as_millis() as u64 - 1;
             assert_eq!(self.step(Event::Woken), None);
             self.now += 1;
-            assert_eq!(self.step(Event::Woken), Some(Change::OnTrial));
+            assert_eq!(self.step(Event::Woken), Some(Change::HalfOpen));
         }
     }
 
@@ -735,8 +742,8 @@ mod tests {
             assert_eq!(story.ejected_for(FAILED), length);
         }
         story.wait();
-        assert_eq!(story.step(PASSED), Some(Change::Freed));
-        assert_eq!(story.record.standing, Standing::Free);
+        assert_eq!(story.step(PASSED), Some(Change::Readmitted));
+        assert_eq!(story.record.standing, EjectionState::Free);
     }
 
     #[test]
@@ -767,7 +774,7 @@ mod tests {
         story.now += 1_999;
         assert_eq!(story.step(Event::Woken), None);
         story.now += 1;
-        assert_eq!(story.step(Event::Woken), Some(Change::Freed));
+        assert_eq!(story.step(Event::Woken), Some(Change::Readmitted));
     }
 
     #[test]
@@ -775,15 +782,15 @@ mod tests {
         let mut story = Story::new();
         let refused = Event::Run(3, Fault::Connect);
         story.ejected_for(refused);
-        assert_eq!(story.step(Event::ProbePassed), Some(Change::OnTrial));
+        assert_eq!(story.step(Event::ProbePassed), Some(Change::HalfOpen));
         assert_eq!(story.ejected_for(Event::Tried(Err(Fault::Connect))), 4);
         assert_eq!(story.step(Event::ProbePassed), None, "it was wrong before");
         story.wait();
-        assert_eq!(story.step(PASSED), Some(Change::Freed));
+        assert_eq!(story.step(PASSED), Some(Change::Readmitted));
         story.ejected_for(refused);
         assert_eq!(
             story.step(Event::ProbePassed),
-            Some(Change::OnTrial),
+            Some(Change::HalfOpen),
             "another day"
         );
 
@@ -798,14 +805,14 @@ mod tests {
     fn probes_that_had_it_down_and_say_it_is_back_are_believed() {
         let mut story = Story::new();
         story.ejected_for(Event::Run(3, Fault::TimedOut));
-        assert_eq!(story.step(Event::Recovered), Some(Change::Freed));
+        assert_eq!(story.step(Event::Recovered), Some(Change::Readmitted));
         story.ejected_for(RUN);
         assert_eq!(
             story.step(Event::Recovered),
             None,
             "statuses are not theirs to judge"
         );
-        assert_eq!(story.step(Event::SwitchedOff), Some(Change::Freed));
+        assert_eq!(story.step(Event::SwitchedOff), Some(Change::Readmitted));
         assert_eq!(story.ejected_for(RUN), 2, "all is forgiven");
     }
 

@@ -28,7 +28,7 @@ use crate::clock::Tick;
 /// Pools that fell within this time did not fall together, however slow their probes are.
 const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 
-/// Beside what probes need: for the engine, and for a busy machine.
+/// Hedged what probes need: for the engine, and for a busy machine.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// What happens to it.
@@ -83,7 +83,7 @@ impl Pace {
 
 /// Whether an instance suspects itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Suspicion {
+pub struct PartitionDetector {
     /// When each pool that is down fell.
     fell: BTreeMap<Name, Tick>,
     up: BTreeSet<Name>,
@@ -99,7 +99,7 @@ struct Held {
     settled: Option<Tick>,
 }
 
-impl Suspicion {
+impl PartitionDetector {
     /// Since when it suspects itself, if it does.
     pub fn since(&self) -> Option<Tick> {
         self.held.as_ref().map(|held| held.since)
@@ -180,7 +180,7 @@ impl Suspicion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portolan_config::leaf::Leaf as _;
+    use portolan_config::scalar::FromScalar as _;
 
     const PACE: Pace = Pace {
         window: Duration::from_secs(10),
@@ -201,7 +201,7 @@ mod tests {
 
     /// Runs a story of (second, event); gives what became of it.
     fn story(events: impl IntoIterator<Item = (u64, Event)>) -> Vec<(u64, Change)> {
-        let mut suspicion = Suspicion::default();
+        let mut suspicion = PartitionDetector::default();
         let mut changes = Vec::new();
         for (second, event) in events {
             let (next, change) = suspicion.step(PACE, event, at(second));

@@ -90,7 +90,7 @@ const MEMORY: u32 = 4_096;
 /// What is known about an endpoint's silence. Written by requests with single atomic operations.
 /// Times are microseconds since the process began; 0 is never.
 #[derive(Debug)]
-pub struct Silence {
+pub struct StallDetector {
     /// When anything last came from it, in answer to a request.
     heard: AtomicU64,
     /// When requests were sent, 0 where nobody waits.
@@ -116,7 +116,7 @@ pub struct Silence {
     doubted: AtomicU64,
 }
 
-/// A request that waits for an answer; given back by [`Silence::over`].
+/// A request that waits for an answer; given back by [`StallDetector::over`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
     slot: u32,
@@ -134,7 +134,7 @@ pub enum Judgement {
     Suspect(Duration),
 }
 
-impl Default for Silence {
+impl Default for StallDetector {
     fn default() -> Self {
         Self {
             heard: AtomicU64::new(0),
@@ -169,7 +169,7 @@ fn unknown(wait: Duration) -> f64 {
         .min(MOST_OF_ONE)
 }
 
-impl Silence {
+impl StallDetector {
     /// A request was sent.
     pub fn sent(&self, now: Tick) -> Waiting {
         let slot = self.next.fetch_add(1, Ordering::Relaxed) % SLOTS as u32;
@@ -550,27 +550,27 @@ mod tests {
     }
 
     /// An endpoint with a history of such latencies.
-    fn known(latencies: impl IntoIterator<Item = u64>) -> Silence {
-        let silence = Silence::default();
+    fn known(latencies: impl IntoIterator<Item = u64>) -> StallDetector {
+        let stall = StallDetector::default();
         for latency in latencies {
-            silence.answered(ms(latency), at(1));
+            stall.answered(ms(latency), at(1));
         }
-        silence
+        stall
     }
 
     /// A look at an endpoint that is alone in its pool.
-    fn look(silence: &Silence, now: u64) -> Judgement {
-        silence.judge(at(now), Duration::ZERO, std::iter::empty())
+    fn look(stall: &StallDetector, now: u64) -> Judgement {
+        stall.judge(at(now), Duration::ZERO, std::iter::empty())
     }
 
     /// When a silence that begins at 1 s becomes implausible, if a request comes every so often.
-    fn found_out(silence: &Silence, every: u64) -> Option<u64> {
-        silence.heard(at(1_000));
+    fn found_out(stall: &StallDetector, every: u64) -> Option<u64> {
+        stall.heard(at(1_000));
         for now in 1_001_u64..60_000 {
             if (now - 1_001).is_multiple_of(every) {
-                let _ = silence.sent(at(now));
+                let _ = stall.sent(at(now));
             }
-            if let Judgement::Suspect(_) = look(silence, now) {
+            if let Judgement::Suspect(_) = look(stall, now) {
                 return Some(now - 1_000);
             }
         }
@@ -602,105 +602,105 @@ mod tests {
 
     #[test]
     fn requests_alone_accuse_nobody_without_a_history() {
-        let silence = known(std::iter::repeat_n(5, 9));
-        assert_eq!(found_out(&silence, 1), None);
+        let stall = known(std::iter::repeat_n(5, 9));
+        assert_eq!(found_out(&stall, 1), None);
     }
 
     #[test]
     fn the_rest_of_the_pool_says_what_is_usual() {
-        let others: Vec<Silence> = (0..3).map(|_| known(std::iter::repeat_n(5, 4))).collect();
-        let silence = Silence::default();
+        let others: Vec<StallDetector> = (0..3).map(|_| known(std::iter::repeat_n(5, 4))).collect();
+        let stall = StallDetector::default();
         for now in [1_000, 1_010, 1_020] {
-            let _ = silence.sent(at(now));
+            let _ = stall.sent(at(now));
         }
-        let look = |now| silence.judge(at(now), Duration::ZERO, others.iter());
+        let look = |now| stall.judge(at(now), Duration::ZERO, others.iter());
         assert_eq!(look(1_030), Judgement::Same);
         assert_eq!(look(1_100), Judgement::Suspect(ms(100)));
     }
 
     #[test]
     fn who_waits_long_has_the_endpoint_probed_and_a_late_probe_is_evidence() {
-        let silence = Silence::default();
-        silence.probe_sent(at(500));
-        assert!(!silence.probe_passed(ms(1), at(501)));
-        let _ = silence.sent(at(1_000));
-        assert_eq!(look(&silence, 1_100), Judgement::Same);
-        assert_eq!(look(&silence, 1_160), Judgement::Doubt);
-        silence.probe_sent(at(1_160));
-        assert_eq!(look(&silence, 1_200), Judgement::Same, "it is being probed");
+        let stall = StallDetector::default();
+        stall.probe_sent(at(500));
+        assert!(!stall.probe_passed(ms(1), at(501)));
+        let _ = stall.sent(at(1_000));
+        assert_eq!(look(&stall, 1_100), Judgement::Same);
+        assert_eq!(look(&stall, 1_160), Judgement::Doubt);
+        stall.probe_sent(at(1_160));
+        assert_eq!(look(&stall, 1_200), Judgement::Same, "it is being probed");
         // One request of which nothing is known, and a probe that is late: not enough.
         for now in (1_200..3_000).step_by(50) {
-            assert_eq!(look(&silence, now), Judgement::Same, "{now}");
+            assert_eq!(look(&stall, now), Judgement::Same, "{now}");
         }
         // Several are.
         for now in 3_000..3_010 {
-            let _ = silence.sent(at(now));
+            let _ = stall.sent(at(now));
         }
-        assert!(matches!(look(&silence, 3_200), Judgement::Suspect(_)));
+        assert!(matches!(look(&stall, 3_200), Judgement::Suspect(_)));
     }
 
     #[test]
     fn with_a_failed_probe_one_request_that_waits_is_enough() {
         // Sent before the probe failed.
-        let silence = Silence::default();
-        silence.probe_sent(at(1_000));
-        let _ = silence.sent(at(1_500));
-        assert_eq!(silence.probe_over(true, at(3_000)), Some(ms(1_500)));
-        assert!(silence.is_suspect());
+        let stall = StallDetector::default();
+        stall.probe_sent(at(1_000));
+        let _ = stall.sent(at(1_500));
+        assert_eq!(stall.probe_over(true, at(3_000)), Some(ms(1_500)));
+        assert!(stall.is_suspect());
         // Sent afterwards.
-        let silence = known(std::iter::repeat_n(5, 100));
-        silence.probe_sent(at(1_000));
-        assert_eq!(silence.probe_over(true, at(3_000)), None);
-        let _ = silence.sent(at(3_500));
-        assert_eq!(look(&silence, 3_510), Judgement::Same);
-        assert_eq!(look(&silence, 3_541), Judgement::Suspect(ms(41)));
+        let stall = known(std::iter::repeat_n(5, 100));
+        stall.probe_sent(at(1_000));
+        assert_eq!(stall.probe_over(true, at(3_000)), None);
+        let _ = stall.sent(at(3_500));
+        assert_eq!(look(&stall, 3_510), Judgement::Same);
+        assert_eq!(look(&stall, 3_541), Judgement::Suspect(ms(41)));
         // A probe that fails with an answer says that somebody is there.
-        let silence = Silence::default();
-        silence.probe_sent(at(1_000));
-        let _ = silence.sent(at(1_500));
-        assert_eq!(silence.probe_over(false, at(3_000)), None);
+        let stall = StallDetector::default();
+        stall.probe_sent(at(1_000));
+        let _ = stall.sent(at(1_500));
+        assert_eq!(stall.probe_over(false, at(3_000)), None);
         // Who answers requests meanwhile is not silent.
-        let silence = Silence::default();
-        silence.probe_sent(at(1_000));
-        silence.heard(at(1_200));
-        let _ = silence.sent(at(1_500));
-        assert_eq!(silence.probe_over(true, at(3_000)), None);
+        let stall = StallDetector::default();
+        stall.probe_sent(at(1_000));
+        stall.heard(at(1_200));
+        let _ = stall.sent(at(1_500));
+        assert_eq!(stall.probe_over(true, at(3_000)), None);
     }
 
     #[test]
     fn a_probe_does_not_take_back_what_requests_say() {
-        let silence = known(std::iter::repeat_n(5, 1_000));
-        silence.heard(at(1_000));
-        let waiting: Vec<Waiting> = (1_001..1_020).map(|now| silence.sent(at(now))).collect();
-        assert!(matches!(look(&silence, 1_100), Judgement::Suspect(_)));
-        silence.probe_sent(at(1_100));
-        assert!(!silence.probe_passed(ms(1), at(1_101)));
+        let stall = known(std::iter::repeat_n(5, 1_000));
+        stall.heard(at(1_000));
+        let waiting: Vec<Waiting> = (1_001..1_020).map(|now| stall.sent(at(now))).collect();
+        assert!(matches!(look(&stall, 1_100), Judgement::Suspect(_)));
+        stall.probe_sent(at(1_100));
+        assert!(!stall.probe_passed(ms(1), at(1_101)));
         assert!(
-            !silence.probe_passed(ms(1), at(60_000)),
+            !stall.probe_passed(ms(1), at(60_000)),
             "requests still wait"
         );
         for waiting in waiting {
-            silence.over(waiting);
+            stall.over(waiting);
         }
-        assert!(silence.probe_passed(ms(1), at(60_001)));
-        assert!(!silence.is_suspect());
+        assert!(stall.probe_passed(ms(1), at(60_001)));
+        assert!(!stall.is_suspect());
         // When it falls silent again the next time takes longer.
-        let waiting: Vec<Waiting> = (61_000..61_020).map(|now| silence.sent(at(now))).collect();
-        assert!(matches!(look(&silence, 61_100), Judgement::Suspect(_)));
+        let waiting: Vec<Waiting> = (61_000..61_020).map(|now| stall.sent(at(now))).collect();
+        assert!(matches!(look(&stall, 61_100), Judgement::Suspect(_)));
         for waiting in waiting {
-            silence.over(waiting);
+            stall.over(waiting);
         }
-        assert!(!silence.probe_passed(ms(1), at(64_000)));
-        assert!(silence.probe_passed(ms(1), at(65_200)));
+        assert!(!stall.probe_passed(ms(1), at(64_000)));
+        assert!(stall.probe_passed(ms(1), at(65_200)));
     }
 
     #[test]
     fn a_trickle_runs_dry_while_nothing_comes_of_it() {
-        let silence = known(std::iter::repeat_n(5, 1_000));
-        assert!(found_out(&silence, 1).is_some());
+        let stall = known(std::iter::repeat_n(5, 1_000));
+        assert!(found_out(&stall, 1).is_some());
         let mut asked = 0;
         for now in 2_000..62_000 {
-            asked += u32::from(silence.trickle(at(now)));
+            asked += u32::from(stall.trickle(at(now)));
         }
         assert!((20..30).contains(&asked), "{asked}");
     }
@@ -710,20 +710,20 @@ mod tests {
         // One in twenty takes 2 s, the rest 5 ms; 200 a second, for 10 minutes, with every seed.
         for seed in 0..20 {
             let mut random = fastrand::Rng::with_seed(seed);
-            let silence = known((0..1_000).map(|at| if at % 20 == 0 { 2_000 } else { 5 }));
+            let stall = known((0..1_000).map(|at| if at % 20 == 0 { 2_000 } else { 5 }));
             let mut answers: std::collections::BTreeMap<u64, Vec<(u64, Waiting)>> =
                 std::collections::BTreeMap::new();
             for now in 2_000..62_000 {
                 if now % 5 == 0 {
                     let took = if random.u32(0..20) == 0 { 2_000 } else { 5 };
-                    let waiting = silence.sent(at(now));
+                    let waiting = stall.sent(at(now));
                     answers.entry(now + took).or_default().push((took, waiting));
                 }
                 for (took, waiting) in answers.remove(&now).unwrap_or_default() {
-                    silence.over(waiting);
-                    silence.answered(ms(took), at(now));
+                    stall.over(waiting);
+                    stall.answered(ms(took), at(now));
                 }
-                let judged = look(&silence, now);
+                let judged = look(&stall, now);
                 let suspect = matches!(judged, Judgement::Suspect(_));
                 assert!(!suspect, "SEED={seed} at {now}");
             }
@@ -732,45 +732,45 @@ mod tests {
 
     #[test]
     fn a_word_clears_it() {
-        let silence = known(std::iter::repeat_n(5, 1_000));
-        assert!(found_out(&silence, 1).is_some());
-        assert!(silence.is_suspect());
-        assert!(silence.trickle(at(61_000)));
-        assert!(!silence.trickle(at(61_150)));
-        assert!(silence.trickle(at(61_200)));
-        assert!(silence.heard(at(62_000)), "it was suspect until now");
-        assert!(!silence.is_suspect());
-        assert!(!silence.heard(at(62_001)));
+        let stall = known(std::iter::repeat_n(5, 1_000));
+        assert!(found_out(&stall, 1).is_some());
+        assert!(stall.is_suspect());
+        assert!(stall.trickle(at(61_000)));
+        assert!(!stall.trickle(at(61_150)));
+        assert!(stall.trickle(at(61_200)));
+        assert!(stall.heard(at(62_000)), "it was suspect until now");
+        assert!(!stall.is_suspect());
+        assert!(!stall.heard(at(62_001)));
     }
 
     #[test]
     fn those_who_gave_up_waiting_are_no_evidence() {
-        let silence = known(std::iter::repeat_n(5, 1_000));
-        silence.heard(at(1_000));
+        let stall = known(std::iter::repeat_n(5, 1_000));
+        stall.heard(at(1_000));
         for now in 1_001..1_040 {
-            let waiting = silence.sent(at(now));
-            silence.over(waiting);
+            let waiting = stall.sent(at(now));
+            stall.over(waiting);
         }
-        assert_eq!(look(&silence, 1_500), Judgement::Same);
+        assert_eq!(look(&stall, 1_500), Judgement::Same);
     }
 
     #[test]
     fn who_could_not_listen_accuses_nobody() {
-        let silence = known(std::iter::repeat_n(5, 1_000));
-        silence.heard(at(1_000));
+        let stall = known(std::iter::repeat_n(5, 1_000));
+        stall.heard(at(1_000));
         for now in 1_001..1_010 {
-            let _ = silence.sent(at(now));
+            let _ = stall.sent(at(now));
         }
-        let deaf = silence.judge(at(1_100), ms(80), std::iter::empty());
+        let deaf = stall.judge(at(1_100), ms(80), std::iter::empty());
         assert_eq!(deaf, Judgement::Same);
-        assert!(matches!(look(&silence, 1_200), Judgement::Suspect(_)));
+        assert!(matches!(look(&stall, 1_200), Judgement::Suspect(_)));
     }
 
     #[test]
     fn quantiles_are_of_recent_answers() {
-        let silence = known((1..=1_000).map(|at| at / 10));
-        let p95 = silence.quantile(0.95).unwrap();
+        let stall = known((1..=1_000).map(|at| at / 10));
+        let p95 = stall.quantile(0.95).unwrap();
         assert!((ms(90)..ms(125)).contains(&p95), "{p95:?}");
-        assert_eq!(Silence::default().quantile(0.5), None);
+        assert_eq!(StallDetector::default().quantile(0.5), None);
     }
 }

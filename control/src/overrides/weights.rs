@@ -19,9 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use portolan_config::diagnostic::{nearest, quoted_list};
-use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
 use portolan_config::plan::{Plan, ServicePlan, SplitMemberPlan, TargetId, TargetKindPlan};
+use portolan_config::scalar::FromScalar as _;
 use portolan_config::units::Weight;
 
 /// The weight of every member of a split, by name. At least one is above 0.

@@ -32,7 +32,7 @@ use self::load::Load;
 use crate::clock::Tick;
 use crate::pool::endpoint::Endpoint;
 use crate::pool::endpoint_view::EndpointView;
-use crate::pool::rendezvous::bid;
+use crate::pool::rendezvous::score;
 use crate::steering::{Draw, Sequence};
 
 pub use self::deficits::Deficits;
@@ -70,7 +70,7 @@ impl Member {
 
 /// What a choice depends on besides the pool.
 #[derive(Debug)]
-pub struct Wish<'a> {
+pub struct Criteria<'a> {
     /// A hash of the request's property, for `hash`.
     pub hash: Option<u64>,
     /// Endpoints (by index) that must not be chosen: they just failed.
@@ -135,7 +135,7 @@ impl Selector {
         endpoints: &[EndpointView],
         turns: &Sequence,
         deficits: &Deficits,
-        wish: &mut Wish<'_>,
+        wish: &mut Criteria<'_>,
     ) -> Option<usize> {
         if wish.excluded.is_empty() {
             return self.choose(balance, endpoints, Some(turns), deficits, wish);
@@ -153,7 +153,7 @@ impl Selector {
         endpoints: &[EndpointView],
         turns: Option<&Sequence>,
         deficits: &Deficits,
-        wish: &mut Wish<'_>,
+        wish: &mut Criteria<'_>,
     ) -> Option<usize> {
         let chosen = match self.members.as_slice() {
             [] => return None,
@@ -190,14 +190,14 @@ impl Selector {
 
     /// The index of the endpoint where a key is at home, whatever load it has: of those that are
     /// not excluded, the one that bids most for it.
-    pub fn home(&self, key: u64, endpoints: &[EndpointView], excluded: &[usize]) -> Option<usize> {
+    pub fn owner(&self, key: u64, endpoints: &[EndpointView], excluded: &[usize]) -> Option<usize> {
         let offers = self
             .members
             .iter()
             .filter(|member| !excluded.contains(&member.index()))
             .map(|member| {
                 let seed = live(endpoints, member).seed;
-                (bid(key, seed, f64::from(member.weight)), member.endpoint)
+                (score(key, seed, f64::from(member.weight)), member.endpoint)
             });
         offers
             .max_by(|(a, _), (b, _)| a.total_cmp(b))
@@ -260,7 +260,7 @@ impl Selector {
         &self.members[usize::from(self.round[turn as usize])]
     }
 
-    /// Weighted rendezvous hashing: every endpoint bids for the request, the highest bid whose
+    /// Weighted rendezvous hashing: every endpoint bids for the request, the highest score whose
     /// endpoint is not overloaded wins. An endpoint that comes or goes moves only its own requests.
     fn hashed<'a>(
         &'a self,
@@ -277,15 +277,15 @@ impl Selector {
         let mut best_of_all: Option<(f64, &Member)> = None;
         for member in members {
             let endpoint = live(endpoints, member);
-            let bid = bid(hash, endpoint.seed, f64::from(member.weight));
-            if best_of_all.is_none_or(|(highest, _)| bid > highest) {
-                best_of_all = Some((bid, member));
+            let score = score(hash, endpoint.seed, f64::from(member.weight));
+            if best_of_all.is_none_or(|(highest, _)| score > highest) {
+                best_of_all = Some((score, member));
             }
             let room = (per_weight * f64::from(member.weight)).ceil();
             if f64::from(endpoint.in_flight()) < room
-                && best.is_none_or(|(highest, _)| bid > highest)
+                && best.is_none_or(|(highest, _)| score > highest)
             {
-                best = Some((bid, member));
+                best = Some((score, member));
             }
         }
         best.or(best_of_all)
@@ -370,7 +370,7 @@ mod tests {
         }
 
         fn pick_with(&mut self, hash: Option<u64>, excluded: &[usize]) -> Option<usize> {
-            let mut wish = Wish {
+            let mut wish = Criteria {
                 hash,
                 excluded,
                 random: &mut self.random,

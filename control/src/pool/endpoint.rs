@@ -17,8 +17,8 @@ use tokio::sync::Notify;
 use crate::clock::Tick;
 use crate::counters::{ByOutcome, Counter, TryOutcome};
 use crate::health::outlier::fault::Fault;
-use crate::health::outlier::{Alarm, Epoch, Reason, Source, Tally, Witness};
-use crate::health::stall::Silence;
+use crate::health::outlier::{Alarm, Epoch, PassiveCounters, Reason, Source, Tally};
+use crate::health::stall::StallDetector;
 use crate::pool::rendezvous::seed_of_address;
 
 /// What an endpoint is known by, across configurations.
@@ -59,17 +59,17 @@ pub struct Endpoint {
     /// How tries ended.
     pub tries: ByOutcome,
     /// Whether its silence is still plausible.
-    pub silence: Silence,
+    pub stall: StallDetector,
     /// What they tell about it.
-    pub witness: Witness,
+    pub passive: PassiveCounters,
     /// It is unhealthy or ejected at the moment.
     down: AtomicBool,
     /// How often it was found dead.
     deaths: AtomicU32,
     /// Rings for requests that wait for it when something becomes of it.
     bell: Arc<Notify>,
-    /// Connections are reused within a cohort: see [`Self::begin_cohort`].
-    cohort: AtomicU64,
+    /// Connections are reused within a connection_generation: see [`Self::begin_connection_generation`].
+    connection_generation: AtomicU64,
     /// How often it was ejected, by the kind of reason.
     pub ejections: [Counter; Reason::KINDS.len()],
 }
@@ -83,9 +83,9 @@ impl Endpoint {
     /// An endpoint of which nothing is known. What requests tell about it wakes the engine by this.
     pub fn watched(key: EndpointKey, alarm: Arc<Alarm>) -> Self {
         // What was kept for an endpoint that had this address before is not this one's.
-        let cohort = u64::from(fastrand::u32(..)) << 32;
+        let connection_generation = u64::from(fastrand::u32(..)) << 32;
         Self {
-            cohort: AtomicU64::new(cohort),
+            connection_generation: AtomicU64::new(connection_generation),
             seed: seed_of_address(key.address),
             key,
             tag: OnceLock::new(),
@@ -95,8 +95,8 @@ impl Endpoint {
             probes: Average::default(),
             last_probe: AtomicU64::new(0),
             tries: ByOutcome::default(),
-            silence: Silence::default(),
-            witness: Witness::new(alarm),
+            stall: StallDetector::default(),
+            passive: PassiveCounters::new(alarm),
             down: AtomicBool::new(false),
             deaths: AtomicU32::new(0),
             bell: Arc::default(),
@@ -114,14 +114,14 @@ impl Endpoint {
         source: impl FnOnce() -> Source,
     ) {
         self.tries.one(outcome);
-        self.witness.rouse();
+        self.passive.rouse();
         match (Fault::of(outcome), outcome) {
             (Some(fault), _) => {
                 let source = source_of(fault, source);
-                self.witness.failed(fault, epoch, source);
+                self.passive.failed(fault, epoch, source);
             }
             (None, TryOutcome::Abandoned | TryOutcome::EdgeExhausted) => {}
-            (None, _) => self.witness.succeeded(epoch, now, source),
+            (None, _) => self.passive.succeeded(epoch, now, source),
         }
     }
 
@@ -134,7 +134,7 @@ impl Endpoint {
         source: impl FnOnce() -> Source,
     ) -> Option<Blame> {
         let fault = Fault::of(outcome)?;
-        self.witness.suspended.up();
+        self.passive.suspended.up();
         self.tries.one(outcome);
         Some(Blame {
             endpoint: self.clone(),
@@ -150,21 +150,21 @@ impl Endpoint {
     pub fn excused(&self, outcome: TryOutcome) {
         self.tries.one(outcome);
         if Fault::of(outcome).is_some() {
-            self.witness.excused.one();
+            self.passive.excused.one();
         }
-        self.witness.rouse();
+        self.passive.rouse();
     }
 
     /// An answer that counts as one broke off before its end.
     pub fn broke_off(&self) {
-        self.witness.truncated.one();
-        self.witness.rouse();
+        self.passive.truncated.one();
+        self.passive.rouse();
     }
 
     /// All tries so far, by what they say about the endpoint.
     pub fn tally(&self) -> Tally {
         let of = |outcome| self.tries.get(outcome);
-        let truncated = self.witness.truncated.get();
+        let truncated = self.passive.truncated.get();
         let failed: u64 = TryOutcome::ALL
             .into_iter()
             .filter(|outcome| Fault::of(*outcome).is_some())
@@ -174,8 +174,8 @@ impl Endpoint {
             answered: of(TryOutcome::Answered).saturating_sub(truncated),
             errors: of(TryOutcome::ServerError),
             failed: (failed + truncated)
-                .saturating_sub(self.witness.excused.get())
-                .saturating_sub(self.witness.suspended.get().max(0) as u64),
+                .saturating_sub(self.passive.excused.get())
+                .saturating_sub(self.passive.suspended.get().max(0) as u64),
         }
     }
 
@@ -210,15 +210,15 @@ impl Endpoint {
         self.bell.clone()
     }
 
-    /// Which connections may be reused: those that were opened for requests of this cohort.
-    pub fn cohort(&self) -> u64 {
-        self.cohort.load(Ordering::Relaxed)
+    /// Which connections may be reused: those that were opened for requests of this connection_generation.
+    pub fn connection_generation(&self) -> u64 {
+        self.connection_generation.load(Ordering::Relaxed)
     }
 
     /// It is out of order: whatever is connected to it now may be dead without a word. What is under
     /// way goes on, but nothing new is sent over those connections.
-    pub fn begin_cohort(&self) {
-        self.cohort.fetch_add(1, Ordering::Relaxed);
+    pub fn begin_connection_generation(&self) {
+        self.connection_generation.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Requests that it is answering now.
@@ -248,10 +248,10 @@ impl Endpoint {
         match took.filter(|_| Fault::of(outcome).is_none()) {
             Some(took) => {
                 self.observe_answer(took, now);
-                self.silence.answered(took, now);
+                self.stall.answered(took, now);
             }
             None => {
-                self.silence.heard(now);
+                self.stall.heard(now);
             }
         }
     }
@@ -345,14 +345,14 @@ impl Blame {
 
 impl Drop for Blame {
     fn drop(&mut self) {
-        let witness = &self.endpoint.witness;
+        let passive = &self.endpoint.passive;
         if self.excused {
-            witness.excused.one();
+            passive.excused.one();
         } else {
-            witness.failed(self.fault, self.epoch, self.source);
+            passive.failed(self.fault, self.epoch, self.source);
         }
-        witness.suspended.down();
-        witness.rouse();
+        passive.suspended.down();
+        passive.rouse();
     }
 }
 
@@ -432,7 +432,7 @@ impl Average {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portolan_config::leaf::Leaf as _;
+    use portolan_config::scalar::FromScalar as _;
 
     fn endpoint() -> Endpoint {
         Endpoint::new(EndpointKey {

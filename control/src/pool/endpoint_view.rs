@@ -6,7 +6,7 @@ use portolan_config::plan::PoolPlan;
 use smallvec::SmallVec;
 
 use crate::clock::Tick;
-use crate::health::outlier::Standing;
+use crate::health::outlier::EjectionState;
 use crate::health::verdict::{Health, Verdict};
 use crate::pool::dial::Dial;
 use crate::pool::endpoint::Endpoint;
@@ -29,7 +29,7 @@ pub struct EndpointView {
     /// Its health.
     pub health: Health,
     /// Where it stands with traffic.
-    pub standing: Standing,
+    pub standing: EjectionState,
     /// How much of its weight it gets in a slow start: up to 1.
     pub ramp: f64,
     /// Its name has another address now: it serves until that one can.
@@ -66,8 +66,8 @@ impl EndpointView {
             _ if self.leaving && self.serves() => {
                 "its name has it no longer; it serves until another address can".to_owned()
             }
-            Standing::Ejected { reason, .. } if self.is_healthy() => reason.to_string(),
-            Standing::OnTrial { reason, .. } if self.is_healthy() => {
+            EjectionState::Ejected { reason, .. } if self.is_healthy() => reason.to_string(),
+            EjectionState::HalfOpen { reason, .. } if self.is_healthy() => {
                 format!("on trial after an ejection: {reason}")
             }
             _ => self.health.because.to_string(),
@@ -77,7 +77,7 @@ impl EndpointView {
     /// Since when.
     pub fn since(&self) -> Tick {
         match self.standing {
-            Standing::Ejected { since, .. } | Standing::OnTrial { since, .. }
+            EjectionState::Ejected { since, .. } | EjectionState::HalfOpen { since, .. }
                 if self.is_healthy() =>
             {
                 since

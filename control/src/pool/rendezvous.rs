@@ -26,7 +26,7 @@ pub(crate) fn seed_of_address(address: SocketAddr) -> u64 {
 }
 
 /// −weight ÷ ln(uniform): the weighted form of rendezvous hashing.
-pub(crate) fn bid(key: u64, seed: u64, weight: f64) -> f64 {
+pub(crate) fn score(key: u64, seed: u64, weight: f64) -> f64 {
     // SplitMix64's finaliser: every bit of both inputs reaches every bit of the outcome.
     let mut x = key ^ seed;
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use portolan_config::plan::PoolPlan;
 use smallvec::SmallVec;
 
-use crate::health::outlier::Standing;
+use crate::health::outlier::EjectionState;
 use crate::health::verdict::Verdict;
-use crate::pool::balance::{Deficits, Selector, Wish};
+use crate::pool::balance::{Criteria, Deficits, Selector};
 use crate::pool::endpoint_view::{Ejected, EndpointView};
 use crate::steering::{Basis, Sequence};
 
@@ -149,7 +149,7 @@ impl PoolView {
     }
 
     /// The index of the endpoint that gets a request sent here on this basis.
-    pub fn pick(&self, basis: Basis, wish: &mut Wish<'_>) -> Option<usize> {
+    pub fn pick(&self, basis: Basis, wish: &mut Criteria<'_>) -> Option<usize> {
         self.selector(basis).pick(
             &self.plan.balance,
             &self.endpoints,
@@ -166,9 +166,9 @@ impl PoolView {
 
     /// The index of the endpoint where a client's key is at home, of those that can get requests
     /// sent here on this basis.
-    pub fn home(&self, basis: Basis, key: u64, excluded: &[usize]) -> Option<usize> {
+    pub fn owner(&self, basis: Basis, key: u64, excluded: &[usize]) -> Option<usize> {
         let selector = self.selector(basis);
-        selector.home(key, &self.endpoints, excluded)
+        selector.owner(key, &self.endpoints, excluded)
     }
 
     fn selector(&self, basis: Basis) -> &Selector {
@@ -283,8 +283,10 @@ impl Sums {
                 sums.healthy += 1;
                 let weight = f64::from(endpoint.weight) * endpoint.part();
                 match endpoint.standing {
-                    Standing::OnTrial { .. } => sums.tried_weight += weight,
-                    Standing::Free | Standing::Ejected { .. } => sums.healthy_weight += weight,
+                    EjectionState::HalfOpen { .. } => sums.tried_weight += weight,
+                    EjectionState::Free | EjectionState::Ejected { .. } => {
+                        sums.healthy_weight += weight;
+                    }
                 }
             }
         }
@@ -355,7 +357,7 @@ pub(crate) mod tests {
             backup,
             name: None,
             health,
-            standing: Standing::Free,
+            standing: EjectionState::Free,
             ramp: 1.0,
             leaving: false,
         }
@@ -392,17 +394,17 @@ routes: [ {{ to: p }} ]"
                 let since = Tick::after(std::time::Duration::from_secs(at as u64));
                 let (until, reason) = (since, Reason::Run(3, Fault::Connect));
                 endpoint.standing = match letter.to_ascii_lowercase() {
-                    'x' => Standing::Ejected {
+                    'x' => EjectionState::Ejected {
                         since,
                         until,
                         reason,
                     },
-                    't' => Standing::OnTrial {
+                    't' => EjectionState::HalfOpen {
                         since,
                         until,
                         reason,
                     },
-                    _ => Standing::Free,
+                    _ => EjectionState::Free,
                 };
                 endpoint
             })
@@ -463,7 +465,7 @@ routes: [ {{ to: p }} ]"
     fn backups_count_only_when_no_primary_can_serve() {
         let mut random = fastrand::Rng::with_seed(1);
         let mut pick = |pool: &PoolView, basis| {
-            let mut wish = Wish {
+            let mut wish = Criteria {
                 hash: None,
                 excluded: &[],
                 random: &mut random,
@@ -509,7 +511,7 @@ routes: [ {{ to: p }} ]"
             .filter_map(|_| {
                 pool.pick(
                     basis,
-                    &mut Wish {
+                    &mut Criteria {
                         hash: None,
                         excluded: &[],
                         random: &mut random,
@@ -591,7 +593,7 @@ routes: [ {{ to: p }} ]"
     fn hits(pool: &PoolView, endpoint: usize) -> usize {
         let mut random = fastrand::Rng::with_seed(1);
         let requests = (0..10_000).filter(|_| {
-            let mut wish = Wish {
+            let mut wish = Criteria {
                 hash: None,
                 excluded: &[],
                 random: &mut random,

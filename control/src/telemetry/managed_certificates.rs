@@ -104,7 +104,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portolan_config::leaf::Leaf as _;
+    use portolan_config::scalar::FromScalar as _;
 
     #[test]
     fn orders_and_states_are_counted() {

@@ -360,7 +360,7 @@ impl Page<'_> {
         families.gauges(
             &family::ENDPOINT_SUSPECT,
             endpoints().map(|(pool, address, endpoint)| {
-                let suspect = endpoint.live.silence.is_suspect();
+                let suspect = endpoint.live.stall.is_suspect();
                 ([pool.to_owned(), address], up(suspect))
             }),
         );

@@ -18,7 +18,7 @@ use crate::accept::accept;
 use crate::accept::service::Service;
 use crate::descriptors;
 use crate::listener::bind::{Bound, HandedSocket, Shared, covers, overlap};
-use crate::listener::door::{Door, Opening};
+use crate::listener::socket::{ListenSocket, Opening};
 use crate::listener::{Listener, Place, Settings};
 
 /// The listeners of a process.
@@ -77,8 +77,8 @@ impl ListenerSet {
         let (mut own, mut others) = (Vec::new(), Vec::new());
         for listener in &state.listeners {
             let configured = listener.place().configured;
-            for (at, door) in listener.doors().iter().enumerate() {
-                let socket = door.duplicate()?;
+            for (at, socket) in listener.sockets().iter().enumerate() {
+                let socket = socket.duplicate()?;
                 let list = if at == 0 { &mut own } else { &mut others };
                 list.push(HandedSocket { configured, socket });
             }
@@ -104,11 +104,11 @@ impl ListenerSet {
         descriptors::measure();
         for (listener, bound) in std::mem::take(&mut state.closed) {
             let address = bound.address();
-            let doors = listener.doors();
-            let door = doors.iter().find(|door| door.address == address);
+            let sockets = listener.sockets();
+            let socket = sockets.iter().find(|socket| socket.address == address);
             // One that was to leave before it was opened has none.
-            let opening = door.map(Door::opening);
-            drop(doors);
+            let opening = socket.map(ListenSocket::opening);
+            drop(sockets);
             if let Some(opening) = opening {
                 self.inner.open(listener, bound, opening)?;
             }
@@ -146,7 +146,7 @@ impl Inner {
         Some(handed.remove(at))
     }
 
-    /// Lets a listener's clients in by a door at this address, as long as it is open.
+    /// Lets a listener's clients in by a socket at this address, as long as it is open.
     fn open(
         &self,
         listener: Arc<Listener>,
@@ -215,7 +215,7 @@ impl PreparedListeners for Prepared {
         let mut state = self.inner.lock();
         let mut next: Vec<Arc<Listener>> = Vec::new();
         // What new clients do not come by any more.
-        let mut old: Vec<(Door, Opening)> = Vec::new();
+        let mut old: Vec<(ListenSocket, Opening)> = Vec::new();
         for step in self.steps {
             next.push(step.listener().clone());
             match step {
@@ -225,23 +225,23 @@ impl PreparedListeners for Prepared {
                     let (configured, address) = (settings.plan.bind, bound.address());
                     listener.change(settings);
                     match self.inner.enter(&mut state, &listener, bound, 0) {
-                        Ok(doors) => {
+                        Ok(sockets) => {
                             tracing::info!("moving from {from} to {address}");
                             let bound = address;
                             listener.place.store(Arc::new(Place { configured, bound }));
-                            old.extend(doors.into_iter().map(|door| {
-                                let how = match covers(door.address, address) {
+                            old.extend(sockets.into_iter().map(|socket| {
+                                let how = match covers(socket.address, address) {
                                     true => Opening::Lingering,
                                     false => Opening::Closed,
                                 };
-                                (door, how)
+                                (socket, how)
                             }));
                         }
                         Err(error) => tracing::error!("cannot listen on {address}: {error}"),
                     }
                 }
                 Step::Add(listener, bound) => {
-                    let opening = listener.doors().first().map(Door::opening);
+                    let opening = listener.sockets().first().map(ListenSocket::opening);
                     let Some(opening) = opening.filter(|_| state.opened) else {
                         state.closed.push((listener, bound));
                         continue;
@@ -257,7 +257,7 @@ impl PreparedListeners for Prepared {
         for (at, bound) in self.others {
             let address = bound.address();
             let listener = &next[at];
-            let last = listener.doors().len();
+            let last = listener.sockets().len();
             match self.inner.enter(&mut state, listener, bound, last) {
                 Ok(_) => taken.push(address),
                 Err(error) => tracing::error!("cannot go on listening on {address}: {error}"),
@@ -270,39 +270,39 @@ impl PreparedListeners for Prepared {
         taken.extend(next.iter().map(|listener| listener.place().bound));
         // A narrower address of one listener may have become another one's own.
         for listener in &next {
-            let mut doors = listener.doors();
-            let own = |door: &Door| door.address == listener.place().bound;
+            let mut sockets = listener.sockets();
+            let own = |socket: &ListenSocket| socket.address == listener.place().bound;
             let others = next.iter().map(|next| next.place().bound);
             let others: Vec<SocketAddr> = others.collect();
-            let (stay, go) = doors
+            let (stay, go) = sockets
                 .drain(..)
-                .partition(|door| own(door) || !others.contains(&door.address));
-            *doors = stay;
-            let go: Vec<Door> = go;
-            old.extend(go.into_iter().map(|door| (door, Opening::Taken)));
+                .partition(|socket| own(socket) || !others.contains(&socket.address));
+            *sockets = stay;
+            let go: Vec<ListenSocket> = go;
+            old.extend(go.into_iter().map(|socket| (socket, Opening::Taken)));
         }
         // Nobody is turned away: from here on others let them in.
         let how_of = |address: SocketAddr, how| match taken.contains(&address) {
             true => Opening::Taken,
             false => how,
         };
-        for (door, how) in old {
-            let how = how_of(door.address, how);
-            door.close(how);
+        for (socket, how) in old {
+            let how = how_of(socket.address, how);
+            socket.close(how);
         }
         for listener in &state.listeners {
             if !next.iter().any(|kept| Arc::ptr_eq(kept, listener)) {
                 tracing::info!("leaving {}", listener.place().bound);
-                for door in listener.doors().drain(..) {
+                for socket in listener.sockets().drain(..) {
                     let covered = next
                         .iter()
-                        .any(|next| covers(door.address, next.place().bound));
+                        .any(|next| covers(socket.address, next.place().bound));
                     let how = match covered {
                         true => Opening::Lingering,
                         false => Opening::Closed,
                     };
-                    let how = how_of(door.address, how);
-                    door.close(how);
+                    let how = how_of(socket.address, how);
+                    socket.close(how);
                 }
                 listener.leave();
             }
@@ -315,7 +315,7 @@ impl PreparedListeners for Prepared {
 }
 
 impl Inner {
-    /// Gives a listener one more door, at this place among its doors. Its doors that let in clients who
+    /// Gives a listener one more socket, at this place among its sockets. Its sockets that let in clients who
     /// come by the new one from now on are given back.
     fn enter(
         &self,
@@ -323,12 +323,12 @@ impl Inner {
         listener: &Arc<Listener>,
         bound: Bound,
         at: usize,
-    ) -> io::Result<Vec<Door>> {
+    ) -> io::Result<Vec<ListenSocket>> {
         let address = bound.address();
-        let door = Door::new(&bound)?;
+        let socket = ListenSocket::new(&bound)?;
         let own = at == 0;
         if state.opened {
-            self.open(listener.clone(), bound, door.opening())?;
+            self.open(listener.clone(), bound, socket.opening())?;
         } else {
             if own {
                 let other = |(other, _): &(Arc<Listener>, Bound)| !Arc::ptr_eq(other, listener);
@@ -336,17 +336,19 @@ impl Inner {
             }
             state.closed.push((listener.clone(), bound));
         }
-        let mut doors = listener.doors();
+        let mut sockets = listener.sockets();
         let mut old = Vec::new();
         if own {
             // A narrower one stays: its clients are this listener's.
-            let stays = |door: &Door| covers(address, door.address) && door.address != address;
-            let (stay, go) = doors
+            let stays = |socket: &ListenSocket| {
+                covers(address, socket.address) && socket.address != address
+            };
+            let (stay, go) = sockets
                 .drain(..)
-                .partition(|door| state.opened && stays(door));
-            (*doors, old) = (stay, go);
+                .partition(|socket| state.opened && stays(socket));
+            (*sockets, old) = (stay, go);
         }
-        doors.insert(at, door);
+        sockets.insert(at, socket);
         Ok(old)
     }
 
@@ -355,8 +357,8 @@ impl Inner {
         let state = self.lock();
         let mut own = Vec::new();
         for listener in &state.listeners {
-            for door in listener.doors().iter() {
-                own.push((door.address, door.duplicate()?));
+            for socket in listener.sockets().iter() {
+                own.push((socket.address, socket.duplicate()?));
             }
         }
         for handed in &state.handed {
@@ -486,15 +488,15 @@ impl Prepared {
         for listener in &state.listeners {
             let mut steps = self.steps.iter();
             let step = steps.find(|step| Arc::ptr_eq(step.listener(), listener));
-            for door in listener.doors().iter() {
+            for socket in listener.sockets().iter() {
                 let stays = match step {
                     Some(Step::Keep(..)) => true,
                     // Narrower ones stay with it.
-                    Some(step) => covers(step.address(), door.address),
+                    Some(step) => covers(step.address(), socket.address),
                     None => false,
                 };
                 if !stays {
-                    going.push((door.address, door.duplicate()?));
+                    going.push((socket.address, socket.duplicate()?));
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::{HeaderValue, header};
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{AffinityPlan, RoutePlan};
-use portolan_control::decision::affinity::{Place, SecretKeeper, Tie, next_cookie};
+use portolan_control::decision::affinity::{AffinitySecret, ClientAffinity, Place, next_cookie};
 use portolan_control::snapshot::Snapshot;
 
 use crate::http::head::{RequestHeader, ResponseHeader};
@@ -14,20 +14,20 @@ use crate::request::context::{Admitted, Served};
 
 /// What ties a request to where its client was before.
 pub(crate) fn tie(
-    keeper: &SecretKeeper,
+    keeper: &AffinitySecret,
     snapshot: &Snapshot,
     route: &RoutePlan,
     request: &RequestHeader,
     client: IpAddr,
-) -> Tie {
-    Tie::of(snapshot, route, &request.headers, Some(client), || {
+) -> ClientAffinity {
+    ClientAffinity::of(snapshot, route, &request.headers, Some(client), || {
         Some(keeper.secret())
     })
 }
 
 /// Gives the client the cookie that names who answered it, unless it has that one.
 pub(crate) fn answer(
-    keeper: &SecretKeeper,
+    keeper: &AffinitySecret,
     request: &RequestHeader,
     response: &mut ResponseHeader,
     ctx: &Served<'_>,
@@ -61,7 +61,7 @@ pub(crate) fn answer(
     let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}");
     let cookie = HeaderValue::try_from(cookie)
         .map_err(|_| Error::explain(ErrorType::InternalError, "a cookie's name is no text"))?;
-    // Beside those of the endpoint.
+    // Hedged those of the endpoint.
     response.append_header(header::SET_COOKIE, cookie)?;
     Ok(())
 }

@@ -23,14 +23,14 @@ const LINE_END_AND_LAST_CHUNK_AND_END: &[u8] = b"\r\n0\r\n\r\n";
 
 /// What is to be written, in order.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub(crate) struct WriteBuffer {
     small: BytesMut,
     large: Bytes,
     /// What stands behind the large one.
     tail: Bytes,
 }
 
-impl Outgoing {
+impl WriteBuffer {
     /// Whether there is nothing to be written.
     pub(crate) fn is_empty(&self) -> bool {
         self.small.is_empty() && self.large.is_empty() && self.tail.is_empty()
@@ -187,7 +187,7 @@ mod tests {
         }
     }
 
-    fn drain(outgoing: &mut Outgoing, at_once: usize) -> Vec<u8> {
+    fn drain(outgoing: &mut WriteBuffer, at_once: usize) -> Vec<u8> {
         let mut to = Narrow(Vec::new(), at_once);
         let mut nobody = Context::from_waker(std::task::Waker::noop());
         while !outgoing.is_empty() {
@@ -206,7 +206,7 @@ mod tests {
         trailers.insert("x-sum", http::HeaderValue::from_static("1"));
         for size in [1, 9, 255, SMALL - 1, SMALL, 3 * SMALL] {
             for at_once in [1, 7, 1 << 20] {
-                let mut outgoing = Outgoing::default();
+                let mut outgoing = WriteBuffer::default();
                 outgoing.small().extend_from_slice(b"head ");
                 let part = vec![b'x'; size];
                 outgoing.put_chunk(part.clone().into());
@@ -231,7 +231,7 @@ mod tests {
         // However much of a chunk was taken when it turns out to have been the last.
         let head = format!("{SMALL:x}\r\n").len();
         for taken in (0..head + 3).chain(head + SMALL - 2..=head + SMALL + 2) {
-            let mut outgoing = Outgoing::default();
+            let mut outgoing = WriteBuffer::default();
             outgoing.put_chunk(vec![b'x'; SMALL].into());
             let mut to = Narrow(Vec::new(), taken);
             let mut nobody = Context::from_waker(std::task::Waker::noop());
@@ -246,7 +246,7 @@ mod tests {
             let expected = [begin.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
             assert!(whole == expected, "{taken}");
         }
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = WriteBuffer::default();
         outgoing.put(vec![b'x'; SMALL].into());
         outgoing.end_chunks(None, false);
         assert!(drain(&mut outgoing, 100).ends_with(b"x0\r\n\r\n"));

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use portolan_config::plan::{PoolId, RoutePlan};
 use portolan_control::clock::Tick;
 use portolan_control::counters::{Gauge, RetryReason, TryOutcome};
-use portolan_control::decision::affinity::Tie;
+use portolan_control::decision::affinity::ClientAffinity;
 use portolan_control::geo::Whereabouts;
 use portolan_control::health::outlier::{Epoch, Source};
 use portolan_control::health::stall::Waiting;
@@ -67,7 +67,7 @@ pub(crate) struct Admitted<'a> {
     /// By which health that was chosen.
     pub(crate) basis: Basis,
     /// What ties it to where its client was before.
-    pub(crate) tie: Tie,
+    pub(crate) tie: ClientAffinity,
 }
 
 /// What becomes of a request, from its first byte to the last of its answer.
@@ -148,7 +148,7 @@ impl InFlight {
     pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.begin();
         Self {
-            epoch: endpoint.witness.begin(),
+            epoch: endpoint.passive.begin(),
             endpoint,
             outcome: None,
             waiting: None,
@@ -158,7 +158,7 @@ impl InFlight {
     /// All of the request goes to the endpoint now: from here on its silence means something.
     pub(crate) fn wait(&mut self, now: Tick) {
         if self.waiting.is_none() {
-            self.waiting = Some(self.endpoint.silence.sent(now));
+            self.waiting = Some(self.endpoint.stall.sent(now));
         }
     }
 
@@ -179,7 +179,7 @@ impl InFlight {
 
     /// More of the answer came.
     pub(crate) fn heard(&self, now: Tick) {
-        self.endpoint.silence.heard(now);
+        self.endpoint.stall.heard(now);
     }
 
     /// Says how the try ended. What it says against the endpoint counts when that is dropped, unless the
@@ -206,7 +206,7 @@ impl InFlight {
 
     fn over(&mut self) {
         if let Some(waiting) = self.waiting.take() {
-            self.endpoint.silence.over(waiting);
+            self.endpoint.stall.over(waiting);
         }
     }
 
@@ -234,7 +234,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.over();
         self.endpoint.end();
-        self.endpoint.witness.over(self.epoch);
+        self.endpoint.passive.over(self.epoch);
         self.excused(TryOutcome::Abandoned);
     }
 }
@@ -316,7 +316,7 @@ impl<'a> Served<'a> {
             .map(|(_, stats)| stats.requests.total())
             .sum();
         let budget = route.hedge.as_ref().map_or(0.0, |hedge| hedge.budget);
-        state.retries.get(RetryReason::Beside) as f64 <= requests as f64 * budget
+        state.retries.get(RetryReason::Hedged) as f64 <= requests as f64 * budget
     }
 
     /// This try is the one that counts.

@@ -127,7 +127,7 @@ impl Running {
         patience: Duration,
         source: Source,
     ) {
-        if !self.this.live.endpoint().silence.is_suspect() || !upload.is_complete() {
+        if !self.this.live.endpoint().stall.is_suspect() || !upload.is_complete() {
             return;
         }
         let clock = with.clock;
@@ -699,8 +699,8 @@ impl Exchange<'_, '_> {
         let after = match hedge.after? {
             HedgeAfterPlan::Time(after) => after,
             HedgeAfterPlan::Percentile(percentile) => {
-                let silence = &running.this.live.endpoint().silence;
-                silence.quantile(f64::from(percentile) / 100.0)?
+                let stall = &running.this.live.endpoint().stall;
+                stall.quantile(f64::from(percentile) / 100.0)?
             }
         };
         // While the body still comes, nobody is slow but its client.
@@ -718,9 +718,9 @@ impl Exchange<'_, '_> {
                 .iter()
                 .enumerate()
                 .filter(|(at, _)| *at != running.this.endpoint)
-                .map(|(_, other)| &other.live.silence)
+                .map(|(_, other)| &other.live.stall)
                 .take(MOST_OTHERS);
-            match endpoint.silence.judge(now, late, others) {
+            match endpoint.stall.judge(now, late, others) {
                 Judgement::Same => {}
                 Judgement::Doubt => self.with.messenger.doubted(&endpoint.key),
                 Judgement::Suspect(silent) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use portolan_control::clock::Clock;
-use portolan_control::engine::Messenger;
+use portolan_control::engine::EngineHandle;
 
 use crate::upstream::connect::pool::Upstream;
 
@@ -14,5 +14,5 @@ pub(crate) struct ExchangeContext {
     /// Connections to endpoints.
     pub(crate) upstream: Arc<Upstream>,
     /// Tells the engine what it should look at.
-    pub(crate) messenger: Messenger,
+    pub(crate) messenger: EngineHandle,
 }

@@ -85,7 +85,7 @@ impl Prober {
             };
         };
         if !self.keeps_house.swap(true, Ordering::Relaxed) {
-            self.upstream.keep_house();
+            self.upstream.maintain();
         }
         let asking = tokio::time::timeout(plan.timeout, self.ask(plan, peers));
         let result = match asking.await {

@@ -23,12 +23,12 @@ use crate::upstream::session::question::Request;
 
 /// A request and its answer.
 #[derive(Debug)]
-pub(crate) enum Wire {
-    One(Box<Http1>),
-    Two(Box<Http2>),
+pub(crate) enum Session {
+    H1(Box<Http1>),
+    H2(Box<Http2>),
 }
 
-impl Wire {
+impl Session {
     /// Begins a request on this connection.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ impl Wire {
     ) -> Result<Self> {
         let length = request.length;
         match connected {
-            Connected::One(stream) => {
+            Connected::H1(stream) => {
                 // Who can only be spoken to like this gets the head as it is; otherwise the next
                 // connection may need it as it was.
                 let mut kept = None;
@@ -54,12 +54,12 @@ impl Wire {
                     head.insert_header(header::EXPECT, "100-continue")?;
                 }
                 let one = Http1::begin(stream, head, length, request.upgrade);
-                Ok(Self::One(Box::new(one)))
+                Ok(Self::H1(Box::new(one)))
             }
-            Connected::Two(slot) => {
+            Connected::H2(slot) => {
                 let head = request.head.clone();
                 let two = Http2::begin(slot, head, length, request.upgrade, target)?;
-                Ok(Self::Two(Box::new(two)))
+                Ok(Self::H2(Box::new(two)))
             }
         }
     }
@@ -67,48 +67,48 @@ impl Wire {
     /// Whether it takes more of the request's body.
     pub(crate) fn has_room(&self) -> bool {
         match self {
-            Self::One(one) => one.has_room(),
-            Self::Two(two) => two.has_room(),
+            Self::H1(one) => one.has_room(),
+            Self::H2(two) => two.has_room(),
         }
     }
 
     /// Takes some of the request's body. Only when there is room.
     pub(crate) fn send(&mut self, part: Bytes) {
         match self {
-            Self::One(one) => one.send(part),
-            Self::Two(two) => two.send(part),
+            Self::H1(one) => one.send(part),
+            Self::H2(two) => two.send(part),
         }
     }
 
     /// The request's body is over; what comes behind it.
     pub(crate) fn finish(&mut self, trailers: Option<HeaderMap>) {
         match self {
-            Self::One(one) => one.finish(trailers),
-            Self::Two(two) => two.finish(trailers),
+            Self::H1(one) => one.finish(trailers),
+            Self::H2(two) => two.finish(trailers),
         }
     }
 
     /// Sends what it took, as far as the endpoint takes it. Whether anything was sent.
     pub(crate) fn send_on(&mut self, cx: &mut Context<'_>) -> bool {
         match self {
-            Self::One(one) => one.send_on(cx),
-            Self::Two(two) => two.send_on(cx),
+            Self::H1(one) => one.send_on(cx),
+            Self::H2(two) => two.send_on(cx),
         }
     }
 
     /// Whether all that it took was sent.
     pub(crate) fn is_sent(&self) -> bool {
         match self {
-            Self::One(one) => one.is_sent(),
-            Self::Two(two) => two.is_sent(),
+            Self::H1(one) => one.is_sent(),
+            Self::H2(two) => two.is_sent(),
         }
     }
 
     /// Whether the endpoint takes no more of the request. It may answer all the same.
     pub(crate) fn is_cut(&self) -> bool {
         match self {
-            Self::One(one) => one.is_cut(),
-            Self::Two(two) => two.is_cut(),
+            Self::H1(one) => one.is_cut(),
+            Self::H2(two) => two.is_cut(),
         }
     }
 
@@ -116,9 +116,9 @@ impl Wire {
     /// `kept`.
     pub(crate) fn lost(&self, error: &Error, kept: bool) -> Lost {
         match self {
-            Self::One(one) if kept && one.is_unheard() => Lost::Stale,
-            Self::One(_) => Lost::Perhaps,
-            Self::Two(two) => two.lost(error, kept),
+            Self::H1(one) if kept && one.is_unheard() => Lost::Stale,
+            Self::H1(_) => Lost::Perhaps,
+            Self::H2(two) => two.lost(error, kept),
         }
     }
 
@@ -128,24 +128,24 @@ impl Wire {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(Box<ResponseHeader>, Next)>> {
         match self {
-            Self::One(one) => one.poll_head(cx),
-            Self::Two(two) => two.poll_head(cx),
+            Self::H1(one) => one.poll_head(cx),
+            Self::H2(two) => two.poll_head(cx),
         }
     }
 
     /// What comes next of the answer.
     pub(crate) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part>> {
         match self {
-            Self::One(one) => one.poll_part(cx),
-            Self::Two(two) => two.poll_part(cx),
+            Self::H1(one) => one.poll_part(cx),
+            Self::H2(two) => two.poll_part(cx),
         }
     }
 
     /// No more is said on an upgraded connection; the endpoint may still say something.
     pub(crate) fn poll_half_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::One(one) => one.poll_half_close(cx),
-            Self::Two(_) => Poll::Ready(()),
+            Self::H1(one) => one.poll_half_close(cx),
+            Self::H2(_) => Poll::Ready(()),
         }
     }
 
@@ -154,13 +154,13 @@ impl Wire {
     /// earlier.
     pub(crate) fn give_back(self, upstream: &Upstream, target: Target, used: Instant) {
         match self {
-            Self::One(one) => {
+            Self::H1(one) => {
                 if let Some((stream, promise)) = one.into_kept() {
-                    upstream.keep_one(stream, target, used, promise);
+                    upstream.keep_h1(stream, target, used, promise);
                 }
             }
             // Its place is given back when it is dropped.
-            Self::Two(_) => {}
+            Self::H2(_) => {}
         }
     }
 }

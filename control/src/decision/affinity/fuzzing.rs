@@ -3,8 +3,8 @@
 
 use http::{HeaderValue, header};
 use portolan_config::fields::Fields;
-use portolan_config::leaf::Leaf as _;
 use portolan_config::names::Name;
+use portolan_config::scalar::FromScalar as _;
 
 use super::{BETWEEN, MOST_TAGS, Secret, parse_secret, tags};
 use crate::auth::cookie::{MOST_COOKIES, cookie, cookies as values};

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::auth::cookie::cookie;
 use crate::decision::decide;
-use crate::decision::explain::pretend;
+use crate::decision::explain::hypothetical;
 use crate::geo::{Locator, Whereabouts};
 use crate::steering::Draw;
 
@@ -52,7 +52,7 @@ fn world(plan: &Arc<Plan>, down: &[&str]) -> Snapshot {
         .filter_map(|address| address.parse().ok())
         .flat_map(|address| plan.pools.iter().map(move |pool| (pool.id, address)))
         .collect();
-    pretend(plan, &Arc::new(Locator::default()), &pools, &endpoints)
+    hypothetical(plan, &Arc::new(Locator::default()), &pools, &endpoints)
 }
 
 fn tables(snapshot: &Snapshot, route: &RoutePlan) -> ClassTables {
@@ -69,10 +69,10 @@ fn homes(snapshot: &Snapshot, clients: u64) -> Vec<String> {
     let tables = tables(snapshot, route);
     (0..clients)
         .map(|client| {
-            let tie = Tie::Key(key(format!("session-{client}").as_bytes()));
-            match tie.fate(snapshot, &tables, route.when_all_down) {
-                Some(Fate::Pool { pool, .. }) => name(snapshot, pool),
-                Some(Fate::Shed) => "-".to_owned(),
+            let tie = ClientAffinity::Key(key(format!("session-{client}").as_bytes()));
+            match tie.decide(snapshot, &tables, route.when_all_down) {
+                Some(Decision::Pool { pool, .. }) => name(snapshot, pool),
+                Some(Decision::Shed) => "-".to_owned(),
                 other => panic!("{other:?}"),
             }
         })
@@ -160,7 +160,7 @@ fn a_dead_endpoint_moves_its_own_clients_alone_and_weights_count() {
     let plan = plan("b", "");
     let at = |snapshot: &Snapshot, client: u64, excluded: &[usize]| {
         let view = &snapshot.pools[1];
-        let tie = Tie::Key(key(&client.to_be_bytes()));
+        let tie = ClientAffinity::Key(key(&client.to_be_bytes()));
         tie.endpoint(view, Basis::Health, excluded).unwrap()
     };
     let well = world(&plan, &[]);
@@ -239,11 +239,11 @@ fn a_request_without_the_header_is_free() {
                 value.parse().unwrap(),
             );
         }
-        Tie::of(&snapshot, &plan.routes[0], &headers, None, || None)
+        ClientAffinity::of(&snapshot, &plan.routes[0], &headers, None, || None)
     };
-    assert_eq!(tie(None), Tie::Free);
-    assert_eq!(tie(Some("")), Tie::Free);
-    assert_eq!(tie(Some("alice")), Tie::Key(key(b"alice")));
+    assert_eq!(tie(None), ClientAffinity::Free);
+    assert_eq!(tie(Some("")), ClientAffinity::Free);
+    assert_eq!(tie(Some("alice")), ClientAffinity::Key(key(b"alice")));
 }
 
 // === By a cookie ===
@@ -268,13 +268,13 @@ fn visit(snapshot: &Snapshot, route: usize, cookie: &mut String, draw: Draw) -> 
     let secret = secret();
     let route = &snapshot.plan.routes[route];
     let headers = with_cookie(cookie);
-    let tie = Tie::of(snapshot, route, &headers, None, || Some(&secret));
+    let tie = ClientAffinity::of(snapshot, route, &headers, None, || Some(&secret));
     let tables = tables(snapshot, route);
-    let fate = tie
-        .fate(snapshot, &tables, route.when_all_down)
-        .unwrap_or_else(|| decide::fate(&tables, route.when_all_down, draw));
-    let Fate::Pool { pool, basis, .. } = fate else {
-        return format!("{fate:?}");
+    let decision = tie
+        .decide(snapshot, &tables, route.when_all_down)
+        .unwrap_or_else(|| decide::look_up(&tables, route.when_all_down, draw));
+    let Decision::Pool { pool, basis, .. } = decision else {
+        return format!("{decision:?}");
     };
     let view = &snapshot.pools[pool.index()];
     let endpoint = tie.endpoint(view, basis, &[]).unwrap_or_else(|| {
@@ -403,8 +403,8 @@ fn what_a_client_makes_up_is_nothing_and_is_replaced() {
     ];
     for value in made_up {
         let headers = with_cookie(value);
-        let tie = Tie::of(&snapshot, &plan.routes[0], &headers, None, || Some(&secret));
-        assert_eq!(tie, Tie::Places(SmallVec::new()), "{value}");
+        let tie = ClientAffinity::of(&snapshot, &plan.routes[0], &headers, None, || Some(&secret));
+        assert_eq!(tie, ClientAffinity::Places(SmallVec::new()), "{value}");
         let mut cookie = value.to_owned();
         let served = visit(&snapshot, 0, &mut cookie, Draw::nth(0));
         assert_eq!(cookie.len(), 32, "{value} became {cookie}");
@@ -412,14 +412,14 @@ fn what_a_client_makes_up_is_nothing_and_is_replaced() {
     }
     // Never more than so many are looked at.
     let many = [&*foreign; 9].join(".") + "." + &real;
-    let tie = Tie::of(
+    let tie = ClientAffinity::of(
         &snapshot,
         &plan.routes[0],
         &with_cookie(&many),
         None,
         || Some(&secret),
     );
-    assert_eq!(tie, Tie::Places(SmallVec::new()));
+    assert_eq!(tie, ClientAffinity::Places(SmallVec::new()));
 }
 
 /// As a browser sends them that has one of its own for another path or domain.
@@ -438,8 +438,8 @@ fn a_cookie_that_is_out_of_date_is_passed_over_wherever_it_stands() {
                 http::HeaderValue::from_bytes(line.as_bytes()).unwrap(),
             );
         }
-        let tie = Tie::of(&snapshot, &plan.routes[0], &headers, None, || Some(&secret));
-        let Tie::Places(places) = &tie else {
+        let tie = ClientAffinity::of(&snapshot, &plan.routes[0], &headers, None, || Some(&secret));
+        let ClientAffinity::Places(places) = &tie else {
             panic!("{tie:?}");
         };
         let served = places.first().copied();
@@ -459,7 +459,7 @@ fn a_cookie_that_is_out_of_date_is_passed_over_wherever_it_stands() {
         vec![format!(
             "portolan=; portolan=x; portolan={old}.{old};portolan={good}; c=d"
         )],
-        // Beside what is no text in one of its neighbours.
+        // Hedged what is no text in one of its neighbours.
         vec![format!("n=z\u{fc}rich; portolan={good}")],
         vec![format!(
             "{}portolan={good}",
@@ -570,22 +570,25 @@ fn the_secret_is_made_once_and_is_its_owners() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let plan = plan("a", COOKIE);
-    let tag = |keeper: &SecretKeeper| {
+    let tag = |keeper: &AffinitySecret| {
         let snapshot = world(&plan, &[]);
         keeper.secret().tag(&snapshot.pools[0].endpoints[0].live)
     };
-    let keeper = SecretKeeper::new(state.clone());
+    let keeper = AffinitySecret::new(state.clone());
     assert!(!state.exists(), "not before it is needed");
     let first = tag(&keeper);
-    assert_eq!(tag(&SecretKeeper::new(state.clone())), first, "a restart");
+    assert_eq!(tag(&AffinitySecret::new(state.clone())), first, "a restart");
     let path = state.join(FILE);
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     // Another machine's.
-    assert_ne!(tag(&SecretKeeper::new(folder.path().join("other"))), first);
+    assert_ne!(
+        tag(&AffinitySecret::new(folder.path().join("other"))),
+        first
+    );
     // A damaged one is left alone, for somebody to look at.
     std::fs::write(&path, "garbage").unwrap();
-    assert_ne!(tag(&SecretKeeper::new(state)), first);
+    assert_ne!(tag(&AffinitySecret::new(state)), first);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "garbage");
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use portolan_config::plan::BalancePlan;
 
-use super::{Deficits, Selector, Wish};
+use super::{Criteria, Deficits, Selector};
 use crate::clock::Tick;
 use crate::pool::endpoint::MEMORY;
 use crate::pool::endpoint_view::EndpointView;
@@ -158,7 +158,7 @@ fn run(world: &World, requests: usize) -> Outcome {
     for request in 0..requests {
         now += Duration::from_secs_f64(run.exponential(1.0 / world.rate));
         run.until(now);
-        let mut wish = Wish {
+        let mut wish = Criteria {
             hash: None,
             excluded: &[],
             random: &mut chance,

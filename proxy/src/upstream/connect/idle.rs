@@ -13,7 +13,7 @@
 //! No clock is read for any of this: what a connection is given back with is the time at which its
 //! endpoint was last heard, which is known by then.
 //!
-//! [`house`]: super::place::keep_house
+//! [`house`]: super::place::maintain
 
 use std::cell::RefCell;
 use std::collections::HashMap;

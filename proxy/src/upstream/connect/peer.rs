@@ -48,7 +48,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// For requests, over connections of the endpoint's current cohort ([`Endpoint::cohort`]).
+    /// For requests, over connections of the endpoint's current connection_generation ([`Endpoint::connection_generation`]).
     pub(crate) fn requests(&self, endpoint: &Arc<Endpoint>) -> Target {
         Target::new(&self.requests, Cohorts::Endpoint(endpoint.clone()))
     }
@@ -130,7 +130,7 @@ struct Prepared {
     peer: Arc<HttpPeer>,
     /// Verifies the endpoint once hands are shaken, where the engine cannot do so.
     verifier: Option<Arc<ServerVerifier>>,
-    /// What they are known by, but for their cohort.
+    /// What they are known by, but for their connection_generation.
     key: u64,
     /// The endpoint's own name, with its port.
     authority: HeaderValue,
@@ -172,7 +172,7 @@ enum Cohorts {
 impl Cohorts {
     fn current(&self) -> u64 {
         match self {
-            Self::Endpoint(endpoint) => endpoint.cohort(),
+            Self::Endpoint(endpoint) => endpoint.connection_generation(),
             Self::Probes(failed) => failed.load(Ordering::Relaxed),
         }
     }
@@ -186,21 +186,21 @@ pub(crate) struct Target {
     key: u64,
     authority: HeaderValue,
     cohorts: Cohorts,
-    cohort: u64,
+    connection_generation: u64,
     /// The PROXY protocol header that it begins with, and for whom it is.
     announced: Option<(ProxyVersion, Option<Addresses>)>,
 }
 
 impl Target {
     fn new(prepared: &Prepared, cohorts: Cohorts) -> Self {
-        let cohort = cohorts.current();
+        let connection_generation = cohorts.current();
         Self {
             peer: prepared.peer.clone(),
             verifier: prepared.verifier.clone(),
-            key: prepared.key ^ apart(cohort),
+            key: prepared.key ^ apart(connection_generation),
             authority: prepared.authority.clone(),
             cohorts,
-            cohort,
+            connection_generation,
             announced: None,
         }
     }
@@ -236,7 +236,7 @@ impl Target {
 
     /// Whether the endpoint has not been out of order since.
     pub(crate) fn is_current(&self) -> bool {
-        self.cohorts.current() == self.cohort
+        self.cohorts.current() == self.connection_generation
     }
 
     /// Whether it leads over TLS.
@@ -364,11 +364,11 @@ fn verifier(
     identity.verifier().map(Arc::new)
 }
 
-/// A number by which the keys of a cohort differ from those of all others.
-fn apart(cohort: u64) -> u64 {
+/// A number by which the keys of a connection_generation differ from those of all others.
+fn apart(connection_generation: u64) -> u64 {
     // Odd, so that no two cohorts have one.
     const APART: u64 = 0x9e37_79b9_7f4a_7c15;
-    cohort.wrapping_mul(APART)
+    connection_generation.wrapping_mul(APART)
 }
 
 /// Connections are shared only between requests with the same key: never across pools, and never

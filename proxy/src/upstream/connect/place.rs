@@ -42,11 +42,7 @@ impl Place {
 
     /// A connection over HTTP/1.1 to this target that is not in use. With `once`, for a request that
     /// cannot be repeated.
-    pub(crate) fn take_one(
-        &self,
-        target: &Target,
-        once: Option<Instant>,
-    ) -> Option<EndpointStream> {
+    pub(crate) fn take_h1(&self, target: &Target, once: Option<Instant>) -> Option<EndpointStream> {
         match self {
             Self::Worker => idle::take(target, once),
             Self::Own(own) => own.one().take(target.key(), once),
@@ -55,7 +51,7 @@ impl Place {
 
     /// Keeps one for the next request; so many at most. Its endpoint was last heard then, and may have
     /// said how long it keeps it.
-    pub(crate) fn keep_one(
+    pub(crate) fn keep_h1(
         &self,
         stream: EndpointStream,
         target: Target,
@@ -71,7 +67,7 @@ impl Place {
 
     /// Does something with the connections over HTTP/2; not within itself. Nothing, if there are none any
     /// more: a thread that ends keeps none.
-    pub(crate) fn with_two<T>(&self, what: impl FnOnce(&mut Pool) -> T) -> Option<T> {
+    pub(crate) fn with_h2<T>(&self, what: impl FnOnce(&mut Pool) -> T) -> Option<T> {
         match self {
             Self::Worker => TWO.try_with(|pool| what(&mut pool.borrow_mut())).ok(),
             Self::Own(own) => {
@@ -87,7 +83,7 @@ impl Place {
             own.one().tidy(now);
         }
         let short = SHORTAGES.files_are_short() || SHORTAGES.ports_are_short();
-        self.with_two(|pool| pool.tidy(now, short));
+        self.with_h2(|pool| pool.tidy(now, short));
     }
 }
 
@@ -98,7 +94,7 @@ impl Own {
 }
 
 /// Closes, for as long as this thread works, what is of no use any more.
-pub(crate) async fn keep_house() {
+pub(crate) async fn maintain() {
     loop {
         tokio::time::sleep(idle::HOUSEKEEPING).await;
         let now = Instant::now();

@@ -86,7 +86,7 @@ impl Upstream {
 
     /// Closes what is of no use any more, from time to time, as long as this is there. For connections
     /// that are no worker's.
-    pub(crate) fn keep_house(self: &Arc<Self>) {
+    pub(crate) fn maintain(self: &Arc<Self>) {
         let upstream = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
@@ -103,15 +103,15 @@ impl Upstream {
     pub(crate) fn kept(&self, target: &Target, need: Need) -> Option<Connected> {
         if target.speaks_http2() {
             let key = target.key();
-            let slot = self.place.with_two(|pool| pool.take(key, need)).flatten();
+            let slot = self.place.with_h2(|pool| pool.take(key, need)).flatten();
             if let Some(slot) = slot {
-                return Some(Connected::Two(slot));
+                return Some(Connected::H2(slot));
             }
             if !target.speaks_http1() {
                 return None;
             }
         }
-        self.place.take_one(target, need.once).map(Connected::One)
+        self.place.take_h1(target, need.once).map(Connected::H1)
     }
 
     /// Connects, and says whether the connection was there already.
@@ -127,7 +127,7 @@ impl Upstream {
             return self.join(target, need).await;
         }
         match self.open(target).await {
-            Ok(Opened::One(stream) | Opened::Two(stream)) => Ok((Connected::One(stream), false)),
+            Ok(Opened::H1(stream) | Opened::H2(stream)) => Ok((Connected::H1(stream), false)),
             // Over HTTP/1.1 is how requests that ask for an upgrade are sent if they can be.
             Err(error) if need.upgrade && wants_another_protocol(&error) => {
                 self.join(&target.over_http2(), need).await
@@ -143,14 +143,14 @@ impl Upstream {
         let maker: Weak<dyn Maker> = Arc::<Self>::downgrade(self);
         let joined = self
             .place
-            .with_two(|pool| pool.join(maker.clone(), target, need));
+            .with_h2(|pool| pool.join(maker.clone(), target, need));
         match joined.ok_or_else(over)? {
-            Joined::Place(slot) => Ok((Connected::Two(slot), true)),
+            Joined::Place(slot) => Ok((Connected::H2(slot), true)),
             Joined::Waits(told) => {
                 let connected = told.await.map_err(|_| over())??;
                 let kept = match &connected {
-                    Connected::One(_) => false,
-                    Connected::Two(slot) => slot.is_kept(),
+                    Connected::H1(_) => false,
+                    Connected::H2(slot) => slot.is_kept(),
                 };
                 Ok((connected, kept))
             }
@@ -183,8 +183,8 @@ impl Upstream {
                 let stream = self.connector.new_stream(&target.peer()).await?;
                 target.verify(&stream)?;
                 match stream.selected_alpn_proto() {
-                    Some(ALPN::H2) => return Ok(Opened::Two(EndpointStream::Engine(stream))),
-                    Some(_) => return Ok(Opened::One(EndpointStream::Engine(stream))),
+                    Some(ALPN::H2) => return Ok(Opened::H2(EndpointStream::Engine(stream))),
+                    Some(_) => return Ok(Opened::H1(EndpointStream::Engine(stream))),
                     None => EndpointStream::Engine(stream),
                 }
             }
@@ -192,23 +192,22 @@ impl Upstream {
         // Nobody has chosen: over TLS that is HTTP/1.1, in clear text what was configured.
         let http2 = !target.is_tls() && !target.speaks_http1();
         Ok(if http2 {
-            Opened::Two(stream)
+            Opened::H2(stream)
         } else {
-            Opened::One(stream)
+            Opened::H1(stream)
         })
     }
 
     /// Keeps a connection for the next request. Its endpoint was last heard then, and may have said how
     /// long it keeps it.
-    pub(crate) fn keep_one(
+    pub(crate) fn keep_h1(
         &self,
         stream: EndpointStream,
         target: Target,
         used: Instant,
         promise: Option<Duration>,
     ) {
-        self.place
-            .keep_one(stream, target, used, promise, self.most);
+        self.place.keep_h1(stream, target, used, promise, self.most);
     }
 }
 
@@ -223,22 +222,22 @@ async fn attempt(upstream: Arc<Upstream>, target: Target) {
     let key = target.key();
     let place = upstream.place().clone();
     let (made, driver) = match upstream.open(&target).await {
-        Ok(Opened::One(stream)) => (Ok(Arrived::One(stream)), None),
-        Ok(Opened::Two(stream)) => {
+        Ok(Opened::H1(stream)) => (Ok(Arrived::H1(stream)), None),
+        Ok(Opened::H2(stream)) => {
             let (patience, process) = (target.connect_timeout(), upstream.held().clone());
             let told = place.clone();
             let changed = Box::new(move || {
-                told.with_two(|pool| pool.serve(key));
+                told.with_h2(|pool| pool.serve(key));
             });
             let begun = Connection::begin(stream, changed, patience, process);
             match begun.await {
-                Ok((connection, driver)) => (Ok(Arrived::Two(connection)), Some(driver)),
+                Ok((connection, driver)) => (Ok(Arrived::H2(connection)), Some(driver)),
                 Err(error) => (Err(error), None),
             }
         }
         Err(error) => (Err(error), None),
     };
-    place.with_two(|pool| pool.arrived(key, made));
+    place.with_h2(|pool| pool.arrived(key, made));
     if let Some(driver) = driver {
         driver.await;
     }

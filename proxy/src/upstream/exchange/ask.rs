@@ -13,7 +13,7 @@ use portolan_control::clock::Tick;
 use portolan_control::counters::TryOutcome;
 use portolan_control::health::exhaustion::SHORTAGES;
 use portolan_control::health::outlier::Source;
-use portolan_control::pool::balance::Wish;
+use portolan_control::pool::balance::Criteria;
 use portolan_control::pool::view::PoolView;
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
@@ -133,7 +133,7 @@ fn pick(view: &PoolView, failed: &[usize], now: Tick) -> Option<usize> {
         [Basis::Health, Basis::EveryEndpoint]
             .into_iter()
             .find_map(|basis| {
-                let mut wish = Wish {
+                let mut wish = Criteria {
                     hash: None,
                     excluded: failed,
                     random,

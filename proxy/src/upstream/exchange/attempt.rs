@@ -23,7 +23,7 @@ use crate::upstream::fault;
 use crate::upstream::session::http2::{Claim, Need};
 use crate::upstream::session::part::{Length, Lost, Next};
 use crate::upstream::session::question::Request;
-use crate::upstream::session::{Wire, http2};
+use crate::upstream::session::{Session, http2};
 
 /// Kept connections that may be found closed before that counts as the endpoint's failure.
 const MOST_REPLACEMENTS: u32 = 3;
@@ -47,7 +47,7 @@ pub(super) struct Patience {
 
 /// The head of an answer, and where the rest of it comes from.
 pub(crate) struct Answer {
-    pub(super) wire: Wire,
+    pub(super) wire: Session,
     pub(super) target: Target,
     pub(super) head: Box<ResponseHeader>,
     pub(super) next: Next,
@@ -95,7 +95,7 @@ enum State {
     /// A connection was there already.
     Kept(Connected),
     Connecting(Connecting),
-    Asking(Wire),
+    Asking(Session),
     Over,
 }
 
@@ -264,9 +264,9 @@ impl Attempt {
         (self.at, self.finished, self.asked) = (0, false, None);
         self.took = now;
         self.holding =
-            (self.request.expects && matches!(connected, Connected::One(_))).then_some(now + ASKED);
+            (self.request.expects && matches!(connected, Connected::H1(_))).then_some(now + ASKED);
         self.sent = true;
-        let wire = Wire::begin(connected, &self.target, &mut self.request)?;
+        let wire = Session::begin(connected, &self.target, &mut self.request)?;
         self.state = State::Asking(wire);
         Ok(())
     }
@@ -302,7 +302,7 @@ impl Attempt {
             }
             let sent = wire.send_on(cx);
             if wire.is_sent() {
-                upload.sent(self.at, matches!(wire, Wire::Two(_)));
+                upload.sent(self.at, matches!(wire, Session::H2(_)));
             }
             if wire.is_cut() {
                 // Whatever it says now is its answer to what it has.

@@ -21,7 +21,7 @@ use crate::request::context::{Admitted, Served};
 use crate::upstream::exchange::client::{Client, Heard, hear};
 use crate::upstream::exchange_context::ExchangeContext;
 use crate::upstream::fault;
-use crate::upstream::session::Wire;
+use crate::upstream::session::Session;
 use crate::upstream::session::part::{Next, Part};
 
 /// How long nothing may happen where no pool says how long.
@@ -138,7 +138,7 @@ struct Both<'a, 'r> {
     downstream: &'a mut Downstream,
     ctx: &'a mut Served<'r>,
     admitted: &'a Admitted<'r>,
-    wire: Wire,
+    wire: Session,
     upload: Upload,
     /// How much of the request's body was given to the endpoint's connection, and whether that is
     /// all.
@@ -412,7 +412,7 @@ impl<'r> Both<'_, 'r> {
 /// Goes on with the request. Whether anything was sent.
 fn send_on(
     cx: &mut Context<'_>,
-    wire: &mut Wire,
+    wire: &mut Session,
     upload: &mut Upload,
     at: &mut usize,
     finished: &mut bool,

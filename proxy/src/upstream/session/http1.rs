@@ -21,7 +21,7 @@ use crate::http::head::{RequestHeader, ResponseHeader};
 use crate::http::http1::answer::Asked;
 use crate::http::http1::body::{Body, Step};
 use crate::http::http1::{Bad, answer, write};
-use crate::http::write_buffer::Outgoing;
+use crate::http::write_buffer::WriteBuffer;
 use crate::upstream::connect::idle;
 use crate::upstream::connect::stream::EndpointStream;
 use crate::upstream::session::part::{Length, Next, Part};
@@ -59,7 +59,7 @@ pub(crate) struct Http1 {
     /// What comes behind the request's body is sent.
     trailers: bool,
     /// To be written.
-    outgoing: Outgoing,
+    outgoing: WriteBuffer,
     /// Written, and perhaps not sent.
     unflushed: bool,
     /// Nothing more can be written, and why.
@@ -96,7 +96,7 @@ impl Http1 {
         length: Length,
         upgrade: bool,
     ) -> Self {
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = WriteBuffer::default();
         write::request(outgoing.small(), head);
         write::end(outgoing.small());
         Self {

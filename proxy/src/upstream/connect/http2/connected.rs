@@ -6,12 +6,12 @@ use crate::upstream::connect::stream::EndpointStream;
 /// A connection, or a place on one, for a request.
 #[derive(Debug)]
 pub(crate) enum Connected {
-    One(EndpointStream),
-    Two(Slot),
+    H1(EndpointStream),
+    H2(Slot),
 }
 
 /// A connection that was made, by what is spoken on it.
 pub(crate) enum Opened {
-    One(EndpointStream),
-    Two(EndpointStream),
+    H1(EndpointStream),
+    H2(EndpointStream),
 }

@@ -122,7 +122,7 @@ impl Pool {
         };
         entry.attempts -= 1;
         match made {
-            Ok(Arrived::Two(connection)) => {
+            Ok(Arrived::H2(connection)) => {
                 entry.connections.push(Kept {
                     connection,
                     idle: None,
@@ -130,10 +130,10 @@ impl Pool {
                 entry.serve();
             }
             // Whoever may be spoken to both ways has chosen: one connection for each request.
-            Ok(Arrived::One(stream)) => {
+            Ok(Arrived::H1(stream)) => {
                 entry.grant.streams = 1;
                 entry.weigh();
-                entry.hand_over(Connected::One(stream));
+                entry.hand_over(Connected::H1(stream));
                 entry.make();
             }
             Err(error) => entry.fail(error),
@@ -174,8 +174,8 @@ impl Pool {
 
 /// A connection that was made.
 pub(crate) enum Arrived {
-    One(EndpointStream),
-    Two(Arc<Connection>),
+    H1(EndpointStream),
+    H2(Arc<Connection>),
 }
 
 impl Entry {
@@ -225,8 +225,8 @@ impl Entry {
                     };
                     self.wanted -= waiter.places;
                     if let Some(slot) = slot
-                        && let Err(Ok(Connected::Two(slot))) =
-                            waiter.tell.send(Ok(Connected::Two(slot)))
+                        && let Err(Ok(Connected::H2(slot))) =
+                            waiter.tell.send(Ok(Connected::H2(slot)))
                     {
                         slot.take_back();
                     }

@@ -188,7 +188,7 @@ impl Guests {
     }
 }
 
-/// Lets clients in until the door is closed, and serves those who are inside to the end of their requests:
+/// Lets clients in until the socket is closed, and serves those who are inside to the end of their requests:
 /// they have a `grace` to begin one that they are sending just now.
 pub(super) async fn serve(
     listener: TcpListener,

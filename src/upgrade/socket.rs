@@ -60,12 +60,12 @@ pub(crate) enum Answer {
 
 /// The socket, as long as this process has it.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct UpgradeSocket {
     listener: UnixListener,
     path: PathBuf,
 }
 
-impl Door {
+impl UpgradeSocket {
     /// Opens it, in place of one that a process before this one had.
     ///
     /// # Errors
@@ -190,10 +190,10 @@ mod tests {
     async fn the_socket_is_for_its_owner_and_replaces_the_one_before() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("a/state");
-        let first = Door::open(&state).unwrap();
+        let first = UpgradeSocket::open(&state).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(first.path()), mode(&state)), (0o600, 0o700));
-        let second = Door::open(&state).unwrap();
+        let second = UpgradeSocket::open(&state).unwrap();
         let _client = UnixStream::connect(second.path()).await.unwrap();
         assert!(second.listener.accept().await.is_ok());
         assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1);

@@ -101,7 +101,7 @@ const LOWER: u64 = u32::MAX as u64;
 
 /// What requests tell about one endpoint.
 #[derive(Debug, Default)]
-pub struct Witness {
+pub struct PassiveCounters {
     /// The epoch in the upper half; in the lower one the flags and the failures in a row.
     state: AtomicU64,
     /// So many failures in a row wake the engine; 0: none do.
@@ -139,7 +139,7 @@ pub struct Seen {
     pub all_bound: bool,
 }
 
-impl Witness {
+impl PassiveCounters {
     /// A witness that wakes the engine through this.
     pub fn new(alarm: Arc<Alarm>) -> Self {
         Self {
@@ -302,51 +302,54 @@ mod tests {
 
     #[test]
     fn failures_count_in_a_row_and_only_of_this_epoch() {
-        let witness = Witness::default();
-        let old = witness.begin();
-        witness.failed(Fault::Connect, old, any());
-        witness.failed(Fault::Unavailable, old, any());
+        let passive = PassiveCounters::default();
+        let old = passive.begin();
+        passive.failed(Fault::Connect, old, any());
+        passive.failed(Fault::Unavailable, old, any());
         assert_eq!(
-            (witness.look(NOW).run, witness.look(NOW).fault),
+            (passive.look(NOW).run, passive.look(NOW).fault),
             (2, Fault::Unavailable)
         );
-        witness.succeeded(old, NOW, any);
-        assert_eq!(witness.look(NOW).run, 0);
-        witness.failed(Fault::Connect, old, any());
-        witness.turn(false);
-        witness.failed(Fault::Connect, old, any());
-        assert_eq!(witness.look(NOW).run, 0, "it began before");
-        witness.failed(Fault::Connect, witness.begin(), any());
-        witness.succeeded(old, NOW, any);
-        assert_eq!(witness.look(NOW).run, 1, "that, too");
+        passive.succeeded(old, NOW, any);
+        assert_eq!(passive.look(NOW).run, 0);
+        passive.failed(Fault::Connect, old, any());
+        passive.turn(false);
+        passive.failed(Fault::Connect, old, any());
+        assert_eq!(passive.look(NOW).run, 0, "it began before");
+        passive.failed(Fault::Connect, passive.begin(), any());
+        passive.succeeded(old, NOW, any);
+        assert_eq!(passive.look(NOW).run, 1, "that, too");
     }
 
     #[test]
     fn the_first_word_of_a_trial_counts() {
         for passes in [true, false] {
-            let witness = Witness::default();
-            let old = witness.begin();
-            witness.turn(true);
-            let new = witness.begin();
-            witness.succeeded(old, NOW, any);
-            witness.failed(Fault::Broken, old, any());
-            assert_eq!(witness.look(NOW).trial, None);
+            let passive = PassiveCounters::default();
+            let old = passive.begin();
+            passive.turn(true);
+            let new = passive.begin();
+            passive.succeeded(old, NOW, any);
+            passive.failed(Fault::Broken, old, any());
+            assert_eq!(passive.look(NOW).trial, None);
             if passes {
-                witness.succeeded(new, NOW, any);
+                passive.succeeded(new, NOW, any);
             } else {
-                witness.failed(Fault::TimedOut, new, any());
+                passive.failed(Fault::TimedOut, new, any());
             }
-            witness.succeeded(new, NOW, any);
-            witness.failed(Fault::Broken, new, any());
-            witness.succeeded(new, NOW, any);
-            assert_eq!(witness.look(NOW).trial, Some(passes));
+            passive.succeeded(new, NOW, any);
+            passive.failed(Fault::Broken, new, any());
+            passive.succeeded(new, NOW, any);
+            assert_eq!(passive.look(NOW).trial, Some(passes));
         }
     }
 
     #[test]
     fn who_is_asked_about_waits_for_the_answer() {
         let alarm = Arc::new(Alarm::default());
-        let (a, b) = (Witness::new(alarm.clone()), Witness::new(alarm.clone()));
+        let (a, b) = (
+            PassiveCounters::new(alarm.clone()),
+            PassiveCounters::new(alarm.clone()),
+        );
         a.set_alarm(2);
         b.set_alarm(1);
         a.failed(Fault::Connect, a.begin(), any());
@@ -378,44 +381,44 @@ mod tests {
                 () = async {} => false,
             }
         };
-        let witness = Witness::new(alarm.clone());
-        witness.failed(Fault::Connect, witness.begin(), any());
+        let passive = PassiveCounters::new(alarm.clone());
+        passive.failed(Fault::Connect, passive.begin(), any());
         assert!(!rung().await, "nobody asked");
-        witness.set_alarm(3);
-        witness.failed(Fault::Connect, witness.begin(), any());
+        passive.set_alarm(3);
+        passive.failed(Fault::Connect, passive.begin(), any());
         assert!(!rung().await);
-        witness.failed(Fault::Connect, witness.begin(), any());
+        passive.failed(Fault::Connect, passive.begin(), any());
         assert!(rung().await && !rung().await, "once");
-        witness.failed(Fault::Connect, witness.begin(), any());
+        passive.failed(Fault::Connect, passive.begin(), any());
         assert!(!rung().await, "the engine knows");
-        witness.turn(true);
-        witness.succeeded(witness.begin(), NOW, any);
+        passive.turn(true);
+        passive.succeeded(passive.begin(), NOW, any);
         assert!(rung().await);
-        witness.turn(true);
-        witness.failed(Fault::Broken, witness.begin(), any());
+        passive.turn(true);
+        passive.failed(Fault::Broken, passive.begin(), any());
         assert!(rung().await);
     }
 
     #[test]
     fn a_trial_waits_for_those_that_it_asked() {
-        let witness = Witness::default();
-        let before = witness.begin();
-        witness.turn(true);
-        assert!(!witness.look(NOW).waits);
-        let (one, two) = (witness.begin(), witness.begin());
-        witness.over(before);
-        witness.over(one);
-        assert!(witness.look(NOW).waits);
-        witness.over(two);
-        assert!(!witness.look(NOW).waits);
+        let passive = PassiveCounters::default();
+        let before = passive.begin();
+        passive.turn(true);
+        assert!(!passive.look(NOW).waits);
+        let (one, two) = (passive.begin(), passive.begin());
+        passive.over(before);
+        passive.over(one);
+        assert!(passive.look(NOW).waits);
+        passive.over(two);
+        assert!(!passive.look(NOW).waits);
         // Those of an earlier trial are not waited for.
-        let _earlier = witness.begin();
-        witness.turn(true);
-        assert!(!witness.look(NOW).waits);
-        let later = witness.begin();
-        witness.over(_earlier);
-        assert!(witness.look(NOW).waits);
-        witness.over(later);
-        assert!(!witness.look(NOW).waits);
+        let _earlier = passive.begin();
+        passive.turn(true);
+        assert!(!passive.look(NOW).waits);
+        let later = passive.begin();
+        passive.over(_earlier);
+        assert!(passive.look(NOW).waits);
+        passive.over(later);
+        assert!(!passive.look(NOW).waits);
     }
 }

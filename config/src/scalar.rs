@@ -48,7 +48,7 @@ impl LeafError {
 }
 
 /// A value that is written as one text.
-pub trait Leaf: Sized {
+pub trait FromScalar: Sized {
     /// Whether such values are never printed, wherever they come from.
     const SECRET: bool = false;
 
@@ -69,7 +69,7 @@ pub trait Leaf: Sized {
 }
 
 /// Free text.
-impl Leaf for String {
+impl FromScalar for String {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {
@@ -85,7 +85,7 @@ impl Leaf for String {
     }
 }
 
-impl Leaf for Arc<str> {
+impl FromScalar for Arc<str> {
     fn parse(text: &str) -> Result<Self, LeafError> {
         Ok(text.into())
     }
@@ -99,7 +99,7 @@ impl Leaf for Arc<str> {
     }
 }
 
-impl Leaf for bool {
+impl FromScalar for bool {
     fn parse(text: &str) -> Result<Self, LeafError> {
         match text {
             "true" => Ok(true),
@@ -124,7 +124,7 @@ impl Leaf for bool {
     }
 }
 
-impl Leaf for u32 {
+impl FromScalar for u32 {
     fn parse(text: &str) -> Result<Self, LeafError> {
         text.parse()
             .map_err(|_| LeafError::bad("is not a whole number from 0 to 4294967295"))
@@ -139,7 +139,7 @@ impl Leaf for u32 {
     }
 }
 
-impl Leaf for f64 {
+impl FromScalar for f64 {
     fn parse(text: &str) -> Result<Self, LeafError> {
         text.parse()
             .ok()
@@ -156,7 +156,7 @@ impl Leaf for f64 {
     }
 }
 
-impl Leaf for PathBuf {
+impl FromScalar for PathBuf {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {
@@ -202,7 +202,7 @@ fn canonical(net: IpNet) -> IpNet {
     v4.map_or(net, IpNet::V4)
 }
 
-impl Leaf for IpAddr {
+impl FromScalar for IpAddr {
     fn parse(text: &str) -> Result<Self, LeafError> {
         address(text).ok_or_else(|| LeafError::bad("is not an IP address"))
     }
@@ -216,7 +216,7 @@ impl Leaf for IpAddr {
     }
 }
 
-impl Leaf for IpNet {
+impl FromScalar for IpNet {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let bad = || {
             LeafError::bad("is not a network")
@@ -242,7 +242,7 @@ impl Leaf for IpNet {
     }
 }
 
-impl Leaf for SocketAddr {
+impl FromScalar for SocketAddr {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let address: Self = text.parse().map_err(|_| socket_address_error(text))?;
         Ok(match address.ip().to_canonical() {
@@ -281,7 +281,7 @@ fn socket_address_error(text: &str) -> LeafError {
     LeafError::bad("is not an IP address and a port").help("write `IP:port`, like `127.0.0.1:8080`")
 }
 
-impl Leaf for Method {
+impl FromScalar for Method {
     fn parse(text: &str) -> Result<Self, LeafError> {
         let method = Self::from_bytes(text.as_bytes())
             .map_err(|_| LeafError::bad("is not an HTTP method"))?;
@@ -304,7 +304,7 @@ impl Leaf for Method {
     }
 }
 
-impl Leaf for HeaderName {
+impl FromScalar for HeaderName {
     fn parse(text: &str) -> Result<Self, LeafError> {
         text.to_ascii_lowercase()
             .parse()
@@ -320,7 +320,7 @@ impl Leaf for HeaderName {
     }
 }
 
-impl Leaf for HeaderValue {
+impl FromScalar for HeaderValue {
     const TEXT: bool = true;
 
     fn parse(text: &str) -> Result<Self, LeafError> {
@@ -357,13 +357,13 @@ macro_rules! keywords {
             }
         }
 
-        impl $crate::leaf::Leaf for $name {
+        impl $crate::scalar::FromScalar for $name {
             const TEXT: bool = true;
 
-            fn parse(text: &str) -> Result<Self, $crate::leaf::LeafError> {
+            fn parse(text: &str) -> Result<Self, $crate::scalar::LeafError> {
                 match text {
                     $( $text => Ok(Self::$variant), )*
-                    _ => Err($crate::leaf::LeafError::unknown_word(text, Self::WORDS)),
+                    _ => Err($crate::scalar::LeafError::unknown_word(text, Self::WORDS)),
                 }
             }
 
@@ -372,7 +372,7 @@ macro_rules! keywords {
             }
 
             fn schema() -> schemars::Schema {
-                $crate::leaf::words_schema(&[ $( ($text, concat!($($variant_doc),+).trim()) ),* ])
+                $crate::scalar::words_schema(&[ $( ($text, concat!($($variant_doc),+).trim()) ),* ])
             }
         }
     };
@@ -410,7 +410,7 @@ impl LeafError {
 mod tests {
     use super::*;
 
-    fn help<T: Leaf + std::fmt::Debug>(text: &str) -> String {
+    fn help<T: FromScalar + std::fmt::Debug>(text: &str) -> String {
         T::parse(text).unwrap_err().help.unwrap_or_default()
     }
 

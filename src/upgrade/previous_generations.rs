@@ -11,9 +11,9 @@ use rustix::net::{RecvFlags, recv};
 
 /// One socket for each of them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Elders(Arc<Mutex<Vec<OwnedFd>>>);
+pub(crate) struct PreviousGenerations(Arc<Mutex<Vec<OwnedFd>>>);
 
-impl Elders {
+impl PreviousGenerations {
     /// There are more.
     pub(crate) fn add(&self, more: impl IntoIterator<Item = OwnedFd>) {
         self.lock().extend(more);
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn those_that_have_ended_are_forgotten() {
-        let elders = Elders::default();
+        let elders = PreviousGenerations::default();
         let (ours, theirs) = UnixStream::pair().unwrap();
         elders.add([OwnedFd::from(ours)]);
         assert_eq!(elders.duplicate().unwrap().len(), 1);

@@ -15,7 +15,7 @@ pub(crate) enum Opening {
     /// They are.
     Open,
     /// For another moment: clients whose connection is being made are on their way here, and new ones
-    /// come by another door.
+    /// come by another socket.
     Lingering,
     /// Only those who are connected already, and wait to be accepted.
     Closed,
@@ -23,9 +23,9 @@ pub(crate) enum Opening {
     Taken,
 }
 
-/// A door of a listener.
+/// A socket of a listener.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct ListenSocket {
     /// The address it really has.
     pub(crate) address: SocketAddr,
     /// The socket once more: as long as anybody has it, clients can connect.
@@ -33,8 +33,8 @@ pub(crate) struct Door {
     opening: watch::Sender<Opening>,
 }
 
-impl Door {
-    /// A door at this socket.
+impl ListenSocket {
+    /// A socket at this socket.
     ///
     /// # Errors
     /// When there are no descriptors left.
