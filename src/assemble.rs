@@ -346,13 +346,15 @@ async fn run(
     });
     let workers = machine::workers(plan.process.workers)?;
     let answers = Arc::new(Answers::new(keyring.challenges().clone()));
+    let affinity = Arc::new(AffinitySecret::new(plan.process.state_dir.clone()));
+    affinity.prepare(&plan);
     let parts = DataPlaneParts {
         published: engine.published().clone(),
         messenger: engine.messenger(),
         clock,
         totals: totals.clone(),
         access_log: access_log.clone(),
-        affinity: Arc::new(AffinitySecret::new(plan.process.state_dir.clone())),
+        affinity: affinity.clone(),
         answers: answers.clone(),
         open_files,
     };
@@ -398,6 +400,7 @@ async fn run(
             engine: engine.clone(),
             listeners: listeners.clone(),
             access_log: access_log.clone(),
+            affinity,
             set_log: Box::new(move |log| telemetry.set(log)),
             totals: totals.clone(),
             clock,

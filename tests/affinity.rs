@@ -515,3 +515,22 @@ async fn a_cookie_counts_wherever_it_stands_among_others_of_its_name() {
     }
     portolan.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secret_is_on_disk_before_a_request_needs_it() {
+    let a = Origin::start("a").await;
+    let without = config(&[&a], &[&a], "routes: [ { to: a } ]\n");
+    let portolan = Portolan::start(&without).await;
+    let key = portolan.folder().join("state/affinity.key");
+    assert!(!key.exists(), "no route needs it");
+    portolan.change(&config(&[&a], &[&a], HALVES)).await;
+    assert!(key.exists());
+    let written = std::fs::read(&key).unwrap();
+    let cookie = pair(&fetch(portolan.address().await, "/").await);
+    assert!(cookie.is_some());
+    assert_eq!(std::fs::read(&key).unwrap(), written);
+    portolan.stop().await;
+    let portolan = Portolan::start(&config(&[&a], &[&a], HALVES)).await;
+    assert!(portolan.folder().join("state/affinity.key").exists());
+    portolan.stop().await;
+}

@@ -26,6 +26,7 @@ use portolan_config::{Inputs, Machine, SavedSource, Watch};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use crate::clock::Clock;
+use crate::decision::affinity::AffinitySecret;
 use crate::engine::Engine;
 use crate::events::event::Notice;
 use crate::events::journal::Journal;
@@ -87,6 +88,8 @@ pub struct Parts {
     pub listeners: Arc<dyn Listeners>,
     /// The access log.
     pub access_log: AccessLog,
+    /// What affinity cookies are made with.
+    pub affinity: Arc<AffinitySecret>,
     /// Sets level and format of the process's own log.
     pub set_log: Box<dyn Fn(&LogPlan) + Send + Sync>,
     /// What is counted.
@@ -353,7 +356,7 @@ impl Reloader {
             && locator.is_as_in_files(&running.plan.geoip)
     }
 
-    async fn apply(&self, outcome: Outcome, trigger: Trigger) -> Reloaded {
+    async fn apply(self: &Arc<Self>, outcome: Outcome, trigger: Trigger) -> Reloaded {
         // Even of a broken configuration: mending it is the change that is waited for.
         self.watch.send_replace(outcome.watch);
         let running = self.running.load_full();
@@ -382,6 +385,9 @@ impl Reloader {
             material,
             locator,
         } = ready;
+        let (affinity, next) = (self.parts.affinity.clone(), plan.clone());
+        // Before a request needs it. If that fails, the first request of a client makes it.
+        let _ = tokio::task::spawn_blocking(move || affinity.prepare(&next)).await;
         let located = locator.clone();
         let located_before = self.parts.engine.published().load().locator.clone();
         let addresses_before = self.addresses();
@@ -400,9 +406,7 @@ impl Reloader {
         listeners.commit();
         self.tell_listeners(&addresses_before);
         self.tell_geo(&located, &located_before);
-        self.parts.access_log.configure(plan.access_log.as_ref());
-        (self.parts.set_log)(&plan.log);
-        self.keep(&plan, outcome.saved);
+        self.settle(plan.clone(), outcome.saved).await;
         let hash = plan.hash.to_string();
         self.running.store(Arc::new(Running {
             plan: plan.clone(),
@@ -417,9 +421,18 @@ impl Reloader {
         Reloaded::Applied { hash, generation }
     }
 
-    /// Keeps the texts for a start with `--last-known-good`.
-    fn keep(&self, plan: &Plan, sources: Vec<SavedSource>) {
-        keep(plan, sources, self.parts.clock);
+    /// Opens the logs that the configuration says, and keeps its texts for a start with
+    /// `--last-known-good`: away from the threads that serve, for disks can be slow.
+    async fn settle(self: &Arc<Self>, plan: Arc<Plan>, sources: Vec<SavedSource>) {
+        let this = self.clone();
+        let settled = tokio::task::spawn_blocking(move || {
+            this.parts.access_log.configure(plan.access_log.as_ref());
+            (this.parts.set_log)(&plan.log);
+            keep(&plan, sources, this.parts.clock);
+        });
+        if let Err(panic) = settled.await {
+            tracing::error!("opening the logs of a new configuration failed: {panic}");
+        }
     }
 
     /// The configuration is the same; its geo databases may be new.

@@ -318,6 +318,27 @@ impl TablesFor<'_> {
 }
 
 impl Snapshot {
+    /// These pools under this configuration, before anything else is known.
+    pub(crate) fn new(
+        plan: Arc<Plan>,
+        locator: Arc<Locator>,
+        pools: Vec<Arc<PoolView>>,
+        made: Tick,
+    ) -> Self {
+        Self {
+            generation: 0,
+            made,
+            suspicion: None,
+            weights: Arc::default(),
+            plan,
+            locator,
+            pools,
+            pool_stats: Arc::default(),
+            tables: Vec::new(),
+            routes: Arc::default(),
+        }
+    }
+
     /// The route of a request.
     pub fn route(&self, head: &RequestHead<'_>) -> Option<&RoutePlan> {
         let id = self.plan.route_table.find(head)?;

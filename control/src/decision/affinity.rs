@@ -28,7 +28,7 @@ use std::{fmt, io};
 
 use portolan_certs::state_file;
 use portolan_config::fields::Fields;
-use portolan_config::plan::{AffinityPlan, PoolId, RoutePlan, WhenAllDownPlan};
+use portolan_config::plan::{AffinityPlan, Plan, PoolId, RoutePlan, WhenAllDownPlan};
 use ring::hmac;
 use ring::rand::SecureRandom as _;
 use smallvec::SmallVec;
@@ -336,6 +336,15 @@ impl AffinitySecret {
         Self {
             folder,
             secret: OnceLock::new(),
+        }
+    }
+
+    /// Has the secret before a request needs it, if a route of this plan does. It reads files, and may
+    /// write one and wait for the disk: no thread that serves is to wait for that.
+    pub fn prepare(&self, plan: &Plan) {
+        let needs = |route: &RoutePlan| matches!(route.affinity, Some(AffinityPlan::Cookie(_)));
+        if plan.routes.iter().any(needs) {
+            self.secret();
         }
     }
 

@@ -344,18 +344,8 @@ pub fn hypothetical(
             Arc::default(),
         ))
     };
-    Snapshot {
-        generation: 0,
-        made: Tick::ZERO,
-        suspicion: None,
-        weights: Arc::default(),
-        plan: plan.clone(),
-        locator: locator.clone(),
-        pools: plan.pools.iter().map(view).collect(),
-        pool_stats: Arc::default(),
-        tables: Vec::new(),
-        routes: Arc::default(),
-    }
+    let pools = plan.pools.iter().map(view).collect();
+    Snapshot::new(plan.clone(), locator.clone(), pools, Tick::ZERO)
 }
 
 /// Runs the tests that a configuration brings along. One diagnostic for each that fails.

@@ -447,17 +447,15 @@ impl Core {
             self.work_out(target);
         }
         self.dirty = false;
+        let (plan, locator) = (self.plan.clone(), self.locator.clone());
         Arc::new(Snapshot {
             generation: self.generation,
-            made: now,
             suspicion: self.passive.suspicion.since(),
             weights: self.fitted.clone(),
-            plan: self.plan.clone(),
-            locator: self.locator.clone(),
-            pools: self.views.clone(),
             pool_stats: self.stats_of_pools.clone(),
             tables: self.tables.clone(),
             routes: self.route_states.clone(),
+            ..Snapshot::new(plan, locator, self.views.clone(), now)
         })
     }
 
