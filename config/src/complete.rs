@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::decode::{Shared, Switch};
+use crate::decode::collections::Shared;
+use crate::decode::switch::Switch;
 use crate::document::{Document, EndpointPlace, Health, PathMatch, Pool, Route, UpstreamTls};
 use crate::geography::Geography;
 use crate::scalar::FromScalar as _;

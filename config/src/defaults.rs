@@ -3,7 +3,7 @@
 //! Done before decoding, so that an inherited value is read and checked exactly like a written one
 //! and remembers that it was inherited.
 
-use crate::decode::InheritedDefaults;
+use crate::decode::reader::InheritedDefaults;
 use crate::document::{POOL_DEFAULTS, Pool, ROUTE_DEFAULTS, Route};
 use crate::node::{Entry, Node, Value};
 

@@ -63,7 +63,9 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::decode::{Entries, OneOrMany, Switch, document};
+use crate::decode::collections::{Entries, OneOrMany};
+use crate::decode::document;
+use crate::decode::switch::Switch;
 use crate::names::Name;
 use crate::scalar::keywords;
 use crate::source::At;

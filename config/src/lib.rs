@@ -61,7 +61,9 @@ pub use stamp::{Stamp, read_bytes};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use decode::{Decode, Encode, InheritedDefaults, Reader};
+use crate::decode::encode::Encode;
+use crate::decode::reader::Decode;
+use crate::decode::reader::{InheritedDefaults, Reader};
 use diagnostic::{Code, Diagnostic, Report};
 use document::Document;
 use load::Loaded;

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::decode::nothing_given;
+use crate::decode::reader::nothing_given;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::expand::{Environment, LONGEST_FILE, expand};
 use crate::node::{Entry, Node, Value};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::decode::Switch;
+use crate::decode::switch::Switch;
 use crate::diagnostic::{Code, Diagnostic, nearest, quoted_list};
 use crate::document::{Document, EndpointPlace, Health, Outlier, Pool, Protocol, UpstreamTls};
 use crate::geography::Geography;

@@ -1,7 +1,8 @@
 //! Routes that lead to endpoints, and routes that send clients elsewhere: one or the other, and the
 //! latter somewhere else.
 
-use crate::decode::{Decode, Reader};
+use crate::decode::reader::Decode;
+use crate::decode::reader::Reader;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Document, HeaderEdits, PathMatch, Redirect, Route, WhenAllDown};
 use crate::node::Node;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::decode::Shared;
+use crate::decode::collections::Shared;
 
 /// The parts of a plan that were made so far, by the parts of the document that they were made of.
 pub(super) struct Alike<P>(HashMap<usize, Arc<P>>);

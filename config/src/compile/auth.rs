@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::compile::files::file;
-use crate::decode::OneOrMany;
+use crate::decode::collections::OneOrMany;
 use crate::document::{Auth, BasicAuth, ForwardAuth, JwtAuth, htpasswd};
 use crate::plan::{
     AuthPlan, BasicPlan, ForwardAuthPlan, JwtPlan, PoolId, ProofPlan, TokenKeySource,

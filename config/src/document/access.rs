@@ -3,7 +3,10 @@
 use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use crate::decode::{Decode, Encode, Reader, document};
+use crate::decode::document;
+use crate::decode::encode::Encode;
+use crate::decode::reader::Decode;
+use crate::decode::reader::Reader;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::values::ClaimName;
 use crate::names::{CookieName, Name};

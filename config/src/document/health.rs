@@ -2,7 +2,8 @@
 
 use schemars::{Schema, json_schema};
 
-use crate::decode::{Entries, OneOrMany, document};
+use crate::decode::collections::{Entries, OneOrMany};
+use crate::decode::document;
 use crate::scalar::{FromScalar, LeafError};
 use crate::source::At;
 use crate::units::{Count, Percent, Port, TimeSpan};

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::acme::CertificateName;
 use super::clients::Clients;
-use crate::decode::{Switch, document};
+use crate::decode::document;
+use crate::decode::switch::Switch;
 use crate::names::Name;
 use crate::scalar::keywords;
 use crate::source::At;

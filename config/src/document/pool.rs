@@ -8,7 +8,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::clients::CountryCode;
 use super::health::{Health, Outlier};
-use crate::decode::{Decode, Encode, Omitted, Reader, Shared, Switch, document};
+use crate::decode::collections::Shared;
+use crate::decode::document;
+use crate::decode::encode::Encode;
+use crate::decode::omitted::Omitted;
+use crate::decode::reader::Decode;
+use crate::decode::reader::Reader;
+use crate::decode::switch::Switch;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::names::DnsEndpoint;
 use crate::node::{Node, Value};

@@ -10,9 +10,12 @@ use super::clients::Clients;
 use super::redirect::Redirect;
 use super::retry::{Hedge, Retry};
 use super::target::Target;
-use crate::decode::{
-    Decode, Encode, Entries, OneOrMany, Reader, Shared, Switch, canonical_entry, document,
-};
+use crate::decode::collections::{Entries, OneOrMany, Shared};
+use crate::decode::document;
+use crate::decode::encode::{Encode, canonical_entry};
+use crate::decode::reader::Decode;
+use crate::decode::reader::Reader;
+use crate::decode::switch::Switch;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::values::UrlPath;
 use crate::names::{CookieName, HostPattern};

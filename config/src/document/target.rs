@@ -3,7 +3,10 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::clients::Clients;
-use crate::decode::{Decode, Encode, Reader, canonical_entry, document};
+use crate::decode::document;
+use crate::decode::encode::{Encode, canonical_entry};
+use crate::decode::reader::Decode;
+use crate::decode::reader::Reader;
 use crate::diagnostic::{Code, Diagnostic, quoted_list};
 use crate::names::Name;
 use crate::node::{Entry, Node, Value};

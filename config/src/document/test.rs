@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use http::{HeaderName, Method};
 
 use super::clients::{AutonomousSystem, CountryCode, Subdivision};
-use crate::decode::{Entries, document};
+use crate::decode::collections::Entries;
+use crate::decode::document;
 use crate::source::At;
 use crate::units::Percent;
 

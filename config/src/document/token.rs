@@ -6,7 +6,8 @@ use std::sync::Arc;
 use http::HeaderName;
 use schemars::{Schema, json_schema};
 
-use crate::decode::{Entries, OneOrMany, document};
+use crate::decode::collections::{Entries, OneOrMany};
+use crate::decode::document;
 use crate::document::values::{ClaimName, Realm};
 use crate::names::CookieName;
 use crate::scalar::{FromScalar, LeafError, keywords};

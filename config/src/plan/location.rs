@@ -300,7 +300,8 @@ fn words(clients: &Clients) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{Decode, Reader};
+    use crate::decode::reader::Decode;
+    use crate::decode::reader::Reader;
     use crate::source::Sources;
 
     fn clients(text: &str) -> Clients {

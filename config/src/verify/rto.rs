@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::compile;
-use crate::decode::Switch;
+use crate::decode::switch::Switch;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{Document, Health, Pool};
 use crate::names::Name;
@@ -45,7 +44,7 @@ fn pool_in_time(rto: &At<TimeSpan>, name: &At<Name>, pool: &Pool) -> Option<Diag
             );
         }
     };
-    let bound = compile::probe(health).failover_bound();
+    let bound = crate::compile::pools::probe(health).failover_bound();
     if bound <= rto.value.duration() {
         return None;
     }
@@ -65,7 +64,7 @@ fn pool_in_time(rto: &At<TimeSpan>, name: &At<Name>, pool: &Pool) -> Option<Diag
 
 /// Which change alone would be enough.
 fn advice(health: &Health, rto: Duration) -> String {
-    let probe = compile::probe(health);
+    let probe = crate::compile::pools::probe(health);
     let keeps = |probe: &ProbePlan| probe.failover_bound() <= rto;
     let mut ways = Vec::new();
     // What the bound is too long by comes off `every` once, off `timeout` with every probe.

@@ -7,35 +7,31 @@
 
 mod accept;
 mod names;
-mod publish;
 mod probes;
+mod publish;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_certs::Material;
 use portolan_config::names::Name;
-use portolan_config::plan::{
-    EndpointPlan, Plan, PoolId, PoolPlan, ResolverPlan, TargetId, TargetKindPlan,
-};
+use portolan_config::plan::{Plan, PoolId, PoolPlan, ResolverPlan, TargetId, TargetKindPlan};
 
 use crate::clock::Tick;
 use crate::counters::PoolStats;
 use crate::engine::handover::{Handover, Known};
-use crate::engine::observations::{LOOK, Passive};
+use crate::engine::observations::Passive;
 use crate::engine::resolve::Answer;
 use crate::events::event::Notice;
 use crate::geo::Locator;
 use crate::health::outlier::{Alarm, Record, Tally};
-use crate::health::slow_start;
-use crate::health::verdict::{Event as HealthEvent, Health, HealthPolicy, ProbeFailure, Verdict};
+use crate::health::verdict::{Health, HealthPolicy};
 use crate::overrides::Drains;
-use crate::overrides::weights::{Fitted, Misfit, WeightsOf};
-use crate::pool::dial::{Dial, Dialer, Preparation, ProbeOutcome};
+use crate::overrides::weights::{Fitted, WeightsOf};
+use crate::pool::dial::{Dial, Dialer, ProbeOutcome};
 use crate::pool::endpoint::{Endpoint, EndpointKey};
-use crate::pool::endpoint_view::EndpointView;
 use crate::pool::view::PoolView;
 use crate::snapshot::{RouteState, Snapshot, TargetTables, World};
 use crate::steering::Sequence;
@@ -464,12 +460,6 @@ impl Core {
         })
     }
 
-    // === A new configuration ===
-
-    // === Addresses that a name has no longer ===
-
-    // === Publishing ===
-
     // === A process that takes over ===
 
     /// What is known of endpoints, for a process that takes over.
@@ -501,8 +491,6 @@ impl Core {
             came_back: self.passive.came_back.clone(),
         }
     }
-
-    // === Probes and names ===
 
     /// The pool that an endpoint belongs to, if there is one of that name.
     pub(super) fn pool_of(&self, key: &EndpointKey) -> Option<Arc<PoolPlan>> {

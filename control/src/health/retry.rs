@@ -273,7 +273,8 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/health/retry/table.txt");
         #[expect(clippy::disallowed_methods, reason = "a test is a border")]
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/src/health/retry")).unwrap();
+            std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/src/health/retry"))
+                .unwrap();
             std::fs::write(path, &table).unwrap();
         }
         assert_eq!(std::fs::read_to_string(path).unwrap(), table);

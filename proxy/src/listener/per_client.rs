@@ -69,7 +69,10 @@ impl PerClient {
     /// How many clients have a connection.
     #[cfg(test)]
     fn clients(&self) -> usize {
-        self.parts.iter().map(|part| part.lock().unwrap().len()).sum()
+        self.parts
+            .iter()
+            .map(|part| part.lock().unwrap().len())
+            .sum()
     }
 }
 

@@ -184,6 +184,7 @@ pub(crate) async fn exchange<'r>(
         idempotent: ctx.received.idempotent,
     };
     let tries = Tries::new(repeat, admitted.pool, admitted.basis, ctx.why.clone());
+    let began = ctx.received.began;
     let mut exchange = Exchange {
         with,
         downstream,
@@ -196,6 +197,9 @@ pub(crate) async fn exchange<'r>(
         running: SmallVec::new(),
         kept: None,
         short: false,
+        expects: false,
+        hedged: false,
+        look: began,
     };
     let answer = exchange.answer(&mut upload).await;
     // Whatever became of it, what failed it is known now.
@@ -218,6 +222,12 @@ struct Exchange<'a, 'r> {
     kept: Option<Kept>,
     /// The last try failed because this process had nothing left to connect with.
     short: bool,
+    /// The client still waits to be told that its body is wanted.
+    expects: bool,
+    /// A second try was begun beside a slow one, or would have been.
+    hedged: bool,
+    /// When to look next at the tries that wait.
+    look: Tick,
 }
 
 impl Exchange<'_, '_> {
@@ -235,109 +245,142 @@ impl Exchange<'_, '_> {
             self.ctx.refusal = Some(Refusal::NobodyCanServe);
             return Error::e_explain(ErrorType::HTTPStatus(503), "nobody can take the request");
         };
-        // Whether the client still waits to be told that its body is wanted.
-        let mut expects = !upload.is_complete() && body::is_expected(self.downstream.request());
-        self.begin(first, None, upload, expects, now)?;
-        let mut hedged = false;
-        let mut look = now + FIRST_LOOK;
+        self.expects = !upload.is_complete() && body::is_expected(self.downstream.request());
+        self.begin(first, None, upload, now)?;
+        self.look = now + FIRST_LOOK;
         loop {
-            let client = self.client(upload, expects);
-            if client == Client::Body && expects {
+            let client = self.client(upload);
+            if client == Client::Body && self.expects {
                 self.downstream.write_continue().await?;
-                expects = false;
+                self.expects = false;
             }
             body::awaited(self.ctx, client == Client::Body, self.clock);
-            let wake = self.next_wake(look, hedged);
-            match self.happens(upload, client, wake).await {
-                Happened::Client(Heard::Gone(error)) => return Err(self.gone(error)),
-                Happened::Client(Heard::Body(part)) => {
-                    let now = self.clock.now();
-                    match part.and_then(|part| self.take(part, upload, now)) {
-                        Ok(()) => {}
-                        Err(error) => return Err(self.gone(error)),
-                    }
-                    self.know(upload, now);
+            let wake = self.next_wake();
+            let end = match self.happens(upload, client, wake).await {
+                Happened::Client(heard) => {
+                    self.heard(heard, upload)?;
+                    None
                 }
                 Happened::Went(at, Progress::Sent) => {
                     // From here on its silence means something.
                     self.running[at].this.live.wait(self.clock.now());
+                    None
                 }
                 Happened::Went(_, Progress::Interim(head)) => {
                     self.interim(head, self.running.len() == 1).await?;
+                    None
                 }
                 Happened::Went(at, Progress::Answered(answer)) => {
-                    let now = self.clock.now();
-                    self.know(upload, now);
-                    let status = answer.head.status.as_u16();
-                    let blame = self.answered(at, status, now);
-                    match self.decide(upload, now, |tries, asking, moment| {
-                        tries.answered(at, status, blame, asking, moment)
-                    }) {
-                        AfterAnswer::Take => return Ok(self.settle(at, answer, upload, now)),
-                        AfterAnswer::Keep => {
-                            let this = self.running.remove(at).this;
-                            self.keep(Kept { this, answer });
-                            if let Some(end) = self.look_at(upload, expects, now)? {
-                                return end;
-                            }
-                        }
-                        AfterAnswer::TryAgain((choice, reason)) => {
-                            let ended = self.running.remove(at);
-                            // Kept, so that the log can say who failed last.
-                            self.ctx.current = Some(ended.this);
-                            answer.discard(self.with);
-                            self.begin(choice, Some(reason), upload, expects, now)?;
-                            look = now + FIRST_LOOK;
-                        }
-                    }
+                    self.answer_came(at, answer, upload)?
                 }
-                Happened::Failed(at, failed) => {
-                    let now = self.clock.now();
-                    let under_way = self.running.len();
-                    if let Some(end) = self.failed(at, failed, false, upload, expects, now)? {
-                        return end;
-                    }
-                    if self.running.len() == under_way {
-                        look = now + FIRST_LOOK;
-                    } else if let Some(end) = self.look_at(upload, expects, now)? {
-                        return end;
-                    }
-                }
-                Happened::Time | Happened::Told => {
-                    let now = self.clock.now();
-                    if self.deadline().is_some_and(|deadline| now >= deadline) {
-                        return self.too_late(upload, now);
-                    }
-                    if body::awaited_until(self.ctx).is_some_and(|until| now >= until) {
-                        return Err(self.gone(body::too_slow()));
-                    }
-                    while let Some(at) = self.late(now) {
-                        let failed = self.running[at].attempt.timed_out();
-                        if let Some(end) = self.failed(at, failed, false, upload, expects, now)? {
-                            return end;
-                        }
-                    }
-                    if now >= look {
-                        self.judge(now, now.since(look));
-                        look = now + pause(&self.running, now);
-                    }
-                    if let Some(end) = self.look_at(upload, expects, now)? {
-                        return end;
-                    }
-                    if self.hedge_at(hedged).is_some_and(|at| now >= at) {
-                        hedged = true;
-                        if self.ctx.hedge_allowed(self.route)
-                            && let Some((choice, reason)) =
-                                self.decide(upload, now, |tries, asking, moment| {
-                                    tries.hedge(asking, moment)
-                                })
-                        {
-                            self.begin(choice, Some(reason), upload, expects, now)?;
-                        }
-                    }
-                }
+                Happened::Failed(at, failed) => self.try_failed(at, failed, upload)?,
+                Happened::Time | Happened::Told => self.look_around(upload)?,
+            };
+            if let Some(end) = end {
+                return end;
             }
         }
+    }
+
+    /// More of the request's body came, or the client is gone.
+    fn heard(&mut self, heard: Heard, upload: &mut Upload) -> Result<()> {
+        let part = match heard {
+            Heard::Body(part) => part,
+            Heard::Gone(error) => return Err(self.gone(error)),
+        };
+        let now = self.clock.now();
+        if let Err(error) = part.and_then(|part| self.take(part, upload, now)) {
+            return Err(self.gone(error));
+        }
+        self.know(upload, now);
+        Ok(())
+    }
+
+    /// A try was answered. What becomes of the request, if that is its end.
+    fn answer_came(
+        &mut self,
+        at: usize,
+        answer: Answer,
+        upload: &Upload,
+    ) -> Result<Option<Result<Answer>>> {
+        let now = self.clock.now();
+        self.know(upload, now);
+        let status = answer.head.status.as_u16();
+        let blame = self.answered(at, status, now);
+        match self.decide(upload, now, |tries, asking, moment| {
+            tries.answered(at, status, blame, asking, moment)
+        }) {
+            AfterAnswer::Take => Ok(Some(Ok(self.settle(at, answer, upload, now)))),
+            AfterAnswer::Keep => {
+                let this = self.running.remove(at).this;
+                self.keep(Kept { this, answer });
+                self.look_at(upload, now)
+            }
+            AfterAnswer::TryAgain((choice, reason)) => {
+                let ended = self.running.remove(at);
+                // Kept, so that the log can say who failed last.
+                self.ctx.current = Some(ended.this);
+                answer.discard(self.with);
+                self.begin(choice, Some(reason), upload, now)?;
+                self.look = now + FIRST_LOOK;
+                Ok(None)
+            }
+        }
+    }
+
+    /// A try has failed. What becomes of the request, if that is its end.
+    fn try_failed(
+        &mut self,
+        at: usize,
+        failed: Failed,
+        upload: &Upload,
+    ) -> Result<Option<Result<Answer>>> {
+        let now = self.clock.now();
+        let under_way = self.running.len();
+        if let Some(end) = self.failed(at, failed, false, upload, now)? {
+            return Ok(Some(end));
+        }
+        if self.running.len() == under_way {
+            self.look = now + FIRST_LOOK;
+            return Ok(None);
+        }
+        self.look_at(upload, now)
+    }
+
+    /// Some time has passed, or something became of an endpoint. What becomes of the request, if that is
+    /// its end.
+    fn look_around(&mut self, upload: &Upload) -> Result<Option<Result<Answer>>> {
+        let now = self.clock.now();
+        if self.deadline().is_some_and(|deadline| now >= deadline) {
+            return Ok(Some(self.too_late(upload, now)));
+        }
+        if body::awaited_until(self.ctx).is_some_and(|until| now >= until) {
+            return Err(self.gone(body::too_slow()));
+        }
+        while let Some(at) = self.late(now) {
+            let failed = self.running[at].attempt.timed_out();
+            if let Some(end) = self.failed(at, failed, false, upload, now)? {
+                return Ok(Some(end));
+            }
+        }
+        if now >= self.look {
+            self.judge(now, now.since(self.look));
+            self.look = now + pause(&self.running, now);
+        }
+        if let Some(end) = self.look_at(upload, now)? {
+            return Ok(Some(end));
+        }
+        if self.hedge_at().is_some_and(|at| now >= at) {
+            self.hedged = true;
+            if self.ctx.hedge_allowed(self.route)
+                && let Some((choice, reason)) = self.decide(upload, now, |tries, asking, moment| {
+                    tries.hedge(asking, moment)
+                })
+            {
+                self.begin(choice, Some(reason), upload, now)?;
+            }
+        }
+        Ok(None)
     }
 
     /// Asks the decider.
@@ -378,12 +421,7 @@ impl Exchange<'_, '_> {
 
     /// Does what there is to do about tries whose endpoints say nothing. What became of the request, if
     /// that is its end.
-    fn look_at(
-        &mut self,
-        upload: &Upload,
-        expects: bool,
-        now: Tick,
-    ) -> Result<Option<Result<Answer>>> {
+    fn look_at(&mut self, upload: &Upload, now: Tick) -> Result<Option<Result<Answer>>> {
         for running in &mut self.running {
             // First this: whoever is told between here and there is told once more.
             running.listen();
@@ -401,12 +439,12 @@ impl Exchange<'_, '_> {
                 None => return Ok(None),
                 Some(Act::End(at, fault, sent)) => {
                     let failed = self.running[at].attempt.given_up(fault, sent);
-                    if let Some(end) = self.failed(at, failed, true, upload, expects, now)? {
+                    if let Some(end) = self.failed(at, failed, true, upload, now)? {
                         return Ok(Some(end));
                     }
                 }
                 Some(Act::Rescue((choice, reason))) => {
-                    self.begin(choice, Some(reason), upload, expects, now)?;
+                    self.begin(choice, Some(reason), upload, now)?;
                 }
                 Some(Act::TakeKept) => {
                     return Ok(self.settle_kept(upload, now).map(Ok));
@@ -478,7 +516,6 @@ impl Exchange<'_, '_> {
         choice: Choice,
         again: Option<RetryReason>,
         upload: &Upload,
-        expects: bool,
         now: Tick,
     ) -> Result<()> {
         let place = choice.place;
@@ -489,7 +526,7 @@ impl Exchange<'_, '_> {
             idempotent: self.ctx.received.idempotent,
             once: (!self.ctx.received.idempotent || !upload.is_complete())
                 .then(|| self.clock.instant(now).into()),
-            expects,
+            expects: self.expects,
             upgrade: self.ctx.received.wants_upgrade,
             flows: !upload.is_complete(),
             is_call: self.ctx.converses,
@@ -561,7 +598,6 @@ impl Exchange<'_, '_> {
         failed: Failed,
         released: bool,
         upload: &Upload,
-        expects: bool,
         now: Tick,
     ) -> Result<Option<Result<Answer>>> {
         let mut ended = self.running.remove(at);
@@ -593,7 +629,7 @@ impl Exchange<'_, '_> {
         self.ctx.current = Some(ended.this);
         match after {
             AfterFailure::TryAgain((choice, reason)) => {
-                self.begin(choice, Some(reason), upload, expects, now)?;
+                self.begin(choice, Some(reason), upload, now)?;
                 Ok(None)
             }
             AfterFailure::Wait => Ok(None),
@@ -643,17 +679,17 @@ impl Exchange<'_, '_> {
     }
 
     /// What is expected of the client now.
-    fn client(&mut self, upload: &Upload, expects: bool) -> Client {
+    fn client(&mut self, upload: &Upload) -> Client {
         if upload.is_complete() {
             return Client::Presence;
         }
-        if wants_more(&self.running, upload) || (upload.may_read_ahead() && !expects) {
+        if wants_more(&self.running, upload) || (upload.may_read_ahead() && !self.expects) {
             return Client::Body;
         }
         // Over HTTP/1.1 only reading would tell whether it is still there.
         match self.downstream.is_http2() {
             true => Client::Presence,
-            false if expects => Client::Nothing,
+            false if self.expects => Client::Nothing,
             false => Client::Stalled,
         }
     }
@@ -672,7 +708,7 @@ impl Exchange<'_, '_> {
     }
 
     /// When to look again if nothing happens.
-    fn next_wake(&self, look: Tick, hedged: bool) -> Tick {
+    fn next_wake(&self) -> Tick {
         let limits = self
             .running
             .iter()
@@ -686,13 +722,13 @@ impl Exchange<'_, '_> {
             .chain(self.deadline())
             .chain(body::awaited_until(self.ctx))
             .chain(self.tries.suspended_until())
-            .chain(self.hedge_at(hedged))
-            .fold(look, Tick::min)
+            .chain(self.hedge_at())
+            .fold(self.look, Tick::min)
     }
 
     /// When the second try of a route that hedges begins.
-    fn hedge_at(&self, hedged: bool) -> Option<Tick> {
-        let hedge = self.route.hedge.as_ref().filter(|_| !hedged)?;
+    fn hedge_at(&self) -> Option<Tick> {
+        let hedge = self.route.hedge.as_ref().filter(|_| !self.hedged)?;
         let [running] = &self.running[..] else {
             return None;
         };

@@ -1,34 +1,25 @@
 //! A new configuration: what has the same name is kept with all that is known of it, and what is gone is
 //! forgotten.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+
 use portolan_certs::Material;
 use portolan_config::names::Name;
-use portolan_config::plan::{
-    EndpointPlan, Plan, PoolId, PoolPlan, ResolverPlan, TargetId, TargetKindPlan,
+use portolan_config::plan::{EndpointPlan, Plan, PoolPlan, TargetId};
+
+use super::{
+    Core, Due, Effect, EndpointState, Measured, NameState, OFF, Placed, refresh_interval, spread,
 };
-use crate::clock::Tick;
-use crate::counters::PoolStats;
-use crate::engine::handover::{Handover, Known};
-use crate::engine::observations::{LOOK, Passive};
-use crate::engine::resolve::Answer;
 use crate::events::event::Notice;
 use crate::geo::Locator;
-use crate::health::outlier::{Alarm, Record, Tally};
-use crate::health::slow_start;
-use crate::health::verdict::{Event as HealthEvent, Health, HealthPolicy, ProbeFailure, Verdict};
-use crate::overrides::Drains;
-use crate::overrides::weights::{Fitted, Misfit, WeightsOf};
-use crate::pool::dial::{Dial, Dialer, Preparation, ProbeOutcome};
+use crate::health::outlier::{Record, Tally};
+use crate::health::verdict::{Event as HealthEvent, Health};
+use crate::overrides::weights::{Fitted, Misfit};
+use crate::pool::dial::{Dial, Preparation};
 use crate::pool::endpoint::{Endpoint, EndpointKey};
-use crate::pool::endpoint_view::EndpointView;
-use crate::pool::view::PoolView;
-use crate::snapshot::{RouteState, Snapshot, TargetTables, World};
-use crate::steering::Sequence;
-use super::{Core, Due, Effect, EndpointState, Event, FIRST_RETRY, FIRST_VERDICTS, LAST_RETRY, Leaving, Measured, NameState, OFF, Placed, REFRESH_LATENCY, REFRESH_LOAD, Seed, refresh_interval, spread};
+use crate::snapshot::RouteState;
 
 impl Core {
     pub(super) fn accept(

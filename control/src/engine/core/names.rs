@@ -1,34 +1,19 @@
 //! Names of endpoints: when they are asked for, what an answer changes, and addresses that a name has no
 //! longer.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use portolan_certs::Material;
+
 use portolan_config::names::Name;
-use portolan_config::plan::{
-    EndpointPlan, Plan, PoolId, PoolPlan, ResolverPlan, TargetId, TargetKindPlan,
-};
-use crate::clock::Tick;
-use crate::counters::PoolStats;
-use crate::engine::handover::{Handover, Known};
-use crate::engine::observations::{LOOK, Passive};
+use portolan_config::plan::{EndpointPlan, PoolId, PoolPlan};
+
+use super::{Core, Due, Effect, FIRST_RETRY, FIRST_VERDICTS, LAST_RETRY, Leaving};
 use crate::engine::resolve::Answer;
 use crate::events::event::Notice;
-use crate::geo::Locator;
-use crate::health::outlier::{Alarm, Record, Tally};
-use crate::health::slow_start;
-use crate::health::verdict::{Event as HealthEvent, Health, HealthPolicy, ProbeFailure, Verdict};
-use crate::overrides::Drains;
-use crate::overrides::weights::{Fitted, Misfit, WeightsOf};
-use crate::pool::dial::{Dial, Dialer, Preparation, ProbeOutcome};
-use crate::pool::endpoint::{Endpoint, EndpointKey};
-use crate::pool::endpoint_view::EndpointView;
-use crate::pool::view::PoolView;
-use crate::snapshot::{RouteState, Snapshot, TargetTables, World};
-use crate::steering::Sequence;
-use super::{Core, Due, Effect, EndpointState, Event, FIRST_RETRY, FIRST_VERDICTS, LAST_RETRY, Leaving, Measured, NameState, OFF, Placed, REFRESH_LATENCY, REFRESH_LOAD, Seed, refresh_interval, spread};
+use crate::health::verdict::Verdict;
+use crate::pool::endpoint::EndpointKey;
 
 impl Core {
     /// Those of a pool, ascending.

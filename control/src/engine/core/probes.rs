@@ -1,33 +1,13 @@
 //! Probes: when they begin, and what their results change.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
-use portolan_certs::Material;
-use portolan_config::names::Name;
-use portolan_config::plan::{
-    EndpointPlan, Plan, PoolId, PoolPlan, ResolverPlan, TargetId, TargetKindPlan,
-};
-use crate::clock::Tick;
-use crate::counters::PoolStats;
-use crate::engine::handover::{Handover, Known};
-use crate::engine::observations::{LOOK, Passive};
-use crate::engine::resolve::Answer;
+
+use super::{Core, Due, Effect, spread};
+use crate::engine::observations::LOOK;
 use crate::events::event::Notice;
-use crate::geo::Locator;
-use crate::health::outlier::{Alarm, Record, Tally};
-use crate::health::slow_start;
 use crate::health::verdict::{Event as HealthEvent, Health, HealthPolicy, ProbeFailure, Verdict};
-use crate::overrides::Drains;
-use crate::overrides::weights::{Fitted, Misfit, WeightsOf};
-use crate::pool::dial::{Dial, Dialer, Preparation, ProbeOutcome};
-use crate::pool::endpoint::{Endpoint, EndpointKey};
-use crate::pool::endpoint_view::EndpointView;
-use crate::pool::view::PoolView;
-use crate::snapshot::{RouteState, Snapshot, TargetTables, World};
-use crate::steering::Sequence;
-use super::{Core, Due, Effect, EndpointState, Event, FIRST_RETRY, FIRST_VERDICTS, LAST_RETRY, Leaving, Measured, NameState, OFF, Placed, REFRESH_LATENCY, REFRESH_LOAD, Seed, refresh_interval, spread};
+use crate::pool::dial::ProbeOutcome;
+use crate::pool::endpoint::EndpointKey;
 
 impl Core {
     pub(super) fn probed(
@@ -123,7 +103,7 @@ impl Core {
     }
 
     /// Has every endpoint probed now that is not being probed already.
-    pub(super) fn probe_everybody(&mut self) {
+    pub(crate) fn probe_everybody(&mut self) {
         for (key, state) in &mut self.endpoints {
             if let Some(before) = state.next {
                 self.due.remove(&(before, Due::Probe(key.clone())));
@@ -134,7 +114,7 @@ impl Core {
     }
 
     /// Has an endpoint probed now, unless it is being probed already.
-    pub(super) fn probe_now(&mut self, key: &EndpointKey) {
+    pub(crate) fn probe_now(&mut self, key: &EndpointKey) {
         if let Some(state) = self.endpoints.get_mut(key)
             && let Some(before) = state.next
         {
@@ -145,7 +125,7 @@ impl Core {
     }
 
     /// Has the engine look at what requests tell from time to time, until nothing asks for it.
-    pub(super) fn keep_looking(&mut self) {
+    pub(crate) fn keep_looking(&mut self) {
         if !self.passive.looks {
             self.passive.looks = true;
             self.passive.alarm.wake();
@@ -154,7 +134,12 @@ impl Core {
     }
 
     /// Probes an endpoint at once instead of when it is due.
-    pub(super) fn went_silent(&mut self, key: &EndpointKey, silent: Duration, effects: &mut Vec<Effect>) {
+    pub(super) fn went_silent(
+        &mut self,
+        key: &EndpointKey,
+        silent: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
         let now = self.now;
         if let Some(state) = self.endpoints.get_mut(key) {
             state.fell_silent(Some(silent), now, effects);

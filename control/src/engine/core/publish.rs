@@ -1,34 +1,20 @@
 //! What requests see: the views of pools, the tables of targets, and what operators decided beside the
 //! configuration.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
-use portolan_certs::Material;
-use portolan_config::names::Name;
-use portolan_config::plan::{
-    EndpointPlan, Plan, PoolId, PoolPlan, ResolverPlan, TargetId, TargetKindPlan,
-};
-use crate::clock::Tick;
-use crate::counters::PoolStats;
-use crate::engine::handover::{Handover, Known};
-use crate::engine::observations::{LOOK, Passive};
-use crate::engine::resolve::Answer;
+
+use portolan_config::plan::{EndpointPlan, PoolId, PoolPlan, TargetId, TargetKindPlan};
+
+use super::{Core, Due, Effect};
 use crate::events::event::Notice;
-use crate::geo::Locator;
-use crate::health::outlier::{Alarm, Record, Tally};
 use crate::health::slow_start;
-use crate::health::verdict::{Event as HealthEvent, Health, HealthPolicy, ProbeFailure, Verdict};
 use crate::overrides::Drains;
-use crate::overrides::weights::{Fitted, Misfit, WeightsOf};
-use crate::pool::dial::{Dial, Dialer, Preparation, ProbeOutcome};
-use crate::pool::endpoint::{Endpoint, EndpointKey};
+use crate::overrides::weights::{Fitted, WeightsOf};
+use crate::pool::endpoint::EndpointKey;
 use crate::pool::endpoint_view::EndpointView;
 use crate::pool::view::PoolView;
-use crate::snapshot::{RouteState, Snapshot, TargetTables, World};
-use crate::steering::Sequence;
-use super::{Core, Due, Effect, EndpointState, Event, FIRST_RETRY, FIRST_VERDICTS, LAST_RETRY, Leaving, Measured, NameState, OFF, Placed, REFRESH_LATENCY, REFRESH_LOAD, Seed, refresh_interval, spread};
+use crate::snapshot::TargetTables;
 
 impl Core {
     pub(super) fn view(&self, pool: &Arc<PoolPlan>) -> PoolView {
@@ -37,7 +23,11 @@ impl Core {
     }
 
     /// A pool with some of its endpoints.
-    pub(super) fn view_of(&self, pool: &Arc<PoolPlan>, with: impl Fn(&EndpointView) -> bool) -> PoolView {
+    pub(super) fn view_of(
+        &self,
+        pool: &Arc<PoolPlan>,
+        with: impl Fn(&EndpointView) -> bool,
+    ) -> PoolView {
         let endpoints = self
             .placed(pool)
             .into_iter()
@@ -94,7 +84,12 @@ impl Core {
 
     /// Pools go by what is drained now, and services by their weights; only what changed is worked
     /// out again. Whoever changed it is told elsewhere.
-    pub(super) fn set_overrides(&mut self, drains: Drains, weights: WeightsOf, effects: &mut Vec<Effect>) {
+    pub(super) fn set_overrides(
+        &mut self,
+        drains: Drains,
+        weights: WeightsOf,
+        effects: &mut Vec<Effect>,
+    ) {
         let plan = self.plan.clone();
         let before = std::mem::replace(&mut self.drains, drains);
         for pool in &plan.pools {
@@ -143,7 +138,7 @@ impl Core {
     }
 
     /// Makes a pool's view anew and says whether it came up or went down.
-    pub(super) fn change_pool(&mut self, pool: PoolId, effects: &mut Vec<Effect>) {
+    pub(crate) fn change_pool(&mut self, pool: PoolId, effects: &mut Vec<Effect>) {
         let was_up = self.views[pool.index()].availability > 0.0;
         let was_judged = self.views[pool.index()].judged;
         self.remember();
