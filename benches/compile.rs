@@ -18,7 +18,7 @@ use portolan_certs::{Material, UpstreamIdentity};
 use portolan_config::plan::{Plan, PoolPlan};
 use portolan_config::{Machine, check_text};
 use portolan_control::clock::{Clock, Tick};
-use portolan_control::engine::core::{Core, Effect, Event};
+use portolan_control::engine::core::{Core, Effect, EngineEvent};
 use portolan_control::geo::Locator;
 use portolan_control::health::verdict::ProbeFailure;
 use portolan_control::pool::dial::{Dial, Dialer, ProbeOutcome, Probing};
@@ -79,7 +79,7 @@ fn milliseconds(clock: &Clock, since: Tick) -> f64 {
 /// answer to the snapshot that knows.
 fn verdict(core: &mut Core, clock: &Clock) -> f64 {
     let mut probes: Vec<(EndpointKey, u64)> = core
-        .step(Event::Woken, clock.now())
+        .step(EngineEvent::Woken, clock.now())
         .into_iter()
         .filter_map(|effect| match effect {
             Effect::Probe { key, serial, .. } => Some((key, serial)),
@@ -89,7 +89,7 @@ fn verdict(core: &mut Core, clock: &Clock) -> f64 {
     let last = probes.pop().expect("endpoints are probed");
     let finish = |core: &mut Core, (key, serial), result| {
         let took = Duration::from_millis(1);
-        let event = Event::ProbeFinished {
+        let event = EngineEvent::ProbeFinished {
             key,
             serial,
             outcome: ProbeOutcome { result, took },
@@ -157,7 +157,7 @@ fn once(routes: usize, pools: usize) -> Value {
     let began = clock.now();
     // What is to be done after it (probes) is nobody's business here.
     drop(core.step(
-        Event::PlanAccepted {
+        EngineEvent::PlanAccepted {
             plan: second,
             material,
             locator,

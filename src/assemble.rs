@@ -13,7 +13,7 @@ use portolan_certs::acme::Answers;
 use portolan_certs::{Keyring, state_file};
 use portolan_config::diagnostic::{Report, Severity};
 use portolan_config::plan::Plan;
-use portolan_config::{Inputs, Machine, Stamp, Watch};
+use portolan_config::{Inputs, Machine, Stamp, WatchedFiles};
 use portolan_control::admin::AdminServer;
 use portolan_control::admin::state::{AdminState, Phase};
 use portolan_control::background::acme::CertificateManager;
@@ -24,7 +24,7 @@ use portolan_control::clock::Clock;
 use portolan_control::decision::affinity::AffinitySecret;
 use portolan_control::engine::resolve::NameServers;
 use portolan_control::engine::{Beginning, Engine};
-use portolan_control::events::event::{Notice, Stage};
+use portolan_control::events::event::{Event, Stage};
 use portolan_control::events::journal::Journal;
 use portolan_control::events::log_loss::Log;
 use portolan_control::events::reload::Trigger;
@@ -172,7 +172,7 @@ struct Chosen {
     source: Source,
     ready: Ready,
     report: Report,
-    watch: Watch,
+    watch: WatchedFiles,
     inputs: Inputs,
     saved: Vec<portolan_config::SavedSource>,
     last_known_good: bool,
@@ -536,15 +536,15 @@ async fn run(
         totals.upgrades_failed.add(predecessor.failed);
         predecessor.serving().await;
         let pid = predecessor.pid();
-        journal.tell(&Notice::Process(Stage::TakenOver { pid }));
+        journal.emit(&Event::Process(Stage::TakenOver { pid }));
         elders.add(predecessor.into_elders());
     }
     notifier.ready(listeners.status().len());
     for listener in listeners.status() {
         let address = listener.bound;
-        journal.tell(&Notice::ListenerOpened { address });
+        journal.emit(&Event::ListenerOpened { address });
     }
-    journal.tell(&Notice::Process(Stage::Ready));
+    journal.emit(&Event::Process(Stage::Ready));
     ready(Serving {
         listeners: listeners
             .status()
@@ -569,7 +569,7 @@ async fn run(
         }
     };
     phase.set_stopping();
-    journal.tell(&Notice::Process(match stop {
+    journal.emit(&Event::Process(match stop {
         Stop::Failed(task) => Stage::Failed { task },
         Stop::Gracefully | Stop::Now => Stage::Stopping {
             signal: stop.to_string(),
@@ -834,9 +834,9 @@ async fn watch_certificates(reloader: Arc<Reloader>, writing: Arc<Writing>) {
         let mut files = reloader.certificate_files();
         loop {
             // They are read below in any case.
-            let _ = watch.set(&Watch {
+            let _ = watch.set(&WatchedFiles {
                 files: files.iter().cloned().collect(),
-                ..Watch::default()
+                ..WatchedFiles::default()
             });
             // After the watch is set: a change between reading a file and watching it.
             reloader.refresh_certificates().await;

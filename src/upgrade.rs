@@ -20,6 +20,6 @@ mod successor;
 mod wire;
 
 pub(crate) use crate::upgrade::previous_generations::PreviousGenerations;
-pub(crate) use crate::upgrade::socket::{Answer, Question, UpgradeSocket};
+pub(crate) use crate::upgrade::socket::{Question, UpgradeAnswer, UpgradeSocket};
 pub(crate) use predecessor::{Successor, Upgrader};
 pub(crate) use successor::{Inherited, Predecessor};

@@ -30,7 +30,7 @@ pub enum BundleError {
         /// The line, from 1; 0: the file as a whole.
         line: usize,
         /// What is wrong.
-        fault: Fault,
+        fault: PemFault,
     },
     /// A certificate is not one.
     #[error("certificate {number} in `{path}` cannot be read: {why}")]
@@ -143,7 +143,7 @@ fn line_words(line: &usize) -> String {
 
 /// What is wrong with a PEM file. Its words hold nothing of the file's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum PemFault {
     /// It is not text at all, but DER.
     Der,
     /// It is a key store of Java or Windows.
@@ -193,7 +193,7 @@ pub enum Fault {
     },
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for PemFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Der => f.write_str(
@@ -272,7 +272,7 @@ impl fmt::Display for Fault {
 }
 
 /// What is wrong, and in which line, from 1; 0: with the file as a whole.
-pub type Found = (usize, Fault);
+pub type Found = (usize, PemFault);
 
 /// The kinds of sections that are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,12 +49,12 @@ impl Default for Inner {
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     pub(crate) bundles: Vec<(PairFiles, Arc<Bundle>)>,
-    pub(crate) faults: Vec<Fault>,
+    pub(crate) faults: Vec<CertificateFault>,
 }
 
 /// A file that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct CertificateFault {
     /// Where it stood in the configuration.
     pub place: Origin,
     /// Why.
@@ -110,7 +110,7 @@ impl Keyring {
                     let pairs = self
                         .look_into(&path.value, *awaited)
                         .unwrap_or_else(|error| {
-                            gathered.faults.push(Fault {
+                            gathered.faults.push(CertificateFault {
                                 place: path.origin,
                                 error,
                                 bearable: false,
@@ -173,7 +173,7 @@ impl Keyring {
                 false if error.is_about(&pair.key) => key,
                 _ => cert,
             };
-            gathered.faults.push(Fault {
+            gathered.faults.push(CertificateFault {
                 place,
                 error,
                 bearable,

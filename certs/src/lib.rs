@@ -43,7 +43,7 @@ pub use client::{ClientAuth, ClientIdentity};
 pub use clock::now;
 pub use error::BundleError;
 pub use key_set::KeySet;
-pub use keyring::{Fault, Keyring};
+pub use keyring::{CertificateFault, Keyring};
 pub use material::Material;
 pub use server::{ServerTls, install_provider};
 pub use shown::no_json;

@@ -14,7 +14,7 @@ use crate::client::roots;
 use crate::clock::now;
 use crate::error::BundleError;
 use crate::key_set::{KeySet, Looked};
-use crate::keyring::{Fault, Keyring, worry};
+use crate::keyring::{CertificateFault, Keyring, worry};
 use crate::server::{Refreshed, ServerTls};
 use crate::token_keys::TokenKeys;
 use crate::upstream::UpstreamIdentity;
@@ -206,7 +206,7 @@ pub struct Fresh {
     /// The pools with a new identity.
     pub replaced: Vec<PoolId>,
     /// Files for pools that cannot be used now.
-    pub faults: Vec<(PoolId, Fault)>,
+    pub faults: Vec<(PoolId, CertificateFault)>,
     /// What became of the files with keys of tokens.
     pub token_keys: Vec<(TokenKeySource, Looked)>,
 }
@@ -222,8 +222,8 @@ fn reload(
     tls: &UpstreamTlsPlan,
     before: &UpstreamIdentity,
     now: i64,
-) -> Result<Option<UpstreamIdentity>, Fault> {
-    let new = UpstreamIdentity::load(tls).map_err(|(place, error)| Fault {
+) -> Result<Option<UpstreamIdentity>, CertificateFault> {
+    let new = UpstreamIdentity::load(tls).map_err(|(place, error)| CertificateFault {
         place: place.origin,
         error,
         bearable: false,
@@ -237,7 +237,7 @@ fn reload(
         Validity::Expired => "has expired",
     };
     match (&tls.client, before.validity(now)) {
-        (Some((cert, _)), Validity::Valid) => Err(Fault {
+        (Some((cert, _)), Validity::Valid) => Err(CertificateFault {
             place: cert.origin,
             error: BundleError::Worse {
                 path: cert.value.display().to_string(),

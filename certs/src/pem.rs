@@ -17,7 +17,7 @@ use rustls_pki_types::{
     PrivatePkcs8KeyDer, PrivateSec1KeyDer,
 };
 
-use crate::error::{BundleError, Fault, Found, Kind, unreadable};
+use crate::error::{BundleError, Found, Kind, PemFault, unreadable};
 
 /// With or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -62,7 +62,7 @@ impl Pem {
     pub fn parse(text: &[u8]) -> Result<Self, Found> {
         whole(text).map_err(|fault| (0, fault))?;
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        let mut reader = Reader::default();
+        let mut reader = PemReader::default();
         for (at, line) in lines(text).enumerate() {
             reader.line(at + 1, line)?;
         }
@@ -125,7 +125,7 @@ impl Pem {
         }
         let encrypted = |section: &&Section| section.kind == Kind::Encrypted;
         if let Some(encrypted) = self.sections.iter().find(encrypted) {
-            return Err((encrypted.line, Fault::Encrypted));
+            return Err((encrypted.line, PemFault::Encrypted));
         }
         // A chain without its key is told by whoever looks for both.
         let other = |section: &&Section| section.kind != Kind::Certificate;
@@ -150,7 +150,7 @@ impl Pem {
 
     fn other(&self, wanted: &'static str, section: &Section) -> Found {
         let found = section.kind;
-        (section.line, Fault::Other { wanted, found })
+        (section.line, PemFault::Other { wanted, found })
     }
 }
 
@@ -171,17 +171,17 @@ fn content(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// Looks at a file as a whole: is it text?
-fn whole(text: &[u8]) -> Result<(), Fault> {
+fn whole(text: &[u8]) -> Result<(), PemFault> {
     match text {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'-', 0, ..] | [0, b'-', ..] => Err(Fault::Utf16),
-        [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] => Err(Fault::KeyStore),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'-', 0, ..] | [0, b'-', ..] => Err(PemFault::Utf16),
+        [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] => Err(PemFault::KeyStore),
         // A sequence whose length takes one byte, two or three. In PKCS #12 it begins with version 3.
         [0x30, 0x82, _, _, 2, 1, 3, ..] | [0x30, 0x83, _, _, _, 2, 1, 3, ..] => {
-            Err(Fault::KeyStore)
+            Err(PemFault::KeyStore)
         }
-        [0x30, 0x81..=0x83, ..] => Err(Fault::Der),
-        _ if text.starts_with(b"0") && text.contains(&0) => Err(Fault::Der),
-        _ if text.starts_with(b"PuTTY-User-Key-File-") => Err(Fault::Putty),
+        [0x30, 0x81..=0x83, ..] => Err(PemFault::Der),
+        _ if text.starts_with(b"0") && text.contains(&0) => Err(PemFault::Der),
+        _ if text.starts_with(b"PuTTY-User-Key-File-") => Err(PemFault::Putty),
         _ => Ok(()),
     }
 }
@@ -206,7 +206,7 @@ enum Line<'a> {
 }
 
 /// Tells markers from everything else.
-fn classify(line: &[u8]) -> Result<Line<'_>, Fault> {
+fn classify(line: &[u8]) -> Result<Line<'_>, PemFault> {
     // What is not UTF-8 has no marker that anybody could read.
     let Ok(text) = std::str::from_utf8(line) else {
         return Ok(Line::Text(line));
@@ -222,31 +222,31 @@ fn classify(line: &[u8]) -> Result<Line<'_>, Fault> {
         return Ok(Line::End(label));
     }
     match text.matches(BEGIN).count() + text.matches(END).count() {
-        0 if looks_like_marker(text) => Err(Fault::Marker),
+        0 if looks_like_marker(text) => Err(PemFault::Marker),
         0 => Ok(Line::Text(line)),
         markers => Err(not_alone(text, markers)),
     }
 }
 
 /// What is wrong with a line that has markers, and is none.
-fn not_alone(text: &str, markers: usize) -> Fault {
+fn not_alone(text: &str, markers: usize) -> PemFault {
     let begun = text.strip_prefix(BEGIN);
     let ended = text.strip_prefix(END);
     if text.contains("\\n") || text.contains("\\r") {
-        return Fault::EscapedLineBreaks;
+        return PemFault::EscapedLineBreaks;
     }
     if markers > 1 {
         return match begun {
-            Some(_) => Fault::NoLineBreaks,
-            None => Fault::Glued,
+            Some(_) => PemFault::NoLineBreaks,
+            None => PemFault::Glued,
         };
     }
     // Closed by too few dashes, or by too many.
     let open = |rest: &str| !rest.trim_end_matches('-').contains(DASHES);
     match (begun, ended) {
-        (Some(rest), _) | (_, Some(rest)) if open(rest) => Fault::Marker,
-        (Some(_), _) => Fault::NoLineBreaks,
-        _ => Fault::NotAlone,
+        (Some(rest), _) | (_, Some(rest)) if open(rest) => PemFault::Marker,
+        (Some(_), _) => PemFault::NoLineBreaks,
+        _ => PemFault::NotAlone,
     }
 }
 
@@ -266,7 +266,7 @@ fn looks_like_marker(text: &str) -> bool {
 
 /// Reads a file line by line.
 #[derive(Default)]
-struct Reader {
+struct PemReader {
     sections: Vec<Section>,
     open: Option<Open>,
 }
@@ -284,16 +284,16 @@ struct Open {
     padded: bool,
 }
 
-impl Reader {
+impl PemReader {
     fn line(&mut self, number: usize, line: &[u8]) -> Result<(), Found> {
         let found = |fault| (number, fault);
         match (classify(line).map_err(found)?, &mut self.open) {
             (Line::Text(_), None) => {}
             (Line::Text(text), Some(open)) => open.content(text).map_err(found)?,
             (Line::Begin(_), Some(open)) => {
-                return Err(found(Fault::NotEnded { begun: open.line }));
+                return Err(found(PemFault::NotEnded { begun: open.line }));
             }
-            (Line::End(_), None) => return Err(found(Fault::NotBegun)),
+            (Line::End(_), None) => return Err(found(PemFault::NotBegun)),
             (Line::Begin(label), None) => {
                 self.open = Some(Open {
                     kind: Kind::of(label),
@@ -307,7 +307,7 @@ impl Reader {
             }
             (Line::End(label), Some(open)) => {
                 if open.label != label {
-                    return Err(found(Fault::OtherEnd { begun: open.line }));
+                    return Err(found(PemFault::OtherEnd { begun: open.line }));
                 }
                 if let Some(open) = self.open.take() {
                     self.sections.push(open.close()?);
@@ -319,7 +319,7 @@ impl Reader {
 
     fn end(self) -> Result<Pem, Found> {
         match self.open {
-            Some(open) => Err((open.line, Fault::CutOff)),
+            Some(open) => Err((open.line, PemFault::CutOff)),
             None => Ok(Pem {
                 sections: self.sections,
             }),
@@ -328,7 +328,7 @@ impl Reader {
 }
 
 impl Open {
-    fn content(&mut self, text: &[u8]) -> Result<(), Fault> {
+    fn content(&mut self, text: &[u8]) -> Result<(), PemFault> {
         if self.headers {
             if text.is_empty() {
                 self.headers = !self.base64.is_empty();
@@ -346,10 +346,10 @@ impl Open {
         for byte in text {
             match byte {
                 b'=' => self.padded = true,
-                _ if self.padded => return Err(Fault::Base64),
+                _ if self.padded => return Err(PemFault::Base64),
                 b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => {}
-                b'\\' => return Err(Fault::EscapedLineBreaks),
-                _ => return Err(Fault::Base64),
+                b'\\' => return Err(PemFault::EscapedLineBreaks),
+                _ => return Err(PemFault::Base64),
             }
             self.base64.push(*byte);
         }
@@ -366,10 +366,10 @@ impl Open {
             section.kind = Kind::Encrypted;
         } else if self.kind.is_read() {
             if self.base64.is_empty() {
-                return Err((self.line, Fault::Empty));
+                return Err((self.line, PemFault::Empty));
             }
             let decoded = BASE64.decode(&self.base64);
-            section.der = decoded.map_err(|_| (self.line, Fault::Incomplete))?;
+            section.der = decoded.map_err(|_| (self.line, PemFault::Incomplete))?;
         }
         Ok(section)
     }
@@ -446,59 +446,65 @@ mod tests {
         let glue = |text: &str| text.replace("-----\n-----", "----------");
         let lines = key.lines().count();
         for (text, found) in [
-            (glue(&(one.clone() + &one)), (5, Fault::Glued)),
-            (glue(&(key.clone() + &one)), (lines, Fault::Glued)),
-            (key.replace('\n', ""), (1, Fault::NoLineBreaks)),
-            (key.replace('\n', " "), (1, Fault::NoLineBreaks)),
-            (key.replace('\n', "\\n"), (1, Fault::EscapedLineBreaks)),
+            (glue(&(one.clone() + &one)), (5, PemFault::Glued)),
+            (glue(&(key.clone() + &one)), (lines, PemFault::Glued)),
+            (key.replace('\n', ""), (1, PemFault::NoLineBreaks)),
+            (key.replace('\n', " "), (1, PemFault::NoLineBreaks)),
+            (key.replace('\n', "\\n"), (1, PemFault::EscapedLineBreaks)),
             (
                 key.replace("\n-----END", "-----END"),
-                (lines - 1, Fault::NotAlone),
+                (lines - 1, PemFault::NotAlone),
             ),
             (
                 key.replace("KEY-----\n", "KEY-----"),
-                (1, Fault::NoLineBreaks),
+                (1, PemFault::NoLineBreaks),
             ),
-            (format!("key: {key}"), (1, Fault::NotAlone)),
+            (format!("key: {key}"), (1, PemFault::NotAlone)),
             (
                 key.replacen("-----BEGIN", "----BEGIN", 1),
-                (1, Fault::Marker),
+                (1, PemFault::Marker),
             ),
-            (key.replacen("-----BEGIN", "--BEGIN", 1), (1, Fault::Marker)),
+            (
+                key.replacen("-----BEGIN", "--BEGIN", 1),
+                (1, PemFault::Marker),
+            ),
             (
                 key.replacen("KEY-----\n", "KEY----\n", 1),
-                (1, Fault::Marker),
+                (1, PemFault::Marker),
             ),
-            (key.replacen("KEY-----\n", "KEY\n", 1), (1, Fault::Marker)),
+            (
+                key.replacen("KEY-----\n", "KEY\n", 1),
+                (1, PemFault::Marker),
+            ),
             (
                 one.replacen("-----BEGIN", "\u{2014}-BEGIN", 1),
-                (1, Fault::Marker),
+                (1, PemFault::Marker),
             ),
             (
                 key.replacen("-----BEGIN PRIVATE KEY-----\n", "", 1),
-                (lines - 1, Fault::NotBegun),
+                (lines - 1, PemFault::NotBegun),
             ),
             (
                 key.replace("-----END PRIVATE KEY-----\n", ""),
-                (1, Fault::CutOff),
+                (1, PemFault::CutOff),
             ),
-            (key[..100].to_owned(), (1, Fault::CutOff)),
+            (key[..100].to_owned(), (1, PemFault::CutOff)),
             (
                 one.replace("-----END CERTIFICATE-----\n", "") + &key,
-                (5, Fault::NotEnded { begun: 1 }),
+                (5, PemFault::NotEnded { begun: 1 }),
             ),
             (
                 key.replace("END PRIVATE", "END RSA PRIVATE"),
-                (lines, Fault::OtherEnd { begun: 1 }),
+                (lines, PemFault::OtherEnd { begun: 1 }),
             ),
-            (key.replacen("\nBw", "\nB*", 1), (2, Fault::Base64)),
-            (key.replacen("\nBw", "\nB w", 1), (2, Fault::Base64)),
-            (key.replacen("\nBw", "\nB=", 1), (2, Fault::Base64)),
+            (key.replacen("\nBw", "\nB*", 1), (2, PemFault::Base64)),
+            (key.replacen("\nBw", "\nB w", 1), (2, PemFault::Base64)),
+            (key.replacen("\nBw", "\nB=", 1), (2, PemFault::Base64)),
             (
                 key.replacen("\nBw", "\nB", 1).replace('=', ""),
-                (1, Fault::Incomplete),
+                (1, PemFault::Incomplete),
             ),
-            (section("PRIVATE KEY", b""), (1, Fault::Empty)),
+            (section("PRIVATE KEY", b""), (1, PemFault::Empty)),
         ] {
             assert_eq!(fault(&text), found, "{text}");
             assert!(!found.1.to_string().contains("BwcH"));
@@ -506,13 +512,13 @@ mod tests {
         let utf16: Vec<u8> = key.encode_utf16().flat_map(u16::to_le_bytes).collect();
         let marked = [&[0xff, 0xfe], utf16.as_slice()].concat();
         for (bytes, fault) in [
-            (utf16.as_slice(), Fault::Utf16),
-            (&marked, Fault::Utf16),
-            (&[0x30, 0x82, 1, 0, 2, 1, 0], Fault::Der),
-            (&[0x30, 0x2e, 2, 1, 0, 0x30], Fault::Der),
-            (&[0x30, 0x82, 1, 0, 2, 1, 3], Fault::KeyStore),
-            (&[0xfe, 0xed, 0xfe, 0xed, 0, 0], Fault::KeyStore),
-            (b"PuTTY-User-Key-File-2: ssh-rsa\n", Fault::Putty),
+            (utf16.as_slice(), PemFault::Utf16),
+            (&marked, PemFault::Utf16),
+            (&[0x30, 0x82, 1, 0, 2, 1, 0], PemFault::Der),
+            (&[0x30, 0x2e, 2, 1, 0, 0x30], PemFault::Der),
+            (&[0x30, 0x82, 1, 0, 2, 1, 3], PemFault::KeyStore),
+            (&[0xfe, 0xed, 0xfe, 0xed, 0, 0], PemFault::KeyStore),
+            (b"PuTTY-User-Key-File-2: ssh-rsa\n", PemFault::Putty),
         ] {
             assert_eq!(Pem::parse(bytes).unwrap_err(), (0, fault));
         }

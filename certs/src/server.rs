@@ -16,7 +16,7 @@ use rustls::{
 use crate::acme::placeholder::stand_ins;
 use crate::bundle::{Bundle, PairFiles};
 use crate::client::ClientAuth;
-use crate::keyring::{Fault, Gathered, Keyring};
+use crate::keyring::{CertificateFault, Gathered, Keyring};
 use crate::store::{Able, CertificateStore, Resolver};
 use crate::{challenge, folder};
 
@@ -76,7 +76,7 @@ pub struct ServerTls {
 struct Files {
     bundles: Vec<(PairFiles, Arc<Bundle>)>,
     client: Option<Arc<ClientAuth>>,
-    faults: Vec<Fault>,
+    faults: Vec<CertificateFault>,
 }
 
 /// What clients get now.
@@ -159,7 +159,7 @@ impl ServerTls {
         plan: &ListenerTlsPlan,
         keyring: &Keyring,
         now: i64,
-    ) -> Result<Self, Vec<Fault>> {
+    ) -> Result<Self, Vec<CertificateFault>> {
         let provider = Arc::new(provider());
         let Gathered {
             bundles,
@@ -169,7 +169,7 @@ impl ServerTls {
             ClientAuth::load(client)
                 .map(Arc::new)
                 .map_err(|(place, error)| {
-                    faults.push(Fault {
+                    faults.push(CertificateFault {
                         place,
                         error,
                         bearable: false,
@@ -214,7 +214,7 @@ impl ServerTls {
                         client = Some(Arc::new(new));
                     }
                 }
-                Err((place, error)) => faults.push(Fault {
+                Err((place, error)) => faults.push(CertificateFault {
                     place,
                     error,
                     bearable: false,
@@ -234,7 +234,7 @@ impl ServerTls {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
             (new, old) => new.is_none() && old.is_none(),
         };
-        let new_faults: Vec<Fault> = faults
+        let new_faults: Vec<CertificateFault> = faults
             .iter()
             .filter(|fault| !files.faults.contains(fault))
             .cloned()
@@ -267,7 +267,7 @@ impl ServerTls {
     }
 
     /// The files that cannot be used now, though something good of before is served in their place.
-    pub fn faults(&self) -> Vec<Fault> {
+    pub fn faults(&self) -> Vec<CertificateFault> {
         self.files().faults.clone()
     }
 
@@ -323,7 +323,7 @@ pub struct Refreshed {
     /// The pairs that are new, or new in their place.
     pub replaced: Vec<PairFiles>,
     /// The files that could be used before, and cannot now.
-    pub new_faults: Vec<Fault>,
+    pub new_faults: Vec<CertificateFault>,
 }
 
 /// ring, with nothing but what the profile has.

@@ -53,7 +53,7 @@ pub mod units;
 pub mod verify;
 
 pub use expand::Environment;
-pub use load::{Inputs, Machine, SavedSource, Watch};
+pub use load::{Inputs, Machine, SavedSource, WatchedFiles};
 pub use reference::{diagnostics_page, reference_page};
 pub use schema::json_schema;
 pub use stamp::{Stamp, read_bytes};
@@ -83,7 +83,7 @@ pub struct Checked {
     /// The plan, if nothing is wrong.
     pub plan: Option<Arc<Plan>>,
     /// What it was made of.
-    pub watch: Watch,
+    pub watch: WatchedFiles,
     /// What was found there.
     pub inputs: Inputs,
     state_dir: PathBuf,

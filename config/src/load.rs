@@ -57,14 +57,14 @@ pub(crate) struct Loaded {
     /// What was wrong so far.
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// The files that were read, and the folders in which `include` looked: what to watch.
-    pub(crate) watch: Watch,
+    pub(crate) watch: WatchedFiles,
     /// What was found there.
     pub(crate) inputs: Inputs,
 }
 
 /// What a configuration depends on outside itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Watch {
+pub struct WatchedFiles {
     /// Files.
     pub files: BTreeSet<PathBuf>,
     /// Folders in which new files may appear that an `include` pattern would match.
@@ -74,7 +74,7 @@ pub struct Watch {
     pub patterns: BTreeSet<String>,
 }
 
-impl Watch {
+impl WatchedFiles {
     /// Whether a file of this name in one of the folders may be meant.
     pub fn may_mean(&self, name: &std::ffi::OsStr) -> bool {
         let name = name.to_string_lossy();
@@ -330,7 +330,7 @@ pub(crate) fn load_saved(saved: &[SavedSource], environment: &dyn Environment) -
 struct Loading {
     sources: Sources,
     diagnostics: Vec<Diagnostic>,
-    watch: Watch,
+    watch: WatchedFiles,
     inputs: Inputs,
     /// The files between the main one and the one being read, whatever they are called.
     within: Vec<(u64, u64)>,
@@ -712,7 +712,7 @@ mod tests {
         for (name, meant) in [("x.yaml", true), (".x.yaml", true), ("x.yml", false)] {
             assert_eq!(watch.may_mean(name.as_ref()), meant, "{name}");
         }
-        let plain = Watch {
+        let plain = WatchedFiles {
             patterns: BTreeSet::from(["*.yaml".to_owned()]),
             ..Watch::default()
         };

@@ -41,7 +41,7 @@ pub(crate) fn parse(
 /// The same for every YAML that there is.
 fn general(sources: &Sources, id: SourceId, diagnostics: &mut Vec<Diagnostic>) -> Option<Node> {
     let text = &sources.get(id).text;
-    let reader = Reader { sources, id };
+    let reader = TreeReader { sources, id };
     match from_text(text, DuplicateKeyPolicy::Error) {
         Ok(raw) => Some(reader.node(raw)),
         Err(error) => {
@@ -162,12 +162,12 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 }
 
-struct Reader<'a> {
+struct TreeReader<'a> {
     sources: &'a Sources,
     id: SourceId,
 }
 
-impl Reader<'_> {
+impl TreeReader<'_> {
     fn node(&self, raw: Raw) -> Node {
         let place = self.span(&raw.referenced);
         let value = match *raw.value {

@@ -37,7 +37,7 @@ pub use router::router;
 /// Serves the API where the running configuration says, and moves when it says something else.
 #[derive(Debug)]
 pub struct AdminServer {
-    place: Arc<Mutex<Place>>,
+    place: Arc<Mutex<AdminAddress>>,
     /// Nobody new, and those who are served finish.
     leaving: watch::Sender<bool>,
     /// Closed when nobody is served any more.
@@ -46,14 +46,14 @@ pub struct AdminServer {
 
 /// Where the API is.
 #[derive(Debug)]
-struct Place {
+struct AdminAddress {
     configured: SocketAddr,
     bound: SocketAddr,
     /// The socket once more, for a process that takes over, until the API leaves.
     socket: Option<OwnedFd>,
 }
 
-impl Place {
+impl AdminAddress {
     fn new(configured: SocketAddr, listener: &TcpListener) -> io::Result<Self> {
         Ok(Self {
             configured,
@@ -88,7 +88,7 @@ impl AdminServer {
     /// When the socket says nothing about its address.
     pub fn start(listener: TcpListener, state: AdminState) -> io::Result<Self> {
         let configured = state.reloader.running().plan.admin.bind;
-        let place = Arc::new(Mutex::new(Place::new(configured, &listener)?));
+        let place = Arc::new(Mutex::new(AdminAddress::new(configured, &listener)?));
         let (leaving, left) = watch::channel(false);
         let (serving, served) = watch::channel(());
         let supervisor = state.supervisor.clone();
@@ -139,7 +139,7 @@ impl AdminServer {
         while served.changed().await.is_ok() {}
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Place> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, AdminAddress> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -156,12 +156,12 @@ const MOVE_GRACE: Duration = Duration::from_secs(5);
 async fn serve(
     mut listener: TcpListener,
     state: AdminState,
-    place: Arc<Mutex<Place>>,
+    place: Arc<Mutex<AdminAddress>>,
     mut leaving: watch::Receiver<bool>,
 ) {
     let mut plans = state.reloader.plans();
     plans.mark_changed();
-    let here = |place: &Arc<Mutex<Place>>| {
+    let here = |place: &Arc<Mutex<AdminAddress>>| {
         let place = place.lock().unwrap_or_else(PoisonError::into_inner);
         place.configured
     };
@@ -194,7 +194,8 @@ async fn serve(
                 let place = place.lock().unwrap_or_else(PoisonError::into_inner);
                 bind_beside(wanted, &place)
             };
-            let moved = bound.and_then(|listener| Ok((Place::new(wanted, &listener)?, listener)));
+            let moved =
+                bound.and_then(|listener| Ok((AdminAddress::new(wanted, &listener)?, listener)));
             match moved {
                 Ok((next, listener)) => {
                     tracing::info!("the admin API moves to {}", next.bound);
@@ -214,7 +215,7 @@ async fn serve(
 
 /// Takes another address while the API is still at this one, even if they have clients in common: one
 /// port, at `127.0.0.1` and at `0.0.0.0`.
-fn bind_beside(wanted: SocketAddr, place: &Place) -> io::Result<TcpListener> {
+fn bind_beside(wanted: SocketAddr, place: &AdminAddress) -> io::Result<TcpListener> {
     if let (true, Some(socket)) = (wanted == place.bound, &place.socket) {
         return AdminServer::inherit(socket.try_clone()?);
     }
@@ -242,7 +243,7 @@ fn bind_beside(wanted: SocketAddr, place: &Place) -> io::Result<TcpListener> {
 }
 
 /// The socket of the API once more.
-fn place_again(place: &Mutex<Place>) -> io::Result<TcpListener> {
+fn place_again(place: &Mutex<AdminAddress>) -> io::Result<TcpListener> {
     let place = place.lock().unwrap_or_else(PoisonError::into_inner);
     let socket = place.socket.as_ref().map(OwnedFd::try_clone).transpose()?;
     AdminServer::inherit(socket.ok_or(io::ErrorKind::NotConnected)?)

@@ -32,7 +32,7 @@ use portolan_certs::Material;
 use portolan_config::plan::Plan;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use self::core::{Core, Effect, Event, Seed};
+use self::core::{Core, Effect, EngineEvent, Seed};
 use crate::clock::Clock;
 use crate::engine::handover::Handover;
 use crate::engine::resolve::Resolve;
@@ -71,7 +71,7 @@ pub struct Engine {
 #[derive(Debug)]
 enum Message {
     /// An event, and whom to tell when what follows from it is published.
-    Event(Event, Option<oneshot::Sender<u64>>),
+    EngineEvent(EngineEvent, Option<oneshot::Sender<u64>>),
     /// Somebody wants to know what a process that takes over must know.
     HandOver(oneshot::Sender<Handover>),
 }
@@ -109,7 +109,7 @@ pub struct EngineHandle {
 impl EngineHandle {
     /// An endpoint has been silent for longer than is plausible.
     pub fn silent(&self, key: &EndpointKey, silent: Duration) {
-        self.tell(Event::WentSilent {
+        self.tell(EngineEvent::WentSilent {
             key: key.clone(),
             silent,
         });
@@ -117,10 +117,10 @@ impl EngineHandle {
 
     /// Requests wait for an endpoint of which nothing is heard: it should be probed.
     pub fn doubted(&self, key: &EndpointKey) {
-        self.tell(Event::Doubted { key: key.clone() });
+        self.tell(EngineEvent::Doubted { key: key.clone() });
     }
 
-    fn tell(&self, event: Event) {
+    fn tell(&self, event: EngineEvent) {
         if let Some(events) = self.events.upgrade() {
             let _ = events.try_send(Message::Event(event, None));
         }
@@ -196,7 +196,7 @@ impl Engine {
         material: Arc<Material>,
         locator: Arc<Locator>,
     ) -> Result<u64, Stopped> {
-        self.tell(Event::PlanAccepted {
+        self.tell(EngineEvent::PlanAccepted {
             plan,
             material,
             locator,
@@ -209,7 +209,7 @@ impl Engine {
     /// # Errors
     /// When the loop has ended.
     pub async fn relocate(&self, locator: Arc<Locator>) -> Result<u64, Stopped> {
-        self.tell(Event::LocatorChanged(locator)).await
+        self.tell(EngineEvent::LocatorChanged(locator)).await
     }
 
     /// Sets what operators have overridden. Returns when requests go by it.
@@ -218,7 +218,8 @@ impl Engine {
     /// When the loop has ended.
     pub async fn override_by(&self, overrides: &Overrides) -> Result<u64, Stopped> {
         let (drains, weights) = (overrides.drained(), overrides.weights());
-        self.tell(Event::OverridesChanged(drains, weights)).await
+        self.tell(EngineEvent::OverridesChanged(drains, weights))
+            .await
     }
 
     /// What a process that takes over must know.
@@ -241,7 +242,7 @@ impl Engine {
             .is_ok_and(|outcome| outcome.is_ok())
     }
 
-    async fn tell(&self, event: Event) -> Result<u64, Stopped> {
+    async fn tell(&self, event: EngineEvent) -> Result<u64, Stopped> {
         let (done, told) = oneshot::channel();
         let message = Message::Event(event, Some(done));
         self.events.send(message).await.map_err(|_| Stopped)?;
@@ -308,7 +309,7 @@ impl Driver {
     }
 
     async fn turn(&mut self, events: &mut mpsc::Receiver<Message>) {
-        self.step(Event::Woken, None);
+        self.step(EngineEvent::Woken, None);
         let alarm = self.core.alarm();
         let mut woken = self.clock.now();
         loop {
@@ -351,23 +352,23 @@ impl Driver {
                 },
                 () = sleep => {
                     woken = self.clock.now();
-                    self.step(Event::Woken, None);
+                    self.step(EngineEvent::Woken, None);
                 }
                 () = alarm.rung() => {
                     let asked = alarm.asked();
-                    self.step(Event::Alarmed, None);
+                    self.step(EngineEvent::Alarmed, None);
                     alarm.answer(asked);
                 }
             }
         }
     }
 
-    fn step(&mut self, event: Event, told: Option<oneshot::Sender<u64>>) {
+    fn step(&mut self, event: EngineEvent, told: Option<oneshot::Sender<u64>>) {
         self.take([event]);
         self.publish(told);
     }
 
-    fn take(&mut self, events: impl IntoIterator<Item = Event>) {
+    fn take(&mut self, events: impl IntoIterator<Item = EngineEvent>) {
         for effect in self.core.step_all(events, self.clock.now()) {
             self.perform(effect);
         }
@@ -413,7 +414,7 @@ impl Driver {
                         result: Err(ProbeFailure::Own),
                         took: Duration::ZERO,
                     });
-                    let event = Event::ProbeFinished {
+                    let event = EngineEvent::ProbeFinished {
                         key,
                         serial,
                         outcome,
@@ -429,7 +430,7 @@ impl Driver {
                     let answer = caught(asking).await;
                     let own = || Err("asking has failed, by a fault of Portolan's".to_owned());
                     let answer = answer.unwrap_or_else(|_| own());
-                    let event = Event::NameAnswered {
+                    let event = EngineEvent::NameAnswered {
                         host,
                         serial,
                         answer,
@@ -437,13 +438,13 @@ impl Driver {
                     report(&events, event).await;
                 });
             }
-            Effect::Notice(notice) => self.journal.tell(&notice),
+            Effect::Emit(event) => self.journal.emit(&event),
         }
     }
 }
 
 /// Sends an event to the loop, if it still runs.
-async fn report(events: &mpsc::WeakSender<Message>, event: Event) {
+async fn report(events: &mpsc::WeakSender<Message>, event: EngineEvent) {
     if let Some(events) = events.upgrade() {
         let _ = events.send(Message::Event(event, None)).await;
     }

@@ -177,7 +177,7 @@ pub struct Overrides(BTreeMap<Subject, Override>);
 
 /// What can happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum OverrideEvent {
     /// Somebody overrides, or does so again with another lease.
     Set(Subject, Override),
     /// Somebody ends an override before its time.
@@ -197,7 +197,7 @@ pub enum Event {
 
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum OverrideChange {
     /// An override began, or is another one than before.
     Set {
         /// What is overridden.
@@ -227,7 +227,7 @@ pub enum Change {
     },
 }
 
-impl Change {
+impl OverrideChange {
     /// What it is about.
     pub fn subject(&self) -> &Subject {
         match self {
@@ -262,24 +262,24 @@ impl Change {
 impl Overrides {
     /// What becomes of them when `event` happens at `now` (since 1970), and what changed by that.
     #[must_use]
-    pub fn step(mut self, event: Event, now: Duration) -> (Self, Vec<Change>) {
+    pub fn step(mut self, event: OverrideEvent, now: Duration) -> (Self, Vec<OverrideChange>) {
         let mut changes = Vec::new();
         match event {
-            Event::Set(subject, new) => {
+            OverrideEvent::Set(subject, new) => {
                 let before = self.0.insert(subject.clone(), new.clone());
-                changes.push(Change::Set {
+                changes.push(OverrideChange::Set {
                     subject,
                     now: new,
                     before,
                 });
             }
-            Event::Ended {
+            OverrideEvent::Ended {
                 subject,
                 by,
                 reason,
             } => {
                 if let Some(before) = self.0.remove(&subject) {
-                    changes.push(Change::Ended {
+                    changes.push(OverrideChange::Ended {
                         subject,
                         before,
                         by,
@@ -287,16 +287,17 @@ impl Overrides {
                     });
                 }
             }
-            Event::Restored(mut kept) => {
+            OverrideEvent::Restored(mut kept) => {
                 for it in kept.0.values_mut() {
                     it.lease.begin_by(now);
                 }
                 self.0.extend(kept.0);
             }
-            Event::Woken => {}
+            OverrideEvent::Woken => {}
         }
         let over = self.0.extract_if(.., |_, it| it.lease.until <= now);
-        changes.extend(over.map(|(subject, before)| Change::LeaseEnded { subject, before }));
+        changes
+            .extend(over.map(|(subject, before)| OverrideChange::LeaseEnded { subject, before }));
         self.check_invariants(now);
         (self, changes)
     }
@@ -380,7 +381,7 @@ impl Drains {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for OverrideChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // What no longer holds.
         let over = |decision: &OverrideDecision| match decision {
@@ -435,7 +436,7 @@ impl fmt::Display for Change {
 
 /// The file in `state_dir`. What another version added is ignored.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Kept {
+struct StoredOverrides {
     drains: Vec<KeptDrain>,
     #[serde(default)]
     weights: Vec<KeptWeights>,
@@ -491,7 +492,7 @@ impl KeptLease {
 impl Overrides {
     /// As text, to be kept.
     pub(crate) fn to_json(&self) -> Result<String, serde_json::Error> {
-        let mut kept = Kept::default();
+        let mut kept = StoredOverrides::default();
         for (subject, it) in &self.0 {
             match (subject, &it.decision) {
                 (Subject::Service(service), OverrideDecision::Weights(weights)) => {
@@ -517,7 +518,7 @@ impl Overrides {
 
     /// Reads what was kept.
     pub(crate) fn from_json(text: &str) -> Result<Self, String> {
-        let kept: Kept =
+        let kept: StoredOverrides =
             serde_json::from_str(text).map_err(|error| portolan_certs::no_json(&error))?;
         let name = |text: &str| Name::parse(text).map_err(|wrong| wrong.message.into_owned());
         let mut overrides = Self::default();
@@ -561,15 +562,15 @@ mod tests {
         })
     }
 
-    fn drain(subject: Subject, lease: Lease) -> Event {
+    fn drain(subject: Subject, lease: Lease) -> OverrideEvent {
         let decision = OverrideDecision::Drain;
-        Event::Set(subject, Override { decision, lease })
+        OverrideEvent::Set(subject, Override { decision, lease })
     }
 
-    fn weigh(service: &str, weights: &[(&str, u64)], lease: Lease) -> Event {
+    fn weigh(service: &str, weights: &[(&str, u64)], lease: Lease) -> OverrideEvent {
         let decision = OverrideDecision::Weights(Weights::new(weights.iter().copied()).unwrap());
         let subject = Subject::Service(Name::parse(service).unwrap());
-        Event::Set(subject, Override { decision, lease })
+        OverrideEvent::Set(subject, Override { decision, lease })
     }
 
     fn lease(since: u64, seconds: u64) -> Lease {
@@ -588,12 +589,12 @@ mod tests {
         assert_eq!(changes.len(), 1);
         assert_eq!(overrides.wake(), Some(at(60)));
         assert!(overrides.drained().pool(pool("aws").pool().unwrap()));
-        let (overrides, changes) = overrides.step(Event::Woken, at(59));
+        let (overrides, changes) = overrides.step(OverrideEvent::Woken, at(59));
         assert_eq!(changes, []);
-        let (overrides, changes) = overrides.step(Event::Woken, at(60));
+        let (overrides, changes) = overrides.step(OverrideEvent::Woken, at(60));
         assert_eq!(
             changes,
-            [Change::LeaseEnded {
+            [OverrideChange::LeaseEnded {
                 subject: pool("aws"),
                 before: Override {
                     decision: OverrideDecision::Drain,
@@ -613,18 +614,19 @@ mod tests {
         for (set, now) in [(-900_i64, 110_u64), (5_000, 6_010)] {
             let moved = overrides.clone().moved(Shift::by(set * 1_000));
             assert_eq!(moved.wake(), Some(at(now + 50)));
-            let (moved, _) = moved.step(Event::Woken, at(now + 49));
+            let (moved, _) = moved.step(OverrideEvent::Woken, at(now + 49));
             assert!(moved.get(&pool("aws")).is_some());
-            let (moved, changes) = moved.step(Event::Woken, at(now + 50));
+            let (moved, changes) = moved.step(OverrideEvent::Woken, at(now + 50));
             assert_eq!(moved, Overrides::default());
             assert_eq!(changes.len(), 1, "it is told");
         }
         // Set back while no process ran: it lasts no longer than it was to.
-        let restored = Event::Restored(overrides.clone());
+        let restored = OverrideEvent::Restored(overrides.clone());
         let (restored, _) = Overrides::default().step(restored, at(100));
         assert_eq!(restored.wake(), Some(at(160)));
         // Set back within the lease: it ends when it was to end by the calendar.
-        let (restored, _) = Overrides::default().step(Event::Restored(overrides), at(1_030));
+        let (restored, _) =
+            Overrides::default().step(OverrideEvent::Restored(overrides), at(1_030));
         assert_eq!(restored.wake(), Some(at(1_060)));
     }
 
@@ -637,7 +639,7 @@ mod tests {
             again,
             "pool aws is drained again for 600 s by oncall: a test"
         );
-        let (overrides, changes) = overrides.step(Event::Woken, at(100));
+        let (overrides, changes) = overrides.step(OverrideEvent::Woken, at(100));
         assert_eq!(changes, []);
         assert!(overrides.get(&pool("aws")).is_some());
     }
@@ -653,7 +655,7 @@ mod tests {
         let (overrides, _) = Overrides::default().step(event, at(0));
         assert!(overrides.drained().endpoint(&key));
         assert!(!overrides.drained().pool(&key.pool));
-        let undrain = |subject| Event::Ended {
+        let undrain = |subject| OverrideEvent::Ended {
             subject,
             by: "oncall".into(),
             reason: None,
@@ -683,7 +685,7 @@ mod tests {
         let kept = Overrides::from_json(&text).unwrap();
         assert_eq!(kept, overrides);
         // The machine was off for a while.
-        let (restored, changes) = Overrides::default().step(Event::Restored(kept), at(100));
+        let (restored, changes) = Overrides::default().step(OverrideEvent::Restored(kept), at(100));
         assert_eq!(changes.len(), 1);
         assert!(
             changes[0]
@@ -754,7 +756,7 @@ mod tests {
                     }
                     4..6 => {
                         shadow.remove(&subject);
-                        Event::Ended {
+                        OverrideEvent::Ended {
                             subject,
                             by: "oncall".into(),
                             reason: None,
@@ -764,9 +766,9 @@ mod tests {
                         // A restart.
                         let text = overrides.to_json().unwrap();
                         overrides = Overrides::default();
-                        Event::Restored(Overrides::from_json(&text).unwrap())
+                        OverrideEvent::Restored(Overrides::from_json(&text).unwrap())
                     }
-                    _ => Event::Woken,
+                    _ => OverrideEvent::Woken,
                 };
                 let (next, changes) = overrides.step(event, at(now));
                 overrides = next;
@@ -774,7 +776,7 @@ mod tests {
                 let seen: Vec<&Subject> = overrides.iter().map(|(s, _)| s).collect();
                 assert_eq!(seen, shadow.keys().collect::<Vec<_>>(), "{context}");
                 for change in changes {
-                    if let Change::LeaseEnded { before, .. } = change {
+                    if let OverrideChange::LeaseEnded { before, .. } = change {
                         assert!(before.lease.until <= at(now), "{context}");
                     }
                 }

@@ -22,13 +22,13 @@ use portolan_certs::{Keyring, Material};
 use portolan_config::diagnostic::{Code, Diagnostic, Report};
 use portolan_config::plan::{LogPlan, Plan};
 use portolan_config::source::{Origin, Source as Text};
-use portolan_config::{Inputs, Machine, SavedSource, Watch};
+use portolan_config::{Inputs, Machine, SavedSource, WatchedFiles};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use crate::clock::Clock;
 use crate::decision::affinity::AffinitySecret;
 use crate::engine::Engine;
-use crate::events::event::Notice;
+use crate::events::event::Event;
 use crate::events::journal::Journal;
 use crate::events::reload::{Doubt, Reloaded, Trigger};
 use crate::geo::Locator;
@@ -139,7 +139,7 @@ pub struct Reloader {
     turn: Arc<Mutex<Turn>>,
     running: ArcSwap<Running>,
     /// What to watch: changes with every configuration that could be read.
-    watch: watch::Sender<Watch>,
+    watch: watch::Sender<WatchedFiles>,
     /// Changed whenever the running configuration does.
     plans: watch::Sender<Arc<Plan>>,
     /// What is remembered about certificates in use.
@@ -150,7 +150,7 @@ pub struct Reloader {
 
 impl Reloader {
     /// Begins with what runs since the start.
-    pub fn new(source: Source, parts: Parts, running: Running, watched: Watch) -> Self {
+    pub fn new(source: Source, parts: Parts, running: Running, watched: WatchedFiles) -> Self {
         let plan = running.plan.clone();
         Self {
             source,
@@ -180,12 +180,12 @@ impl Reloader {
     }
 
     /// Tells something that happened.
-    pub(crate) fn tell(&self, notice: &Notice) {
-        self.parts.journal.tell(notice);
+    pub(crate) fn emit(&self, event: &Event) {
+        self.parts.journal.emit(event);
     }
 
     /// What to watch, now and from now on.
-    pub fn watched(&self) -> watch::Receiver<Watch> {
+    pub fn watched(&self) -> watch::Receiver<WatchedFiles> {
         self.watch.subscribe()
     }
 
@@ -333,7 +333,7 @@ impl Reloader {
             None | Some("") => "a file".to_owned(),
             Some(file) => file.to_owned(),
         };
-        self.tell(&Notice::ReloadWaits {
+        self.emit(&Event::ReloadWaits {
             file: file.clone(),
             doubt,
         });
@@ -463,10 +463,10 @@ impl Reloader {
         let now = self.addresses();
         let journal = &self.parts.journal;
         for address in before.iter().copied().filter(|it| !now.contains(it)) {
-            journal.tell(&Notice::ListenerClosed { address });
+            journal.emit(&Event::ListenerClosed { address });
         }
         for address in now.into_iter().filter(|it| !before.contains(it)) {
-            journal.tell(&Notice::ListenerOpened { address });
+            journal.emit(&Event::ListenerOpened { address });
         }
     }
 
@@ -477,7 +477,7 @@ impl Reloader {
                 .databases()
                 .any(|other| other.name == database.name && other.same_content(database));
             if !same {
-                self.parts.journal.tell(&Notice::GeoSwapped {
+                self.parts.journal.emit(&Event::GeoSwapped {
                     name: database.name.clone(),
                     kind: database.kind.clone(),
                 });
@@ -518,7 +518,7 @@ impl Reloader {
             let outcome = outcome.clone();
             self.parts
                 .journal
-                .tell(&Notice::Reloaded { trigger, outcome });
+                .emit(&Event::Reloaded { trigger, outcome });
         }
         // Counted last: whoever sees the count finds the rest as well.
         let totals = &self.parts.totals;

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, Tick};
-use crate::events::event::Notice;
+use crate::events::event::Event;
 use crate::events::journal::Journal;
 use crate::telemetry::totals::Totals;
 
@@ -190,7 +190,7 @@ impl Supervisor {
             Next::Again(pause) => Some(pause),
             Next::GiveUp => None,
         };
-        self.journal.tell(&Notice::TaskFailed { task, again_in });
+        self.journal.emit(&Event::TaskFailed { task, again_in });
         if next == Next::GiveUp {
             self.given_up.send_replace(Some(task));
         }

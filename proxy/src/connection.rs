@@ -35,7 +35,7 @@ use tokio_util::io::poll_read_buf;
 use self::presence::Presence;
 use self::stall::Stall;
 use crate::connection::context::ConnectionContext;
-use crate::connection::entry::Entry;
+use crate::connection::entry::LedgerEntry;
 use crate::http::buffer_pool;
 use crate::http::http1::request;
 use crate::http::http1::request::Head;
@@ -96,7 +96,7 @@ pub(crate) struct Connection {
     pub(crate) timer: Timer,
     context: Arc<ConnectionContext>,
     /// The request whose head is being read.
-    entry: Option<Entry>,
+    entry: Option<LedgerEntry>,
 }
 
 /// Why no request came.
@@ -230,12 +230,12 @@ impl Connection {
     pub(crate) fn accept(&mut self) {
         let begun = || self.read.iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
         if self.entry.is_none() && begun() {
-            self.entry = Some(Entry::open(self.context.clone(), "HTTP/1.1"));
+            self.entry = Some(LedgerEntry::open(self.context.clone(), "HTTP/1.1"));
         }
     }
 
     /// The request that was accepted, for whoever goes on with it.
-    pub(crate) fn take_entry(&mut self) -> Option<Entry> {
+    pub(crate) fn take_entry(&mut self) -> Option<LedgerEntry> {
         self.entry.take()
     }
 

@@ -26,7 +26,7 @@ use portolan_control::health::retry;
 use portolan_control::refusal::{Refusal, grpc_status};
 
 use crate::connection::context::ConnectionContext;
-use crate::connection::entry::Entry;
+use crate::connection::entry::LedgerEntry;
 use crate::downstream::Downstream;
 use crate::edge::admit::client_address::client_address;
 use crate::edge::admit::stop::Stop;
@@ -291,7 +291,7 @@ impl Edge {
         &self,
         connection: Arc<ConnectionContext>,
         downstream: &mut Downstream,
-        entry: Entry,
+        entry: LedgerEntry,
     ) {
         let received = self.receive(connection, downstream);
         let mut ctx = Served::new(&received, entry);

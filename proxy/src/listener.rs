@@ -29,7 +29,7 @@ use per_client::PerClient;
 #[derive(Debug)]
 pub(crate) struct Listener {
     /// Where it is.
-    pub(crate) place: ArcSwap<Place>,
+    pub(crate) place: ArcSwap<ListenerAddress>,
     /// What may change while it runs.
     pub(crate) settings: ArcSwap<Settings>,
     /// Open connections.
@@ -50,7 +50,7 @@ pub(crate) struct Listener {
 
 /// Where a listener is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct ListenerAddress {
     /// The address in the configuration.
     pub(crate) configured: SocketAddr,
     /// The address it really has.
@@ -69,7 +69,7 @@ pub(crate) struct Settings {
 impl Listener {
     pub(crate) fn new(bound: &Bound, settings: Settings) -> io::Result<Self> {
         Ok(Self {
-            place: ArcSwap::from_pointee(Place {
+            place: ArcSwap::from_pointee(ListenerAddress {
                 configured: settings.plan.bind,
                 bound: bound.address(),
             }),
@@ -85,7 +85,7 @@ impl Listener {
     }
 
     /// Where it is.
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> ListenerAddress {
         **self.place.load()
     }
 

@@ -42,7 +42,7 @@ pub(crate) struct Dispatch {
 
 /// A connection on a thread, counted until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct WorkerSlot(Arc<AtomicUsize>);
 
 impl Workers {
     /// Starts so many threads. Each begins with what `begin` makes there.
@@ -106,7 +106,7 @@ impl Drop for Workers {
 
 impl Dispatch {
     /// The thread with the fewest connections, and a place there.
-    pub(crate) fn place(&self) -> (&Handle, Place) {
+    pub(crate) fn place(&self) -> (&Handle, WorkerSlot) {
         let from = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = self.workers.len();
         let fewest = (0..count)
@@ -115,7 +115,7 @@ impl Dispatch {
         // There is at least one, and the first of equals is taken.
         let worker = fewest.unwrap_or(&self.workers[0]);
         worker.connections.fetch_add(1, Ordering::Relaxed);
-        (&worker.handle, Place(worker.connections.clone()))
+        (&worker.handle, WorkerSlot(worker.connections.clone()))
     }
 
     /// One of the threads, for work that is no connection.
@@ -125,7 +125,7 @@ impl Dispatch {
     }
 }
 
-impl Drop for Place {
+impl Drop for WorkerSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -147,7 +147,7 @@ mod tests {
                 .map(|worker| worker.connections.load(Ordering::Relaxed))
                 .collect()
         };
-        let mut places: Vec<Place> = (0..6).map(|_| dispatch.place().1).collect();
+        let mut places: Vec<WorkerSlot> = (0..6).map(|_| dispatch.place().1).collect();
         assert_eq!(counts(), [2, 2, 2]);
         // Two connections of one thread end: the next two go there.
         let first = places[0].0.clone();

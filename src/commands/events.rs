@@ -48,7 +48,7 @@ async fn follow(args: &EventsArgs, json: bool) -> anyhow::Result<ExitCode> {
         match instance.events(last.as_deref()).await {
             Ok(mut response) => {
                 tries = 0;
-                let mut reader = Reader::default();
+                let mut reader = EventReader::default();
                 // An instance that stops, or hands over, ends the stream.
                 while let Ok(Some(bytes)) = response.chunk().await {
                     for told in reader.read(&bytes)? {
@@ -66,7 +66,7 @@ async fn follow(args: &EventsArgs, json: bool) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn print(told: &Told, json: bool) -> anyhow::Result<()> {
+fn print(told: &EventOutput, json: bool) -> anyhow::Result<()> {
     let unreadable = || format!("the event cannot be read: {}", told.data);
     if told.event == "missed" {
         let value: Value = serde_json::from_str(&told.data).with_context(unreadable)?;
@@ -98,7 +98,7 @@ fn words(entry: &Entry) -> String {
 
 /// One event of the stream.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Told {
+struct EventOutput {
     id: Option<u64>,
     event: String,
     data: String,
@@ -106,13 +106,13 @@ struct Told {
 
 /// Takes server-sent events apart, however they are cut into pieces.
 #[derive(Debug, Default)]
-struct Reader {
+struct EventReader {
     rest: Vec<u8>,
-    told: Told,
+    told: EventOutput,
 }
 
-impl Reader {
-    fn read(&mut self, bytes: &[u8]) -> anyhow::Result<Vec<Told>> {
+impl EventReader {
+    fn read(&mut self, bytes: &[u8]) -> anyhow::Result<Vec<EventOutput>> {
         let mut all = Vec::new();
         self.rest.extend_from_slice(bytes);
         while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
@@ -148,19 +148,19 @@ mod tests {
     fn events_are_read_however_they_are_cut() {
         let text = ": still here\n\nid: 7\nevent: pool_down\ndata: {\"a\": \"b: c\"}\n\nevent: missed\ndata: {}\n\n";
         let expected = [
-            Told {
+            EventOutput {
                 id: Some(7),
                 event: "pool_down".to_owned(),
                 data: "{\"a\": \"b: c\"}".to_owned(),
             },
-            Told {
+            EventOutput {
                 id: None,
                 event: "missed".to_owned(),
                 data: "{}".to_owned(),
             },
         ];
         for size in 1..text.len() {
-            let mut reader = Reader::default();
+            let mut reader = EventReader::default();
             let mut told = Vec::new();
             for piece in text.as_bytes().chunks(size) {
                 told.extend(reader.read(piece).unwrap());
@@ -168,6 +168,6 @@ mod tests {
             assert_eq!(told, expected, "{size}");
         }
         let long = vec![b'x'; LONGEST_LINE + 1];
-        assert!(Reader::default().read(&long).is_err());
+        assert!(EventReader::default().read(&long).is_err());
     }
 }

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 
 use crate::cli::UpgradeArgs;
 use crate::client::Instance;
-use crate::upgrade::{Answer, Question};
+use crate::upgrade::{Question, UpgradeAnswer};
 use crate::{exit, output};
 
 /// What the running instance may take beside the new process's patience.
@@ -47,7 +47,7 @@ pub(super) fn run(args: &UpgradeArgs) -> anyhow::Result<ExitCode> {
             output::json(&serde_json::to_value(&answer)?);
         }
         Ok(match answer {
-            Answer::Done {
+            UpgradeAnswer::Done {
                 pid,
                 version,
                 before,
@@ -60,7 +60,7 @@ pub(super) fn run(args: &UpgradeArgs) -> anyhow::Result<ExitCode> {
                 }
                 exit::DONE
             }
-            Answer::Failed { error } => {
+            UpgradeAnswer::Failed { error } => {
                 if !args.instance.format.is_json() {
                     output::note(&format!(
                         "portolan: not upgraded, process {} goes on: {error}",
@@ -73,7 +73,7 @@ pub(super) fn run(args: &UpgradeArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn ask(socket: &Path, question: &Question, limit: Duration) -> anyhow::Result<Answer> {
+async fn ask(socket: &Path, question: &Question, limit: Duration) -> anyhow::Result<UpgradeAnswer> {
     let client = UnixStream::connect(socket).await;
     let client = client.map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => {

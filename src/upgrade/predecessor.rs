@@ -13,7 +13,7 @@ use portolan_control::admin::AdminServer;
 use portolan_control::background::overrides::{OverrideStore, Pause};
 use portolan_control::clock::Clock;
 use portolan_control::engine::Engine;
-use portolan_control::events::event::{Notice, Upgrade};
+use portolan_control::events::event::{Event, Upgrade};
 use portolan_control::events::journal::Journal;
 use portolan_control::reload::Reloader;
 use portolan_proxy::HandedSocket;
@@ -124,7 +124,7 @@ impl Upgrader {
     }
 
     fn tell(&self, upgrade: Upgrade) {
-        self.journal.tell(&Notice::Upgrade(upgrade));
+        self.journal.emit(&Event::Upgrade(upgrade));
     }
 
     /// What is known of endpoints. More than can be sent is not: the new process finds out itself.

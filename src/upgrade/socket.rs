@@ -41,7 +41,7 @@ pub(crate) struct Question {
 /// What became of it, as a line of JSON.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-pub(crate) enum Answer {
+pub(crate) enum UpgradeAnswer {
     /// A new process serves.
     Done {
         /// The new process.
@@ -137,7 +137,7 @@ async fn attend(
 ) -> Served {
     let (answer, successor) = match consider(&mut client, &upgrader).await {
         Ok(successor) => (
-            Answer::Done {
+            UpgradeAnswer::Done {
                 pid: successor.pid,
                 version: successor.version.clone(),
                 before: std::process::id(),
@@ -145,7 +145,7 @@ async fn attend(
             Some(successor),
         ),
         Err(error) => (
-            Answer::Failed {
+            UpgradeAnswer::Failed {
                 error: format!("{error:#}"),
             },
             None,

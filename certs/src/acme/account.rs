@@ -11,7 +11,7 @@ use crate::acme::error::OrderError;
 
 /// The account as it is kept.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct StoredAccount {
     /// Whom the authority may write to, as it was told.
     contact: Vec<String>,
     /// The account and its key.
@@ -61,7 +61,7 @@ pub async fn open(
             let (account, credentials) = builder
                 .create(&new, directory, external.transpose()?.as_ref())
                 .await?;
-            let kept = Kept {
+            let kept = StoredAccount {
                 contact,
                 credentials,
             };
@@ -115,7 +115,7 @@ fn external_key(
     Ok(ExternalAccountKey::new(account.key_id.to_string(), &key))
 }
 
-fn read(issuer: &AcmeIssuerPlan) -> Result<Option<Kept>, OrderError> {
+fn read(issuer: &AcmeIssuerPlan) -> Result<Option<StoredAccount>, OrderError> {
     let path = storage::account_file(issuer);
     match std::fs::read(&path) {
         Ok(bytes) => match serde_json::from_slice(&bytes) {
@@ -131,7 +131,7 @@ fn read(issuer: &AcmeIssuerPlan) -> Result<Option<Kept>, OrderError> {
     }
 }
 
-fn write(issuer: &AcmeIssuerPlan, kept: &Kept) -> Result<(), OrderError> {
+fn write(issuer: &AcmeIssuerPlan, kept: &StoredAccount) -> Result<(), OrderError> {
     let failed = |error| OrderError::Storage {
         path: storage::account_file(issuer),
         error,

@@ -78,7 +78,7 @@ impl Validity {
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Event {
+pub enum RenewalEvent {
     /// Time passed.
     Woken,
     /// A certificate was there already, or another process has put it there.
@@ -170,20 +170,20 @@ impl Renewal {
     pub fn step(
         mut self,
         policy: &Policy,
-        event: Event,
+        event: RenewalEvent,
         now: Moment,
         chance: f64,
     ) -> (Self, Vec<Effect>) {
         match event {
-            Event::Woken => {}
-            Event::Found(validity) => self.take(validity, now, chance),
-            Event::Issued(validity) => {
+            RenewalEvent::Woken => {}
+            RenewalEvent::Found(validity) => self.take(validity, now, chance),
+            RenewalEvent::Issued(validity) => {
                 self.ordering = false;
                 self.take(validity, now, chance);
                 self.left_alone = Some(now + policy.retry_min);
             }
-            Event::Failed { not_before } => self.fail(policy, not_before, now, chance),
-            Event::Advised { window, again } => {
+            RenewalEvent::Failed { not_before } => self.fail(policy, not_before, now, chance),
+            RenewalEvent::Advised { window, again } => {
                 self.asking = false;
                 self.ask = Some(again.clamp(now + ASK_AGAIN.0, now + ASK_AGAIN.1));
                 if self.advised.is_none_or(|(known, _)| known != window) {
@@ -191,11 +191,11 @@ impl Renewal {
                     self.advised = Some((window, start + end.since(start).mul_f64(chance)));
                 }
             }
-            Event::NotAdvised => {
+            RenewalEvent::NotAdvised => {
                 self.asking = false;
                 self.ask = Some(now + ASK_AGAIN.1);
             }
-            Event::Changed => self.retry = None,
+            RenewalEvent::Changed => self.retry = None,
         }
         let effects = self.settle(policy, now);
         (self, effects)

@@ -13,21 +13,21 @@ use crate::scalar::FromScalar;
 use crate::source::{At, Origin};
 
 /// A value that many have alike, and that is kept once for all of them: a default, or what is inherited.
-pub struct Shared<T>(Arc<Kept<T>>);
+pub struct Shared<T>(Arc<SharedValue<T>>);
 
-struct Kept<T> {
+struct SharedValue<T> {
     value: T,
     /// What it says in canonical form, once somebody asked who is not alone.
     canonical: OnceLock<Box<[u8]>>,
 }
 
-impl<T: Clone> Clone for Kept<T> {
+impl<T: Clone> Clone for SharedValue<T> {
     fn clone(&self) -> Self {
         Self::new(self.value.clone())
     }
 }
 
-impl<T> Kept<T> {
+impl<T> SharedValue<T> {
     fn new(value: T) -> Self {
         Self {
             value,
@@ -38,7 +38,7 @@ impl<T> Kept<T> {
 
 impl<T> Shared<T> {
     fn new(value: T) -> Self {
-        Self(Arc::new(Kept::new(value)))
+        Self(Arc::new(SharedValue::new(value)))
     }
 
     /// Whether both are the same one, not only equal.

@@ -28,7 +28,7 @@ pub(super) fn parse(text: &str, source: SourceId) -> Option<Node> {
     if !has_simple_bytes(text.as_bytes()) {
         return None;
     }
-    let mut reader = Reader {
+    let mut reader = SimpleReader {
         text,
         bytes: text.as_bytes(),
         at: 0,
@@ -60,7 +60,7 @@ fn has_simple_bytes(bytes: &[u8]) -> bool {
                 .any(|pair| pair[0] == 0xc2 && pair[1] < 0xa0))
 }
 
-struct Reader<'a> {
+struct SimpleReader<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
@@ -73,7 +73,7 @@ struct Reader<'a> {
     source: SourceId,
 }
 
-impl Reader<'_> {
+impl SimpleReader<'_> {
     fn byte(&self, at: usize) -> Option<u8> {
         self.bytes.get(at).copied()
     }

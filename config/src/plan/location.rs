@@ -28,13 +28,13 @@ impl LocationId {
 /// subdivisions that some rule names (or that decide between Cloudflare regions).
 #[derive(Clone, Debug)]
 pub struct LocationTable {
-    places: Vec<Place>,
+    places: Vec<LocationEntry>,
     /// Country → part (`CA`) → place.
     parts: HashMap<CountryId, HashMap<String, LocationId>>,
 }
 
 #[derive(Clone, Debug)]
-struct Place {
+struct LocationEntry {
     country: Option<CountryId>,
     subdivision: Option<String>,
 }
@@ -42,11 +42,11 @@ struct Place {
 impl LocationTable {
     /// A table that knows these subdivisions (`US-CA`) besides every country.
     pub(crate) fn new<'a>(subdivisions: impl IntoIterator<Item = (&'a str, CountryId)>) -> Self {
-        let mut places = vec![Place {
+        let mut places = vec![LocationEntry {
             country: None,
             subdivision: None,
         }];
-        places.extend(Geography::get().countries().map(|(id, _)| Place {
+        places.extend(Geography::get().countries().map(|(id, _)| LocationEntry {
             country: Some(id),
             subdivision: None,
         }));
@@ -58,7 +58,7 @@ impl LocationTable {
                 .or_default()
                 .entry(part)
                 .or_insert_with(|| {
-                    places.push(Place {
+                    places.push(LocationEntry {
                         country: Some(country),
                         subdivision: Some(code.to_owned()),
                     });

@@ -17,8 +17,8 @@ use crate::api::status::OverrideEntry;
 use crate::background::overrides::NotChanged;
 use crate::overrides::audit::AuditEntry;
 use crate::overrides::{
-    Change, Event, LONGEST_LEASE, LONGEST_REASON, Lease, Override, OverrideDecision, Reason,
-    Subject, USUAL_LEASE,
+    LONGEST_LEASE, LONGEST_REASON, Lease, Override, OverrideChange, OverrideDecision,
+    OverrideEvent, Reason, Subject, USUAL_LEASE,
 };
 use crate::snapshot::Snapshot;
 
@@ -87,7 +87,7 @@ pub(super) async fn set(
         }
     };
     let mut new = None;
-    let event = |now| Event::Set(subject.clone(), new.insert(made(now)).clone());
+    let event = |now| OverrideEvent::Set(subject.clone(), new.insert(made(now)).clone());
     let changed = state.overrides.change_at(event).await;
     changed.map_err(not_changed)?;
     // Whatever was changed was made.
@@ -110,15 +110,15 @@ pub(super) async fn end(
         parse(body)?
     };
     let reason = asked.reason.as_deref().map(Reason::new).transpose();
-    let event = Event::Ended {
+    let event = OverrideEvent::Ended {
         subject: subject.clone(),
         by: caller.0.clone(),
         reason: reason.map_err(bad)?,
     };
     let changes = state.overrides.change(event).await.map_err(not_changed)?;
-    Ok(changes
-        .iter()
-        .any(|change| matches!(change, Change::Ended { subject: ended, .. } if ended == subject)))
+    Ok(changes.iter().any(
+        |change| matches!(change, OverrideChange::Ended { subject: ended, .. } if ended == subject),
+    ))
 }
 
 fn lease(text: Option<&str>) -> Result<Duration, Problem> {

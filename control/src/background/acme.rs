@@ -18,14 +18,14 @@ use portolan_certs::acme::directory::{Client, Schemes};
 use portolan_certs::acme::error::OrderError;
 use portolan_certs::acme::issued::Issued;
 use portolan_certs::acme::order::Desk;
-use portolan_certs::acme::renewal::{Effect, Event, Level, Policy, Renewal};
+use portolan_certs::acme::renewal::{Effect, Level, Policy, Renewal, RenewalEvent};
 use portolan_certs::acme::{Answers, Moment, storage};
 use portolan_config::plan::{AcmeIssuerPlan, ManagedCertificate, Plan};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
-use crate::events::event::Notice;
+use crate::events::event::Event;
 use crate::reload::Reloader;
 use crate::supervisor::caught;
 
@@ -155,16 +155,16 @@ impl CertificateManager {
                 continue;
             };
             let (known, event) = match before.remove(certificate) {
-                Some(known) if known.issuer == *issuer => (known, Event::Woken),
+                Some(known) if known.issuer == *issuer => (known, RenewalEvent::Woken),
                 Some(known) => {
                     let issuer = issuer.clone();
-                    (Known { issuer, ..known }, Event::Changed)
+                    (Known { issuer, ..known }, RenewalEvent::Changed)
                 }
                 None => {
                     let issued = look(certificate).await;
                     let event = match &issued {
-                        Some(issued) => Event::Found(issued.validity),
-                        None => Event::Woken,
+                        Some(issued) => RenewalEvent::Found(issued.validity),
+                        None => RenewalEvent::Woken,
                     };
                     let known = Known {
                         issuer: issuer.clone(),
@@ -184,7 +184,7 @@ impl CertificateManager {
     fn wake(&mut self) {
         let all: Vec<ManagedCertificate> = self.known.keys().cloned().collect();
         for certificate in &all {
-            self.step(certificate, Event::Woken);
+            self.step(certificate, RenewalEvent::Woken);
         }
     }
 
@@ -205,12 +205,12 @@ impl CertificateManager {
                 // In use before anybody hears of it.
                 self.reloader.refresh_certificates().await;
                 self.ledger().count(&issuer, "issued");
-                self.reloader.tell(&Notice::Certificate(Said::Issued {
+                self.reloader.emit(&Event::Certificate(Said::Issued {
                     certificate: certificate.clone(),
                     until: validity.until,
                     now: self.now(),
                 }));
-                Event::Issued(validity)
+                RenewalEvent::Issued(validity)
             }
             Outcome::Found(issued) => {
                 let validity = issued.validity;
@@ -218,24 +218,24 @@ impl CertificateManager {
                 known.error = None;
                 self.reloader.refresh_certificates().await;
                 tracing::info!("another process has a certificate for {certificate}: using it");
-                Event::Issued(validity)
+                RenewalEvent::Issued(validity)
             }
             Outcome::Failed { error, not_before } => {
                 known.error = Some(error.to_string());
                 self.ledger().count(&issuer, error.outcome());
-                Event::Failed { not_before }
+                RenewalEvent::Failed { not_before }
             }
-            Outcome::Advised { window, again } => Event::Advised {
+            Outcome::Advised { window, again } => RenewalEvent::Advised {
                 window,
                 again: self.now() + again,
             },
-            Outcome::NotAdvised => Event::NotAdvised,
+            Outcome::NotAdvised => RenewalEvent::NotAdvised,
         };
         self.step(&certificate, event);
     }
 
     /// One step of one certificate, and what comes of it.
-    fn step(&mut self, certificate: &ManagedCertificate, event: Event) {
+    fn step(&mut self, certificate: &ManagedCertificate, event: RenewalEvent) {
         let now = self.now();
         let Some(known) = self.known.get_mut(certificate) else {
             return;
@@ -244,7 +244,7 @@ impl CertificateManager {
         let renewal = std::mem::take(&mut known.renewal);
         let (renewal, effects) = renewal.step(&policy, event, now, fastrand::f64());
         known.renewal = renewal;
-        let failed = matches!(event, Event::Failed { .. });
+        let failed = matches!(event, RenewalEvent::Failed { .. });
         let louder = effects.iter().find_map(|effect| match effect {
             Effect::Tell(level) => Some(*level),
             _ => None,
@@ -252,7 +252,7 @@ impl CertificateManager {
         if failed || louder.is_some() {
             let level = louder.unwrap_or_else(|| known.renewal.level(now));
             let said = said(certificate, known, level, now);
-            self.reloader.tell(&Notice::Certificate(said));
+            self.reloader.emit(&Event::Certificate(said));
         }
         for effect in effects {
             match effect {

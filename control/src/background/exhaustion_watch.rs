@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, Tick};
-use crate::events::event::Notice;
+use crate::events::event::Event;
 use crate::events::journal::Journal;
 use crate::health::exhaustion::{Shortage, Shortages};
 
@@ -17,13 +17,13 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Which shortages there are, as far as was told.
 #[derive(Debug, Default)]
-struct Watch {
+struct ExhaustionWatch {
     signs: [u64; Shortage::ALL.len()],
     /// When there was a sign last, of those that were told.
     last: [Option<Tick>; Shortage::ALL.len()],
 }
 
-impl Watch {
+impl ExhaustionWatch {
     /// What is to be told when there have been so many signs of each until `now`: what has begun
     /// (true), and what is over.
     fn look(&mut self, signs: [u64; Shortage::ALL.len()], now: Tick) -> Vec<(Shortage, bool)> {
@@ -54,12 +54,12 @@ impl Watch {
 /// Tells what is short, once when it begins and once when it is over, for as long as the process lives.
 /// While nothing is, it sleeps.
 pub async fn keep_telling(shortages: &Shortages, journal: Arc<Journal>, clock: Clock) {
-    let mut watch = Watch::default();
+    let mut watch = ExhaustionWatch::default();
     loop {
         shortages.alarm.notified().await;
         loop {
             for (what, began) in watch.look(shortages.signs(), clock.now()) {
-                journal.tell(&Notice::Shortage { what, began });
+                journal.emit(&Event::Shortage { what, began });
             }
             if watch.is_calm() {
                 break;
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_shortage_is_told_once_and_so_is_its_end() {
         let shortages = Shortages::new();
-        let mut watch = Watch::default();
+        let mut watch = ExhaustionWatch::default();
         let at = |seconds| Tick::after(Duration::from_secs(seconds));
         assert_eq!(watch.look(shortages.signs(), at(0)), []);
         shortages.one(Shortage::Files);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, Tick};
-use crate::events::event::Notice;
+use crate::events::event::Event;
 use crate::events::journal::Journal;
 use crate::events::log_loss::Log;
 use crate::telemetry::lines::Loss;
@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What is known of a log: how many lines were lost at the last look.
 #[derive(Debug, Default)]
-struct Watch {
+struct LossWatch {
     lost: u64,
     /// The loss under way: since how many lost lines, and when the last one was seen.
     losing: Option<(u64, Tick)>,
@@ -32,7 +32,7 @@ enum News {
     Over(u64),
 }
 
-impl Watch {
+impl LossWatch {
     /// What is to be told when so many lines were lost until `now`; `again`: something was written since.
     fn look(&mut self, lost: u64, again: bool, now: Tick) -> Option<News> {
         let more = lost > self.lost;
@@ -57,14 +57,14 @@ impl Watch {
 
 /// Tells what is lost of a log, for as long as the process lives. While nothing is, it sleeps.
 pub async fn keep_telling(log: Log, loss: Arc<Loss>, journal: Arc<Journal>, clock: Clock) {
-    let mut watch = Watch::default();
+    let mut watch = LossWatch::default();
     loop {
         match watch.look(loss.lines.get(), loss.is_written_again(), clock.now()) {
             Some(News::Began) => {
                 let why = loss.why();
-                journal.tell(&Notice::LinesLost { log, why });
+                journal.emit(&Event::LinesLost { log, why });
             }
-            Some(News::Over(lost)) => journal.tell(&Notice::LinesWritten { log, lost }),
+            Some(News::Over(lost)) => journal.emit(&Event::LinesWritten { log, lost }),
             None => {}
         }
         match watch.losing {
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_loss_is_told_once_and_its_end_when_lines_are_written_again() {
         let at = |seconds| Tick::after(Duration::from_secs(seconds));
-        let mut watch = Watch::default();
+        let mut watch = LossWatch::default();
         assert_eq!(watch.look(0, true, at(0)), None);
         assert_eq!(watch.look(3, false, at(1)), Some(News::Began));
         assert_eq!(watch.look(7, false, at(2)), None);

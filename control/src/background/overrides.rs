@@ -15,11 +15,11 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 use crate::clock::Clock;
 use crate::engine::{Engine, Stopped};
-use crate::events::event::Notice;
+use crate::events::event::Event;
 use crate::events::journal::Journal;
 use crate::overrides::audit::AuditEntry;
 use crate::overrides::calendar::Calendar;
-use crate::overrides::{Change, Event, OverrideDecision, Overrides, audit};
+use crate::overrides::{OverrideChange, OverrideDecision, OverrideEvent, Overrides, audit};
 use crate::supervisor::Supervisor;
 
 const FILE: &str = "overrides.json";
@@ -125,7 +125,7 @@ impl OverrideStore {
         });
         if let Ok(Some(kept)) = read(&keeper.path) {
             let now = keeper.now();
-            let (overrides, _) = Overrides::default().step(Event::Restored(kept), now);
+            let (overrides, _) = Overrides::default().step(OverrideEvent::Restored(kept), now);
             keeper.engine.override_by(&overrides).await?;
             keeper.current.store(Arc::new(overrides));
         }
@@ -139,7 +139,8 @@ impl OverrideStore {
     pub async fn take_over(self: &Arc<Self>, supervisor: &Supervisor) -> Result<(), Stopped> {
         let mut owner = self.turn.lock().await;
         let kept = load(&self.path);
-        let (overrides, changes) = Overrides::default().step(Event::Restored(kept), self.now());
+        let (overrides, changes) =
+            Overrides::default().step(OverrideEvent::Restored(kept), self.now());
         if !changes.is_empty() {
             self.keep_or_warn(&overrides).await;
         }
@@ -204,7 +205,7 @@ impl OverrideStore {
     ///
     /// # Errors
     /// When it was not made.
-    pub async fn change(&self, event: Event) -> Result<Vec<Change>, NotChanged> {
+    pub async fn change(&self, event: OverrideEvent) -> Result<Vec<OverrideChange>, NotChanged> {
         self.change_at(|_| event).await
     }
 
@@ -215,8 +216,8 @@ impl OverrideStore {
     /// When it was not made.
     pub async fn change_at(
         &self,
-        event: impl FnOnce(Duration) -> Event + Send,
-    ) -> Result<Vec<Change>, NotChanged> {
+        event: impl FnOnce(Duration) -> OverrideEvent + Send,
+    ) -> Result<Vec<OverrideChange>, NotChanged> {
         let owner = self.turn.lock().await;
         if *owner != Owner::Us {
             return Err(NotChanged::HandedOver);
@@ -253,7 +254,7 @@ impl OverrideStore {
             }
             let owner = self.turn.lock().await;
             let (before, moved) = self.by_calendar();
-            let (overrides, changes) = before.step(Event::Woken, self.now());
+            let (overrides, changes) = before.step(OverrideEvent::Woken, self.now());
             if changes.is_empty() {
                 if moved && *owner == Owner::Us {
                     self.keep_or_warn(&overrides).await;
@@ -280,7 +281,7 @@ impl OverrideStore {
     async fn put_into_effect(
         &self,
         overrides: Overrides,
-        changes: Vec<Change>,
+        changes: Vec<OverrideChange>,
     ) -> Result<(), Stopped> {
         self.engine.override_by(&overrides).await?;
         self.current.store(Arc::new(overrides));
@@ -290,7 +291,7 @@ impl OverrideStore {
     }
 
     /// Tells operators what changed, and those who come later.
-    async fn tell(&self, changes: Vec<Change>) {
+    async fn tell(&self, changes: Vec<OverrideChange>) {
         if changes.is_empty() {
             return;
         }
@@ -300,7 +301,7 @@ impl OverrideStore {
             .map(|change| AuditEntry::new(change, now))
             .collect();
         for change in changes {
-            self.journal.tell(&Notice::Overridden(change));
+            self.journal.emit(&Event::Overridden(change));
         }
         let path = self.audit.clone();
         let appended = tokio::task::spawn_blocking(move || audit::append(&path, &entries)).await;

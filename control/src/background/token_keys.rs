@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, Tick};
-use crate::events::event::Notice;
+use crate::events::event::Event;
 use crate::reload::Reloader;
 use crate::supervisor::Supervisor;
 
@@ -298,7 +298,7 @@ impl Asker {
                         count,
                         faults,
                     };
-                    self.reloader.tell(&Notice::TokenKeys(said));
+                    self.reloader.emit(&Event::TokenKeys(said));
                 }
             }
             Err(NoKeys { error, withdrawn }) => {
@@ -312,7 +312,7 @@ impl Asker {
                     now.saturating_sub(Duration::from_secs(had))
                 });
                 if new {
-                    self.reloader.tell(&Notice::TokenKeys(Said::Failed {
+                    self.reloader.emit(&Event::TokenKeys(Said::Failed {
                         source: source.clone(),
                         error,
                         keys: age.is_some(),
@@ -323,7 +323,7 @@ impl Asker {
                 {
                     *told_old = true;
                     self.reloader
-                        .tell(&Notice::TokenKeys(Said::Old { source, age }));
+                        .emit(&Event::TokenKeys(Said::Old { source, age }));
                 }
             }
         }

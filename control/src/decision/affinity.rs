@@ -61,12 +61,12 @@ pub enum ClientAffinity {
     /// A property of its client.
     Key(u64),
     /// The cookie it brought: where it may go on, the best place first. None for a new client.
-    Places(SmallVec<[Place; 1]>),
+    Places(SmallVec<[EndpointIndex; 1]>),
 }
 
 /// An endpoint, as a snapshot counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct EndpointIndex {
     /// Its pool.
     pub pool: PoolId,
     /// Its index there.
@@ -230,12 +230,12 @@ fn tags(headers: &Fields, name: &str) -> SmallVec<[Tag; MOST_TAGS]> {
 }
 
 /// The endpoint of a pool that a tag names.
-fn find(snapshot: &Snapshot, pool: PoolId, tag: Tag, secret: &Secret) -> Option<Place> {
+fn find(snapshot: &Snapshot, pool: PoolId, tag: Tag, secret: &Secret) -> Option<EndpointIndex> {
     let endpoints = &snapshot.pools[pool.index()].endpoints;
     let endpoint = endpoints
         .iter()
         .position(|endpoint| secret.tag(&endpoint.live) == tag)?;
-    Some(Place { pool, endpoint })
+    Some(EndpointIndex { pool, endpoint })
 }
 
 /// The value of the cookie that a client is to have from now on, after `served` has answered it;
@@ -245,7 +245,7 @@ pub fn next_cookie(
     route: &RoutePlan,
     headers: &Fields,
     tie: &ClientAffinity,
-    served: Place,
+    served: EndpointIndex,
     secret: &Secret,
 ) -> Option<String> {
     let (Some(AffinityPlan::Cookie(name)), ClientAffinity::Places(places)) = (&route.affinity, tie)

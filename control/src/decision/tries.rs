@@ -39,13 +39,13 @@ use smallvec::SmallVec;
 use crate::clock::Tick;
 use crate::counters::RetryReason;
 use crate::decision::Decision;
-use crate::decision::affinity::{ClientAffinity, Place};
+use crate::decision::affinity::{ClientAffinity, EndpointIndex};
 use crate::decision::decide::decide_again;
 use crate::geo::Whereabouts;
 use crate::health::outlier::Source;
-use crate::health::outlier::fault::Fault as EndpointFault;
+use crate::health::outlier::fault::EndpointFault;
 use crate::health::retry;
-use crate::health::retry::{Action, Because, Chances, Fault, Repeatable, Sent};
+use crate::health::retry::{Action, Chances, Repeatable, RetryReasoning, Sent, TryFault};
 use crate::pool::balance::Criteria;
 use crate::pool::endpoint::{Blame, Endpoint};
 use crate::snapshot::Snapshot;
@@ -134,7 +134,7 @@ impl Body {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
     /// The endpoint.
-    pub place: Place,
+    pub place: EndpointIndex,
     /// By which health its pool was chosen.
     pub basis: Basis,
     /// How it came to this pool, in a line.
@@ -147,7 +147,7 @@ pub type Next = (Choice, RetryReason);
 /// A try under way.
 #[derive(Debug)]
 struct UnderWay {
-    place: Place,
+    place: EndpointIndex,
     began: Tick,
     /// How many there were before it.
     number: u32,
@@ -197,7 +197,7 @@ pub enum AfterAnswer {
 #[derive(Debug, PartialEq)]
 pub enum Act {
     /// The try at this index has failed: nothing is to be expected of it.
-    End(usize, Fault, Sent),
+    End(usize, TryFault, Sent),
     /// One more try, beside those under way.
     Rescue(Next),
     /// Nothing is to be expected of the tries under way: take the answer that was kept.
@@ -208,7 +208,7 @@ pub enum Act {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// What happened.
-    pub fault: Fault,
+    pub fault: TryFault,
     /// How much of the request reached the endpoint.
     pub sent: Sent,
     /// It was ended because its endpoint was found dead: to go elsewhere adds to nobody's load.
@@ -238,7 +238,7 @@ pub struct Tries {
     /// Pools that were chosen, and how; the last one is asked now.
     pools: SmallVec<[Chosen; 2]>,
     /// Endpoints that failed it, or are waited for.
-    asked: SmallVec<[Place; 2]>,
+    asked: SmallVec<[EndpointIndex; 2]>,
     under_way: SmallVec<[UnderWay; 1]>,
     /// Tries so far.
     begun: u32,
@@ -308,7 +308,7 @@ impl Tries {
         // Nearly always there is a good one.
         match self.pick(asking, pool, basis, None, moment) {
             Pick::Good(endpoint) => Some(Choice {
-                place: Place { pool, endpoint },
+                place: EndpointIndex { pool, endpoint },
                 basis,
                 why,
             }),
@@ -317,7 +317,7 @@ impl Tries {
     }
 
     /// A try begins there.
-    pub fn begin(&mut self, place: Place, snapshot: &Snapshot, now: Tick) {
+    pub fn begin(&mut self, place: EndpointIndex, snapshot: &Snapshot, now: Tick) {
         let live = live(snapshot, place);
         self.under_way.push(UnderWay {
             place,
@@ -343,7 +343,7 @@ impl Tries {
         let pools = snapshot.routes[route.id.index()].pools();
         let mut places = pools.flat_map(|pool| {
             let endpoints = 0..snapshot.pools[pool.index()].endpoints.len();
-            endpoints.map(move |endpoint| Place { pool, endpoint })
+            endpoints.map(move |endpoint| EndpointIndex { pool, endpoint })
         });
         self.spent + 1 < route.retry.tries
             && places.any(|place| !self.asked.contains(&place) && !live(snapshot, place).is_down())
@@ -415,7 +415,7 @@ impl Tries {
             return AfterAnswer::Keep;
         }
         let failure = Failure {
-            fault: Fault::Status(status),
+            fault: TryFault::Status(status),
             sent: Sent::Perhaps,
             released: false,
             hopeless: false,
@@ -458,7 +458,7 @@ impl Tries {
             if !sent(at) {
                 // Still connecting: to go elsewhere costs nothing, if it may.
                 let failure = Failure {
-                    fault: Fault::Connect,
+                    fault: TryFault::Connect,
                     sent: Sent::Nothing,
                     released: false,
                     hopeless: false,
@@ -466,7 +466,7 @@ impl Tries {
                 if self.may_retry(failure, asking, moment) == Action::TryAgain
                     && self.peek(asking, moment)
                 {
-                    return Some(Act::End(at, Fault::Connect, Sent::Nothing));
+                    return Some(Act::End(at, TryFault::Connect, Sent::Nothing));
                 }
                 continue;
             }
@@ -484,7 +484,7 @@ impl Tries {
                 snapshot.pools[running.place.pool.index()].plan.releases
             };
             if ends {
-                return Some(Act::End(at, Fault::Timeout, Sent::Perhaps));
+                return Some(Act::End(at, TryFault::Timeout, Sent::Perhaps));
             }
         }
         let all = |troubled: &dyn Fn(&UnderWay) -> bool| self.under_way.iter().all(troubled);
@@ -663,7 +663,7 @@ impl Tries {
 
     fn may_retry(&self, failure: Failure, asking: &Asking<'_>, moment: &Moment<'_>) -> Action {
         if !moment.body.whole {
-            return Action::GiveUp(Because::BodyGone);
+            return Action::GiveUp(RetryReasoning::BodyGone);
         }
         let request = Repeatable {
             idempotent: self.repeat.idempotent,
@@ -810,7 +810,7 @@ impl Tries {
             Pick::None => return None,
         };
         let choice = Choice {
-            place: Place {
+            place: EndpointIndex {
                 pool: *pool,
                 endpoint,
             },
@@ -899,7 +899,7 @@ fn sort(
     None
 }
 
-fn live(snapshot: &Snapshot, place: Place) -> &Arc<Endpoint> {
+fn live(snapshot: &Snapshot, place: EndpointIndex) -> &Arc<Endpoint> {
     &snapshot.pools[place.pool.index()].endpoints[place.endpoint].live
 }
 
@@ -926,11 +926,11 @@ fn in_time(route: &RoutePlan, moment: &Moment<'_>) -> bool {
 }
 
 /// What a retry after this fault is counted as.
-fn reason(fault: Fault) -> RetryReason {
+fn reason(fault: TryFault) -> RetryReason {
     match fault {
-        Fault::Connect => RetryReason::Connect,
-        Fault::Reset => RetryReason::Reset,
-        Fault::Timeout => RetryReason::Timeout,
-        Fault::Status(_) => RetryReason::Status,
+        TryFault::Connect => RetryReason::Connect,
+        TryFault::Reset => RetryReason::Reset,
+        TryFault::Timeout => RetryReason::Timeout,
+        TryFault::Status(_) => RetryReason::Status,
     }
 }

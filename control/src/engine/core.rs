@@ -1,6 +1,6 @@
 //! The engine's judgement, without its hands: events and the time in, effects out.
 //!
-//! Everything that can happen is in [`Event`], everything that may be done in [`Effect`]. State
+//! Everything that can happen is in [`EngineEvent`], everything that may be done in [`Effect`]. State
 //! belongs to names (an endpoint's to its pool's name and its address, a sequence of draws to its
 //! route's name), so whatever a new configuration keeps by name, it keeps with all that is known
 //! about it.
@@ -23,8 +23,8 @@ use crate::clock::Tick;
 use crate::counters::PoolStats;
 use crate::engine::handover::{Handover, Known};
 use crate::engine::observations::Passive;
-use crate::engine::resolve::Answer;
-use crate::events::event::Notice;
+use crate::engine::resolve::ResolvedName;
+use crate::events::event::Event;
 use crate::geo::Locator;
 use crate::health::outlier::{Alarm, Record, Tally};
 use crate::health::verdict::{Health, HealthPolicy};
@@ -48,7 +48,7 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// Everything that can happen.
 #[derive(Debug)]
-pub enum Event {
+pub enum EngineEvent {
     /// A new configuration is to run, with everything it needs.
     PlanAccepted {
         /// The configuration.
@@ -78,7 +78,7 @@ pub enum Event {
         /// Which question.
         serial: u64,
         /// Its addresses.
-        answer: Result<Answer, String>,
+        answer: Result<ResolvedName, String>,
     },
     /// An endpoint that has requests has been silent for longer than is plausible.
     WentSilent {
@@ -122,7 +122,7 @@ pub enum Effect {
         plan: ResolverPlan,
     },
     /// Tell operators.
-    Notice(Notice),
+    Event(Event),
 }
 
 /// How long new addresses of a name may take to get their first verdicts, beyond what a probe takes.
@@ -368,13 +368,17 @@ impl Core {
     }
 
     /// What is to be done when `event` happens at `now`.
-    pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
+    pub fn step(&mut self, event: EngineEvent, now: Tick) -> Vec<Effect> {
         self.step_all([event], now)
     }
 
     /// What is to be done when several things happen at the same time: with thousands of verdicts at
     /// once, what is asked about all pools together is asked once.
-    pub fn step_all(&mut self, events: impl IntoIterator<Item = Event>, now: Tick) -> Vec<Effect> {
+    pub fn step_all(
+        &mut self,
+        events: impl IntoIterator<Item = EngineEvent>,
+        now: Tick,
+    ) -> Vec<Effect> {
         self.now = now;
         let mut effects = Vec::new();
         for event in events {
@@ -386,37 +390,37 @@ impl Core {
         effects
     }
 
-    fn happen(&mut self, event: Event, effects: &mut Vec<Effect>) {
+    fn happen(&mut self, event: EngineEvent, effects: &mut Vec<Effect>) {
         match event {
-            Event::PlanAccepted {
+            EngineEvent::PlanAccepted {
                 plan,
                 material,
                 locator,
             } => self.accept(plan, material, locator, effects),
-            Event::LocatorChanged(locator) => {
+            EngineEvent::LocatorChanged(locator) => {
                 self.locator = locator;
                 self.dirty = true;
             }
-            Event::OverridesChanged(drains, weights) => {
+            EngineEvent::OverridesChanged(drains, weights) => {
                 self.set_overrides(drains, weights, effects);
             }
-            Event::ProbeFinished {
+            EngineEvent::ProbeFinished {
                 key,
                 serial,
                 outcome,
             } => self.probed(&key, serial, outcome, effects),
-            Event::NameAnswered {
+            EngineEvent::NameAnswered {
                 host,
                 serial,
                 answer,
             } => self.answered(&host, serial, answer, effects),
-            Event::WentSilent { key, silent } => self.went_silent(&key, silent, effects),
-            Event::Doubted { key } => self.probe_now(&key),
-            Event::Alarmed => {
+            EngineEvent::WentSilent { key, silent } => self.went_silent(&key, silent, effects),
+            EngineEvent::Doubted { key } => self.probe_now(&key),
+            EngineEvent::Alarmed => {
                 self.look(effects);
                 self.keep_looking();
             }
-            Event::Woken => {}
+            EngineEvent::Woken => {}
         }
     }
 

@@ -14,11 +14,13 @@ use portolan_config::{Machine, check_text};
 use super::{Beginning, Engine};
 use crate::clock::Clock;
 use crate::engine::handover::Handover;
-use crate::engine::resolve::{Answer, Resolve, Resolving};
+use crate::engine::resolve::{Resolve, ResolvedName, Resolving};
 use crate::events::journal::Journal;
 use crate::geo::Locator;
 use crate::health::verdict::{ProbeFailure, Verdict};
-use crate::overrides::{Event, Lease, Override, OverrideDecision, Overrides, Reason, Subject};
+use crate::overrides::{
+    Lease, Override, OverrideDecision, OverrideEvent, Overrides, Reason, Subject,
+};
 use crate::pool::dial::{Dial, Dialer, ProbeOutcome, Probing};
 use crate::pool::endpoint::EndpointKey;
 use crate::supervisor::Supervisor;
@@ -73,7 +75,7 @@ impl Resolve for Arc<Wild> {
     fn resolve<'a>(&'a self, _: &'a str, _: &'a ResolverPlan) -> Resolving<'a> {
         Box::pin(async {
             perhaps(&self.names);
-            Ok(Answer {
+            Ok(ResolvedName {
                 addresses: vec![[10, 9, 9, 9].into()],
                 ttl: Duration::from_secs(1),
             })
@@ -168,7 +170,7 @@ async fn it_goes_on_with_what_it_knew() {
         },
     };
     let (drained, _) =
-        Overrides::default().step(Event::Set(subject, drain), Duration::from_secs(1));
+        Overrides::default().step(OverrideEvent::Set(subject, drain), Duration::from_secs(1));
     world.engine.override_by(&drained).await.unwrap();
     let before = world.engine.published().load_full();
     assert!(before.pools[0].endpoints[1].drained.is_some());

@@ -191,10 +191,11 @@ mod tests {
 
     #[test]
     fn everything_arrives() {
-        use crate::health::outlier::Event;
-        use crate::health::outlier::fault::Fault;
+        use crate::health::outlier::OutlierEvent;
+        use crate::health::outlier::fault::EndpointFault;
         let now = tick(5_000);
-        let (ejected, _) = Record::default().step(&POLICY, Event::Run(3, Fault::Connect), now);
+        let (ejected, _) =
+            Record::default().step(&POLICY, OutlierEvent::Run(3, EndpointFault::Connect), now);
         let known = Known {
             health: Health::handed_over(Verdict::Unhealthy, "it broke".into(), tick(17), 1),
             record: HandedRecord::from(&ejected),
@@ -213,8 +214,8 @@ mod tests {
         let record = Record::handed_over(record, &POLICY);
         assert_eq!(record.standing, ejected.standing);
         // And what it makes of that is what the other one would have made of it.
-        let (freed, _) = record.step(&POLICY, Event::Recovered, tick(6_000));
-        let (other, _) = ejected.step(&POLICY, Event::Recovered, tick(6_000));
+        let (freed, _) = record.step(&POLICY, OutlierEvent::Recovered, tick(6_000));
+        let (other, _) = ejected.step(&POLICY, OutlierEvent::Recovered, tick(6_000));
         assert_eq!(freed, other);
     }
 

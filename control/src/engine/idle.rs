@@ -9,12 +9,12 @@ use std::time::Duration;
 use portolan_config::plan::Plan;
 use portolan_config::{Machine, check_text};
 
-use super::core::{Core, Effect, Event};
+use super::core::{Core, Effect, EngineEvent};
 use super::simulation::Nobody;
 use crate::clock::Tick;
 use crate::counters::TryOutcome;
 use crate::engine::handover::Handover;
-use crate::engine::resolve::Answer;
+use crate::engine::resolve::ResolvedName;
 use crate::geo::Locator;
 use crate::health::exhaustion::Shortage;
 use crate::health::outlier::{EjectionState, Source};
@@ -52,7 +52,7 @@ impl Engine {
             now,
             wakes: 0,
         };
-        engine.core.step(Event::Woken, now);
+        engine.core.step(EngineEvent::Woken, now);
         engine.core.publish(now);
         engine
     }
@@ -72,7 +72,7 @@ impl Engine {
         while let Some(wake) = self.core.wake().filter(|wake| *wake <= end) {
             self.now = self.now.max(wake);
             self.wakes += 1;
-            self.core.step(Event::Woken, self.now);
+            self.core.step(EngineEvent::Woken, self.now);
         }
         self.now = end;
     }
@@ -89,7 +89,7 @@ impl Engine {
             .is_ready();
         if rung {
             self.wakes += 1;
-            self.core.step(Event::Alarmed, self.now);
+            self.core.step(EngineEvent::Alarmed, self.now);
         }
     }
 }
@@ -165,7 +165,7 @@ fn a_slow_start_keeps_it_awake_until_it_is_over() {
     let probe = |engine: &mut Engine, good: bool| {
         let key = engine.endpoint().key.clone();
         engine.core.probe_now(&key);
-        let effects = engine.core.step(Event::Woken, engine.now);
+        let effects = engine.core.step(EngineEvent::Woken, engine.now);
         let mut serials = effects.iter().filter_map(|effect| match effect {
             Effect::Probe { serial, .. } => Some(*serial),
             _ => None,
@@ -180,7 +180,7 @@ fn a_slow_start_keeps_it_awake_until_it_is_over() {
         };
         let took = Duration::from_millis(1);
         let outcome = crate::pool::dial::ProbeOutcome { result, took };
-        let event = Event::ProbeFinished {
+        let event = EngineEvent::ProbeFinished {
             key,
             serial,
             outcome,
@@ -234,18 +234,18 @@ fn a_core_goes_on_with_what_another_one_knew() {
             };
             let outcome = crate::pool::dial::ProbeOutcome { result, took };
             let key = key.clone();
-            let event = Event::ProbeFinished {
+            let event = EngineEvent::ProbeFinished {
                 key,
                 serial,
                 outcome,
             };
             engine.core.step(event, engine.now);
         }
-        let answer = Ok(Answer {
+        let answer = Ok(ResolvedName {
             addresses: vec!["10.0.0.9".parse().unwrap()],
             ttl: Duration::from_secs(60),
         });
-        let event = Event::NameAnswered {
+        let event = EngineEvent::NameAnswered {
             host: "api.test".into(),
             serial,
             answer,
@@ -295,13 +295,13 @@ fn a_core_goes_on_with_what_another_one_knew() {
         "{verdicts:?}"
     );
     // And it finds out itself at once.
-    let effects = next.step(Event::Woken, later);
+    let effects = next.step(EngineEvent::Woken, later);
     let probes = effects
         .iter()
         .filter(|effect| matches!(effect, Effect::Probe { .. }));
     assert_eq!(probes.count(), 3);
     // Whose trial comes when the other one's would have.
-    next.step(Event::Woken, later + Duration::from_secs(2));
+    next.step(EngineEvent::Woken, later + Duration::from_secs(2));
     let standing = next.publish(later).pools[0].endpoints[0].standing;
     assert!(
         matches!(standing, EjectionState::HalfOpen { .. }),
@@ -315,7 +315,7 @@ fn a_probe_that_could_not_go_out_says_nothing_and_is_repeated_soon() {
     let pools = format!("{{ a: {{ endpoints: [ '10.0.0.1:80' ], {health} }} }}");
     let now = Tick::after(Duration::from_secs(1));
     let mut core = core(plan(&pools), now, Handover::default());
-    let effects = core.step(Event::Woken, now);
+    let effects = core.step(EngineEvent::Woken, now);
     let mut serial = effects.iter().find_map(probe).unwrap();
     let key = core.publish(now).pools[0].endpoints[0].live.key.clone();
     let verdict = |core: &mut Core| core.publish(now).pools[0].endpoints[0].health.verdict;
@@ -324,7 +324,7 @@ fn a_probe_that_could_not_go_out_says_nothing_and_is_repeated_soon() {
         let outcome = crate::pool::dial::ProbeOutcome { result, took };
         let key = key.clone();
         core.step(
-            Event::ProbeFinished {
+            EngineEvent::ProbeFinished {
                 key,
                 serial,
                 outcome,
@@ -334,7 +334,7 @@ fn a_probe_that_could_not_go_out_says_nothing_and_is_repeated_soon() {
         // The core has other things to do meanwhile.
         for _ in 0..1_000 {
             let wake = core.wake().expect("it is probed again");
-            if let Some(next) = core.step(Event::Woken, wake).iter().find_map(probe) {
+            if let Some(next) = core.step(EngineEvent::Woken, wake).iter().find_map(probe) {
                 serial = next;
                 return wake;
             }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use portolan_config::{Machine, check_text};
 
-use super::core::{Core, Effect, Event};
+use super::core::{Core, Effect, EngineEvent};
 use super::simulation::Nobody;
 use crate::clock::Tick;
 use crate::engine::handover::Handover;
-use crate::engine::resolve::Answer;
+use crate::engine::resolve::ResolvedName;
 use crate::geo::Locator;
 use crate::health::verdict::ProbeFailure;
 use crate::pool::dial::ProbeOutcome;
@@ -57,18 +57,18 @@ routes: [ {{ to: {{ tiers: [ a, b ] }} }} ]
             probes: BTreeMap::new(),
             question: None,
         };
-        engine.step(Event::Woken);
+        engine.step(EngineEvent::Woken);
         engine
     }
 
-    fn step(&mut self, event: Event) {
+    fn step(&mut self, event: EngineEvent) {
         for effect in self.core.step(event, self.now) {
             match effect {
                 Effect::Probe { key, serial, .. } => {
                     self.probes.insert(key, serial);
                 }
                 Effect::Resolve { serial, .. } => self.question = Some(serial),
-                Effect::Notice(_) => {}
+                Effect::Emit(_) => {}
             }
         }
     }
@@ -78,15 +78,15 @@ routes: [ {{ to: {{ tiers: [ a, b ] }} }} ]
         while self.question.is_none() {
             let wake = self.core.wake().expect("the name is asked for again");
             self.now = self.now.max(wake);
-            self.step(Event::Woken);
+            self.step(EngineEvent::Woken);
         }
         let addresses = last.iter().map(|last| IpAddr::from([10, 0, 0, *last]));
-        let answer = Answer {
+        let answer = ResolvedName {
             addresses: addresses.collect(),
             ttl: Duration::from_secs(1),
         };
         let serial = self.question.take().unwrap();
-        self.step(Event::NameAnswered {
+        self.step(EngineEvent::NameAnswered {
             host: "api.test".into(),
             serial,
             answer: Ok(answer),
@@ -102,7 +102,7 @@ routes: [ {{ to: {{ tiers: [ a, b ] }} }} ]
         while !self.probes.contains_key(&key) {
             let wake = self.core.wake().expect("it is probed");
             self.now = self.now.max(wake);
-            self.step(Event::Woken);
+            self.step(EngineEvent::Woken);
         }
         let serial = self.probes.remove(&key).unwrap();
         let result = match good {
@@ -111,7 +111,7 @@ routes: [ {{ to: {{ tiers: [ a, b ] }} }} ]
         };
         let took = Duration::from_millis(1);
         let outcome = ProbeOutcome { result, took };
-        self.step(Event::ProbeFinished {
+        self.step(EngineEvent::ProbeFinished {
             key,
             serial,
             outcome,
@@ -122,7 +122,7 @@ routes: [ {{ to: {{ tiers: [ a, b ] }} }} ]
         let end = self.now + span;
         while let Some(wake) = self.core.wake().filter(|wake| *wake <= end) {
             self.now = self.now.max(wake);
-            self.step(Event::Woken);
+            self.step(EngineEvent::Woken);
         }
         self.now = end;
     }

@@ -26,20 +26,20 @@ use std::time::Duration;
 use portolan_config::plan::Plan;
 use portolan_config::{Machine, check_text};
 
-use super::core::{Core, Effect, Event};
+use super::core::{Core, Effect, EngineEvent};
 use super::simulation::Nobody;
 use crate::clock::Tick;
 use crate::counters::TryOutcome;
 use crate::decision::Decision;
-use crate::decision::affinity::{ClientAffinity, Place};
+use crate::decision::affinity::{ClientAffinity, EndpointIndex};
 use crate::decision::decide::decide;
 use crate::decision::tries::{
     Act, AfterAnswer, AfterFailure, Asking, Body, Choice, Failure, Moment, Plain, Repeat, Tries,
 };
 use crate::geo::{Locator, Whereabouts};
-use crate::health::outlier::fault::Fault as EndpointFault;
+use crate::health::outlier::fault::EndpointFault;
 use crate::health::outlier::{Epoch, Source};
-use crate::health::retry::{Fault, Sent};
+use crate::health::retry::{Sent, TryFault};
 use crate::health::stall::{Judgement, Waiting};
 use crate::health::verdict::ProbeFailure;
 use crate::pool::dial::ProbeOutcome;
@@ -157,7 +157,7 @@ enum Method {
 #[derive(Debug)]
 struct Try {
     number: u64,
-    place: Place,
+    place: EndpointIndex,
     live: Arc<Endpoint>,
     epoch: Epoch,
     waiting: Option<Waiting>,
@@ -365,7 +365,7 @@ impl World {
             wakes_at: None,
             snapshot,
         };
-        world.engine(Event::Woken);
+        world.engine(EngineEvent::Woken);
         world
     }
 
@@ -410,7 +410,7 @@ impl World {
             Happening::Look(request) => self.look(request),
             Happening::Probed(serial) => {
                 if let Some((key, outcome)) = self.probes.remove(&serial) {
-                    self.engine(Event::ProbeFinished {
+                    self.engine(EngineEvent::ProbeFinished {
                         key,
                         serial,
                         outcome,
@@ -430,7 +430,7 @@ impl World {
             Happening::Warm => self.behave(Behaviour::Good),
             Happening::Wakes => {
                 self.wakes_at = None;
-                self.engine(Event::Woken);
+                self.engine(EngineEvent::Woken);
             }
         }
     }
@@ -453,7 +453,7 @@ impl World {
 
     // === The engine ===
 
-    fn engine(&mut self, event: Event) {
+    fn engine(&mut self, event: EngineEvent) {
         let effects = self.core.step(event, self.now);
         for effect in effects {
             if let Effect::Probe {
@@ -487,7 +487,7 @@ impl World {
             .is_ready();
         if rung {
             let asked = alarm.asked();
-            self.engine(Event::Alarmed);
+            self.engine(EngineEvent::Alarmed);
             alarm.answer(asked);
         }
     }
@@ -725,9 +725,9 @@ impl World {
             return;
         };
         let (outcome, fault, sent) = if refused {
-            (TryOutcome::ConnectFailed, Fault::Connect, Sent::Nothing)
+            (TryOutcome::ConnectFailed, TryFault::Connect, Sent::Nothing)
         } else {
-            (TryOutcome::Broken, Fault::Reset, Sent::Perhaps)
+            (TryOutcome::Broken, TryFault::Reset, Sent::Perhaps)
         };
         self.failed(number, at, outcome, fault, sent, false);
         self.alarmed();
@@ -738,7 +738,7 @@ impl World {
         number: u64,
         at: usize,
         outcome: TryOutcome,
-        fault: Fault,
+        fault: TryFault,
         sent: Sent,
         released: bool,
     ) {
@@ -768,7 +768,7 @@ impl World {
             AfterFailure::GiveUp => {
                 let kept = self.requests[&number].kept;
                 let status = match fault {
-                    Fault::Timeout => 504,
+                    TryFault::Timeout => 504,
                     _ => 502,
                 };
                 self.end(number, kept.unwrap_or(status));
@@ -810,14 +810,14 @@ impl World {
             .iter()
             .position(|it| it.sent && now >= it.began + limit);
         if let Some(at) = late {
-            let (fault, sent) = (Fault::Timeout, Sent::Perhaps);
+            let (fault, sent) = (TryFault::Timeout, Sent::Perhaps);
             self.failed(number, at, TryOutcome::TimedOut, fault, sent, false);
             self.alarmed();
             if !self.requests.contains_key(&number) {
                 return;
             }
         }
-        let places: Vec<(Place, Arc<Endpoint>)> = self.requests[&number]
+        let places: Vec<(EndpointIndex, Arc<Endpoint>)> = self.requests[&number]
             .running
             .iter()
             .map(|it| (it.place, it.live.clone()))
@@ -829,12 +829,12 @@ impl World {
             let others = others.map(|(_, other)| &other.live.stall);
             match live.stall.judge(now, Duration::ZERO, others) {
                 Judgement::Same => {}
-                Judgement::Doubt => self.engine(Event::Doubted {
+                Judgement::Doubt => self.engine(EngineEvent::Doubted {
                     key: live.key.clone(),
                 }),
                 Judgement::Suspect(silent) => {
                     self.tell_all();
-                    self.engine(Event::WentSilent {
+                    self.engine(EngineEvent::WentSilent {
                         key: live.key.clone(),
                         silent,
                     });

@@ -13,9 +13,11 @@ use super::core::{Core, Effect, EndpointState};
 use crate::clock::Tick;
 use crate::engine::handover::Known;
 use crate::engine::observations::{Before, CALM, COMPARE, HEARD, PICTURES, Picture};
-use crate::events::event::Notice;
-use crate::health::outlier::fault::Fault;
-use crate::health::outlier::{Change, EjectionState, Event, Record, Tally, Window, stands_out};
+use crate::events::event::Event;
+use crate::health::outlier::fault::EndpointFault;
+use crate::health::outlier::{
+    EjectionChange, EjectionState, OutlierEvent, Record, Tally, Window, stands_out,
+};
 use crate::health::partition::Pace;
 use crate::health::verdict::Verdict;
 use crate::health::{partition, slow_start};
@@ -51,13 +53,18 @@ impl EndpointState {
             None => {
                 self.live.passive.set_alarm(0);
                 // Nobody is told: that the judgement ends is what the configuration says.
-                self.judge(&OFF, Event::SwitchedOff, now);
+                self.judge(&OFF, OutlierEvent::SwitchedOff, now);
             }
         }
     }
 
     /// What becomes of it when `event` happens.
-    fn judge(&mut self, policy: &OutlierPlan, event: Event, now: Tick) -> Option<Change> {
+    fn judge(
+        &mut self,
+        policy: &OutlierPlan,
+        event: OutlierEvent,
+        now: Tick,
+    ) -> Option<EjectionChange> {
         let record = std::mem::take(&mut self.record);
         let (record, change) = record.step(policy, event, now);
         self.record = record;
@@ -65,10 +72,10 @@ impl EndpointState {
             let on_trial = matches!(self.record.standing, EjectionState::HalfOpen { .. });
             self.live.passive.turn(on_trial);
             let mut dead = false;
-            if let Change::Ejected(reason, _) = change {
+            if let EjectionChange::Ejected(reason, _) = change {
                 self.live.ejections[reason.kind()].one();
                 self.live.begin_connection_generation();
-                dead = reason.fault() == Some(Fault::TimedOut);
+                dead = reason.fault() == Some(EndpointFault::TimedOut);
             }
             self.tell_requests(dead, now.before(HEARD));
         }
@@ -95,7 +102,7 @@ impl EndpointState {
             return;
         };
         if self.silent.replace(now).is_none() {
-            effects.push(Effect::Notice(Notice::WentSilent {
+            effects.push(Effect::Emit(Event::WentSilent {
                 key: self.live.key.clone(),
                 silent,
             }));
@@ -133,25 +140,25 @@ impl EndpointState {
     }
 
     /// What requests have told since the last time.
-    fn hear(&mut self, policy: &OutlierPlan, news: Tally, now: Tick) -> Option<Change> {
+    fn hear(&mut self, policy: &OutlierPlan, news: Tally, now: Tick) -> Option<EjectionChange> {
         let seen = self.live.passive.look(now);
         let counts = Tally {
             failed: if seen.all_bound { 0 } else { news.failed },
             ..news
         };
         if counts != Tally::default() {
-            self.judge(policy, Event::Counted(counts), now);
+            self.judge(policy, OutlierEvent::Counted(counts), now);
         }
         let event = match (seen.trial, self.record.standing) {
-            (Some(true), _) => Event::Tried(Ok(())),
-            (Some(false), _) => Event::Tried(Err(seen.fault)),
-            (None, EjectionState::HalfOpen { .. }) if seen.waits => Event::Awaited,
+            (Some(true), _) => OutlierEvent::Tried(Ok(())),
+            (Some(false), _) => OutlierEvent::Tried(Err(seen.fault)),
+            (None, EjectionState::HalfOpen { .. }) if seen.waits => OutlierEvent::Awaited,
             (None, EjectionState::Free)
                 if seen.run >= policy.consecutive_failures && !seen.bound =>
             {
-                Event::Run(seen.run, seen.fault)
+                OutlierEvent::Run(seen.run, seen.fault)
             }
-            (None, _) => Event::Woken,
+            (None, _) => OutlierEvent::Woken,
         };
         self.judge(policy, event, now)
     }
@@ -224,9 +231,9 @@ impl Core {
             .is_some_and(|fault| fault.is_met_by(&probe.kind));
         let would_meet = would_meet || state.record.probes_fail();
         let event = if recovered {
-            Event::Recovered
+            OutlierEvent::Recovered
         } else if would_meet && after == Verdict::Healthy && state.probed >= Some(since) {
-            Event::ProbePassed
+            OutlierEvent::ProbePassed
         } else {
             return false;
         };
@@ -240,7 +247,7 @@ impl Core {
         let pool = self.pool_of(key);
         let policy = pool.as_ref().and_then(|pool| pool.outlier.as_ref());
         if let (Some(policy), Some(state)) = (policy, self.endpoints.get_mut(key)) {
-            state.judge(policy, Event::ProbeFailed, now);
+            state.judge(policy, OutlierEvent::ProbeFailed, now);
         }
     }
 
@@ -248,14 +255,14 @@ impl Core {
     fn tell(
         &mut self,
         key: &EndpointKey,
-        change: Option<Change>,
+        change: Option<EjectionChange>,
         effects: &mut Vec<Effect>,
     ) -> bool {
         let Some(change) = change else {
             return false;
         };
         match change {
-            Change::Ejected(reason, _) => {
+            EjectionChange::Ejected(reason, _) => {
                 // What a probe would meet, it may as well meet now.
                 let pool = self.pool_of(key);
                 let probe = pool.as_ref().and_then(|pool| pool.probe.as_ref());
@@ -268,10 +275,10 @@ impl Core {
                     self.probe_now(key);
                 }
             }
-            Change::HalfOpen => {}
-            Change::Readmitted => self.begin_slowly(key),
+            EjectionChange::HalfOpen => {}
+            EjectionChange::Readmitted => self.begin_slowly(key),
         }
-        effects.push(Effect::Notice(Notice::EndpointStanding {
+        effects.push(Effect::Emit(Event::EndpointStanding {
             key: key.clone(),
             change,
         }));
@@ -321,7 +328,7 @@ impl Core {
                 some |= told != Tally::default();
                 if state.is_heard_again(now) {
                     let key = key.clone();
-                    effects.push(Effect::Notice(Notice::HeardAgain { key }));
+                    effects.push(Effect::Emit(Event::HeardAgain { key }));
                 }
                 let change = match &view.plan.outlier {
                     Some(policy) if !holding => state.hear(policy, told, now),
@@ -382,7 +389,7 @@ impl Core {
         let change = self
             .endpoints
             .get_mut(key)
-            .and_then(|state| state.judge(policy, Event::StandsOut(reason), now));
+            .and_then(|state| state.judge(policy, OutlierEvent::StandsOut(reason), now));
         self.tell(key, change, effects)
     }
 
@@ -423,20 +430,23 @@ impl Core {
                 .filter(|view| view.plan.probe.is_some() && !view.plan.drain && view.judged)
                 .map(|view| (view.plan.name.clone(), view.probed > 0.0))
                 .collect();
-            changes.extend(self.ask(partition::Event::Judged(judged)));
+            changes.extend(self.ask(partition::PartitionEvent::Judged(judged)));
         }
         if std::mem::take(&mut self.passive.passed) {
-            changes.extend(self.ask(partition::Event::ProbePassed));
+            changes.extend(self.ask(partition::PartitionEvent::ProbePassed));
         }
-        changes.extend(self.ask(partition::Event::Woken));
+        changes.extend(self.ask(partition::PartitionEvent::Woken));
         for (change, pools) in changes {
             self.follow(change, effects);
-            effects.push(Effect::Notice(Notice::SelfSuspicion { change, pools }));
+            effects.push(Effect::Emit(Event::SelfSuspicion { change, pools }));
         }
     }
 
     /// What changed, and the pools that it is about.
-    fn ask(&mut self, event: partition::Event) -> Option<(partition::Change, Vec<Name>)> {
+    fn ask(
+        &mut self,
+        event: partition::PartitionEvent,
+    ) -> Option<(partition::PartitionChange, Vec<Name>)> {
         let before = std::mem::take(&mut self.passive.suspicion);
         let about: Vec<Name> = before.fallen().cloned().collect();
         let (after, change) = before.step(self.passive.pace, event, self.now);
@@ -452,9 +462,9 @@ impl Core {
     }
 
     /// Does what follows from a suspicion, or from its end.
-    fn follow(&mut self, change: partition::Change, effects: &mut Vec<Effect>) {
+    fn follow(&mut self, change: partition::PartitionChange, effects: &mut Vec<Effect>) {
         match change {
-            partition::Change::Holding => {
+            partition::PartitionChange::Holding => {
                 let pictures = std::mem::take(&mut self.passive.pictures);
                 // The last of the best.
                 let best = pictures
@@ -472,13 +482,13 @@ impl Core {
                     })
                     .collect();
             }
-            partition::Change::Settling => return self.probe_everybody(),
-            partition::Change::LetGo => {
+            partition::PartitionChange::Settling => return self.probe_everybody(),
+            partition::PartitionChange::LetGo => {
                 self.passive.held.clear();
                 // What they did when nobody could be reached was not theirs.
                 let now = self.now;
                 for state in self.endpoints.values_mut() {
-                    state.judge(&OFF, Event::Acquitted, now);
+                    state.judge(&OFF, OutlierEvent::Acquitted, now);
                     state.live.passive.turn(false);
                 }
             }

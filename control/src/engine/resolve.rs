@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 /// Addresses of a name, and for how long they hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ResolvedName {
     /// Every A and AAAA record, ascending. Never empty.
     pub addresses: Vec<IpAddr>,
     /// The shortest time to live among them.
@@ -22,7 +22,7 @@ pub struct Answer {
 }
 
 /// A question under way.
-pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<Answer, String>> + Send + 'a>>;
+pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<ResolvedName, String>> + Send + 'a>>;
 
 /// Resolves names.
 pub trait Resolve: fmt::Debug + Send + Sync {
@@ -111,7 +111,7 @@ impl Resolve for NameServers {
             let ttl = found
                 .valid_until()
                 .saturating_duration_since(tokio::time::Instant::now().into_std());
-            Ok(Answer { addresses, ttl })
+            Ok(ResolvedName { addresses, ttl })
         })
     }
 }

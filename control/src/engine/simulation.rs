@@ -14,9 +14,9 @@ use portolan_certs::{Material, UpstreamIdentity};
 use portolan_config::plan::{EndpointPlan, Plan, PoolPlan};
 use portolan_config::{Machine, check_text};
 
-use super::core::{Core, Effect, Event};
+use super::core::{Core, Effect, EngineEvent};
 use crate::clock::Tick;
-use crate::engine::resolve::Answer;
+use crate::engine::resolve::ResolvedName;
 use crate::geo::Locator;
 use crate::health::verdict::{ProbeFailure, Verdict};
 use crate::pool::dial::{Dial, Dialer, ProbeOutcome, Probing};
@@ -187,7 +187,7 @@ impl World {
     }
 
     fn run(&mut self) {
-        self.step(Event::Woken);
+        self.step(EngineEvent::Woken);
         for _ in 0..STEPS {
             match self.random.u32(0..40) {
                 0 => self.reload(),
@@ -230,7 +230,7 @@ impl World {
             self.answer(host, key.1);
             true
         } else {
-            self.step(Event::Woken)
+            self.step(EngineEvent::Woken)
         }
     }
 
@@ -248,7 +248,7 @@ impl World {
         };
         let took = Duration::from_millis(self.random.u64(1..100));
         let outcome = ProbeOutcome { result, took };
-        self.step(Event::ProbeFinished {
+        self.step(EngineEvent::ProbeFinished {
             key,
             serial,
             outcome,
@@ -273,7 +273,7 @@ impl World {
                     }
                 }
             }
-            Ok(Answer {
+            Ok(ResolvedName {
                 addresses,
                 ttl: Duration::from_secs(self.random.u64(0..600)),
             })
@@ -283,7 +283,7 @@ impl World {
             views.map(|view| view.availability > 0.0).collect()
         };
         let before = up(&self.core);
-        self.step(Event::NameAnswered {
+        self.step(EngineEvent::NameAnswered {
             host,
             serial,
             answer,
@@ -299,7 +299,7 @@ impl World {
         let used: Vec<Arc<str>> = self.wanted_names();
         self.names.retain(|host, _| used.contains(host));
         self.named.retain(|host, _| used.contains(host));
-        self.step(Event::PlanAccepted {
+        self.step(EngineEvent::PlanAccepted {
             plan: self.plan.clone(),
             material: Arc::new(Material::default()),
             locator: Arc::new(Locator::default()),
@@ -346,7 +346,7 @@ impl World {
     }
 
     /// Whether anything came of it.
-    fn step(&mut self, event: Event) -> bool {
+    fn step(&mut self, event: EngineEvent) -> bool {
         let effects = self.core.step(event, self.now);
         let something = !effects.is_empty();
         // The shadow model learns which endpoints there are before their first probe goes out. Which of
@@ -396,7 +396,7 @@ impl World {
                     let took = Duration::from_millis(self.random.u64(1..3_000));
                     self.questions.insert((self.now + took, self.serial), host);
                 }
-                Effect::Notice(_) => {}
+                Effect::Emit(_) => {}
             }
         }
         something
@@ -545,7 +545,7 @@ fn the_core_believes_what_probes_say_and_forgets_nothing() {
 fn nobody_is_forgotten_by_the_probes() {
     for seed in 0..20 {
         let mut world = World::new(seed);
-        world.step(Event::Woken);
+        world.step(EngineEvent::Woken);
         let start = world.now;
         let mut slowest = HashMap::new();
         while world.now.since(start) < Duration::from_secs(600) {

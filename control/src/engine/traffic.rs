@@ -14,7 +14,7 @@ use std::time::Duration;
 use portolan_config::plan::{Plan, PoolId};
 use portolan_config::{Machine, check_text};
 
-use super::core::{Core, Effect, Event};
+use super::core::{Core, Effect, EngineEvent};
 use super::simulation::Nobody;
 use crate::clock::Tick;
 use crate::counters::TryOutcome;
@@ -166,7 +166,7 @@ impl World {
             cut: false,
             rate: 4,
         };
-        world.step(Event::Woken);
+        world.step(EngineEvent::Woken);
         world
     }
 
@@ -189,7 +189,7 @@ impl World {
                 self.finish(&answer);
             }
             if self.core.wake().is_some_and(|wake| wake <= self.now) {
-                self.step(Event::Woken);
+                self.step(EngineEvent::Woken);
             }
             for _ in 0..self.random.u32(0..=self.rate) {
                 self.send();
@@ -198,7 +198,7 @@ impl World {
         }
     }
 
-    fn step(&mut self, event: Event) {
+    fn step(&mut self, event: EngineEvent) {
         let effects = self.core.step(event, self.now);
         for effect in effects {
             if let Effect::Probe { key, serial, .. } = effect {
@@ -233,7 +233,7 @@ impl World {
             Err(ProbeFailure::Connect("refused".to_owned()))
         };
         let took = Duration::from_millis(1);
-        self.step(Event::ProbeFinished {
+        self.step(EngineEvent::ProbeFinished {
             key,
             serial,
             outcome: ProbeOutcome { result, took },
@@ -316,7 +316,7 @@ impl World {
             .poll(&mut Context::from_waker(Waker::noop()))
             .is_ready();
         if rung {
-            self.step(Event::Alarmed);
+            self.step(EngineEvent::Alarmed);
         }
     }
 

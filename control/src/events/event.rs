@@ -1,8 +1,8 @@
 //! What the control plane has to say to operators: one value per fact, which writes the log line and
 //! becomes an entry of the [journal](crate::events::journal).
 //!
-//! A new kind is a variant here, its word in [`Notice::kind`], what it is about in
-//! [`Notice::subject`], and its sentence in `Display`.
+//! A new kind is a variant here, its word in [`Event::kind`], what it is about in
+//! [`Event::subject`], and its sentence in `Display`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,16 +16,16 @@ use crate::background::{acme, token_keys};
 use crate::events::log_loss::{Log, Why};
 use crate::events::reload::{Doubt, Reloaded, Trigger};
 use crate::health::exhaustion::Shortage;
-use crate::health::outlier::Change;
+use crate::health::outlier::EjectionChange;
 use crate::health::partition;
-use crate::health::verdict::{Because, Verdict};
+use crate::health::verdict::{Verdict, VerdictReason};
 use crate::overrides;
 use crate::overrides::weights::Misfit;
 use crate::pool::endpoint::EndpointKey;
 
 /// Something an operator wants to know.
 #[derive(Clone, Debug)]
-pub enum Notice {
+pub enum Event {
     /// An endpoint's verdict changed.
     EndpointJudged {
         /// Which.
@@ -33,19 +33,19 @@ pub enum Notice {
         /// What is believed now.
         verdict: Verdict,
         /// Why.
-        because: Because,
+        because: VerdictReason,
     },
     /// Where an endpoint stands with traffic changed.
     EndpointStanding {
         /// Which.
         key: EndpointKey,
         /// How.
-        change: Change,
+        change: EjectionChange,
     },
     /// This instance suspects its own network, or does not any more.
     SelfSuspicion {
         /// What changed.
-        change: partition::Change,
+        change: partition::PartitionChange,
         /// The pools that failed together.
         pools: Vec<Name>,
     },
@@ -117,7 +117,7 @@ pub enum Notice {
     /// Keys of tokens are new, or cannot be had.
     TokenKeys(token_keys::Said),
     /// An operator overrides the configuration, or does so no longer.
-    Overridden(overrides::Change),
+    Overridden(overrides::OverrideChange),
     /// The running configuration does not fit the weights that an operator gave to a service.
     WeightsIdle {
         /// The service.
@@ -239,7 +239,7 @@ pub enum Upgrade {
     },
 }
 
-impl Notice {
+impl Event {
     /// Its kind, in a word.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -249,14 +249,14 @@ impl Notice {
                 Verdict::Unhealthy => "endpoint_down",
             },
             Self::EndpointStanding { change, .. } => match change {
-                Change::Ejected(..) => "endpoint_ejected",
-                Change::HalfOpen => "endpoint_on_trial",
-                Change::Readmitted => "endpoint_freed",
+                EjectionChange::Ejected(..) => "endpoint_ejected",
+                EjectionChange::HalfOpen => "endpoint_on_trial",
+                EjectionChange::Readmitted => "endpoint_freed",
             },
             Self::SelfSuspicion { change, .. } => match change {
-                partition::Change::Holding => "self_suspicion_began",
-                partition::Change::Settling => "self_suspicion_settling",
-                partition::Change::LetGo => "self_suspicion_ended",
+                partition::PartitionChange::Holding => "self_suspicion_began",
+                partition::PartitionChange::Settling => "self_suspicion_settling",
+                partition::PartitionChange::LetGo => "self_suspicion_ended",
             },
             Self::PoolChanged { up: true, .. } => "pool_up",
             Self::PoolChanged { up: false, .. } => "pool_down",
@@ -341,7 +341,7 @@ impl Notice {
         match self {
             Self::EndpointJudged { because, .. } => Some(because.to_string()),
             Self::EndpointStanding {
-                change: Change::Ejected(reason, _),
+                change: EjectionChange::Ejected(reason, _),
                 ..
             } => Some(reason.to_string()),
             Self::NameFailed { error, .. } | Self::CertificateRefused { error, .. } => {
@@ -365,7 +365,7 @@ impl Notice {
     }
 
     /// Writes the log line.
-    pub fn emit(&self) {
+    pub fn write_log_line(&self) {
         match self {
             Self::Certificate(said) => said.emit(),
             Self::TokenKeys(said) => said.emit(),
@@ -374,11 +374,11 @@ impl Notice {
                 ..
             }
             | Self::EndpointStanding {
-                change: Change::Ejected(..),
+                change: EjectionChange::Ejected(..),
                 ..
             }
             | Self::SelfSuspicion {
-                change: partition::Change::Holding,
+                change: partition::PartitionChange::Holding,
                 ..
             }
             | Self::PoolChanged { up: false, .. }
@@ -402,7 +402,7 @@ impl Notice {
     }
 }
 
-impl fmt::Display for Notice {
+impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EndpointJudged {
@@ -411,28 +411,30 @@ impl fmt::Display for Notice {
                 because,
             } => write!(f, "endpoint {key} is {}: {because}", verdict.as_str()),
             Self::EndpointStanding { key, change } => match change {
-                Change::Ejected(reason, span) => write!(
+                EjectionChange::Ejected(reason, span) => write!(
                     f,
                     "endpoint {key} is ejected for {} ms: {reason}",
                     span.as_millis()
                 ),
-                Change::HalfOpen => write!(f, "endpoint {key} is on trial after its ejection"),
-                Change::Readmitted => write!(f, "endpoint {key} is no longer ejected"),
+                EjectionChange::HalfOpen => {
+                    write!(f, "endpoint {key} is on trial after its ejection")
+                }
+                EjectionChange::Readmitted => write!(f, "endpoint {key} is no longer ejected"),
             },
             Self::SelfSuspicion { change, pools } => {
                 let names: Vec<&str> = pools.iter().map(Name::as_str).collect();
                 let names = names.join(", ");
                 match change {
-                    partition::Change::Holding => write!(
+                    partition::PartitionChange::Holding => write!(
                         f,
                         "{names} failed at the same time: the likelier culprit is this \
                          instance's own network, and traffic goes where it went before"
                     ),
-                    partition::Change::Settling => write!(
+                    partition::PartitionChange::Settling => write!(
                         f,
                         "a probe passed: this instance's network seems to be back"
                     ),
-                    partition::Change::LetGo => {
+                    partition::PartitionChange::LetGo => {
                         write!(f, "this instance no longer suspects its own network")
                     }
                 }

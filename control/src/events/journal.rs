@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::events::event::Notice;
+use crate::events::event::Event;
 
 /// Entries that are kept.
 pub const KEPT: usize = 1_000;
@@ -93,16 +93,16 @@ impl Journal {
     }
 
     /// Writes the log line and the entry.
-    pub fn tell(&self, notice: &Notice) {
-        notice.emit();
+    pub fn emit(&self, event: &Event) {
+        event.write_log_line();
         let mut ring = self.lock();
         let entry = Entry {
             id: ring.next,
             at: self.clock.wall().as_millis() as u64,
-            kind: notice.kind().to_owned(),
-            subject: notice.subject(),
-            message: notice.to_string(),
-            reason: notice.reason(),
+            kind: event.kind().to_owned(),
+            subject: event.subject(),
+            message: event.to_string(),
+            reason: event.reason(),
         };
         ring.next += 1;
         if ring.entries.len() == KEPT {
@@ -193,7 +193,7 @@ mod tests {
 
     fn tell(journal: &Journal, count: usize) {
         for at in 0..count {
-            journal.tell(&Notice::GeoSwapped {
+            journal.emit(&Event::GeoSwapped {
                 name: format!("database {at}"),
                 kind: "City".to_owned(),
             });

@@ -43,10 +43,10 @@ use portolan_config::plan::OutlierPlan;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Tick;
-use crate::health::outlier::fault::Fault;
+use crate::health::outlier::fault::EndpointFault;
 
 pub use self::source::{Alike, Source};
-pub use crate::health::outlier::passive_counters::{Alarm, Epoch, PassiveCounters, Seen};
+pub use crate::health::outlier::passive_counters::{Alarm, Epoch, PassiveCounters, PassiveReading};
 
 /// Ejections are not doubled beyond this.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -88,18 +88,18 @@ pub const TRICKLE: f64 = 0.05;
 /// Why an endpoint was ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum EjectionReason {
     /// So many requests in a row failed, the last one like this.
-    Run(u32, Fault),
+    Run(u32, EndpointFault),
     /// It was on trial, and failed.
-    Trial(Fault),
+    Trial(EndpointFault),
     /// It fails this share of its requests, its pool's median that.
     Peers(f64, f64),
     /// It fails this share of its requests, and failed that before.
     Past(f64, f64),
 }
 
-impl Reason {
+impl EjectionReason {
     /// How many kinds there are.
     pub const KINDS: [&'static str; 4] = ["consecutive", "trial", "peers", "history"];
 
@@ -114,7 +114,7 @@ impl Reason {
     }
 
     /// The fault, where it was one.
-    pub fn fault(&self) -> Option<Fault> {
+    pub fn fault(&self) -> Option<EndpointFault> {
         match self {
             Self::Run(_, fault) | Self::Trial(fault) => Some(*fault),
             Self::Peers(..) | Self::Past(..) => None,
@@ -122,7 +122,7 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for EjectionReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Run(count, fault) => write!(
@@ -160,7 +160,7 @@ pub enum EjectionState {
         /// Until when.
         until: Tick,
         /// Why.
-        reason: Reason,
+        reason: EjectionReason,
     },
     /// It gets a trickle, and what comes of that decides.
     HalfOpen {
@@ -169,7 +169,7 @@ pub enum EjectionState {
         /// Until when: then it is free, if nothing came of it.
         until: Tick,
         /// Why it was ejected before.
-        reason: Reason,
+        reason: EjectionReason,
     },
 }
 
@@ -306,15 +306,15 @@ impl Window {
 
 /// What happens to an endpoint's standing.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Event {
+pub enum OutlierEvent {
     /// These tries ended since the last time.
     Counted(Tally),
     /// So many failed in a row, the last one like this.
-    Run(u32, Fault),
+    Run(u32, EndpointFault),
     /// It stands out among its peers, or against its own past.
-    StandsOut(Reason),
+    StandsOut(EjectionReason),
     /// Its first answer on trial was good, or not.
-    Tried(Result<(), Fault>),
+    Tried(Result<(), EndpointFault>),
     /// A request of its trial waits for its answer.
     Awaited,
     /// A probe failed as well.
@@ -333,9 +333,9 @@ pub enum Event {
 
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Change {
+pub enum EjectionChange {
     /// It gets no requests for so long.
-    Ejected(Reason, Duration),
+    Ejected(EjectionReason, Duration),
     /// It gets a few.
     HalfOpen,
     /// It gets its share again.
@@ -377,7 +377,7 @@ struct HandedEjection {
     on_trial: bool,
     since: u64,
     until: u64,
-    reason: Reason,
+    reason: EjectionReason,
 }
 
 impl From<&Record> for HandedRecord {
@@ -458,27 +458,32 @@ impl Record {
 
     /// What becomes of it when `event` happens.
     #[must_use]
-    pub fn step(mut self, policy: &OutlierPlan, event: Event, now: Tick) -> (Self, Option<Change>) {
+    pub fn step(
+        mut self,
+        policy: &OutlierPlan,
+        event: OutlierEvent,
+        now: Tick,
+    ) -> (Self, Option<EjectionChange>) {
         let change = match (self.standing, event) {
-            (_, Event::SwitchedOff | Event::Acquitted) => {
+            (_, OutlierEvent::SwitchedOff | OutlierEvent::Acquitted) => {
                 let was_free = self.standing == EjectionState::Free;
                 self.strikes = 0;
                 self.misled = false;
                 (!was_free).then(|| self.free(now))
             }
-            (EjectionState::Free, Event::Counted(tally)) => {
+            (EjectionState::Free, OutlierEvent::Counted(tally)) => {
                 self.window.add(tally, now);
                 None
             }
-            (EjectionState::Free, Event::Run(run, fault)) => {
+            (EjectionState::Free, OutlierEvent::Run(run, fault)) => {
                 let needed = self.window.improbable_run(run).min(LONGEST_RUN);
                 let enough = run >= policy.consecutive_failures && f64::from(run) >= needed;
-                enough.then(|| self.eject(policy, Reason::Run(run, fault), now))
+                enough.then(|| self.eject(policy, EjectionReason::Run(run, fault), now))
             }
-            (EjectionState::Free, Event::StandsOut(reason)) => {
+            (EjectionState::Free, OutlierEvent::StandsOut(reason)) => {
                 Some(self.eject(policy, reason, now))
             }
-            (EjectionState::HalfOpen { .. }, Event::Tried(Ok(()))) => {
+            (EjectionState::HalfOpen { .. }, OutlierEvent::Tried(Ok(()))) => {
                 self.misled = false;
                 Some(self.free(now))
             }
@@ -488,7 +493,7 @@ impl Record {
                     until,
                     reason,
                 },
-                Event::Awaited,
+                OutlierEvent::Awaited,
             ) => {
                 // It goes on for a while after the last one has given up waiting.
                 self.standing = EjectionState::HalfOpen {
@@ -500,14 +505,14 @@ impl Record {
             }
             (
                 EjectionState::Ejected { .. } | EjectionState::HalfOpen { .. },
-                Event::ProbeFailed,
+                OutlierEvent::ProbeFailed,
             ) => {
                 self.probes_fail = true;
                 None
             }
-            (EjectionState::HalfOpen { .. }, Event::Tried(Err(fault))) => {
+            (EjectionState::HalfOpen { .. }, OutlierEvent::Tried(Err(fault))) => {
                 self.misled |= self.by_probe;
-                Some(self.eject(policy, Reason::Trial(fault), now))
+                Some(self.eject(policy, EjectionReason::Trial(fault), now))
             }
             (
                 EjectionState::Ejected {
@@ -515,7 +520,7 @@ impl Record {
                     until,
                     reason,
                 },
-                Event::ProbePassed,
+                OutlierEvent::ProbePassed,
             ) if !self.misled => {
                 self.by_probe = true;
                 Some(self.try_again(reason, until.since(since), now))
@@ -526,20 +531,20 @@ impl Record {
                     until,
                     reason,
                 },
-                Event::Woken,
+                OutlierEvent::Woken,
             ) if now >= until => {
                 self.by_probe = false;
                 Some(self.try_again(reason, until.since(since), now))
             }
-            (EjectionState::HalfOpen { until, .. }, Event::Woken) if now >= until => {
+            (EjectionState::HalfOpen { until, .. }, OutlierEvent::Woken) if now >= until => {
                 Some(self.free(now))
             }
             // Probes have judged already, and by more than one answer.
-            (EjectionState::Ejected { reason, .. }, Event::Recovered)
+            (EjectionState::Ejected { reason, .. }, OutlierEvent::Recovered)
                 if self.probes_fail
                     || reason
                         .fault()
-                        .is_some_and(|fault| fault != Fault::Unavailable) =>
+                        .is_some_and(|fault| fault != EndpointFault::Unavailable) =>
             {
                 // What probes see needs no longer and longer ejections.
                 self.strikes = 0;
@@ -551,7 +556,7 @@ impl Record {
         (self, change)
     }
 
-    fn eject(&mut self, policy: &OutlierPlan, reason: Reason, now: Tick) -> Change {
+    fn eject(&mut self, policy: &OutlierPlan, reason: EjectionReason, now: Tick) -> EjectionChange {
         if self.standing == EjectionState::Free {
             let behaved = now.since(self.free_since).as_secs() / FORGIVEN_AFTER.as_secs();
             let forgiven = u32::try_from(behaved).unwrap_or(u32::MAX);
@@ -567,22 +572,22 @@ impl Record {
             until: now + span,
             reason,
         };
-        Change::Ejected(reason, span)
+        EjectionChange::Ejected(reason, span)
     }
 
-    fn try_again(&mut self, reason: Reason, span: Duration, now: Tick) -> Change {
+    fn try_again(&mut self, reason: EjectionReason, span: Duration, now: Tick) -> EjectionChange {
         self.standing = EjectionState::HalfOpen {
             since: now,
             until: now + span,
             reason,
         };
-        Change::HalfOpen
+        EjectionChange::HalfOpen
     }
 
-    fn free(&mut self, now: Tick) -> Change {
+    fn free(&mut self, now: Tick) -> EjectionChange {
         self.standing = EjectionState::Free;
         self.free_since = now;
-        Change::Readmitted
+        EjectionChange::Readmitted
     }
 
     fn check_invariants(&self, policy: &OutlierPlan) {
@@ -597,7 +602,7 @@ impl Record {
 }
 
 /// Who of a pool's free endpoints stands out, and why: the worst, or nobody.
-pub fn stands_out(windows: &[Option<&Window>]) -> Option<(usize, Reason)> {
+pub fn stands_out(windows: &[Option<&Window>]) -> Option<(usize, EjectionReason)> {
     let judged: Vec<(usize, &Window, Tally)> = windows
         .iter()
         .enumerate()
@@ -613,7 +618,7 @@ pub fn stands_out(windows: &[Option<&Window>]) -> Option<(usize, Reason)> {
             .filter(|(_, _, sum)| {
                 at_least(sum.failed + sum.errors, sum.tries()) > median + ABOVE_PEERS
             })
-            .map(|(at, _, sum)| (*at, Reason::Peers(sum.bad(), median)))
+            .map(|(at, _, sum)| (*at, EjectionReason::Peers(sum.bad(), median)))
             .max_by(|(_, a), (_, b)| share_of(a).total_cmp(&share_of(b)))
     } else {
         judged
@@ -626,16 +631,16 @@ pub fn stands_out(windows: &[Option<&Window>]) -> Option<(usize, Reason)> {
             .map(|(at, window, sum)| {
                 let share = sum.failed as f64 / sum.tries() as f64;
                 let before = window.past.failed / window.past.tries;
-                (*at, Reason::Past(share, before))
+                (*at, EjectionReason::Past(share, before))
             })
             .max_by(|(_, a), (_, b)| share_of(a).total_cmp(&share_of(b)))
     }
 }
 
-fn share_of(reason: &Reason) -> f64 {
+fn share_of(reason: &EjectionReason) -> f64 {
     match reason {
-        Reason::Peers(share, _) | Reason::Past(share, _) => *share,
-        Reason::Run(..) | Reason::Trial(_) => 1.0,
+        EjectionReason::Peers(share, _) | EjectionReason::Past(share, _) => *share,
+        EjectionReason::Run(..) | EjectionReason::Trial(_) => 1.0,
     }
 }
 
@@ -689,7 +694,7 @@ mod tests {
             }
         }
 
-        fn step(&mut self, event: Event) -> Option<Change> {
+        fn step(&mut self, event: OutlierEvent) -> Option<EjectionChange> {
             let record = std::mem::take(&mut self.record);
             let (record, change) = record.step(&POLICY, event, at(self.now));
             self.record = record;
@@ -705,13 +710,13 @@ mod tests {
                     errors: 0,
                     failed,
                 };
-                assert_eq!(self.step(Event::Counted(tally)), None);
+                assert_eq!(self.step(OutlierEvent::Counted(tally)), None);
             }
         }
 
-        fn ejected_for(&mut self, event: Event) -> u64 {
+        fn ejected_for(&mut self, event: OutlierEvent) -> u64 {
             match self.step(event) {
-                Some(Change::Ejected(_, span)) => span.as_secs(),
+                Some(EjectionChange::Ejected(_, span)) => span.as_secs(),
                 other => panic!("{other:?}"),
             }
         }
@@ -722,27 +727,33 @@ mod tests {
                 panic!("{:?}", self.record.standing);
             };
             self.now = until.since_start().as_millis() as u64 - 1;
-            assert_eq!(self.step(Event::Woken), None);
+            assert_eq!(self.step(OutlierEvent::Woken), None);
             self.now += 1;
-            assert_eq!(self.step(Event::Woken), Some(Change::HalfOpen));
+            assert_eq!(
+                self.step(OutlierEvent::Woken),
+                Some(EjectionChange::HalfOpen)
+            );
         }
     }
 
-    const FAILED: Event = Event::Tried(Err(Fault::Unavailable));
-    const PASSED: Event = Event::Tried(Ok(()));
-    const RUN: Event = Event::Run(3, Fault::Unavailable);
+    const FAILED: OutlierEvent = OutlierEvent::Tried(Err(EndpointFault::Unavailable));
+    const PASSED: OutlierEvent = OutlierEvent::Tried(Ok(()));
+    const RUN: OutlierEvent = OutlierEvent::Run(3, EndpointFault::Unavailable);
 
     #[test]
     fn three_in_a_row_eject_and_the_first_answer_on_trial_decides() {
         let mut story = Story::new();
-        assert_eq!(story.step(Event::Run(2, Fault::Connect)), None);
+        assert_eq!(
+            story.step(OutlierEvent::Run(2, EndpointFault::Connect)),
+            None
+        );
         assert_eq!(story.ejected_for(RUN), 2);
         for length in [4, 8, 16, 30, 30, 30] {
             story.wait();
             assert_eq!(story.ejected_for(FAILED), length);
         }
         story.wait();
-        assert_eq!(story.step(PASSED), Some(Change::Readmitted));
+        assert_eq!(story.step(PASSED), Some(EjectionChange::Readmitted));
         assert_eq!(story.record.standing, EjectionState::Free);
     }
 
@@ -772,47 +783,66 @@ mod tests {
         story.ejected_for(RUN);
         story.wait();
         story.now += 1_999;
-        assert_eq!(story.step(Event::Woken), None);
+        assert_eq!(story.step(OutlierEvent::Woken), None);
         story.now += 1;
-        assert_eq!(story.step(Event::Woken), Some(Change::Readmitted));
+        assert_eq!(
+            story.step(OutlierEvent::Woken),
+            Some(EjectionChange::Readmitted)
+        );
     }
 
     #[test]
     fn probes_help_until_a_trial_shows_that_they_do_not_see_the_fault() {
         let mut story = Story::new();
-        let refused = Event::Run(3, Fault::Connect);
-        story.ejected_for(refused);
-        assert_eq!(story.step(Event::ProbePassed), Some(Change::HalfOpen));
-        assert_eq!(story.ejected_for(Event::Tried(Err(Fault::Connect))), 4);
-        assert_eq!(story.step(Event::ProbePassed), None, "it was wrong before");
-        story.wait();
-        assert_eq!(story.step(PASSED), Some(Change::Readmitted));
+        let refused = OutlierEvent::Run(3, EndpointFault::Connect);
         story.ejected_for(refused);
         assert_eq!(
-            story.step(Event::ProbePassed),
-            Some(Change::HalfOpen),
+            story.step(OutlierEvent::ProbePassed),
+            Some(EjectionChange::HalfOpen)
+        );
+        assert_eq!(
+            story.ejected_for(OutlierEvent::Tried(Err(EndpointFault::Connect))),
+            4
+        );
+        assert_eq!(
+            story.step(OutlierEvent::ProbePassed),
+            None,
+            "it was wrong before"
+        );
+        story.wait();
+        assert_eq!(story.step(PASSED), Some(EjectionChange::Readmitted));
+        story.ejected_for(refused);
+        assert_eq!(
+            story.step(OutlierEvent::ProbePassed),
+            Some(EjectionChange::HalfOpen),
             "another day"
         );
 
-        assert!(Fault::Connect.is_met_by(&ProbeKind::Tcp));
-        assert!(!Fault::TimedOut.is_met_by(&ProbeKind::Tcp));
+        assert!(EndpointFault::Connect.is_met_by(&ProbeKind::Tcp));
+        assert!(!EndpointFault::TimedOut.is_met_by(&ProbeKind::Tcp));
         let grpc = ProbeKind::Grpc { service: "".into() };
-        assert!(Fault::TimedOut.is_met_by(&grpc) && Fault::Broken.is_met_by(&grpc));
-        assert!(!Fault::Unavailable.is_met_by(&grpc));
+        assert!(EndpointFault::TimedOut.is_met_by(&grpc) && EndpointFault::Broken.is_met_by(&grpc));
+        assert!(!EndpointFault::Unavailable.is_met_by(&grpc));
     }
 
     #[test]
     fn probes_that_had_it_down_and_say_it_is_back_are_believed() {
         let mut story = Story::new();
-        story.ejected_for(Event::Run(3, Fault::TimedOut));
-        assert_eq!(story.step(Event::Recovered), Some(Change::Readmitted));
+        story.ejected_for(OutlierEvent::Run(3, EndpointFault::TimedOut));
+        assert_eq!(
+            story.step(OutlierEvent::Recovered),
+            Some(EjectionChange::Readmitted)
+        );
         story.ejected_for(RUN);
         assert_eq!(
-            story.step(Event::Recovered),
+            story.step(OutlierEvent::Recovered),
             None,
             "statuses are not theirs to judge"
         );
-        assert_eq!(story.step(Event::SwitchedOff), Some(Change::Readmitted));
+        assert_eq!(
+            story.step(OutlierEvent::SwitchedOff),
+            Some(EjectionChange::Readmitted)
+        );
         assert_eq!(story.ejected_for(RUN), 2, "all is forgiven");
     }
 
@@ -824,12 +854,12 @@ mod tests {
         story.traffic(20, 2_000, 100);
         for run in 3..=4 {
             assert_eq!(
-                story.step(Event::Run(run, Fault::Unavailable)),
+                story.step(OutlierEvent::Run(run, EndpointFault::Unavailable)),
                 None,
                 "{run}"
             );
         }
-        story.ejected_for(Event::Run(6, Fault::Unavailable));
+        story.ejected_for(OutlierEvent::Run(6, EndpointFault::Unavailable));
 
         // Of one that never fails, three are enough, however much traffic there is.
         let mut story = Story::new();
@@ -839,7 +869,7 @@ mod tests {
         // One that fails all the time, and could not be ejected, still has an end.
         let mut story = Story::new();
         story.traffic(600, 1_000, 1_000);
-        story.ejected_for(Event::Run(64, Fault::Unavailable));
+        story.ejected_for(OutlierEvent::Run(64, EndpointFault::Unavailable));
     }
 
     fn window(seconds: u64, tries: u64, failed: u64, then: (u64, u64)) -> Window {
@@ -893,7 +923,7 @@ mod tests {
         let mut story = Story::new();
         story.traffic(30, 100, 0);
         story.traffic(5, 100, 100);
-        story.ejected_for(Event::Run(500, Fault::Unavailable));
+        story.ejected_for(OutlierEvent::Run(500, EndpointFault::Unavailable));
         story.now += 20_000;
         story.record.window.roll(at(story.now));
         assert!(story.record.window.past.failed < 1e-9);

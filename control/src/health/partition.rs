@@ -33,7 +33,7 @@ const MARGIN: Duration = Duration::from_secs(1);
 
 /// What happens to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum PartitionEvent {
     /// These are the probed pools that are not drained, and whether their probes say that they can
     /// serve.
     Judged(Vec<(Name, bool)>),
@@ -45,7 +45,7 @@ pub enum Event {
 
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum PartitionChange {
     /// It holds what was before the collapse.
     Holding,
     /// The network is back: everybody should be probed now.
@@ -112,18 +112,23 @@ impl PartitionDetector {
 
     /// What becomes of it when `event` happens.
     #[must_use]
-    pub fn step(mut self, pace: Pace, event: Event, now: Tick) -> (Self, Option<Change>) {
+    pub fn step(
+        mut self,
+        pace: Pace,
+        event: PartitionEvent,
+        now: Tick,
+    ) -> (Self, Option<PartitionChange>) {
         match event {
-            Event::Judged(pools) => self.note(pools, now),
-            Event::ProbePassed => {
+            PartitionEvent::Judged(pools) => self.note(pools, now),
+            PartitionEvent::ProbePassed => {
                 if let Some(held) = &mut self.held
                     && held.settled.is_none()
                 {
                     held.settled = Some(now + pace.settle);
-                    return (self, Some(Change::Settling));
+                    return (self, Some(PartitionChange::Settling));
                 }
             }
-            Event::Woken => {}
+            PartitionEvent::Woken => {}
         }
         let change = match &mut self.held {
             None => {
@@ -136,7 +141,7 @@ impl PartitionDetector {
                         fallen,
                         settled: None,
                     });
-                    Some(Change::Holding)
+                    Some(PartitionChange::Holding)
                 } else {
                     None
                 }
@@ -146,7 +151,7 @@ impl PartitionDetector {
                 let over = held.settled.is_some_and(|settled| now >= settled);
                 if back || (over && !self.up.is_empty()) {
                     self.held = None;
-                    Some(Change::LetGo)
+                    Some(PartitionChange::LetGo)
                 } else {
                     if over {
                         // One probe got through, and no pool came up: it was not over.
@@ -191,16 +196,18 @@ mod tests {
         Tick::after(Duration::from_secs(seconds))
     }
 
-    fn judged(pools: &str) -> Event {
+    fn judged(pools: &str) -> PartitionEvent {
         let pools = pools.chars().map(|letter| {
             let name = Name::parse(&letter.to_lowercase().to_string()).unwrap();
             (name, letter.is_uppercase())
         });
-        Event::Judged(pools.collect())
+        PartitionEvent::Judged(pools.collect())
     }
 
     /// Runs a story of (second, event); gives what became of it.
-    fn story(events: impl IntoIterator<Item = (u64, Event)>) -> Vec<(u64, Change)> {
+    fn story(
+        events: impl IntoIterator<Item = (u64, PartitionEvent)>,
+    ) -> Vec<(u64, PartitionChange)> {
         let mut suspicion = PartitionDetector::default();
         let mut changes = Vec::new();
         for (second, event) in events {
@@ -211,7 +218,7 @@ mod tests {
         changes
     }
 
-    const PASSED: Event = Event::ProbePassed;
+    const PASSED: PartitionEvent = PartitionEvent::ProbePassed;
 
     #[test]
     fn pools_that_fall_together_are_suspicious_and_others_are_not() {
@@ -222,9 +229,15 @@ mod tests {
                 (last, judged(pools[2])),
             ])
         };
-        assert_eq!(falls(["AB", "aB", "ab"], 30), [(30, Change::Holding)]);
+        assert_eq!(
+            falls(["AB", "aB", "ab"], 30),
+            [(30, PartitionChange::Holding)]
+        );
         assert_eq!(falls(["AB", "aB", "ab"], 31), [], "one after the other");
-        assert_eq!(falls(["ABc", "aBc", "abc"], 22), [(22, Change::Holding)]);
+        assert_eq!(
+            falls(["ABc", "aBc", "abc"], 22),
+            [(22, PartitionChange::Holding)]
+        );
         assert_eq!(
             falls(["Ab", "ab", "ab"], 22),
             [],
@@ -237,41 +250,44 @@ mod tests {
 
     #[test]
     fn it_lets_go_when_all_are_back_or_their_time_is_over() {
-        let held = |rest: Vec<(u64, Event)>| {
+        let held = |rest: Vec<(u64, PartitionEvent)>| {
             let begin = [(1, judged("AB")), (2, judged("ab"))];
             let mut changes = story(begin.into_iter().chain(rest));
-            assert_eq!(changes.remove(0), (2, Change::Holding));
+            assert_eq!(changes.remove(0), (2, PartitionChange::Holding));
             changes
         };
-        assert_eq!(held(vec![(3_600, Event::Woken)]), []);
+        assert_eq!(held(vec![(3_600, PartitionEvent::Woken)]), []);
         assert_eq!(
             held(vec![(9, PASSED), (10, judged("Ab")), (11, judged("AB"))]),
-            [(9, Change::Settling), (11, Change::LetGo)]
+            [(9, PartitionChange::Settling), (11, PartitionChange::LetGo)]
         );
         let alone = vec![
             (9, PASSED),
             (10, judged("Ab")),
-            (13, Event::Woken),
-            (14, Event::Woken),
+            (13, PartitionEvent::Woken),
+            (14, PartitionEvent::Woken),
         ];
-        assert_eq!(held(alone), [(9, Change::Settling), (14, Change::LetGo)]);
+        assert_eq!(
+            held(alone),
+            [(9, PartitionChange::Settling), (14, PartitionChange::LetGo)]
+        );
         // A single probe got through, and nothing came of it.
         let lucky = vec![
             (9, PASSED),
-            (14, Event::Woken),
+            (14, PartitionEvent::Woken),
             (20, PASSED),
             (21, judged("AB")),
         ];
         assert_eq!(
             held(lucky),
             [
-                (9, Change::Settling),
-                (20, Change::Settling),
-                (21, Change::LetGo)
+                (9, PartitionChange::Settling),
+                (20, PartitionChange::Settling),
+                (21, PartitionChange::LetGo)
             ]
         );
         // All that fell are gone from the configuration.
-        assert_eq!(held(vec![(5, judged("c"))]), [(5, Change::LetGo)]);
+        assert_eq!(held(vec![(5, judged("c"))]), [(5, PartitionChange::LetGo)]);
     }
 
     #[test]

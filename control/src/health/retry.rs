@@ -14,7 +14,7 @@ use crate::clock::Tick;
 
 /// How a try failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum TryFault {
     /// There was no connection: refused, unreachable, no TLS, not in time.
     Connect,
     /// The connection broke before there was an answer, or what came was no answer.
@@ -63,12 +63,12 @@ pub enum Action {
     /// Another try, elsewhere.
     TryAgain,
     /// It stays failed, and why.
-    GiveUp(Because),
+    GiveUp(RetryReasoning),
 }
 
 /// Why a request is not tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Because {
+pub enum RetryReasoning {
     /// Its client has response headers already.
     AnswerBegun,
     /// The route does not retry this.
@@ -88,37 +88,37 @@ pub enum Because {
 /// Decides.
 pub fn decide(
     policy: &RetryPlan,
-    fault: Fault,
+    fault: TryFault,
     sent: Sent,
     request: Repeatable,
     chances: Chances,
 ) -> Action {
     let asked = match fault {
-        Fault::Connect => policy.on_connect,
-        Fault::Reset => policy.on_reset,
-        Fault::Timeout => policy.on_timeout,
-        Fault::Status(status) => policy.on_statuses.contains(&status),
+        TryFault::Connect => policy.on_connect,
+        TryFault::Reset => policy.on_reset,
+        TryFault::Timeout => policy.on_timeout,
+        TryFault::Status(status) => policy.on_statuses.contains(&status),
     };
     let reasons = [
-        (chances.answer_begun, Because::AnswerBegun),
-        (!asked, Because::NotAsked),
+        (chances.answer_begun, RetryReasoning::AnswerBegun),
+        (!asked, RetryReasoning::NotAsked),
         (
             sent == Sent::Perhaps && !request.idempotent,
-            Because::NotIdempotent,
+            RetryReasoning::NotIdempotent,
         ),
         (
             sent == Sent::Perhaps && !request.body_kept,
-            Because::BodyGone,
+            RetryReasoning::BodyGone,
         ),
         // What was not sent costs neither a try nor anybody's capacity; but one try is no other.
         (
             policy.tries <= 1 || (sent == Sent::Perhaps && chances.tries >= policy.tries),
-            Because::NoTriesLeft,
+            RetryReasoning::NoTriesLeft,
         ),
-        (!chances.in_time, Because::NoTimeLeft),
+        (!chances.in_time, RetryReasoning::NoTimeLeft),
         (
             sent == Sent::Perhaps && !chances.in_budget,
-            Because::NoBudgetLeft,
+            RetryReasoning::NoBudgetLeft,
         ),
     ];
     match reasons.into_iter().find(|(holds, _)| *holds) {
@@ -235,16 +235,16 @@ mod tests {
     fn the_table_is_as_written() {
         let mut table = String::from("fault × method × sent × body × budget → action\n\n");
         let faults = [
-            Fault::Connect,
-            Fault::Reset,
-            Fault::Timeout,
-            Fault::Status(500),
-            Fault::Status(503),
+            TryFault::Connect,
+            TryFault::Reset,
+            TryFault::Timeout,
+            TryFault::Status(500),
+            TryFault::Status(503),
         ];
         for fault in faults {
             for idempotent in [true, false] {
                 for sent in [Sent::Nothing, Sent::Perhaps] {
-                    if fault == Fault::Connect && sent == Sent::Perhaps {
+                    if fault == TryFault::Connect && sent == Sent::Perhaps {
                         continue;
                     }
                     for body_kept in [true, false] {
@@ -286,22 +286,22 @@ mod tests {
             idempotent: true,
             body_kept: true,
         };
-        let with = |chances| decide(&policy(), Fault::Reset, Sent::Perhaps, request, chances);
+        let with = |chances| decide(&policy(), TryFault::Reset, Sent::Perhaps, request, chances);
         assert_eq!(with(ROOM), Action::TryAgain);
         assert_eq!(
             with(Chances { tries: 3, ..ROOM }),
-            Action::GiveUp(Because::NoTriesLeft)
+            Action::GiveUp(RetryReasoning::NoTriesLeft)
         );
         let late = Chances {
             in_time: false,
             ..ROOM
         };
-        assert_eq!(with(late), Action::GiveUp(Because::NoTimeLeft));
+        assert_eq!(with(late), Action::GiveUp(RetryReasoning::NoTimeLeft));
         let begun = Chances {
             answer_begun: true,
             ..ROOM
         };
-        assert_eq!(with(begun), Action::GiveUp(Because::AnswerBegun));
+        assert_eq!(with(begun), Action::GiveUp(RetryReasoning::AnswerBegun));
     }
 
     #[test]
@@ -315,7 +315,7 @@ mod tests {
             in_budget: false,
             ..ROOM
         };
-        for fault in [Fault::Connect, Fault::Reset] {
+        for fault in [TryFault::Connect, TryFault::Reset] {
             let action = decide(&policy(), fault, Sent::Nothing, request, spent);
             assert_eq!(action, Action::TryAgain);
             let once = RetryPlan {
@@ -323,7 +323,7 @@ mod tests {
                 ..policy()
             };
             let action = decide(&once, fault, Sent::Nothing, request, spent);
-            assert_eq!(action, Action::GiveUp(Because::NoTriesLeft));
+            assert_eq!(action, Action::GiveUp(RetryReasoning::NoTriesLeft));
         }
     }
 

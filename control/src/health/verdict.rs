@@ -58,7 +58,7 @@ impl Verdict {
 
 /// Why a verdict is what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Because {
+pub enum VerdictReason {
     /// No probe has answered yet.
     NotProbedYet,
     /// Probes are switched off.
@@ -75,7 +75,7 @@ pub enum Because {
     Failures(u32, ProbeFailure),
 }
 
-impl fmt::Display for Because {
+impl fmt::Display for VerdictReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotProbedYet => f.write_str("not probed yet"),
@@ -134,7 +134,7 @@ impl fmt::Display for ProbeFailure {
 
 /// What happens to an endpoint's health.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ProbeEvent {
     /// A probe was answered as expected.
     ProbeSucceeded,
     /// A probe was not.
@@ -149,7 +149,7 @@ pub struct Health {
     /// What is believed.
     pub verdict: Verdict,
     /// Why.
-    pub because: Because,
+    pub because: VerdictReason,
     /// Since when it is believed.
     pub since: Tick,
     /// Results in a row that contradict the verdict.
@@ -161,7 +161,7 @@ impl Health {
     pub fn unknown(now: Tick) -> Self {
         Self {
             verdict: Verdict::Unknown,
-            because: Because::NotProbedYet,
+            because: VerdictReason::NotProbedYet,
             since: now,
             against: 0,
         }
@@ -171,7 +171,7 @@ impl Health {
     pub fn handed_over(verdict: Verdict, because: Arc<str>, since: Tick, against: u32) -> Self {
         Self {
             verdict,
-            because: Because::HandedOver(because),
+            because: VerdictReason::HandedOver(because),
             since,
             against: if verdict == Verdict::Unknown {
                 0
@@ -188,29 +188,35 @@ impl Health {
 
     /// What becomes of it when `event` happens.
     #[must_use]
-    pub fn step(mut self, policy: &HealthPolicy, event: Event, now: Tick) -> Self {
+    pub fn step(mut self, policy: &HealthPolicy, event: ProbeEvent, now: Tick) -> Self {
         match (self.verdict, event) {
-            (Verdict::Healthy, Event::ProbesSwitchedOff) => self.against = 0,
-            (_, Event::ProbesSwitchedOff) => self.decide(Verdict::Healthy, Because::ProbesOff, now),
-            (Verdict::Unknown, Event::ProbeSucceeded) => {
-                self.decide(Verdict::Healthy, Because::FirstProbeSucceeded, now);
+            (Verdict::Healthy, ProbeEvent::ProbesSwitchedOff) => self.against = 0,
+            (_, ProbeEvent::ProbesSwitchedOff) => {
+                self.decide(Verdict::Healthy, VerdictReason::ProbesOff, now)
             }
-            (Verdict::Unknown, Event::ProbeFailed(failure)) => {
-                self.decide(Verdict::Unhealthy, Because::FirstProbeFailed(failure), now);
+            (Verdict::Unknown, ProbeEvent::ProbeSucceeded) => {
+                self.decide(Verdict::Healthy, VerdictReason::FirstProbeSucceeded, now);
             }
-            (Verdict::Healthy, Event::ProbeSucceeded)
-            | (Verdict::Unhealthy, Event::ProbeFailed(_)) => self.against = 0,
-            (Verdict::Healthy, Event::ProbeFailed(failure)) => {
+            (Verdict::Unknown, ProbeEvent::ProbeFailed(failure)) => {
+                self.decide(
+                    Verdict::Unhealthy,
+                    VerdictReason::FirstProbeFailed(failure),
+                    now,
+                );
+            }
+            (Verdict::Healthy, ProbeEvent::ProbeSucceeded)
+            | (Verdict::Unhealthy, ProbeEvent::ProbeFailed(_)) => self.against = 0,
+            (Verdict::Healthy, ProbeEvent::ProbeFailed(failure)) => {
                 self.against += 1;
                 if self.against >= policy.down_after {
-                    let because = Because::Failures(self.against, failure);
+                    let because = VerdictReason::Failures(self.against, failure);
                     self.decide(Verdict::Unhealthy, because, now);
                 }
             }
-            (Verdict::Unhealthy, Event::ProbeSucceeded) => {
+            (Verdict::Unhealthy, ProbeEvent::ProbeSucceeded) => {
                 self.against += 1;
                 if self.against >= policy.up_after {
-                    let because = Because::Successes(self.against);
+                    let because = VerdictReason::Successes(self.against);
                     self.decide(Verdict::Healthy, because, now);
                 }
             }
@@ -219,7 +225,7 @@ impl Health {
         self
     }
 
-    fn decide(&mut self, verdict: Verdict, because: Because, now: Tick) {
+    fn decide(&mut self, verdict: Verdict, because: VerdictReason, now: Tick) {
         self.verdict = verdict;
         self.because = because;
         self.since = now;
@@ -294,8 +300,8 @@ mod tests {
         Tick::after(Duration::from_secs(seconds))
     }
 
-    fn failed() -> Event {
-        Event::ProbeFailed(ProbeFailure::Timeout(Duration::from_secs(2)))
+    fn failed() -> ProbeEvent {
+        ProbeEvent::ProbeFailed(ProbeFailure::Timeout(Duration::from_secs(2)))
     }
 
     /// Runs a story: `+` succeeded, `-` failed; gives the verdict after each, as H, U or ?.
@@ -306,7 +312,7 @@ mod tests {
             .enumerate()
             .map(|(second, result)| {
                 let event = if result == '+' {
-                    Event::ProbeSucceeded
+                    ProbeEvent::ProbeSucceeded
                 } else {
                     failed()
                 };
@@ -340,7 +346,7 @@ mod tests {
     fn probes_are_faster_while_the_verdict_changes() {
         let unknown = Health::unknown(at(0));
         assert_eq!(unknown.pace(&POLICY, 0.0), Duration::from_secs(1));
-        let healthy = unknown.step(&POLICY, Event::ProbeSucceeded, at(0));
+        let healthy = unknown.step(&POLICY, ProbeEvent::ProbeSucceeded, at(0));
         assert_eq!(healthy.pace(&POLICY, 0.0), Duration::from_secs(5));
         assert_eq!(healthy.pace(&POLICY, 1.0), Duration::from_millis(4500));
         let doubted = healthy.step(&POLICY, failed(), at(5));
@@ -350,7 +356,9 @@ mod tests {
             .step(&POLICY, failed(), at(7));
         assert_eq!(down.verdict, Verdict::Unhealthy);
         assert_eq!(down.pace(&POLICY, 0.0), Duration::from_secs(5));
-        let coming = down.clone().step(&POLICY, Event::ProbeSucceeded, at(8));
+        let coming = down
+            .clone()
+            .step(&POLICY, ProbeEvent::ProbeSucceeded, at(8));
         assert_eq!(coming.pace(&POLICY, 0.0), Duration::from_millis(250));
         assert_eq!(down.since, at(7));
         assert_eq!(
@@ -361,10 +369,10 @@ mod tests {
 
     #[test]
     fn without_probes_it_is_healthy_and_switching_them_on_forgets_nothing() {
-        let off = Health::unknown(at(0)).step(&POLICY, Event::ProbesSwitchedOff, at(1));
+        let off = Health::unknown(at(0)).step(&POLICY, ProbeEvent::ProbesSwitchedOff, at(1));
         assert_eq!(
             (off.verdict, &off.because),
-            (Verdict::Healthy, &Because::ProbesOff)
+            (Verdict::Healthy, &VerdictReason::ProbesOff)
         );
         let doubted = off.step(&POLICY, failed(), at(2));
         assert_eq!(doubted.verdict, Verdict::Healthy);
@@ -381,7 +389,7 @@ mod tests {
                 run = if last == Some(*good) { run + 1 } else { 1 };
                 last = Some(*good);
                 let before = health.verdict;
-                let event = if *good { Event::ProbeSucceeded } else { failed() };
+                let event = if *good { ProbeEvent::ProbeSucceeded } else { failed() };
                 health = health.step(&POLICY, event, at(second as u64));
                 if before != Verdict::Unknown && before != health.verdict {
                     let needed = if *good { POLICY.up_after } else { POLICY.down_after };

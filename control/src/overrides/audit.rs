@@ -14,7 +14,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Override, Subject};
+use super::{Override, OverrideChange, Subject};
 
 /// As much of the log's end as is read at once, in bytes.
 const MOST_READ: u64 = 1 << 20;
@@ -70,7 +70,7 @@ impl From<&Override> for AuditLease {
 
 impl AuditEntry {
     /// What changed at `now`, since 1970.
-    pub fn new(change: &Change, now: Duration) -> Self {
+    pub fn new(change: &OverrideChange, now: Duration) -> Self {
         let subject: &Subject = change.subject();
         let entry = |by: &Arc<str>| Self {
             at: now.as_millis() as u64,
@@ -84,16 +84,16 @@ impl AuditEntry {
             after: None,
         };
         match change {
-            Change::Set { now, before, .. } => Self {
+            OverrideChange::Set { now, before, .. } => Self {
                 before: before.as_ref().map(AuditLease::from),
                 after: Some(now.into()),
                 ..entry(&now.lease.by)
             },
-            Change::Ended { before, by, .. } => Self {
+            OverrideChange::Ended { before, by, .. } => Self {
                 before: Some(before.into()),
                 ..entry(by)
             },
-            Change::LeaseEnded { before, .. } => Self {
+            OverrideChange::LeaseEnded { before, .. } => Self {
                 before: Some(before.into()),
                 ..entry(&"portolan".into())
             },

@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 
 use crate::clock::Tick;
 use crate::counters::{ByOutcome, Counter, TryOutcome};
-use crate::health::outlier::fault::Fault;
-use crate::health::outlier::{Alarm, Epoch, PassiveCounters, Reason, Source, Tally};
+use crate::health::outlier::fault::EndpointFault;
+use crate::health::outlier::{Alarm, EjectionReason, Epoch, PassiveCounters, Source, Tally};
 use crate::health::stall::StallDetector;
 use crate::pool::rendezvous::seed_of_address;
 
@@ -71,7 +71,7 @@ pub struct Endpoint {
     /// Connections are reused within a connection_generation: see [`Self::begin_connection_generation`].
     connection_generation: AtomicU64,
     /// How often it was ejected, by the kind of reason.
-    pub ejections: [Counter; Reason::KINDS.len()],
+    pub ejections: [Counter; EjectionReason::KINDS.len()],
 }
 
 impl Endpoint {
@@ -115,7 +115,7 @@ impl Endpoint {
     ) {
         self.tries.one(outcome);
         self.passive.rouse();
-        match (Fault::of(outcome), outcome) {
+        match (EndpointFault::of(outcome), outcome) {
             (Some(fault), _) => {
                 let source = source_of(fault, source);
                 self.passive.failed(fault, epoch, source);
@@ -133,7 +133,7 @@ impl Endpoint {
         epoch: Epoch,
         source: impl FnOnce() -> Source,
     ) -> Option<Blame> {
-        let fault = Fault::of(outcome)?;
+        let fault = EndpointFault::of(outcome)?;
         self.passive.suspended.up();
         self.tries.one(outcome);
         Some(Blame {
@@ -149,7 +149,7 @@ impl Endpoint {
     /// meanwhile, a request whose body never came to its end.
     pub fn excused(&self, outcome: TryOutcome) {
         self.tries.one(outcome);
-        if Fault::of(outcome).is_some() {
+        if EndpointFault::of(outcome).is_some() {
             self.passive.excused.one();
         }
         self.passive.rouse();
@@ -167,7 +167,7 @@ impl Endpoint {
         let truncated = self.passive.truncated.get();
         let failed: u64 = TryOutcome::ALL
             .into_iter()
-            .filter(|outcome| Fault::of(*outcome).is_some())
+            .filter(|outcome| EndpointFault::of(*outcome).is_some())
             .map(of)
             .sum();
         Tally {
@@ -245,7 +245,7 @@ impl Endpoint {
     /// Response headers came, and how long that took, if that is known. What an endpoint says that cannot
     /// serve says nothing about how long its answers usually take.
     pub fn answered(&self, outcome: TryOutcome, took: Option<Duration>, now: Tick) {
-        match took.filter(|_| Fault::of(outcome).is_none()) {
+        match took.filter(|_| EndpointFault::of(outcome).is_none()) {
             Some(took) => {
                 self.observe_answer(took, now);
                 self.stall.answered(took, now);
@@ -313,9 +313,9 @@ impl Endpoint {
 }
 
 /// Whose request a failure may be bound to: that there is no connection is bound to no request.
-fn source_of(fault: Fault, source: impl FnOnce() -> Source) -> Source {
+fn source_of(fault: EndpointFault, source: impl FnOnce() -> Source) -> Source {
     match fault {
-        Fault::Connect => Source::default(),
+        EndpointFault::Connect => Source::default(),
         _ => source(),
     }
 }
@@ -326,14 +326,14 @@ fn source_of(fault: Fault, source: impl FnOnce() -> Source) -> Source {
 pub struct Blame {
     endpoint: Arc<Endpoint>,
     epoch: Epoch,
-    fault: Fault,
+    fault: EndpointFault,
     source: Source,
     excused: bool,
 }
 
 impl Blame {
     /// What happened.
-    pub fn fault(&self) -> Fault {
+    pub fn fault(&self) -> EndpointFault {
         self.fault
     }
 

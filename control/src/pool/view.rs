@@ -319,8 +319,8 @@ impl Sums {
 pub(crate) mod tests {
     use super::*;
     use crate::clock::Tick;
-    use crate::health::outlier::Reason;
-    use crate::health::outlier::fault::Fault;
+    use crate::health::outlier::EjectionReason;
+    use crate::health::outlier::fault::EndpointFault;
     use crate::health::verdict::Health;
     use crate::pool::dial::Dial;
     use crate::pool::endpoint::Endpoint;
@@ -392,7 +392,7 @@ routes: [ {{ to: p }} ]"
                 let mut endpoint = endpoint(&plan, at, 1, backup, verdict);
                 endpoint.leaving = letter == 'l';
                 let since = Tick::after(std::time::Duration::from_secs(at as u64));
-                let (until, reason) = (since, Reason::Run(3, Fault::Connect));
+                let (until, reason) = (since, EjectionReason::Run(3, EndpointFault::Connect));
                 endpoint.standing = match letter.to_ascii_lowercase() {
                     'x' => EjectionState::Ejected {
                         since,

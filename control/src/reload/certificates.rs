@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
 use portolan_certs::key_set::Looked;
-use portolan_certs::keyring::Fault;
+use portolan_certs::keyring::CertificateFault;
 use portolan_certs::material::Fresh;
 use portolan_config::plan::{Plan, PoolId};
 
 use super::Reloader;
 use crate::background::token_keys::Said;
-use crate::events::event::Notice;
+use crate::events::event::Event;
 
 /// How many days before its end a certificate is announced.
 const DAYS: [i64; 4] = [30, 14, 7, 1];
@@ -44,7 +44,7 @@ impl Reloader {
 
     /// The files for pools that cannot be used now, though something good of before is used in
     /// their place.
-    pub fn pool_faults(&self) -> Vec<(PoolId, Fault)> {
+    pub fn pool_faults(&self) -> Vec<(PoolId, CertificateFault)> {
         self.known().faults.clone()
     }
 
@@ -87,7 +87,7 @@ impl Reloader {
             let of = format!("listener {}", plan.listeners[*at].bind);
             for pair in &refreshed.replaced {
                 let file = pair.cert.display().to_string();
-                self.parts.journal.tell(&Notice::CertificateReplaced {
+                self.parts.journal.emit(&Event::CertificateReplaced {
                     of: of.clone(),
                     file,
                 });
@@ -97,7 +97,7 @@ impl Reloader {
             }
         }
         for id in &fresh.replaced {
-            self.parts.journal.tell(&Notice::IdentityReplaced {
+            self.parts.journal.emit(&Event::IdentityReplaced {
                 pool: plan.pools[id.index()].name.clone(),
             });
         }
@@ -117,7 +117,7 @@ impl Reloader {
                     keys: *keys,
                 },
             };
-            self.parts.journal.tell(&Notice::TokenKeys(said));
+            self.parts.journal.emit(&Event::TokenKeys(said));
         }
         let mut known = self.known();
         for (id, fault) in &fresh.faults {
@@ -128,12 +128,12 @@ impl Reloader {
         known.faults.clone_from(&fresh.faults);
     }
 
-    fn refused(&self, of: &str, fault: &Fault) {
+    fn refused(&self, of: &str, fault: &CertificateFault) {
         self.parts
             .totals
             .certificate_faults
             .one(fault.error.reason());
-        self.parts.journal.tell(&Notice::CertificateRefused {
+        self.parts.journal.emit(&Event::CertificateRefused {
             of: of.to_owned(),
             error: fault.error.to_string(),
         });
@@ -151,7 +151,7 @@ impl Reloader {
                 continue;
             };
             if before.get(&key).is_none_or(|before| stage < *before) {
-                self.parts.journal.tell(&Notice::CertificateEnds {
+                self.parts.journal.emit(&Event::CertificateEnds {
                     of: ending.of,
                     name: ending.name,
                     days: (ending.ends - now).div_euclid(DAY),

@@ -8,7 +8,7 @@ use portolan_certs::{Keyring, Material};
 use portolan_config::diagnostic::{Code, Diagnostic, Report};
 use portolan_config::plan::Plan;
 use portolan_config::source::Origin;
-use portolan_config::{Checked, Inputs, Machine, SavedSource, Watch, plan_file, plan_saved};
+use portolan_config::{Checked, Inputs, Machine, SavedSource, WatchedFiles, plan_file, plan_saved};
 
 use crate::decision::explain;
 use crate::geo::Locator;
@@ -33,7 +33,7 @@ pub struct Outcome {
     /// What was found, good and bad.
     pub report: Report,
     /// What to watch for changes.
-    pub watch: Watch,
+    pub watch: WatchedFiles,
     /// What was found there.
     pub inputs: Inputs,
     /// The texts it was read from.
@@ -98,7 +98,7 @@ fn add(report: &mut Report, found: Vec<Diagnostic>) {
     }
 }
 
-fn watch_geo(plan: &Plan, watch: &mut Watch) {
+fn watch_geo(plan: &Plan, watch: &mut WatchedFiles) {
     let databases = plan.geoip.database.iter().chain(&plan.geoip.asn_database);
     watch.files.extend(databases.map(|file| file.value.clone()));
 }

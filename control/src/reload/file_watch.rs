@@ -31,7 +31,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use portolan_config::{Stamp, Watch};
+use portolan_config::{Stamp, WatchedFiles};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -60,7 +60,7 @@ struct Watched {
     /// Folders in which other files may be meant as well.
     whole: BTreeSet<PathBuf>,
     /// Which.
-    like: Arc<Watch>,
+    like: Arc<WatchedFiles>,
 }
 
 impl Watched {
@@ -196,7 +196,7 @@ impl FileWatch {
     /// Watches these files and folders from now on, and nothing else. Whether anything of it was
     /// not watched until now: then it may have changed since it was read, and nobody was told.
     #[must_use]
-    pub fn set(&mut self, paths: &Watch) -> bool {
+    pub fn set(&mut self, paths: &WatchedFiles) -> bool {
         let before = self.watched.load_full();
         let mut armed = before.folders.clone();
         if self.moved.swap(false, Ordering::AcqRel) {
@@ -205,9 +205,9 @@ impl FileWatch {
                 let _ = self.watcher.unwatch(&folder);
             }
         }
-        let like = Arc::new(Watch {
+        let like = Arc::new(WatchedFiles {
             patterns: paths.patterns.clone(),
-            ..Watch::default()
+            ..WatchedFiles::default()
         });
         let mut failed = BTreeSet::new();
         let mut news = false;
@@ -345,7 +345,7 @@ pub trait Follow {
 /// more what that is.
 pub async fn keep_up(
     mut watch: FileWatch,
-    mut watched: watch::Receiver<Watch>,
+    mut watched: watch::Receiver<WatchedFiles>,
     mut follower: impl Follow,
 ) {
     loop {
@@ -526,10 +526,10 @@ mod tests {
     }
 
     /// This file alone.
-    fn only(path: &Path) -> Watch {
-        Watch {
+    fn only(path: &Path) -> WatchedFiles {
+        WatchedFiles {
             files: [path.to_path_buf()].into(),
-            ..Watch::default()
+            ..WatchedFiles::default()
         }
     }
 
@@ -620,7 +620,7 @@ mod tests {
     struct Reads {
         file: PathBuf,
         writing: Arc<Writing>,
-        watched: watch::Sender<Watch>,
+        watched: watch::Sender<WatchedFiles>,
         tell: watch::Sender<String>,
         all: Arc<Mutex<Vec<String>>>,
     }
@@ -852,10 +852,10 @@ mod tests {
         use std::io::Write as _;
         let folder = tempfile::tempdir().unwrap();
         let mut watch = watch();
-        let _ = watch.set(&Watch {
+        let _ = watch.set(&WatchedFiles {
             folders: [folder.path().to_path_buf()].into(),
             patterns: ["*.yaml".to_owned()].into(),
-            ..Watch::default()
+            ..WatchedFiles::default()
         });
         let mut open = std::fs::File::create_new(folder.path().join("b.yaml")).unwrap();
         let mut log = std::fs::File::create_new(folder.path().join("b.log")).unwrap();

@@ -19,7 +19,7 @@ use prometheus::proto::{
 use self::family::{Family, Kind};
 use crate::counters::{ByClass, DURATION_BUCKETS, RetryReason, RoutePoolStats, TryOutcome};
 use crate::health::exhaustion::{SHORTAGES, Shortage};
-use crate::health::outlier::Reason;
+use crate::health::outlier::EjectionReason;
 use crate::snapshot::{Proof, Snapshot};
 use crate::telemetry::listener_status::ListenerStatus;
 use crate::telemetry::totals::Totals;
@@ -349,7 +349,9 @@ impl Page<'_> {
         families.counters(
             &family::EJECTIONS,
             endpoints().flat_map(|(pool, address, endpoint)| {
-                let counts = Reason::KINDS.into_iter().zip(&endpoint.live.ejections);
+                let counts = EjectionReason::KINDS
+                    .into_iter()
+                    .zip(&endpoint.live.ejections);
                 let counted = counts.filter(|(_, count)| count.get() > 0);
                 counted.map(move |(kind, count)| {
                     let labels = [pool.to_owned(), address.clone(), kind.to_owned()];

@@ -91,10 +91,10 @@ async fn first_words(stream: &mut TcpStream) -> io::Result<Option<Accepted>> {
     loop {
         stream.readable().await?;
         match hear(stream, &mut acceptor, &mut first)? {
-            Heard::Nothing => {}
-            Heard::Hello(accepted) => return Ok(Some(*accepted)),
-            Heard::PlainHttp => return Ok(None),
-            Heard::Else(error, words) => {
+            HandshakeEvent::Nothing => {}
+            HandshakeEvent::Hello(accepted) => return Ok(Some(*accepted)),
+            HandshakeEvent::PlainHttp => return Ok(None),
+            HandshakeEvent::Else(error, words) => {
                 // Whether or not it gets to read why.
                 let _ = stream.write_all(&words).await;
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
@@ -104,7 +104,7 @@ async fn first_words(stream: &mut TcpStream) -> io::Result<Option<Accepted>> {
 }
 
 /// What was heard of a client.
-enum Heard {
+enum HandshakeEvent {
     /// Not enough yet.
     Nothing,
     Hello(Box<Accepted>),
@@ -114,26 +114,32 @@ enum Heard {
 }
 
 /// Reads what there is. No buffer is kept while more is waited for.
-fn hear(stream: &TcpStream, acceptor: &mut Acceptor, first: &mut bool) -> io::Result<Heard> {
+fn hear(
+    stream: &TcpStream,
+    acceptor: &mut Acceptor,
+    first: &mut bool,
+) -> io::Result<HandshakeEvent> {
     let mut room = [0; READ];
     let count = match stream.try_read(&mut room) {
         Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
         Ok(count) => count,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Ok(HandshakeEvent::Nothing);
+        }
         Err(error) => return Err(error),
     };
     let mut said = &room[..count];
     if std::mem::take(first) && is_plain_http(said) {
-        return Ok(Heard::PlainHttp);
+        return Ok(HandshakeEvent::PlainHttp);
     }
     while !said.is_empty() && acceptor.read_tls(&mut said)? > 0 {}
     match acceptor.accept() {
-        Ok(Some(accepted)) => Ok(Heard::Hello(Box::new(accepted))),
-        Ok(None) => Ok(Heard::Nothing),
+        Ok(Some(accepted)) => Ok(HandshakeEvent::Hello(Box::new(accepted))),
+        Ok(None) => Ok(HandshakeEvent::Nothing),
         Err((error, mut alert)) => {
             let mut words = Vec::new();
             alert.write_all(&mut words)?;
-            Ok(Heard::Else(error, words))
+            Ok(HandshakeEvent::Else(error, words))
         }
     }
 }

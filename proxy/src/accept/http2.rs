@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::accept::service::{LEAVE_GRACE, Service};
-use crate::connection::entry::Entry;
+use crate::connection::entry::LedgerEntry;
 use crate::connection::http2::Http2Connection;
 use crate::connection::{Bodies, Connection};
 use crate::downstream::Downstream;
@@ -128,7 +128,7 @@ async fn accept(
                 return;
             }
         };
-        let entry = Entry::open(context.clone(), "HTTP/2");
+        let entry = LedgerEntry::open(context.clone(), "HTTP/2");
         let (parts, body) = request.into_parts();
         let request = RequestHeader::from(parts);
         if !is_unambiguous(&request) {

@@ -19,7 +19,7 @@ use crate::accept::service::Service;
 use crate::descriptors;
 use crate::listener::bind::{Bound, HandedSocket, Shared, covers, overlap};
 use crate::listener::socket::{ListenSocket, Opening};
-use crate::listener::{Listener, Place, Settings};
+use crate::listener::{Listener, ListenerAddress, Settings};
 
 /// The listeners of a process.
 pub(crate) struct ListenerSet {
@@ -28,11 +28,11 @@ pub(crate) struct ListenerSet {
 
 struct Inner {
     service: Service,
-    state: Mutex<State>,
+    state: Mutex<SetState>,
 }
 
 #[derive(Default)]
-struct State {
+struct SetState {
     listeners: Vec<Arc<Listener>>,
     /// Bound, and not open yet: the process is still warming up.
     closed: Vec<(Arc<Listener>, Bound)>,
@@ -135,7 +135,7 @@ impl ListenerSet {
 }
 
 impl Inner {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, SetState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -228,7 +228,9 @@ impl PreparedListeners for Prepared {
                         Ok(sockets) => {
                             tracing::info!("moving from {from} to {address}");
                             let bound = address;
-                            listener.place.store(Arc::new(Place { configured, bound }));
+                            listener
+                                .place
+                                .store(Arc::new(ListenerAddress { configured, bound }));
                             old.extend(sockets.into_iter().map(|socket| {
                                 let how = match covers(socket.address, address) {
                                     true => Opening::Lingering,
@@ -319,7 +321,7 @@ impl Inner {
     /// come by the new one from now on are given back.
     fn enter(
         &self,
-        state: &mut State,
+        state: &mut SetState,
         listener: &Arc<Listener>,
         bound: Bound,
         at: usize,
@@ -410,7 +412,7 @@ impl Listeners for ListenerSet {
         };
         // Several listeners may wish for any port at one address: each keeps its own.
         let mut standing: Vec<Arc<Listener>> = self.inner.lock().listeners.clone();
-        let mut find = |fits: &dyn Fn(Place) -> bool| {
+        let mut find = |fits: &dyn Fn(ListenerAddress) -> bool| {
             let at = standing.iter().position(|it| fits(it.place()))?;
             Some(standing.remove(at))
         };

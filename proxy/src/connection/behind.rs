@@ -91,12 +91,12 @@ impl Behind {
 /// Counts the fields of a header block, however its bytes are cut.
 #[derive(Debug, Default)]
 struct Fields {
-    state: State,
+    state: TrailerState,
     count: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-enum State {
+enum TrailerState {
     /// A field begins.
     #[default]
     Begin,
@@ -113,7 +113,7 @@ enum State {
 impl Fields {
     fn feed(&mut self, mut bytes: &[u8]) {
         while let Some((byte, rest)) = bytes.split_first() {
-            if let State::String(strings, left) = self.state {
+            if let TrailerState::String(strings, left) = self.state {
                 let skipped = left.min(bytes.len());
                 bytes = &bytes[skipped..];
                 self.state = string(strings, left - skipped);
@@ -124,9 +124,9 @@ impl Fields {
         }
     }
 
-    fn step(&mut self, byte: u8) -> State {
+    fn step(&mut self, byte: u8) -> TrailerState {
         match self.state {
-            State::Begin => {
+            TrailerState::Begin => {
                 // What it is, the bits of the number that follow, and whether there is a value.
                 let (prefix, is_field, has_value) = match byte {
                     0x80.. => (0x7f, true, false),
@@ -143,49 +143,49 @@ impl Fields {
                     (true, _) => 1,
                 };
                 match number == prefix {
-                    true => State::Number(strings),
+                    true => TrailerState::Number(strings),
                     false => next(strings),
                 }
             }
-            State::Number(strings) if byte & 0x80 != 0 => State::Number(strings),
-            State::Number(strings) => next(strings),
-            State::Length(strings) => match usize::from(byte & 0x7f) {
-                0x7f => State::Longer(strings, 0x7f, 0),
+            TrailerState::Number(strings) if byte & 0x80 != 0 => TrailerState::Number(strings),
+            TrailerState::Number(strings) => next(strings),
+            TrailerState::Length(strings) => match usize::from(byte & 0x7f) {
+                0x7f => TrailerState::Longer(strings, 0x7f, 0),
                 length => string(strings, length),
             },
-            State::Longer(strings, length, shift) => {
+            TrailerState::Longer(strings, length, shift) => {
                 let more = usize::from(byte & 0x7f).checked_shl(shift);
                 let length = length.saturating_add(more.unwrap_or(usize::MAX));
                 match byte & 0x80 != 0 {
-                    true => State::Longer(strings, length, shift.saturating_add(7)),
+                    true => TrailerState::Longer(strings, length, shift.saturating_add(7)),
                     false => string(strings, length),
                 }
             }
-            state @ State::String(..) => state,
+            state @ TrailerState::String(..) => state,
         }
     }
 }
 
 /// What follows when so many strings do.
-fn next(strings: u8) -> State {
+fn next(strings: u8) -> TrailerState {
     match strings {
-        0 => State::Begin,
-        strings => State::Length(strings),
+        0 => TrailerState::Begin,
+        strings => TrailerState::Length(strings),
     }
 }
 
 /// What follows within a string of which so much is left.
-fn string(strings: u8, left: usize) -> State {
+fn string(strings: u8, left: usize) -> TrailerState {
     match left {
         0 => next(strings - 1),
-        left => State::String(strings, left),
+        left => TrailerState::String(strings, left),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::http2_frames::{HEADERS, Scanner, Seen, frame};
+    use crate::http::http2_frames::{FrameEvent, HEADERS, Scanner, frame};
 
     const CONTINUATION: u8 = 9;
 
@@ -194,7 +194,7 @@ mod tests {
         for size in 1..=block.len() {
             let mut fields = Fields::default();
             block.chunks(size).for_each(|piece| fields.feed(piece));
-            assert!(matches!(fields.state, State::Begin), "{block:?}");
+            assert!(matches!(fields.state, TrailerState::Begin), "{block:?}");
             counts.push(fields.count);
         }
         counts.dedup();
@@ -237,9 +237,9 @@ mod tests {
             let mut behind = Behind::default();
             for piece in bytes.chunks(size) {
                 scanner.feed(piece, |seen| match seen {
-                    Seen::Frame(frame) if frame.kind == HEADERS => behind.begins(&frame),
-                    Seen::Frame(frame) => behind.goes_on(&frame),
-                    Seen::Headers(more) => behind.more(more),
+                    FrameEvent::Frame(frame) if frame.kind == HEADERS => behind.begins(&frame),
+                    FrameEvent::Frame(frame) => behind.goes_on(&frame),
+                    FrameEvent::Headers(more) => behind.more(more),
                 });
             }
             let counts = [3, 5, 3].map(|stream| behind.take(stream));
@@ -253,7 +253,7 @@ mod tests {
         for stream in 0..2 * MOST as u32 {
             let bytes = frame(HEADERS, END_HEADERS, stream, &[0x82]);
             Scanner::default().feed(&bytes, |seen| {
-                if let Seen::Frame(frame) = seen {
+                if let FrameEvent::Frame(frame) = seen {
                     behind.begins(&frame);
                 }
             });

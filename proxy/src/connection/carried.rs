@@ -20,12 +20,12 @@ const MOST: u32 = 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
     /// Once it has spoken for somebody.
-    seen: OnceLock<Box<Seen>>,
+    seen: OnceLock<Box<ClientBits>>,
     clients: AtomicU32,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct ClientBits {
     words: [AtomicU64; WORDS],
     /// Nobody can choose addresses that count as one.
     hash: RandomState,
@@ -36,7 +36,7 @@ impl Carried {
     /// A trusted peer has brought a request of this client's.
     pub(crate) fn note(&self, client: IpAddr) {
         let seen = self.seen.get_or_init(|| {
-            Box::new(Seen {
+            Box::new(ClientBits {
                 words: [const { AtomicU64::new(0) }; WORDS],
                 hash: RandomState::new(),
                 set: AtomicU32::new(0),

@@ -16,7 +16,7 @@ use crate::record::recorder::Recorder;
 
 /// A request that was accepted and has not ended.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct LedgerEntry {
     /// Whose request it is.
     pub(crate) connection: Arc<ConnectionContext>,
     /// When it was accepted.
@@ -26,7 +26,7 @@ pub(crate) struct Entry {
     closed: bool,
 }
 
-impl Entry {
+impl LedgerEntry {
     /// A request is accepted.
     pub(crate) fn open(connection: Arc<ConnectionContext>, protocol: &'static str) -> Self {
         let recorder = &connection.recorder;
@@ -71,7 +71,7 @@ impl Entry {
 
 impl Recorder {
     /// A request has ended before its head was known.
-    pub(crate) fn early(&self, entry: &Entry, outcome: Outcome, status: u16, id: &str) {
+    pub(crate) fn early(&self, entry: &LedgerEntry, outcome: Outcome, status: u16, id: &str) {
         if !self.access_log.wants(fastrand::u32(..), true) {
             return;
         }
@@ -87,7 +87,12 @@ impl Recorder {
     }
 
     /// A line with what is known about any request.
-    pub(crate) fn line<'a>(&self, entry: &'a Entry, outcome: Outcome, status: u16) -> Line<'a> {
+    pub(crate) fn line<'a>(
+        &self,
+        entry: &'a LedgerEntry,
+        outcome: Outcome,
+        status: u16,
+    ) -> Line<'a> {
         Line {
             time: Timestamp::now(&self.clock),
             request_id: "-",
@@ -121,7 +126,7 @@ impl Recorder {
     }
 }
 
-impl Drop for Entry {
+impl Drop for LedgerEntry {
     fn drop(&mut self) {
         if self.closed {
             return;

@@ -21,8 +21,8 @@ use super::behind::Behind;
 use crate::connection::carried::Carried;
 use crate::http::held::Held;
 use crate::http::http2_frames::{
-    CONTINUATION, DATA, GOAWAY, H2_PREFACE, HEAD, HEADERS, PING, RST_STREAM, SETTINGS, Scanner,
-    Seen,
+    CONTINUATION, DATA, FrameEvent, GOAWAY, H2_PREFACE, HEAD, HEADERS, PING, RST_STREAM, SETTINGS,
+    Scanner,
 };
 use crate::http::token_bucket::Bucket;
 
@@ -148,8 +148,8 @@ impl Frames {
         let Bodies { held, behind } = bodies;
         self.inbound.feed(&bytes[skipped..], |seen| {
             let frame = match seen {
-                Seen::Frame(frame) => frame,
-                Seen::Headers(more) => return behind.more(more),
+                FrameEvent::Frame(frame) => frame,
+                FrameEvent::Headers(more) => return behind.more(more),
             };
             let flagged = frame.is_end_or_ack();
             match frame.kind {
@@ -180,7 +180,7 @@ impl Frames {
     pub(crate) fn go(&mut self, bytes: &[u8], mut refused: impl FnMut(Refused)) {
         let chatter = &mut self.chatter;
         self.outbound.feed(bytes, |seen| {
-            let Seen::Frame(frame) = seen else {
+            let FrameEvent::Frame(frame) = seen else {
                 return;
             };
             match frame.kind {

@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 
 /// A socket that is watched.
 pub(super) struct Presence {
-    silent: Told,
-    broken: Told,
+    silent: SocketReadiness,
+    broken: SocketReadiness,
 }
 
 impl fmt::Debug for Presence {
@@ -34,8 +34,8 @@ impl Presence {
         let socket = stream.as_fd().try_clone_to_owned()?;
         let socket = Arc::new(TcpStream::from_std(socket.into())?);
         Ok(Self {
-            silent: Told::new(socket.clone(), Interest::READABLE, Ready::is_read_closed),
-            broken: Told::new(socket, Interest::WRITABLE, Ready::is_write_closed),
+            silent: SocketReadiness::new(socket.clone(), Interest::READABLE, Ready::is_read_closed),
+            broken: SocketReadiness::new(socket, Interest::WRITABLE, Ready::is_write_closed),
         })
     }
 
@@ -52,9 +52,9 @@ impl Presence {
 }
 
 /// What the system will tell; nothing once it has.
-struct Told(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+struct SocketReadiness(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
-impl Told {
+impl SocketReadiness {
     /// Waits until the socket is ready in a way that is final.
     fn new(socket: Arc<TcpStream>, interest: Interest, is_final: fn(Ready) -> bool) -> Self {
         Self(Some(Box::pin(async move {

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use http::{HeaderValue, header};
 use pingora::{Error, ErrorType, Result};
 use portolan_config::plan::{AffinityPlan, RoutePlan};
-use portolan_control::decision::affinity::{AffinitySecret, ClientAffinity, Place, next_cookie};
+use portolan_control::decision::affinity::{
+    AffinitySecret, ClientAffinity, EndpointIndex, next_cookie,
+};
 use portolan_control::snapshot::Snapshot;
 
 use crate::http::head::{RequestHeader, ResponseHeader};
@@ -44,7 +46,7 @@ pub(crate) fn answer(
     let Some(AffinityPlan::Cookie(name)) = &route.affinity else {
         return Ok(());
     };
-    let served = Place {
+    let served = EndpointIndex {
         pool: current.pool,
         endpoint: current.endpoint,
     };

@@ -36,7 +36,7 @@ const MASK: u32 = 0x7fff_ffff;
 
 /// What is found.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Seen<'a> {
+pub(crate) enum FrameEvent<'a> {
     /// A frame.
     Frame(Frame<'a>),
     /// More of its payload, if that is a header block.
@@ -119,12 +119,12 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    pub(crate) fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(Seen<'_>)) {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(FrameEvent<'_>)) {
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let (skipped, rest) = bytes.split_at(self.skip.min(bytes.len()));
                 if matches!(self.seen[3], HEADERS | CONTINUATION) {
-                    on(Seen::Headers(skipped));
+                    on(FrameEvent::Headers(skipped));
                 }
                 self.skip -= skipped.len();
                 bytes = rest;
@@ -139,7 +139,7 @@ impl Scanner {
             if self.have >= HEAD && self.have == HEAD + self.looked() {
                 let looked = self.looked();
                 let length = self.length();
-                on(Seen::Frame(self.frame()));
+                on(FrameEvent::Frame(self.frame()));
                 self.skip = length - looked;
                 self.have = 0;
             }
@@ -210,7 +210,7 @@ mod tests {
             let mut settings = Vec::new();
             for piece in bytes.chunks(size) {
                 scanner.feed(piece, |what| {
-                    let Seen::Frame(frame) = what else {
+                    let FrameEvent::Frame(frame) = what else {
                         return;
                     };
                     seen.push((frame.kind, frame.length, frame.stream, frame.data()));
@@ -239,14 +239,14 @@ mod tests {
         let bytes = frame(GOAWAY, 0, 0, &[0x80, 0, 0, 5, 0, 0, 0, 11]);
         let mut found = None;
         Scanner::default().feed(&bytes, |seen| {
-            if let Seen::Frame(frame) = seen {
+            if let FrameEvent::Frame(frame) = seen {
                 found = Some((frame.number31(0), frame.number(4)));
             }
         });
         assert_eq!(found, Some((5, 11)));
         let short = frame(RST_STREAM, 0, 1, &[0, 0]);
         Scanner::default().feed(&short, |seen| {
-            assert!(matches!(seen, Seen::Frame(frame) if frame.number(0) == 0));
+            assert!(matches!(seen, FrameEvent::Frame(frame) if frame.number(0) == 0));
         });
     }
 }

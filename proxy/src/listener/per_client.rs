@@ -33,14 +33,18 @@ impl Default for PerClient {
 
 /// One connection of a client, counted until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ClientSlot {
     of: Arc<PerClient>,
     client: IpAddr,
 }
 
 impl PerClient {
     /// One more connection of this client, unless it has as many as it may.
-    pub(crate) fn enter(self: &Arc<Self>, client: IpAddr, most: Option<usize>) -> Option<Place> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        client: IpAddr,
+        most: Option<usize>,
+    ) -> Option<ClientSlot> {
         let client = one_client(client);
         let mut open = self.part(client);
         let has = open.entry(client).or_default();
@@ -52,7 +56,7 @@ impl PerClient {
         }
         *has += 1;
         drop(open);
-        Some(Place {
+        Some(ClientSlot {
             of: self.clone(),
             client,
         })
@@ -76,7 +80,7 @@ impl PerClient {
     }
 }
 
-impl Drop for Place {
+impl Drop for ClientSlot {
     fn drop(&mut self) {
         let mut open = self.of.part(self.client);
         if let Some(has) = open.get_mut(&self.client) {

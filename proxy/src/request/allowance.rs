@@ -9,12 +9,12 @@ use portolan_control::auth::rate_limit::Allowance;
 
 /// What limits tell a client.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct RateLimitFields {
     limits: String,
     policies: String,
 }
 
-impl Told {
+impl RateLimitFields {
     pub(crate) fn add(&mut self, plan: &RateLimitPlan, allowance: &Allowance) {
         if !self.limits.is_empty() {
             self.limits.push_str(", ");
@@ -83,7 +83,7 @@ mod tests {
             reset: Duration::from_millis(1_001),
             refused: false,
         };
-        let mut told = Told::default();
+        let mut told = RateLimitFields::default();
         told.add(&plan("each", Duration::from_secs(60)), &allowance);
         told.add(&plan("fast", Duration::from_millis(500)), &allowance);
         let fields: Vec<(HeaderName, HeaderValue)> = told.fields().collect();

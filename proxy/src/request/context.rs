@@ -18,8 +18,8 @@ use portolan_control::snapshot::Snapshot;
 use portolan_control::steering::Basis;
 
 use crate::connection::context::ConnectionContext;
-use crate::connection::entry::Entry;
-use crate::request::allowance::Told;
+use crate::connection::entry::LedgerEntry;
+use crate::request::allowance::RateLimitFields;
 use crate::request::body_rate::BodyRate;
 use crate::request::proof::Proved;
 
@@ -76,7 +76,7 @@ pub(crate) struct Served<'a> {
     /// The request.
     pub(crate) received: &'a Received,
     /// Its entry in the ledger, until it has ended.
-    pub(crate) entry: Option<Entry>,
+    pub(crate) entry: Option<LedgerEntry>,
     /// The route it takes, once that is known.
     pub(crate) routed: Option<Routed<'a>>,
     /// How it came to where it goes, or why it goes nowhere.
@@ -105,7 +105,7 @@ pub(crate) struct Served<'a> {
     /// What its client is told about how to prove who it is.
     pub(crate) challenge: Option<HeaderValue>,
     /// What its rate limits tell its client.
-    pub(crate) allowance: Option<Box<Told>>,
+    pub(crate) allowance: Option<Box<RateLimitFields>>,
     /// Its answer is that it is to be had over https.
     pub(crate) redirected: bool,
     /// When response headers came.
@@ -267,7 +267,7 @@ impl Drop for Served<'_> {
 
 impl<'a> Served<'a> {
     /// A request of which nothing is known but what was received.
-    pub(crate) fn new(received: &'a Received, entry: Entry) -> Self {
+    pub(crate) fn new(received: &'a Received, entry: LedgerEntry) -> Self {
         Self {
             received,
             entry: Some(entry),

@@ -5,7 +5,7 @@ use pingora::{Error, ErrorSource};
 use portolan_control::refusal::Refusal;
 use portolan_control::telemetry::ledger::{Answered, Gone, Outcome};
 
-use crate::connection::entry::Entry;
+use crate::connection::entry::LedgerEntry;
 use crate::downstream::Downstream;
 use crate::record::line::Line;
 use crate::record::recorder::Recorder;
@@ -35,7 +35,7 @@ impl Recorder {
     pub(crate) fn dropped(&self, ctx: &mut Served<'_>) {
         let outcome = match ctx.answered {
             Some(_) => Outcome::Answered(Answered::CutShort),
-            None => Entry::abandoned(),
+            None => LedgerEntry::abandoned(),
         };
         self.end(ctx, outcome, 0, None);
     }
@@ -91,7 +91,7 @@ impl Recorder {
     /// A line with what is known about a request beside its head.
     fn of_context<'a>(
         &self,
-        entry: &'a Entry,
+        entry: &'a LedgerEntry,
         ctx: &'a Served<'_>,
         outcome: Outcome,
         status: u16,

@@ -9,7 +9,7 @@ use portolan_config::plan::{BalancePlan, HashProperty, PoolPlan, RoutePlan};
 use portolan_control::auth::cookie::cookie;
 use portolan_control::clock::Tick;
 use portolan_control::counters::RetryReason;
-use portolan_control::decision::affinity::Place;
+use portolan_control::decision::affinity::EndpointIndex;
 use portolan_control::decision::tries::{Asking, Choice, Properties};
 use portolan_control::health::outlier::Source;
 use portolan_control::pool::view::PoolView;
@@ -93,7 +93,7 @@ pub(crate) fn begin(
             None => state.budget.request(),
         }
     }
-    let Place { pool, endpoint } = choice.place;
+    let EndpointIndex { pool, endpoint } = choice.place;
     let live = snapshot.pools[pool.index()].endpoints[endpoint]
         .live
         .clone();
@@ -108,7 +108,7 @@ pub(crate) fn begin(
 }
 
 /// How to connect to an endpoint.
-pub(crate) fn target(ctx: &Served<'_>, place: Place) -> Result<Target> {
+pub(crate) fn target(ctx: &Served<'_>, place: EndpointIndex) -> Result<Target> {
     let view = &ctx.snapshot().pools[place.pool.index()];
     match peers(view, place.endpoint) {
         Some(peers) if ctx.received.wants_upgrade => {

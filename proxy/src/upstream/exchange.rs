@@ -40,14 +40,14 @@ use portolan_control::refusal::Refusal;
 use smallvec::SmallVec;
 use tokio::sync::futures::OwnedNotified;
 
-use self::attempt::{Answer, Attempt, Failed, Patience, Progress};
+use self::attempt::{Attempt, Failed, Patience, Progress, UpstreamAnswer};
 use self::upload::Upload;
 use crate::downstream::Downstream;
 use crate::http::head::ResponseHeader;
 use crate::random::fastrand_scope;
 use crate::request::context::{Admitted, Served, Try};
 use crate::upstream::exchange::attempt::end_of;
-use crate::upstream::exchange::client::{Client, Heard, hear};
+use crate::upstream::exchange::client::{Client, ClientEvent, hear};
 use crate::upstream::exchange_context::ExchangeContext;
 use crate::upstream::session::part::Length;
 use crate::upstream::session::question::Request;
@@ -72,12 +72,12 @@ struct Running {
 }
 
 /// An answer that counts if no better one comes.
-struct Kept {
+struct KeptAnswer {
     this: Try,
-    answer: Answer,
+    answer: UpstreamAnswer,
 }
 
-impl Kept {
+impl KeptAnswer {
     /// Whether an answer with this status is better.
     fn yields_to(&self, status: u16) -> bool {
         self.answer.head.status.as_u16() >= 500 && status < 500
@@ -158,7 +158,7 @@ enum Happened {
     /// A try is over.
     Failed(usize, Failed),
     /// The client.
-    Client(Heard),
+    Client(ClientEvent),
     /// It is time to look.
     Time,
     /// Something became of an endpoint that is waited for.
@@ -174,7 +174,7 @@ pub(crate) async fn exchange<'r>(
     downstream: &mut Downstream,
     ctx: &mut Served<'r>,
     admitted: &Admitted<'r>,
-) -> Result<(Answer, Upload)> {
+) -> Result<(UpstreamAnswer, Upload)> {
     let route = admitted.route;
     let length = body::length(downstream);
     let clock = &with.clock;
@@ -219,7 +219,7 @@ struct Exchange<'a, 'r> {
     tries: Tries,
     /// Those under way, in the same order.
     running: SmallVec<[Running; 1]>,
-    kept: Option<Kept>,
+    kept: Option<KeptAnswer>,
     /// The last try failed because this process had nothing left to connect with.
     short: bool,
     /// The client still waits to be told that its body is wanted.
@@ -232,7 +232,7 @@ struct Exchange<'a, 'r> {
 
 impl Exchange<'_, '_> {
     /// Has an endpoint answer.
-    async fn answer(&mut self, upload: &mut Upload) -> Result<Answer> {
+    async fn answer(&mut self, upload: &mut Upload) -> Result<UpstreamAnswer> {
         let now = match self.length {
             // Nothing was waited for.
             Length::None if self.route.auth.is_none() => self.ctx.received.began,
@@ -283,10 +283,10 @@ impl Exchange<'_, '_> {
     }
 
     /// More of the request's body came, or the client is gone.
-    fn heard(&mut self, heard: Heard, upload: &mut Upload) -> Result<()> {
+    fn heard(&mut self, heard: ClientEvent, upload: &mut Upload) -> Result<()> {
         let part = match heard {
-            Heard::Body(part) => part,
-            Heard::Gone(error) => return Err(self.gone(error)),
+            ClientEvent::Body(part) => part,
+            ClientEvent::Gone(error) => return Err(self.gone(error)),
         };
         let now = self.clock.now();
         if let Err(error) = part.and_then(|part| self.take(part, upload, now)) {
@@ -300,9 +300,9 @@ impl Exchange<'_, '_> {
     fn answer_came(
         &mut self,
         at: usize,
-        answer: Answer,
+        answer: UpstreamAnswer,
         upload: &Upload,
-    ) -> Result<Option<Result<Answer>>> {
+    ) -> Result<Option<Result<UpstreamAnswer>>> {
         let now = self.clock.now();
         self.know(upload, now);
         let status = answer.head.status.as_u16();
@@ -313,7 +313,7 @@ impl Exchange<'_, '_> {
             AfterAnswer::Take => Ok(Some(Ok(self.settle(at, answer, upload, now)))),
             AfterAnswer::Keep => {
                 let this = self.running.remove(at).this;
-                self.keep(Kept { this, answer });
+                self.keep(KeptAnswer { this, answer });
                 self.look_at(upload, now)
             }
             AfterAnswer::TryAgain((choice, reason)) => {
@@ -334,7 +334,7 @@ impl Exchange<'_, '_> {
         at: usize,
         failed: Failed,
         upload: &Upload,
-    ) -> Result<Option<Result<Answer>>> {
+    ) -> Result<Option<Result<UpstreamAnswer>>> {
         let now = self.clock.now();
         let under_way = self.running.len();
         if let Some(end) = self.failed(at, failed, false, upload, now)? {
@@ -349,7 +349,7 @@ impl Exchange<'_, '_> {
 
     /// Some time has passed, or something became of an endpoint. What becomes of the request, if that is
     /// its end.
-    fn look_around(&mut self, upload: &Upload) -> Result<Option<Result<Answer>>> {
+    fn look_around(&mut self, upload: &Upload) -> Result<Option<Result<UpstreamAnswer>>> {
         let now = self.clock.now();
         if self.deadline().is_some_and(|deadline| now >= deadline) {
             return Ok(Some(self.too_late(upload, now)));
@@ -421,7 +421,7 @@ impl Exchange<'_, '_> {
 
     /// Does what there is to do about tries whose endpoints say nothing. What became of the request, if
     /// that is its end.
-    fn look_at(&mut self, upload: &Upload, now: Tick) -> Result<Option<Result<Answer>>> {
+    fn look_at(&mut self, upload: &Upload, now: Tick) -> Result<Option<Result<UpstreamAnswer>>> {
         for running in &mut self.running {
             // First this: whoever is told between here and there is told once more.
             running.listen();
@@ -457,8 +457,8 @@ impl Exchange<'_, '_> {
     }
 
     /// Remembers an answer for the case that no better one comes.
-    fn keep(&mut self, kept: Kept) {
-        let better = |before: &Kept| before.yields_to(kept.answer.head.status.as_u16());
+    fn keep(&mut self, kept: KeptAnswer) {
+        let better = |before: &KeptAnswer| before.yields_to(kept.answer.head.status.as_u16());
         let worse = if self.kept.as_ref().is_none_or(better) {
             self.kept.replace(kept)
         } else {
@@ -470,8 +470,8 @@ impl Exchange<'_, '_> {
     }
 
     /// The answer that was kept counts.
-    fn settle_kept(&mut self, upload: &Upload, now: Tick) -> Option<Answer> {
-        let Kept { this, answer } = self.kept.take()?;
+    fn settle_kept(&mut self, upload: &Upload, now: Tick) -> Option<UpstreamAnswer> {
+        let KeptAnswer { this, answer } = self.kept.take()?;
         let well = is_well(answer.head.status.as_u16());
         self.blame(well, upload, now);
         self.ctx.settle(this, now);
@@ -599,7 +599,7 @@ impl Exchange<'_, '_> {
         released: bool,
         upload: &Upload,
         now: Tick,
-    ) -> Result<Option<Result<Answer>>> {
+    ) -> Result<Option<Result<UpstreamAnswer>>> {
         let mut ended = self.running.remove(at);
         let outcome = fault::outcome(&failed.error);
         let blame = if failed.excused || released {
@@ -644,7 +644,13 @@ impl Exchange<'_, '_> {
     }
 
     /// The answer of this try is the one that counts.
-    fn settle(&mut self, at: usize, answer: Answer, upload: &Upload, now: Tick) -> Answer {
+    fn settle(
+        &mut self,
+        at: usize,
+        answer: UpstreamAnswer,
+        upload: &Upload,
+        now: Tick,
+    ) -> UpstreamAnswer {
         self.blame(is_well(answer.head.status.as_u16()), upload, now);
         self.ctx.stand_in = self.tries.is_stand_in(at);
         let ended = self.running.remove(at);
@@ -800,7 +806,7 @@ impl Exchange<'_, '_> {
     }
 
     /// The request's time is over.
-    fn too_late(&mut self, upload: &Upload, now: Tick) -> Result<Answer> {
+    fn too_late(&mut self, upload: &Upload, now: Tick) -> Result<UpstreamAnswer> {
         if let Some(kept) = self.settle_kept(upload, now) {
             return Ok(kept);
         }
@@ -829,10 +835,11 @@ fn pause(tries: &[Running], now: Tick) -> Duration {
 
 /// Whether an answer with this status speaks for its endpoint.
 fn is_well(status: u16) -> bool {
-    portolan_control::health::outlier::fault::Fault::of(TryOutcome::of_status(status)).is_none()
+    portolan_control::health::outlier::fault::EndpointFault::of(TryOutcome::of_status(status))
+        .is_none()
 }
 
-impl Answer {
+impl UpstreamAnswer {
     /// Gives the answer up: nobody wants it.
     fn discard(self, with: &ExchangeContext) {
         let now = with.clock.now();

@@ -16,7 +16,7 @@ use portolan_config::fields::Fields;
 use portolan_config::plan::{PoolPlan, ProbeExpect, ProbeKind, ProbePlan};
 use portolan_control::clock::Clock;
 use portolan_control::health::exhaustion::SHORTAGES;
-use portolan_control::health::retry::Fault;
+use portolan_control::health::retry::TryFault;
 use portolan_control::health::verdict::ProbeFailure;
 use portolan_control::pool::dial::ProbeOutcome;
 
@@ -132,7 +132,7 @@ impl Prober {
         plan: &ProbePlan,
         request: RequestHeader,
         body: Bytes,
-    ) -> Result<Answer, ProbeFailure> {
+    ) -> Result<ProbeAnswer, ProbeFailure> {
         let probe = Question {
             upstream: self.upstream.clone(),
             target: peers.probe(),
@@ -144,8 +144,8 @@ impl Prober {
         let reply = inquire(probe, &self.clock).await;
         let reply = reply.map_err(|why| match why {
             Unanswered::Failed(failed) => match failed.fault {
-                Fault::Connect => connect_failure(&failed.error, plan.timeout),
-                Fault::Timeout => ProbeFailure::Timeout(plan.timeout),
+                TryFault::Connect => connect_failure(&failed.error, plan.timeout),
+                TryFault::Timeout => ProbeFailure::Timeout(plan.timeout),
                 _ => ProbeFailure::Broken(words(&failed.error)),
             },
             Unanswered::Broken(error) => ProbeFailure::Broken(words(&error)),
@@ -153,7 +153,7 @@ impl Prober {
                 ProbeFailure::Unexpected("an answer of more than 1 MiB".to_owned())
             }
         })?;
-        Ok(Answer {
+        Ok(ProbeAnswer {
             status: reply.head.status,
             grpc_status: grpc_status(&reply.head.headers, reply.trailers.as_ref()),
             headers: reply.head.headers,
@@ -163,7 +163,7 @@ impl Prober {
 }
 
 /// What came back.
-struct Answer {
+struct ProbeAnswer {
     status: StatusCode,
     headers: Fields,
     body: Bytes,
@@ -205,7 +205,7 @@ fn request(
 }
 
 /// Whether an HTTP answer is as expected.
-fn judge(answer: &Answer, expect: &ProbeExpect) -> Result<(), ProbeFailure> {
+fn judge(answer: &ProbeAnswer, expect: &ProbeExpect) -> Result<(), ProbeFailure> {
     let unexpected = |what: String| Err(ProbeFailure::Unexpected(what));
     let status = answer.status.as_u16();
     if !expect
@@ -271,7 +271,7 @@ fn grpc_check(service: &str) -> Bytes {
 }
 
 /// Whether a gRPC answer says SERVING.
-fn judge_grpc(answer: &Answer) -> Result<(), ProbeFailure> {
+fn judge_grpc(answer: &ProbeAnswer) -> Result<(), ProbeFailure> {
     let unexpected = |what: String| Err(ProbeFailure::Unexpected(what));
     if answer.status != StatusCode::OK {
         return unexpected(format!("status {}", answer.status.as_u16()));
@@ -393,8 +393,8 @@ mod tests {
     use super::*;
     use portolan_config::document::StatusRange;
 
-    fn answer(status: u16, body: &str) -> Answer {
-        Answer {
+    fn answer(status: u16, body: &str) -> ProbeAnswer {
+        ProbeAnswer {
             status: StatusCode::from_u16(status).unwrap(),
             headers: Fields::new(),
             body: Bytes::copy_from_slice(body.as_bytes()),
@@ -411,7 +411,7 @@ mod tests {
         }
     }
 
-    fn said(answer: &Answer, expect: &ProbeExpect) -> String {
+    fn said(answer: &ProbeAnswer, expect: &ProbeExpect) -> String {
         match judge(answer, expect) {
             Ok(()) => "fine".to_owned(),
             Err(failure) => failure.to_string(),

@@ -43,7 +43,7 @@ impl Story {
         }
     }
 
-    fn happens(&mut self, event: Event) {
+    fn happens(&mut self, event: RenewalEvent) {
         let renewal = std::mem::take(&mut self.renewal);
         let (renewal, effects) = renewal.step(&policy(), event, self.now, 0.5);
         self.renewal = renewal;
@@ -56,19 +56,19 @@ impl Story {
         let wake = self.renewal.wake(&policy()).expect("something is due");
         assert!(wake > self.now, "{wake} is not later than {}", self.now);
         self.now = wake;
-        self.happens(Event::Woken);
+        self.happens(RenewalEvent::Woken);
     }
 }
 
 #[test]
 fn the_life_of_a_certificate() {
     let mut story = Story::begin(day(100));
-    story.happens(Event::Woken);
-    story.happens(Event::Failed { not_before: None });
+    story.happens(RenewalEvent::Woken);
+    story.happens(RenewalEvent::Failed { not_before: None });
     story.sleep();
     let issued = valid_for(story.now, 90);
-    story.happens(Event::Issued(issued));
-    story.happens(Event::NotAdvised);
+    story.happens(RenewalEvent::Issued(issued));
+    story.happens(RenewalEvent::NotAdvised);
     // Asked once a day whether the authority has changed its mind, until it is time.
     let mut days = 0;
     while !story.renewal.is_ordering() {
@@ -77,7 +77,9 @@ fn the_life_of_a_certificate() {
         if story.text[before..].contains("AskWhen") {
             story.text.truncate(before);
             let renewal = std::mem::take(&mut story.renewal);
-            story.renewal = renewal.step(&policy(), Event::NotAdvised, story.now, 0.5).0;
+            story.renewal = renewal
+                .step(&policy(), RenewalEvent::NotAdvised, story.now, 0.5)
+                .0;
             days += 1;
         }
     }
@@ -88,7 +90,7 @@ fn the_life_of_a_certificate() {
         let renewal = std::mem::take(&mut story.renewal);
         let (renewal, effects) = renewal.step(
             &policy(),
-            Event::Failed { not_before: None },
+            RenewalEvent::Failed { not_before: None },
             story.now,
             0.5,
         );
@@ -126,12 +128,18 @@ day 190.00: [Tell(Expired)]
 fn an_authority_that_says_when_is_obeyed() {
     let now = day(10);
     let held = valid_for(now, 90);
-    let (renewal, effects) = Renewal::default().step(&policy(), Event::Found(held), now, 0.0);
+    let (renewal, effects) =
+        Renewal::default().step(&policy(), RenewalEvent::Found(held), now, 0.0);
     assert_eq!(effects, [Effect::AskWhen]);
     assert_eq!(renewal.order_at(&policy()), day(70));
     let advise = |renewal: Renewal, window, now: Moment, chance| {
         let again = now + HOUR * 6;
-        renewal.step(&policy(), Event::Advised { window, again }, now, chance)
+        renewal.step(
+            &policy(),
+            RenewalEvent::Advised { window, again },
+            now,
+            chance,
+        )
     };
     // Something happened: everything is to be renewed tomorrow.
     let (renewal, effects) = advise(renewal, (day(11), day(13)), now, 0.5);
@@ -147,31 +155,36 @@ fn an_authority_that_says_when_is_obeyed() {
     // It does not want to hear of what is replaced: without, after the wait.
     let (renewal, effects) = renewal.step(
         &policy(),
-        Event::Failed { not_before: None },
+        RenewalEvent::Failed { not_before: None },
         now + HOUR * 12,
         0.5,
     );
     assert_eq!(effects, [Effect::Tell(Level::Failing)]);
     let wake = renewal.wake(&policy()).unwrap();
-    let (_, effects) = renewal.step(&policy(), Event::Woken, wake, 0.5);
+    let (_, effects) = renewal.step(&policy(), RenewalEvent::Woken, wake, 0.5);
     assert_eq!(effects, [Effect::Order { replacing: false }]);
 }
 
 #[test]
 fn a_window_behind_the_end_is_not_waited_for() {
     let held = valid_for(day(0), 100);
-    let (renewal, _) = Renewal::default().step(&policy(), Event::Found(held), day(1), 0.0);
+    let (renewal, _) = Renewal::default().step(&policy(), RenewalEvent::Found(held), day(1), 0.0);
     let window = (day(200), day(300));
     let again = day(2);
-    let (renewal, _) = renewal.step(&policy(), Event::Advised { window, again }, day(1), 0.5);
+    let (renewal, _) = renewal.step(
+        &policy(),
+        RenewalEvent::Advised { window, again },
+        day(1),
+        0.5,
+    );
     assert_eq!(renewal.order_at(&policy()), day(95));
 }
 
 #[test]
 fn an_authority_is_left_alone_as_long_as_it_asks() {
     let now = day(3);
-    let (renewal, _) = Renewal::default().step(&policy(), Event::Woken, now, 0.5);
-    let failed = |not_before| Event::Failed {
+    let (renewal, _) = Renewal::default().step(&policy(), RenewalEvent::Woken, now, 0.5);
+    let failed = |not_before| RenewalEvent::Failed {
         not_before: Some(not_before),
     };
     let (later, _) = renewal
@@ -187,9 +200,9 @@ fn an_authority_is_left_alone_as_long_as_it_asks() {
     let (years, _) = renewal.step(&policy(), failed(now + DAY * 4_000), now, 0.5);
     assert_eq!(years.wake(&policy()), Some(now + DAY * 7));
     // Changed settings end our own wait, and not the one that the authority asked for.
-    let (_, effects) = sooner.step(&policy(), Event::Changed, now + HOUR / 60 / 2, 0.5);
+    let (_, effects) = sooner.step(&policy(), RenewalEvent::Changed, now + HOUR / 60 / 2, 0.5);
     assert_eq!(effects, [Effect::Order { replacing: false }]);
-    let (_, effects) = later.step(&policy(), Event::Changed, now, 0.5);
+    let (_, effects) = later.step(&policy(), RenewalEvent::Changed, now, 0.5);
     assert_eq!(effects, []);
 }
 
@@ -218,7 +231,7 @@ fn run(seed: u64) {
     let mut under_way = false;
     let mut last_failure: Option<Moment> = None;
     let mut told = Level::Fine;
-    let mut event = Event::Woken;
+    let mut event = RenewalEvent::Woken;
     let end = day(400);
     let mut steps = 0;
     while now < end {
@@ -226,10 +239,10 @@ fn run(seed: u64) {
         assert!(steps < 60_000, "seed {seed}: too busy");
         let (next, effects) = renewal.step(&policy, event, now, random.f64());
         renewal = next;
-        if matches!(event, Event::Issued(_)) {
+        if matches!(event, RenewalEvent::Issued(_)) {
             told = Level::Fine;
         }
-        event = Event::Woken;
+        event = RenewalEvent::Woken;
         for effect in effects {
             match effect {
                 Effect::Order { replacing } => {
@@ -244,10 +257,10 @@ fn run(seed: u64) {
                     let down = now >= outage.0 && now < outage.1;
                     if down || random.f64() < flaky {
                         last_failure = Some(now);
-                        event = Event::Failed { not_before: None };
+                        event = RenewalEvent::Failed { not_before: None };
                     } else {
                         last_failure = None;
-                        event = Event::Issued(Validity {
+                        event = RenewalEvent::Issued(Validity {
                             from: now,
                             until: now + lifetime,
                         });
@@ -258,12 +271,12 @@ fn run(seed: u64) {
                     let held = renewal.held().unwrap();
                     event = if advises {
                         let start = held.at(0.5);
-                        Event::Advised {
+                        RenewalEvent::Advised {
                             window: (start, held.at(0.7)),
                             again: now + HOUR * 6,
                         }
                     } else {
-                        Event::NotAdvised
+                        RenewalEvent::NotAdvised
                     };
                 }
                 Effect::Tell(level) => {
@@ -272,8 +285,8 @@ fn run(seed: u64) {
                 }
             }
         }
-        if event != Event::Woken {
-            under_way &= !matches!(event, Event::Issued(_) | Event::Failed { .. });
+        if event != RenewalEvent::Woken {
+            under_way &= !matches!(event, RenewalEvent::Issued(_) | RenewalEvent::Failed { .. });
             continue;
         }
         // Without an outage as long as what is left at the renewal, nothing ever expires.

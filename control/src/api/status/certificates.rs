@@ -1,7 +1,7 @@
 //! The certificates in use, as data.
 
 use portolan_certs::bundle::Validity;
-use portolan_certs::keyring::Fault;
+use portolan_certs::keyring::CertificateFault;
 use portolan_config::plan::Plan;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -180,7 +180,7 @@ impl CertificatesEntry {
 }
 
 impl FaultEntry {
-    fn new(of: &str, fault: &Fault) -> Self {
+    fn new(of: &str, fault: &CertificateFault) -> Self {
         Self {
             of: of.to_owned(),
             reason: fault.error.reason().to_owned(),

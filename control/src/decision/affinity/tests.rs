@@ -283,7 +283,7 @@ fn visit(snapshot: &Snapshot, route: usize, cookie: &mut String, draw: Draw) -> 
             .collect();
         able[(draw.0 >> 32) as usize % able.len()]
     });
-    let served = Place { pool, endpoint };
+    let served = EndpointIndex { pool, endpoint };
     if let Some(value) = next_cookie(snapshot, route, &headers, &tie, served, &secret) {
         *cookie = value;
     }

@@ -12,10 +12,10 @@ use portolan_config::plan::{EndpointPlan, Plan, PoolPlan, TargetId};
 use super::{
     Core, Due, Effect, EndpointState, Measured, NameState, OFF, Placed, refresh_interval, spread,
 };
-use crate::events::event::Notice;
+use crate::events::event::Event;
 use crate::geo::Locator;
 use crate::health::outlier::{Record, Tally};
-use crate::health::verdict::{Event as HealthEvent, Health};
+use crate::health::verdict::{Health, ProbeEvent as HealthEvent};
 use crate::overrides::weights::{Fitted, Misfit};
 use crate::pool::dial::{Dial, Preparation};
 use crate::pool::endpoint::{Endpoint, EndpointKey};
@@ -58,14 +58,14 @@ impl Core {
         };
         let misfits = self.fitted.misfits();
         for (service, misfit) in misfits.iter().filter(|it| !told(before.misfits(), *it)) {
-            effects.push(Effect::Notice(Notice::WeightsIdle {
+            effects.push(Effect::Emit(Event::WeightsIdle {
                 service: service.clone(),
                 misfit: misfit.clone(),
             }));
         }
         for service in before.misfits().keys() {
             if !misfits.contains_key(service) && self.weights.of(service).is_some() {
-                effects.push(Effect::Notice(Notice::WeightsFit {
+                effects.push(Effect::Emit(Event::WeightsFit {
                     service: service.clone(),
                 }));
             }

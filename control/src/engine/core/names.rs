@@ -10,8 +10,8 @@ use portolan_config::names::Name;
 use portolan_config::plan::{EndpointPlan, PoolId, PoolPlan};
 
 use super::{Core, Due, Effect, FIRST_RETRY, FIRST_VERDICTS, LAST_RETRY, Leaving};
-use crate::engine::resolve::Answer;
-use crate::events::event::Notice;
+use crate::engine::resolve::ResolvedName;
+use crate::events::event::Event;
 use crate::health::verdict::Verdict;
 use crate::pool::endpoint::EndpointKey;
 
@@ -138,7 +138,7 @@ impl Core {
         &mut self,
         host: &Arc<str>,
         serial: u64,
-        answer: Result<Answer, String>,
+        answer: Result<ResolvedName, String>,
         effects: &mut Vec<Effect>,
     ) {
         let now = self.now;
@@ -158,7 +158,7 @@ impl Core {
                 gone = std::mem::replace(&mut state.addresses, answer.addresses);
                 gone.retain(|address| !state.addresses.contains(address));
                 if changed {
-                    effects.push(Effect::Notice(Notice::NameChanged {
+                    effects.push(Effect::Emit(Event::NameChanged {
                         host: host.clone(),
                         addresses: state.addresses.len(),
                     }));
@@ -168,7 +168,7 @@ impl Core {
             Err(error) => {
                 // Said once per outage, not once per try.
                 if state.failures == 0 {
-                    effects.push(Effect::Notice(Notice::NameFailed {
+                    effects.push(Effect::Emit(Event::NameFailed {
                         host: host.clone(),
                         error,
                     }));

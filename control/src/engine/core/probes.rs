@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::{Core, Due, Effect, spread};
 use crate::engine::observations::LOOK;
-use crate::events::event::Notice;
-use crate::health::verdict::{Event as HealthEvent, Health, HealthPolicy, ProbeFailure, Verdict};
+use crate::events::event::Event;
+use crate::health::verdict::{
+    Health, HealthPolicy, ProbeEvent as HealthEvent, ProbeFailure, Verdict,
+};
 use crate::pool::dial::ProbeOutcome;
 use crate::pool::endpoint::EndpointKey;
 
@@ -74,7 +76,7 @@ impl Core {
         if before != after {
             let dead = after == Verdict::Unhealthy && silently;
             state.tell_requests(dead, state.probed.unwrap_or(now));
-            effects.push(Effect::Notice(Notice::EndpointJudged {
+            effects.push(Effect::Emit(Event::EndpointJudged {
                 key: key.clone(),
                 verdict: after,
                 because,

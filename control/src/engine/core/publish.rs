@@ -7,7 +7,7 @@ use std::sync::Arc;
 use portolan_config::plan::{EndpointPlan, PoolId, PoolPlan, TargetId, TargetKindPlan};
 
 use super::{Core, Due, Effect};
-use crate::events::event::Notice;
+use crate::events::event::Event;
 use crate::health::slow_start;
 use crate::overrides::Drains;
 use crate::overrides::weights::{Fitted, WeightsOf};
@@ -150,7 +150,7 @@ impl Core {
             view = self.view(&plan);
         }
         if up != was_up || (view.judged && !was_judged && !up) {
-            effects.push(Effect::Notice(Notice::PoolChanged {
+            effects.push(Effect::Emit(Event::PoolChanged {
                 pool: plan.name.clone(),
                 up,
                 healthy: (view.healthy, view.counted),

@@ -8,7 +8,7 @@ use crate::counters::TryOutcome;
 /// What an endpoint did wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fault {
+pub enum EndpointFault {
     /// There was no connection.
     Connect,
     /// The connection broke, or what came was not HTTP.
@@ -19,7 +19,7 @@ pub enum Fault {
     Unavailable,
 }
 
-impl Fault {
+impl EndpointFault {
     /// Every fault, in the order of their numbers.
     pub const ALL: [Self; 4] = [
         Self::Connect,

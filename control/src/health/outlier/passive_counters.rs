@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use super::source::{Source, Sources};
 use crate::clock::Tick;
 use crate::counters::{Counter, Gauge};
-use crate::health::outlier::fault::Fault;
+use crate::health::outlier::fault::EndpointFault;
 
 /// Wakes the engine. Ringing never waits, and ringing twice before it wakes is ringing once.
 #[derive(Debug, Default)]
@@ -124,11 +124,11 @@ pub struct PassiveCounters {
 
 /// What the engine finds when it looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct PassiveReading {
     /// Failures in a row.
     pub run: u32,
     /// The last of them.
-    pub fault: Fault,
+    pub fault: EndpointFault,
     /// How the trial went, if there is one and a request of it was answered.
     pub trial: Option<bool>,
     /// A request of the trial waits for its answer.
@@ -209,7 +209,7 @@ impl PassiveCounters {
     }
 
     /// A try of this epoch failed, and the endpoint is to blame.
-    pub fn failed(&self, fault: Fault, epoch: Epoch, source: Source) {
+    pub fn failed(&self, fault: EndpointFault, epoch: Epoch, source: Source) {
         self.last_fault.store(fault as u8, Ordering::Relaxed);
         let alarm_at = u64::from(self.alarm_at.load(Ordering::Relaxed));
         let before = self
@@ -266,16 +266,16 @@ impl PassiveCounters {
     }
 
     /// What there is to see now.
-    pub fn look(&self, now: Tick) -> Seen {
+    pub fn look(&self, now: Tick) -> PassiveReading {
         let state = self.state.load(Ordering::Relaxed);
         let tried = self.tried.load(Ordering::Relaxed);
         let run = state & RUN;
-        Seen {
+        PassiveReading {
             waits: epoch_of(tried) == epoch_of(state) && tried as u32 > 0,
             bound: run > 0 && self.sources.is_bound(now),
             all_bound: self.sources.is_all_bound(now),
             run: run as u32,
-            fault: Fault::ALL[usize::from(self.last_fault.load(Ordering::Relaxed)) % 4],
+            fault: EndpointFault::ALL[usize::from(self.last_fault.load(Ordering::Relaxed)) % 4],
             trial: match state & (ON_TRIAL | PASSED | FAILED) {
                 flags if flags & ON_TRIAL == 0 => None,
                 flags if flags & FAILED != 0 => Some(false),
@@ -304,19 +304,19 @@ mod tests {
     fn failures_count_in_a_row_and_only_of_this_epoch() {
         let passive = PassiveCounters::default();
         let old = passive.begin();
-        passive.failed(Fault::Connect, old, any());
-        passive.failed(Fault::Unavailable, old, any());
+        passive.failed(EndpointFault::Connect, old, any());
+        passive.failed(EndpointFault::Unavailable, old, any());
         assert_eq!(
             (passive.look(NOW).run, passive.look(NOW).fault),
-            (2, Fault::Unavailable)
+            (2, EndpointFault::Unavailable)
         );
         passive.succeeded(old, NOW, any);
         assert_eq!(passive.look(NOW).run, 0);
-        passive.failed(Fault::Connect, old, any());
+        passive.failed(EndpointFault::Connect, old, any());
         passive.turn(false);
-        passive.failed(Fault::Connect, old, any());
+        passive.failed(EndpointFault::Connect, old, any());
         assert_eq!(passive.look(NOW).run, 0, "it began before");
-        passive.failed(Fault::Connect, passive.begin(), any());
+        passive.failed(EndpointFault::Connect, passive.begin(), any());
         passive.succeeded(old, NOW, any);
         assert_eq!(passive.look(NOW).run, 1, "that, too");
     }
@@ -329,15 +329,15 @@ mod tests {
             passive.turn(true);
             let new = passive.begin();
             passive.succeeded(old, NOW, any);
-            passive.failed(Fault::Broken, old, any());
+            passive.failed(EndpointFault::Broken, old, any());
             assert_eq!(passive.look(NOW).trial, None);
             if passes {
                 passive.succeeded(new, NOW, any);
             } else {
-                passive.failed(Fault::TimedOut, new, any());
+                passive.failed(EndpointFault::TimedOut, new, any());
             }
             passive.succeeded(new, NOW, any);
-            passive.failed(Fault::Broken, new, any());
+            passive.failed(EndpointFault::Broken, new, any());
             passive.succeeded(new, NOW, any);
             assert_eq!(passive.look(NOW).trial, Some(passes));
         }
@@ -352,12 +352,12 @@ mod tests {
         );
         a.set_alarm(2);
         b.set_alarm(1);
-        a.failed(Fault::Connect, a.begin(), any());
+        a.failed(EndpointFault::Connect, a.begin(), any());
         assert!(!a.awaits_verdict() && !b.awaits_verdict());
-        a.failed(Fault::Connect, a.begin(), any());
+        a.failed(EndpointFault::Connect, a.begin(), any());
         assert!(a.awaits_verdict());
         let asked = alarm.asked();
-        b.failed(Fault::Connect, b.begin(), any());
+        b.failed(EndpointFault::Connect, b.begin(), any());
         alarm.answer(asked);
         assert!(!a.awaits_verdict() && b.awaits_verdict());
         alarm.answer(alarm.asked());
@@ -367,7 +367,7 @@ mod tests {
         a.succeeded(a.begin(), NOW, any);
         assert!(!a.awaits_verdict());
         a.turn(true);
-        a.failed(Fault::Broken, a.begin(), any());
+        a.failed(EndpointFault::Broken, a.begin(), any());
         assert!(a.awaits_verdict());
     }
 
@@ -382,20 +382,20 @@ mod tests {
             }
         };
         let passive = PassiveCounters::new(alarm.clone());
-        passive.failed(Fault::Connect, passive.begin(), any());
+        passive.failed(EndpointFault::Connect, passive.begin(), any());
         assert!(!rung().await, "nobody asked");
         passive.set_alarm(3);
-        passive.failed(Fault::Connect, passive.begin(), any());
+        passive.failed(EndpointFault::Connect, passive.begin(), any());
         assert!(!rung().await);
-        passive.failed(Fault::Connect, passive.begin(), any());
+        passive.failed(EndpointFault::Connect, passive.begin(), any());
         assert!(rung().await && !rung().await, "once");
-        passive.failed(Fault::Connect, passive.begin(), any());
+        passive.failed(EndpointFault::Connect, passive.begin(), any());
         assert!(!rung().await, "the engine knows");
         passive.turn(true);
         passive.succeeded(passive.begin(), NOW, any);
         assert!(rung().await);
         passive.turn(true);
-        passive.failed(Fault::Broken, passive.begin(), any());
+        passive.failed(EndpointFault::Broken, passive.begin(), any());
         assert!(rung().await);
     }
 

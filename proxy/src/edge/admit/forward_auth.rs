@@ -17,7 +17,7 @@ use crate::http::host::host;
 use crate::random::fastrand_scope;
 use crate::request::context::Served;
 use crate::request::proof::Proved;
-use crate::upstream::exchange::ask::{Told, ask};
+use crate::upstream::exchange::ask::{ServiceAnswer, ask};
 use crate::upstream::exchange_context::ExchangeContext;
 use crate::upstream::forward;
 use crate::upstream::forward::Origin;
@@ -102,7 +102,7 @@ fn is_ruling(status: StatusCode) -> bool {
 }
 
 /// What endpoints are told of an answer.
-fn copied(told: &Told, plan: &ForwardAuthPlan) -> Vec<(HeaderName, HeaderValue)> {
+fn copied(told: &ServiceAnswer, plan: &ForwardAuthPlan) -> Vec<(HeaderName, HeaderValue)> {
     let names = plan.copy_headers.iter();
     names
         .flat_map(|name| {

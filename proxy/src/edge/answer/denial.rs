@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::downstream::Downstream;
 use crate::http::head::ResponseHeader;
 use crate::request::context::Served;
-use crate::upstream::exchange::ask::Told;
+use crate::upstream::exchange::ask::ServiceAnswer;
 
 /// What a client learns of a service's answer.
 static PASSED_ON: [HeaderName; 6] = [
@@ -31,7 +31,7 @@ pub(crate) struct Denial {
 }
 
 impl Denial {
-    pub(crate) fn new(told: Told) -> Self {
+    pub(crate) fn new(told: ServiceAnswer) -> Self {
         let mut headers = Fields::new();
         for name in &PASSED_ON {
             for value in told.head.headers.get_all(name) {

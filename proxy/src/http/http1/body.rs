@@ -56,7 +56,7 @@ pub(crate) enum Body {
 /// Where in a chunked body we are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chunked {
-    state: State,
+    state: BodyState,
     /// Bytes of extensions so far.
     extensions: usize,
     /// Trailers that must not be there are refused, and not only taken off.
@@ -64,7 +64,7 @@ pub(crate) struct Chunked {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum BodyState {
     /// Before the line that says a chunk's size.
     Size,
     /// So many bytes of a chunk are still to come.
@@ -90,7 +90,7 @@ impl Body {
     /// The beginning of an answer's chunked body.
     pub(crate) fn chunked() -> Self {
         Self::Chunked(Chunked {
-            state: State::Size,
+            state: BodyState::Size,
             extensions: 0,
             strict: false,
         })
@@ -99,7 +99,7 @@ impl Body {
     /// The beginning of a request's.
     pub(crate) fn chunked_request() -> Self {
         Self::Chunked(Chunked {
-            state: State::Size,
+            state: BodyState::Size,
             extensions: 0,
             strict: true,
         })
@@ -157,7 +157,7 @@ impl Chunked {
     fn take(&mut self, buffer: &mut BytesMut) -> Result<Step, Bad> {
         loop {
             match self.state {
-                State::Size => {
+                BodyState::Size => {
                     let Some((size, line)) = size_line(buffer)? else {
                         return Ok(Step::More);
                     };
@@ -168,21 +168,21 @@ impl Chunked {
                     }
                     let _ = buffer.split_to(line);
                     self.state = match size {
-                        0 => State::Trailers,
-                        size => State::Data(size),
+                        0 => BodyState::Trailers,
+                        size => BodyState::Data(size),
                     };
                 }
-                State::Data(rest) => {
+                BodyState::Data(rest) => {
                     let step = data(buffer, rest);
                     if let Step::Data(data) = &step {
                         self.state = match rest - data.len() as u64 {
-                            0 => State::Behind,
-                            rest => State::Data(rest),
+                            0 => BodyState::Behind,
+                            rest => BodyState::Data(rest),
                         };
                     }
                     return Ok(step);
                 }
-                State::Behind => {
+                BodyState::Behind => {
                     let begun = buffer.len().min(2);
                     if buffer[..begun] != b"\r\n"[..begun] {
                         return Err(Bad::Body("a chunk that is longer than it says"));
@@ -191,9 +191,9 @@ impl Chunked {
                         return Ok(Step::More);
                     }
                     let _ = buffer.split_to(2);
-                    self.state = State::Size;
+                    self.state = BodyState::Size;
                 }
-                State::Trailers => {
+                BodyState::Trailers => {
                     return Ok(trailers(buffer, self.strict)?.map_or(Step::More, Step::End));
                 }
             }

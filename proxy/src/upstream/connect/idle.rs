@@ -47,7 +47,7 @@ const FRESH: Duration = Duration::from_secs(1);
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 thread_local! {
-    static KEPT: RefCell<Kept> = RefCell::default();
+    static KEPT: RefCell<IdlePool> = RefCell::default();
 }
 
 /// Keys are hashes already.
@@ -74,7 +74,7 @@ impl Hasher for AsItIs {
 
 /// Connections that wait.
 #[derive(Default)]
-pub(crate) struct Kept {
+pub(crate) struct IdlePool {
     by_target: HashMap<u64, Vec<Idle>, ByKey>,
     count: usize,
 }
@@ -102,13 +102,13 @@ impl Idle {
     }
 }
 
-impl std::fmt::Debug for Kept {
+impl std::fmt::Debug for IdlePool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kept").finish_non_exhaustive()
     }
 }
 
-impl Kept {
+impl IdlePool {
     /// One that leads there. With `once`, for a request that cannot be repeated and begins then: one that
     /// is fresh.
     pub(crate) fn take(&mut self, key: u64, once: Option<Instant>) -> Option<EndpointStream> {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::stream::EndpointStream;
 use crate::upstream::connect::http2::pool::Pool;
 use crate::upstream::connect::idle;
-use crate::upstream::connect::idle::Kept;
+use crate::upstream::connect::idle::IdlePool;
 use crate::upstream::connect::peer::Target;
 
 thread_local! {
@@ -19,7 +19,7 @@ thread_local! {
 
 /// Where connections are kept.
 #[derive(Clone, Debug)]
-pub(crate) enum Place {
+pub(crate) enum ConnectionStore {
     /// With the worker whose thread this is.
     Worker,
     /// Here: for who is asked on any thread.
@@ -29,11 +29,11 @@ pub(crate) enum Place {
 /// Connections that are no worker's.
 #[derive(Debug, Default)]
 pub(crate) struct Own {
-    one: Mutex<Kept>,
+    one: Mutex<IdlePool>,
     two: Mutex<Pool>,
 }
 
-impl Place {
+impl ConnectionStore {
     /// Whether its connections may use the descriptors that are kept back from requests: those of probes
     /// may.
     pub(crate) fn may_use_last(&self) -> bool {
@@ -88,7 +88,7 @@ impl Place {
 }
 
 impl Own {
-    fn one(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn one(&self) -> std::sync::MutexGuard<'_, IdlePool> {
         self.one.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -99,6 +99,6 @@ pub(crate) async fn maintain() {
         tokio::time::sleep(idle::HOUSEKEEPING).await;
         let now = Instant::now();
         idle::tidy(now);
-        Place::Worker.tidy(now);
+        ConnectionStore::Worker.tidy(now);
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::http2::connection::Connection;
 use super::http2::pool::{Arrived, Joined, Maker};
 use super::http2::state::Need;
-use super::place::{Own, Place};
+use super::place::{ConnectionStore, Own};
 use super::stream::EndpointStream;
 use crate::descriptors;
 use crate::upstream::connect::idle;
@@ -30,7 +30,7 @@ pub(crate) use crate::upstream::connect::http2::connected::{Connected, Opened};
 /// Connections to endpoints.
 pub(crate) struct Upstream {
     connector: TransportConnector,
-    place: Place,
+    place: ConnectionStore,
     /// Idle connections over HTTP/1.1 that are kept in one place.
     most: usize,
     /// What the process holds of bodies over HTTP/2.
@@ -58,7 +58,7 @@ impl Upstream {
     pub(crate) fn new(kept: usize, workers: usize, held: Arc<Amount>) -> Self {
         Self {
             connector: connector(),
-            place: Place::Worker,
+            place: ConnectionStore::Worker,
             most: (kept / workers).max(1),
             held,
         }
@@ -68,7 +68,7 @@ impl Upstream {
     pub(crate) fn of_its_own(kept: usize) -> Self {
         Self {
             connector: connector(),
-            place: Place::Own(Arc::<Own>::default()),
+            place: ConnectionStore::Own(Arc::<Own>::default()),
             most: kept.max(1),
             held: Arc::default(),
         }
@@ -80,7 +80,7 @@ impl Upstream {
     }
 
     /// Where its connections are kept.
-    pub(crate) fn place(&self) -> &Place {
+    pub(crate) fn place(&self) -> &ConnectionStore {
         &self.place
     }
 

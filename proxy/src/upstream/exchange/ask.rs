@@ -18,7 +18,7 @@ use portolan_control::pool::view::PoolView;
 use portolan_control::steering::Basis;
 use smallvec::SmallVec;
 
-use super::attempt::{Answer, Attempt, Patience};
+use super::attempt::{Attempt, Patience, UpstreamAnswer};
 use super::upload::Upload;
 use crate::http::head::{RequestHeader, ResponseHeader};
 use crate::random::fastrand_scope;
@@ -33,7 +33,7 @@ use crate::upstream::{choose, fault};
 const MOST_TRIES: usize = 3;
 
 /// An answer.
-pub(crate) struct Told {
+pub(crate) struct ServiceAnswer {
     pub(crate) head: Box<ResponseHeader>,
     /// Its body, as far as it was asked for.
     pub(crate) body: Bytes,
@@ -48,7 +48,7 @@ pub(crate) async fn ask(
     head: RequestHeader,
     patience: Duration,
     most: usize,
-) -> Result<Told, &'static str> {
+) -> Result<ServiceAnswer, &'static str> {
     let snapshot = ctx.snapshot();
     let view = &snapshot.pools[pool.index()];
     let clock = &with.clock;
@@ -148,11 +148,11 @@ fn pick(view: &PoolView, failed: &[usize], now: Tick) -> Option<usize> {
 /// breaks off.
 async fn whole(
     with: &ExchangeContext,
-    answer: Answer,
+    answer: UpstreamAnswer,
     most: usize,
     heard: std::time::Instant,
-) -> Option<Told> {
-    let Answer {
+) -> Option<ServiceAnswer> {
+    let UpstreamAnswer {
         mut wire,
         target,
         head,
@@ -169,7 +169,7 @@ async fn whole(
                     if part.len() > room {
                         // The rest is nobody's: its connection is not kept.
                         body.extend_from_slice(&part[..room]);
-                        return Some(Told {
+                        return Some(ServiceAnswer {
                             head,
                             body: body.freeze(),
                         });
@@ -188,7 +188,7 @@ async fn whole(
         Next::Interim | Next::Upgraded => return None,
     }
     wire.give_back(&with.upstream, target, heard.into());
-    Some(Told {
+    Some(ServiceAnswer {
         head,
         body: body.freeze(),
     })

@@ -13,7 +13,7 @@ use http::StatusCode;
 use pingora::{Error, ErrorType, Result};
 use portolan_control::clock::{Clock, Tick};
 use portolan_control::counters::TryOutcome;
-use portolan_control::health::retry::{Fault, Sent};
+use portolan_control::health::retry::{Sent, TryFault};
 
 use super::upload::Upload;
 use crate::http::head::ResponseHeader;
@@ -46,7 +46,7 @@ pub(super) struct Patience {
 }
 
 /// The head of an answer, and where the rest of it comes from.
-pub(crate) struct Answer {
+pub(crate) struct UpstreamAnswer {
     pub(super) wire: Session,
     pub(super) target: Target,
     pub(super) head: Box<ResponseHeader>,
@@ -64,7 +64,7 @@ pub(super) enum Progress {
     /// An interim answer.
     Interim(Box<ResponseHeader>),
     /// The answer has begun.
-    Answered(Answer),
+    Answered(UpstreamAnswer),
 }
 
 /// A try that failed.
@@ -73,7 +73,7 @@ pub(crate) struct Failed {
     /// As the engine says it.
     pub(crate) error: Box<Error>,
     /// As the decider knows it.
-    pub(crate) fault: Fault,
+    pub(crate) fault: TryFault,
     /// How much of the request reached the endpoint.
     pub(crate) sent: Sent,
     /// It says nothing about the endpoint: a kept connection had been closed meanwhile, or it is the
@@ -91,7 +91,7 @@ impl Failed {
 
 type Connecting = Pin<Box<dyn Future<Output = Result<(Connected, bool)>> + Send>>;
 
-enum State {
+enum AttemptState {
     /// A connection was there already.
     Kept(Connected),
     Connecting(Connecting),
@@ -107,7 +107,7 @@ pub(super) struct Attempt {
     /// What it needs of its connection.
     need: Need,
     patience: Patience,
-    state: State,
+    state: AttemptState,
     /// The connection was kept from an earlier request.
     kept: bool,
     replacements: u32,
@@ -167,7 +167,9 @@ impl Attempt {
         match (&self.state, self.asked) {
             (_, Some(asked)) => Some(asked + self.patience.first_byte),
             // It does not take what it is sent.
-            (State::Asking(wire), None) if !wire.is_sent() => Some(self.took + self.patience.idle),
+            (AttemptState::Asking(wire), None) if !wire.is_sent() => {
+                Some(self.took + self.patience.idle)
+            }
             _ => None,
         }
     }
@@ -180,7 +182,7 @@ impl Attempt {
     /// Whether it would take more of the body if it were there.
     pub(super) fn wants_more(&self, upload: &Upload) -> bool {
         match &self.state {
-            State::Asking(wire) => {
+            AttemptState::Asking(wire) => {
                 self.holding.is_none() && upload.is_used_up(self.at) && wire.has_room()
             }
             _ => false,
@@ -198,7 +200,7 @@ impl Attempt {
         let mut just_begun = false;
         loop {
             match &mut self.state {
-                State::Kept(_) | State::Connecting(_) => {
+                AttemptState::Kept(_) | AttemptState::Connecting(_) => {
                     let (connected, kept) = match ready!(self.state.poll_connected(cx)) {
                         Ok(connected) => connected,
                         Err(error) => return Poll::Ready(Err(self.unsent(error))),
@@ -215,11 +217,11 @@ impl Attempt {
                         }
                     }
                 }
-                State::Asking(_) => {
+                AttemptState::Asking(_) => {
                     if let Some(progress) = self.send(cx, upload, clock, just_begun) {
                         return Poll::Ready(Ok(progress));
                     }
-                    let State::Asking(wire) = &mut self.state else {
+                    let AttemptState::Asking(wire) = &mut self.state else {
                         return Poll::Pending;
                     };
                     match ready!(wire.poll_head(cx)) {
@@ -231,12 +233,12 @@ impl Attempt {
                             self.holding = None;
                         }
                         Ok((head, next)) => {
-                            let State::Asking(wire) =
-                                std::mem::replace(&mut self.state, State::Over)
+                            let AttemptState::Asking(wire) =
+                                std::mem::replace(&mut self.state, AttemptState::Over)
                             else {
                                 return Poll::Pending;
                             };
-                            return Poll::Ready(Ok(Progress::Answered(Answer {
+                            return Poll::Ready(Ok(Progress::Answered(UpstreamAnswer {
                                 wire,
                                 target: self.target.clone(),
                                 head,
@@ -253,7 +255,7 @@ impl Attempt {
                         }
                     }
                 }
-                State::Over => return Poll::Pending,
+                AttemptState::Over => return Poll::Pending,
             }
         }
     }
@@ -267,7 +269,7 @@ impl Attempt {
             (self.request.expects && matches!(connected, Connected::H1(_))).then_some(now + ASKED);
         self.sent = true;
         let wire = Session::begin(connected, &self.target, &mut self.request)?;
-        self.state = State::Asking(wire);
+        self.state = AttemptState::Asking(wire);
         Ok(())
     }
 
@@ -279,7 +281,7 @@ impl Attempt {
         clock: &Clock,
         just_begun: bool,
     ) -> Option<Progress> {
-        let State::Asking(wire) = &mut self.state else {
+        let AttemptState::Asking(wire) = &mut self.state else {
             return None;
         };
         if self.asked.is_some() {
@@ -341,7 +343,7 @@ impl Attempt {
             (_, classified) => classified,
         };
         let another = !own
-            && fault == Fault::Reset
+            && fault == TryFault::Reset
             && upload.is_whole()
             && match lost {
                 Lost::Unprocessed { useful: true } => true,
@@ -364,7 +366,7 @@ impl Attempt {
             self.state = connect(&self.upstream, &self.target, self.need);
             return Ok(());
         }
-        self.state = State::Over;
+        self.state = AttemptState::Over;
         Err(Failed {
             error: error.into_up(),
             fault,
@@ -375,7 +377,7 @@ impl Attempt {
 
     /// There was no connection.
     fn unsent(&mut self, error: Box<Error>) -> Failed {
-        self.state = State::Over;
+        self.state = AttemptState::Over;
         let error = fault::told_apart(error, self.target.address());
         Failed {
             fault: classify(&error).0,
@@ -393,14 +395,14 @@ impl Attempt {
     /// It has taken too long.
     pub(super) fn timed_out(&self) -> Failed {
         if self.sent {
-            self.given_up(Fault::Timeout, Sent::Perhaps)
+            self.given_up(TryFault::Timeout, Sent::Perhaps)
         } else {
-            self.given_up(Fault::Connect, Sent::Nothing)
+            self.given_up(TryFault::Connect, Sent::Nothing)
         }
     }
 
     /// Nothing is to be expected of it any more.
-    pub(super) fn given_up(&self, fault: Fault, sent: Sent) -> Failed {
+    pub(super) fn given_up(&self, fault: TryFault, sent: Sent) -> Failed {
         let etype = match sent {
             Sent::Perhaps => ErrorType::ReadTimedout,
             Sent::Nothing => ErrorType::ConnectTimedout,
@@ -414,7 +416,7 @@ impl Attempt {
     }
 }
 
-impl State {
+impl AttemptState {
     /// The connection, and whether it was there already.
     fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Connected, bool)>> {
         match self {
@@ -428,12 +430,12 @@ impl State {
     }
 }
 
-fn connect(upstream: &Arc<Upstream>, target: &Target, need: Need) -> State {
+fn connect(upstream: &Arc<Upstream>, target: &Target, need: Need) -> AttemptState {
     if let Some(kept) = upstream.kept(target, need) {
-        return State::Kept(kept);
+        return AttemptState::Kept(kept);
     }
     let (upstream, target) = (upstream.clone(), target.clone());
-    State::Connecting(Box::pin(
+    AttemptState::Connecting(Box::pin(
         async move { upstream.connect(&target, need).await },
     ))
 }
@@ -460,11 +462,11 @@ fn need(target: &Target, request: &Request) -> Need {
 }
 
 /// The engine's error, in the decider's words.
-pub(crate) fn classify(error: &Error) -> (Fault, Sent) {
+pub(crate) fn classify(error: &Error) -> (TryFault, Sent) {
     match fault::outcome(error) {
-        TryOutcome::ConnectFailed | TryOutcome::EdgeExhausted => (Fault::Connect, Sent::Nothing),
-        TryOutcome::TimedOut => (Fault::Timeout, Sent::Perhaps),
-        _ => (Fault::Reset, Sent::Perhaps),
+        TryOutcome::ConnectFailed | TryOutcome::EdgeExhausted => (TryFault::Connect, Sent::Nothing),
+        TryOutcome::TimedOut => (TryFault::Timeout, Sent::Perhaps),
+        _ => (TryFault::Reset, Sent::Perhaps),
     }
 }
 
@@ -473,7 +475,7 @@ pub(crate) async fn end_of(
     attempt: &mut Attempt,
     upload: &mut Upload,
     clock: &Clock,
-) -> Result<Answer, Failed> {
+) -> Result<UpstreamAnswer, Failed> {
     loop {
         match std::future::poll_fn(|cx| attempt.poll(cx, upload, clock)).await? {
             Progress::Answered(answer) => return Ok(answer),

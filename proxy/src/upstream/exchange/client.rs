@@ -8,7 +8,7 @@ use pingora::{Error, Result};
 use crate::downstream::Downstream;
 
 /// What was heard of the client.
-pub(crate) enum Heard {
+pub(crate) enum ClientEvent {
     /// More of the request's body, or its end.
     Body(Result<Option<Bytes>>),
     /// It is gone.
@@ -33,11 +33,11 @@ pub(crate) fn hear(
     downstream: &mut Downstream,
     cx: &mut Context<'_>,
     client: Client,
-) -> Poll<Heard> {
+) -> Poll<ClientEvent> {
     match client {
-        Client::Body => downstream.poll_body(cx).map(Heard::Body),
-        Client::Presence => downstream.poll_gone(cx).map(Heard::Gone),
-        Client::Stalled => downstream.poll_rest(cx, true).map(Heard::Body),
-        Client::Nothing => downstream.poll_rest(cx, false).map(Heard::Body),
+        Client::Body => downstream.poll_body(cx).map(ClientEvent::Body),
+        Client::Presence => downstream.poll_gone(cx).map(ClientEvent::Gone),
+        Client::Stalled => downstream.poll_rest(cx, true).map(ClientEvent::Body),
+        Client::Nothing => downstream.poll_rest(cx, false).map(ClientEvent::Body),
     }
 }

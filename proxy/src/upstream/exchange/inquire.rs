@@ -10,7 +10,7 @@ use http::{HeaderMap, header};
 use pingora::Error;
 use portolan_control::clock::Clock;
 
-use super::attempt::{Answer, Attempt, Failed, Patience};
+use super::attempt::{Attempt, Failed, Patience, UpstreamAnswer};
 use super::upload::Upload;
 use crate::http::head::{RequestHeader, ResponseHeader};
 use crate::upstream::connect::peer::Target;
@@ -88,12 +88,12 @@ pub(crate) async fn inquire(question: Question, clock: &Clock) -> Result<Reply, 
 
 /// Reads an answer to its end.
 async fn read(
-    answer: Answer,
+    answer: UpstreamAnswer,
     upstream: &Upstream,
     most: usize,
     clock: &Clock,
 ) -> Result<Reply, Unanswered> {
-    let Answer {
+    let UpstreamAnswer {
         mut wire,
         target,
         head,

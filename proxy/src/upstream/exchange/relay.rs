@@ -11,14 +11,14 @@ use portolan_config::plan::RoutePlan;
 use portolan_control::clock::Tick;
 use portolan_control::counters::TryOutcome;
 
-use super::attempt::Answer;
+use super::attempt::UpstreamAnswer;
 use super::upload::Upload;
 use super::{body, request};
 use crate::downstream::Downstream;
 use crate::http::head::ResponseHeader;
 use crate::http::trailers;
 use crate::request::context::{Admitted, Served};
-use crate::upstream::exchange::client::{Client, Heard, hear};
+use crate::upstream::exchange::client::{Client, ClientEvent, hear};
 use crate::upstream::exchange_context::ExchangeContext;
 use crate::upstream::fault;
 use crate::upstream::session::Session;
@@ -36,11 +36,11 @@ pub(crate) async fn relay<'r>(
     downstream: &mut Downstream,
     ctx: &mut Served<'r>,
     admitted: &Admitted<'r>,
-    answer: Answer,
+    answer: UpstreamAnswer,
     upload: Upload,
     edit: impl FnOnce(&mut Downstream, &mut ResponseHeader, &Served<'r>) -> Result<()>,
 ) -> Result<()> {
-    let Answer {
+    let UpstreamAnswer {
         wire,
         target,
         head,
@@ -163,9 +163,9 @@ struct Both<'a, 'r> {
 }
 
 /// What happened first.
-enum Event {
+enum RelayEvent {
     Part(Result<Part>),
-    Client(Heard),
+    Client(ClientEvent),
     Time,
 }
 
@@ -198,7 +198,7 @@ impl<'r> Both<'_, 'r> {
                 return self.expire().await;
             }
             match self.event().await {
-                Event::Part(part) => {
+                RelayEvent::Part(part) => {
                     let part = part.map_err(Error::into_up)?;
                     if self.waited {
                         self.happened();
@@ -211,7 +211,7 @@ impl<'r> Both<'_, 'r> {
                         return Ok(());
                     }
                 }
-                Event::Client(Heard::Body(part)) => {
+                RelayEvent::Client(ClientEvent::Body(part)) => {
                     // What is read of a stalled upload does not bring the endpoint any further.
                     if !self.stalled {
                         self.happened();
@@ -234,8 +234,8 @@ impl<'r> Both<'_, 'r> {
                         }
                     }
                 }
-                Event::Client(Heard::Gone(error)) => return Err(error.into_down()),
-                Event::Time => {
+                RelayEvent::Client(ClientEvent::Gone(error)) => return Err(error.into_down()),
+                RelayEvent::Time => {
                     let now = clock.now();
                     if self.expires.is_some_and(|end| now >= end) {
                         return self.expire().await;
@@ -304,7 +304,7 @@ impl<'r> Both<'_, 'r> {
     }
 
     /// Waits for whatever happens first.
-    async fn event(&mut self) -> Event {
+    async fn event(&mut self) -> RelayEvent {
         let client = self.client();
         self.stalled = client == Client::Stalled;
         let waits = client == Client::Body && !self.upgraded;
@@ -332,15 +332,15 @@ impl<'r> Both<'_, 'r> {
                 *half_closed = wire.poll_half_close(cx).is_ready();
             }
             if let Poll::Ready(part) = wire.poll_part(cx) {
-                return Poll::Ready(Event::Part(part));
+                return Poll::Ready(RelayEvent::Part(part));
             }
             *waited = true;
             // The endpoint has no more for now: the client shall not wait for what there is.
             if let Poll::Ready(Err(error)) = downstream.poll_send(cx) {
-                return Poll::Ready(Event::Client(Heard::Gone(error)));
+                return Poll::Ready(RelayEvent::Client(ClientEvent::Gone(error)));
             }
             if let Poll::Ready(heard) = hear(downstream, cx, client) {
-                return Poll::Ready(Event::Client(heard));
+                return Poll::Ready(RelayEvent::Client(heard));
             }
             // Room may have come up that the client could fill.
             if client != Client::Body
@@ -348,10 +348,10 @@ impl<'r> Both<'_, 'r> {
                 && upload.is_used_up(*at)
                 && wire.has_room()
             {
-                return Poll::Ready(Event::Time);
+                return Poll::Ready(RelayEvent::Time);
             }
             if downstream.poll_time(cx, until) {
-                return Poll::Ready(Event::Time);
+                return Poll::Ready(RelayEvent::Time);
             }
             Poll::Pending
         })

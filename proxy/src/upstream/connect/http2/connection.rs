@@ -18,11 +18,11 @@ use portolan_control::counters::Amount;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::state::{MOST_STREAMS, Need, State};
+use super::state::{Http2State, MOST_STREAMS, Need};
 use super::winding::{GivenUp, Winding};
 use crate::http::held::{MOST_OF_MANY, SMALL_FRAMES, WIDE};
 use crate::http::http1::answer::MOST_BYTES;
-use crate::http::http2_frames::{Scanner, Seen};
+use crate::http::http2_frames::{FrameEvent, Scanner};
 use crate::timer::Timer;
 use crate::upstream::connect::stream::EndpointStream;
 
@@ -53,7 +53,7 @@ pub(crate) struct Shared {
     /// Told when something has changed about it: those who wait may go on.
     changed: Box<dyn Fn() + Send + Sync>,
     /// Never waited for where requests are served: a connection stays with one thread.
-    state: Mutex<State>,
+    state: Mutex<Http2State>,
     winding: Mutex<Winding<Abandoned>>,
 }
 
@@ -153,7 +153,7 @@ impl Connection {
         let patience = patience.unwrap_or(SETTLING);
         let shared = Arc::new(Shared {
             changed,
-            state: Mutex::new(State::new(process)),
+            state: Mutex::new(Http2State::new(process)),
             winding: Mutex::default(),
         });
         let watched = Watched {
@@ -208,13 +208,13 @@ impl Connection {
         })
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, Http2State> {
         self.shared.state()
     }
 }
 
 impl Shared {
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, Http2State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -256,7 +256,7 @@ impl Slot {
         self.kept
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, Http2State> {
         self.connection.state()
     }
 
@@ -443,7 +443,7 @@ impl AsyncRead for Watched {
         let mut changed = false;
         let mut state = this.shared.state();
         this.scanner.feed(&out.filled()[before..], |seen| {
-            if let Seen::Frame(frame) = seen {
+            if let FrameEvent::Frame(frame) = seen {
                 changed |= state.came(&frame);
             }
         });

@@ -32,7 +32,7 @@ pub(crate) trait Maker: Send + Sync {
 /// The connections of one worker.
 #[derive(Default)]
 pub(crate) struct Pool {
-    by_target: HashMap<u64, Entry, ByKey>,
+    by_target: HashMap<u64, TargetConnections, ByKey>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -42,11 +42,11 @@ impl std::fmt::Debug for Pool {
 }
 
 /// Where some of them lead.
-struct Entry {
+struct TargetConnections {
     target: Target,
     /// Who makes connections.
     maker: Weak<dyn Maker>,
-    connections: Vec<Kept>,
+    connections: Vec<PooledConnection>,
     waiting: VecDeque<Waiter>,
     /// Places that those who wait will take.
     wanted: usize,
@@ -62,7 +62,7 @@ struct Entry {
 const MOST_BARREN: u32 = 3;
 
 /// A connection that is there.
-struct Kept {
+struct PooledConnection {
     connection: Arc<Connection>,
     /// Since when it was seen to be idle.
     idle: Option<Instant>,
@@ -93,16 +93,19 @@ impl Pool {
     /// A place, or the promise of one.
     pub(crate) fn join(&mut self, maker: Weak<dyn Maker>, target: &Target, need: Need) -> Joined {
         let key = target.key();
-        let entry = self.by_target.entry(key).or_insert_with(|| Entry {
-            target: target.clone(),
-            maker: maker.clone(),
-            connections: Vec::new(),
-            waiting: VecDeque::new(),
-            wanted: 0,
-            attempts: 0,
-            grant: Grant::UNKNOWN,
-            barren: 0,
-        });
+        let entry = self
+            .by_target
+            .entry(key)
+            .or_insert_with(|| TargetConnections {
+                target: target.clone(),
+                maker: maker.clone(),
+                connections: Vec::new(),
+                waiting: VecDeque::new(),
+                wanted: 0,
+                attempts: 0,
+                grant: Grant::UNKNOWN,
+                barren: 0,
+            });
         if let Some(slot) = entry.take(need) {
             return Joined::Place(slot);
         }
@@ -123,7 +126,7 @@ impl Pool {
         entry.attempts -= 1;
         match made {
             Ok(Arrived::H2(connection)) => {
-                entry.connections.push(Kept {
+                entry.connections.push(PooledConnection {
                     connection,
                     idle: None,
                 });
@@ -178,7 +181,7 @@ pub(crate) enum Arrived {
     H2(Arc<Connection>),
 }
 
-impl Entry {
+impl TargetConnections {
     fn take(&self, need: Need) -> Option<Slot> {
         // The first that has room, so that those that are not needed grow old.
         self.connections

@@ -124,7 +124,7 @@ pub(crate) struct Goaway {
 
 /// A connection.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct Http2State {
     /// What the endpoint allows is known, or was waited for long enough.
     settled: bool,
     /// Requests at the same time, as the endpoint says.
@@ -162,7 +162,7 @@ pub(crate) struct State {
     pub(crate) held: Held,
 }
 
-impl State {
+impl Http2State {
     /// A connection that is just being made, in a process that holds so much.
     pub(crate) fn new(process: Arc<Amount>) -> Self {
         Self {
@@ -385,7 +385,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::http2_frames::{Scanner, Seen, frame};
+    use crate::http::http2_frames::{FrameEvent, Scanner, frame};
 
     const PLAIN: Need = Need {
         alone: false,
@@ -399,10 +399,10 @@ mod tests {
         Need { claim, ..PLAIN }
     }
 
-    fn came(state: &mut State, bytes: &[u8]) -> bool {
+    fn came(state: &mut Http2State, bytes: &[u8]) -> bool {
         let mut changed = false;
         Scanner::default().feed(bytes, |seen| {
-            if let Seen::Frame(frame) = seen {
+            if let FrameEvent::Frame(frame) = seen {
                 changed |= state.came(&frame);
             }
         });
@@ -418,15 +418,15 @@ mod tests {
         frame(SETTINGS, 0, 0, &payload)
     }
 
-    fn settled(of: &[(u16, u32)]) -> State {
-        let mut state = State::new(Arc::default());
+    fn settled(of: &[(u16, u32)]) -> Http2State {
+        let mut state = Http2State::new(Arc::default());
         assert!(came(&mut state, &settings(of)));
         state
     }
 
     #[test]
     fn one_request_begins_before_it_is_known_what_the_endpoint_allows_and_no_particular_one() {
-        let mut state = State::new(Arc::default());
+        let mut state = Http2State::new(Arc::default());
         let particular = [
             Need {
                 alone: true,
@@ -452,7 +452,7 @@ mod tests {
         state.begin(PLAIN);
         state.begin(PLAIN);
         assert!(!state.takes(PLAIN));
-        let mut silent = State::new(Arc::default());
+        let mut silent = Http2State::new(Arc::default());
         silent.begin(PLAIN);
         assert!(silent.settle() && !silent.settle() && silent.takes(PLAIN));
     }
