@@ -89,14 +89,15 @@ pub(crate) fn serve(start: Start) -> anyhow::Result<ExitCode> {
     let keyring = Keyring::new();
     // An upgrade that finds a broken file has somebody who can be told, and somebody who serves.
     let last_known_good = start.last_known_good && inherited.predecessor.is_none();
-    let chosen = match choose_configuration(start.config, last_known_good, &machine, &keyring) {
-        Ok(chosen) => chosen,
-        Err(why) => {
-            if let Some(predecessor) = &mut inherited.predecessor {
-                predecessor.refuse(&why);
-            }
-            return Ok(exit::FAILED);
+    let predecessor = &mut inherited.predecessor;
+    let refused = |why: &str| {
+        if let Some(predecessor) = predecessor {
+            predecessor.refuse(why);
         }
+    };
+    let chosen = choose_configuration(start.config, last_known_good, &machine, &keyring, refused);
+    let Ok(chosen) = chosen else {
+        return Ok(exit::FAILED);
     };
     let state_dir = &chosen.ready.plan.process.state_dir;
     if let Some(predecessor) = &mut inherited.predecessor
@@ -187,7 +188,8 @@ fn choose_configuration(
     last_known_good: bool,
     machine: &Machine,
     keyring: &Keyring,
-) -> Result<Chosen, String> {
+    refused: impl FnOnce(&str),
+) -> Result<Chosen, ()> {
     let source = Source::File(config);
     let Outcome {
         ready,
@@ -208,17 +210,20 @@ fn choose_configuration(
             last_known_good: false,
         });
     }
+    if !last_known_good {
+        // Before anything is printed: standard error may have no reader.
+        refused(&format!(
+            "the configuration cannot be used: {}",
+            report.first_error().unwrap_or_default()
+        ));
+    }
     output::report(&report);
     output::note(&format!(
         "portolan: the configuration cannot be used: {}",
         report.summary()
     ));
-    let why = format!(
-        "the configuration cannot be used: {}",
-        report.first_error().unwrap_or_default()
-    );
     if !last_known_good {
-        return Err(why);
+        return Err(());
     }
     let kept = match LastKnownGood::load(&state_dir) {
         Ok(kept) => kept,
@@ -227,7 +232,7 @@ fn choose_configuration(
                 "portolan: there is no last known good one in {}: {error}",
                 state_dir.display()
             ));
-            return Err(why);
+            return Err(());
         }
     };
     let kept_source = Source::Saved(kept.sources);
@@ -235,7 +240,7 @@ fn choose_configuration(
     let Some(ready) = outcome.ready else {
         output::report(&outcome.report);
         output::note("portolan: the last known good configuration cannot be used either");
-        return Err(why);
+        return Err(());
     };
     output::note(&format!(
         "portolan: starting with the last known good one, {}",

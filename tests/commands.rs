@@ -893,6 +893,15 @@ async fn output_that_cannot_be_written_is_a_failure() {
     let output = output.unwrap().wait_with_output().await.unwrap();
     assert_exit(&output, 1);
     assert!(stderr(&output).contains("cannot write the output"));
+    for flag in ["--help", "--version"] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        let status = tokio::process::Command::new(env!("CARGO_BIN_EXE_portolan"))
+            .arg(flag)
+            .stdout(full.unwrap())
+            .stderr(std::process::Stdio::null())
+            .status();
+        assert_eq!(status.await.unwrap().code(), Some(1), "{flag}");
+    }
     // A reader that has seen enough is no failure.
     let enough = tokio::process::Command::new("bash")
         .args([

@@ -15,6 +15,9 @@ use crate::pem::Pem;
 use crate::shown::{distinguished_name, hexadecimal};
 use crate::staple::Staple;
 
+/// A larger file is no OCSP response: those have a few kilobytes.
+const LARGEST_STAPLE: u64 = 64 << 10;
+
 /// A chain with its key, ready to be shown to clients.
 #[derive(Clone, Debug)]
 pub struct Bundle {
@@ -124,7 +127,7 @@ impl Bundle {
         let path = files.staple();
         // A staple that cannot be used costs the staple: after a renewal the old one lies there for
         // a while.
-        let staple = match std::fs::read(&path) {
+        let staple = match portolan_config::read_bytes(&path, LARGEST_STAPLE) {
             Ok(der) => Staple::parse(der, &path, &bundle.serial),
             // The one beside the chain need not be there.
             Err(_) if files.ocsp.is_none() => return Ok(bundle),

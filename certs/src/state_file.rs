@@ -59,33 +59,50 @@ fn write_beside(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     }
 }
 
-/// Removes what processes that were killed have left behind in this folder and those in it: files that
-/// they had begun to write. To be called when no other process uses the folder.
-pub fn sweep(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let Ok(kind) = entry.file_type() else {
-            continue;
-        };
-        if kind.is_dir() {
-            sweep(&entry.path());
-        } else if kind.is_file() && is_begun(&entry.file_name().to_string_lossy()) {
+/// Files that Portolan writes into `state_dir` itself.
+const OWN_FILES: [&str; 3] = ["affinity.key", "last-known-good.json", "overrides.json"];
+
+/// The folder in `state_dir` for certificate authorities, with a folder for each issuer, and in that one
+/// a folder for each set of names; and what Portolan writes into them.
+const ACME: &str = "acme";
+const ACCOUNT: &str = "account.json";
+const CERTIFICATE: &str = "certificate.pem";
+
+/// Removes files that processes that were killed had begun to write into `state_dir`. Whatever else is
+/// there is not Portolan's: a `state_dir` may be a folder that holds other things. To be called when no
+/// other process uses the folder.
+pub fn sweep(state_dir: &Path) {
+    sweep_folder(state_dir, |of| OWN_FILES.contains(&of));
+    for issuer in folders_in(&state_dir.join(ACME)) {
+        sweep_folder(&issuer, |of| of == ACCOUNT);
+        for names in folders_in(&issuer) {
+            sweep_folder(&names, |of| of == CERTIFICATE);
+        }
+    }
+}
+
+/// The folders in this one, without those behind links.
+fn folders_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path()).collect()
+}
+
+fn sweep_folder(folder: &Path, is_ours: impl Fn(&str) -> bool) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+        if begun(&entry.file_name().to_string_lossy()).is_some_and(&is_ours) {
             // What cannot be removed harms nobody.
             let _ = std::fs::remove_file(entry.path());
         }
     }
 }
 
-/// Whether a file has a name that [`write_beside`] gives.
-fn is_begun(name: &str) -> bool {
-    let pid = name
-        .strip_suffix(".new")
-        .and_then(|rest| rest.rsplit_once('.'));
-    pid.is_some_and(|(of, pid)| {
-        !of.is_empty() && !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())
-    })
+/// The name of the file that was to be written, of a name that [`write_beside`] gives.
+fn begun(name: &str) -> Option<&str> {
+    let (of, pid) = name.strip_suffix(".new")?.rsplit_once('.')?;
+    let is_pid = !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());
+    (is_pid && !of.is_empty()).then_some(of)
 }
 
 /// Makes sure that the file's name survives a crash, too.
@@ -127,8 +144,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let names = [
             "overrides.json.4711.new",
-            "acme/ca/key.pem.1.new",
+            "acme/ca/account.json.1.new",
+            "acme/ca/a.example+b.example/certificate.pem.77.new",
             "overrides.json",
+            "mine.json.2026.new",
+            "sub/notes.2026.new",
+            "sub/overrides.json.2026.new",
+            "acme/mine.2026.new",
             "notes.new",
             "mine.12a.new",
             ".new",
@@ -141,7 +163,7 @@ mod tests {
         }
         sweep(folder.path());
         for (at, name) in names.iter().enumerate() {
-            assert_eq!(folder.path().join(name).exists(), at >= 2, "{name}");
+            assert_eq!(folder.path().join(name).exists(), at >= 3, "{name}");
         }
         sweep(&folder.path().join("nowhere"));
     }

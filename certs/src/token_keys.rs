@@ -270,7 +270,8 @@ impl TokenKeys {
 
     /// The same; and whether the file is a set of keys none of which can be used.
     pub(crate) fn read_file(path: &Path) -> Result<Self, (BundleError, bool)> {
-        let text = std::fs::read(path).map_err(|error| (unreadable(path, &error), false))?;
+        let text = portolan_config::read_bytes(path, LARGEST_SET as u64)
+            .map_err(|error| (unreadable(path, &error), false))?;
         Self::parse(&text).map_err(|error| {
             let none_fit = error.withdraws();
             let error = BundleError::Unusable {

@@ -714,7 +714,7 @@ mod tests {
         }
         let plain = WatchedFiles {
             patterns: BTreeSet::from(["*.yaml".to_owned()]),
-            ..Watch::default()
+            ..WatchedFiles::default()
         };
         assert!(!plain.may_mean(".#x.yaml".as_ref()) && plain.may_mean("x.yaml".as_ref()));
     }

@@ -167,7 +167,7 @@ async fn serve(
     };
     loop {
         let (close, closed) = watch::channel(false);
-        let inside = tokio::spawn(behind(listener, state.clone(), closed));
+        let mut inside = tokio::spawn(behind(listener, state.clone(), closed));
         // The next address that differs from this one and can be had.
         listener = loop {
             let changed = async {
@@ -185,6 +185,11 @@ async fn serve(
                     let _ = inside.await;
                     return;
                 }
+                // Nobody has closed it: it has panicked, and the whole of it is begun again.
+                ended = &mut inside => match ended {
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    _ => return,
+                },
             }
             let wanted = plans.borrow_and_update().admin.bind;
             if wanted == here(&place) {

@@ -49,6 +49,9 @@ use crate::supervisor::{ENGINE, Failures, Next, Supervisor, caught};
 /// once do not take every socket.
 const MOST_PROBES: usize = 512;
 
+/// How often the loop is told something: a core may fail once for another reason.
+const TOLD_AT_MOST: u32 = 2;
+
 /// Events waiting for the loop. Whoever sends more waits.
 const QUEUE: usize = 4096;
 
@@ -71,7 +74,7 @@ pub struct Engine {
 #[derive(Debug)]
 enum Message {
     /// An event, and whom to tell when what follows from it is published.
-    EngineEvent(EngineEvent, Option<oneshot::Sender<u64>>),
+    Event(EngineEvent, Option<oneshot::Sender<u64>>),
     /// Somebody wants to know what a process that takes over must know.
     HandOver(oneshot::Sender<Handover>),
 }
@@ -196,10 +199,10 @@ impl Engine {
         material: Arc<Material>,
         locator: Arc<Locator>,
     ) -> Result<u64, Stopped> {
-        self.tell(EngineEvent::PlanAccepted {
-            plan,
-            material,
-            locator,
+        self.tell(|| EngineEvent::PlanAccepted {
+            plan: plan.clone(),
+            material: material.clone(),
+            locator: locator.clone(),
         })
         .await
     }
@@ -209,7 +212,8 @@ impl Engine {
     /// # Errors
     /// When the loop has ended.
     pub async fn relocate(&self, locator: Arc<Locator>) -> Result<u64, Stopped> {
-        self.tell(EngineEvent::LocatorChanged(locator)).await
+        self.tell(|| EngineEvent::LocatorChanged(locator.clone()))
+            .await
     }
 
     /// Sets what operators have overridden. Returns when requests go by it.
@@ -218,7 +222,7 @@ impl Engine {
     /// When the loop has ended.
     pub async fn override_by(&self, overrides: &Overrides) -> Result<u64, Stopped> {
         let (drains, weights) = (overrides.drained(), overrides.weights());
-        self.tell(EngineEvent::OverridesChanged(drains, weights))
+        self.tell(|| EngineEvent::OverridesChanged(drains.clone(), weights.clone()))
             .await
     }
 
@@ -242,11 +246,23 @@ impl Engine {
             .is_ok_and(|outcome| outcome.is_ok())
     }
 
-    async fn tell(&self, event: EngineEvent) -> Result<u64, Stopped> {
-        let (done, told) = oneshot::channel();
-        let message = Message::Event(event, Some(done));
-        self.events.send(message).await.map_err(|_| Stopped)?;
-        told.await.map_err(|_| Stopped)
+    /// Whether the loop has ended: nobody will be answered any more.
+    pub fn is_stopped(&self) -> bool {
+        self.events.is_closed()
+    }
+
+    /// Tells the loop something, and waits until requests go by it. A core that panics in the middle of it
+    /// has not followed it, so the one that takes its place is told once more.
+    async fn tell(&self, event: impl Fn() -> EngineEvent) -> Result<u64, Stopped> {
+        for _ in 0..TOLD_AT_MOST {
+            let (done, told) = oneshot::channel();
+            let message = Message::Event(event(), Some(done));
+            self.events.send(message).await.map_err(|_| Stopped)?;
+            if let Ok(generation) = told.await {
+                return Ok(generation);
+            }
+        }
+        Err(Stopped)
     }
 }
 
@@ -292,10 +308,10 @@ impl Driver {
     fn begin_anew(&mut self, repeated: bool) -> bool {
         let now = self.clock.now();
         let anew = catch_unwind(AssertUnwindSafe(|| {
-            // What it knew of the endpoints may be what it stumbles over.
+            // Of the endpoints at least the verdicts: without them requests would go where nobody serves.
             let handed = match repeated {
                 false => self.core.hand_over(),
-                true => Handover::default(),
+                true => self.core.hand_over().verdicts_alone(),
             };
             Core::in_place_of(&self.core, &self.seed, now, handed)
         }));

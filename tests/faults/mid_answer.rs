@@ -1,18 +1,21 @@
 //! The head of the answer was passed on: nothing is tried again, and the client sees either the whole
 //! answer or a clean end of what it cannot have.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::{Method, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{Papers, behind};
 use crate::harness::client::{Connection, Connection2, Failure};
 use crate::harness::config::{LISTENER, pool};
 use crate::harness::saboteur::{HALF, Rest, Sabotage, Saboteur, WHOLE};
-use crate::harness::{Ask, Origin, Rogue, RogueEndpoint, Wire, soon};
+use crate::harness::{Ask, Origin, Portolan, Rogue, RogueEndpoint, Wire, soon};
 
 struct Case {
     /// Its pool, its path and its route.
@@ -187,4 +190,63 @@ async fn an_answer_that_has_begun_is_never_begun_again() {
     let cut: Result<_, Failure> = connection.ask(Ask::get("/")).await;
     assert!(cut.is_err(), "{cut:?}");
     assert_eq!(good.hits(), 0);
+}
+
+/// Says the head and half of an answer, and is gone: both may be there before anybody has read the first.
+async fn half_and_gone(resets: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    if stream.read_buf(&mut asked).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let half = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345";
+                let _ = stream.write_all(half).await;
+                if resets {
+                    let _ = stream.set_zero_linger();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_answered_in_part_sees_that_part() {
+    for resets in [false, true] {
+        let config = [
+            LISTENER,
+            "defaults: { health: off, outlier: off }\npools:\n",
+            &pool("half", &[half_and_gone(resets).await], ""),
+            "routes: [ { to: half } ]\n",
+        ]
+        .concat();
+        let portolan = Portolan::start(&config).await;
+        let address = portolan.address().await;
+        let ask = async |_| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = b"GET / HTTP/1.1\r\nhost: x.example\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = Vec::new();
+            // It ends too early, one way or the other.
+            let _ = stream.read_to_end(&mut answer).await;
+            answer
+        };
+        for _ in 0..40 {
+            for answer in soon("answers", join_all((0..16).map(ask))).await {
+                let answer = String::from_utf8_lossy(&answer);
+                // The system takes back what a connection has brought that was reset.
+                let refused = answer.starts_with("HTTP/1.1 502 ") && resets;
+                let begun = answer.starts_with("HTTP/1.1 200 ") && !answer.ends_with("1234567890");
+                assert!(begun || refused, "{resets}: {answer:?}");
+            }
+        }
+        portolan.stop().await;
+    }
 }

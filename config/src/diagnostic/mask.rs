@@ -16,6 +16,12 @@ pub(crate) const SECRET_KEYS: [&str; 4] = ["token", "hmac_key", "password", "htp
 /// Keys that hold others with secrets. A value in their place was meant to be one.
 const HOLDERS: [&str; 2] = ["tokens", "users"];
 
+/// What stands below a holder and is no secret, each behind its key.
+const PLAIN: [&str; 2] = ["name", "role"];
+
+/// Keys below which names stand: a pool may be called `users`.
+const NAMING: [&str; 2] = ["pools", "services"];
+
 /// Longer keys are none that was meant to be one of the secret ones.
 const MOST_MEANT: usize = 12;
 
@@ -30,6 +36,8 @@ const WINDOW: usize = 16;
 enum Keeps {
     /// All that stands below it is secret.
     All,
+    /// All that stands below it is secret, keys as well, but for what is [`PLAIN`].
+    Holder,
     /// What stands directly behind it is secret, and what is listed there.
     Own,
 }
@@ -54,7 +62,7 @@ fn keeps(key: &str) -> Option<Keeps> {
 impl Hidden {
     /// Marks what is secret in a tree, and remembers it.
     pub(crate) fn in_tree(&mut self, node: &mut Node) {
-        self.walk(node, None);
+        self.walk(node, None, "");
     }
 
     /// Remembers what is secret in a text of which there may be no tree.
@@ -64,7 +72,8 @@ impl Hidden {
         }
     }
 
-    fn walk(&mut self, node: &mut Node, keeps: Option<Keeps>) {
+    /// `under`: the key that the node stands behind.
+    fn walk(&mut self, node: &mut Node, keeps: Option<Keeps>, under: &str) {
         match &mut node.value {
             Value::Null => {}
             Value::Scalar(scalar) => {
@@ -76,14 +85,30 @@ impl Hidden {
                     }
                 }
             }
-            Value::List(items) => items.iter_mut().for_each(|item| self.walk(item, keeps)),
+            Value::List(items) => {
+                items
+                    .iter_mut()
+                    .for_each(|item| self.walk(item, keeps, under));
+            }
             Value::Map(entries) => {
                 for entry in entries {
-                    let below = keeps.filter(|keeps| *keeps == Keeps::All);
-                    self.walk(
-                        &mut entry.value,
-                        below.or_else(|| self::keeps(&entry.key.value)),
-                    );
+                    let key = entry.key.value.clone();
+                    let below = match keeps {
+                        Some(Keeps::All) => Some(Keeps::All),
+                        Some(Keeps::Holder) if PLAIN.contains(&key.as_str()) => None,
+                        Some(Keeps::Holder) => {
+                            if !SECRET_KEYS.contains(&key.as_str()) {
+                                self.remember(&key);
+                                if let Origin::File(span) = entry.key.origin {
+                                    self.spans.push(span);
+                                }
+                            }
+                            Some(Keeps::Holder)
+                        }
+                        Some(Keeps::Own) | None if is_holder(&key, under) => Some(Keeps::Holder),
+                        Some(Keeps::Own) | None => self::keeps(&key),
+                    };
+                    self.walk(&mut entry.value, below, &key);
                 }
             }
         }
@@ -133,7 +158,16 @@ impl Hidden {
         let mut out = source.text.clone().into_bytes();
         let spans = self.spans.iter().filter(|span| is_it(**span));
         let spans = spans.map(|span| (span.start as usize, span.end as usize));
-        for (start, end) in values(&source.text).into_iter().chain(spans) {
+        // It may stand elsewhere, too: behind an anchor, or as a name.
+        let elsewhere = self.texts.iter().flat_map(|text| {
+            let found = source.text.match_indices(text.as_str());
+            found.map(|(at, text)| (at, at + text.len()))
+        });
+        let all = values(&source.text)
+            .into_iter()
+            .chain(spans)
+            .chain(elsewhere);
+        for (start, end) in all {
             let written = source.text.get(start..end).unwrap_or_default();
             if is_reference(written.trim_matches(['"', '\''])) {
                 continue;
@@ -168,13 +202,109 @@ fn values(text: &str) -> Vec<(usize, usize)> {
             .take_while(|(_, c)| word(*c))
             .last()
             .map_or(key.len(), |(at, _)| at);
-        if let Some(keeps) = keeps(&key[start..])
-            && let Some(range) = value_behind(text, colon + 1, start, keeps)
-        {
+        let Some(keeps) = keeps(&key[start..]) else {
+            continue;
+        };
+        if is_holder(&key[start..], parent_of(text, start)) {
+            strangers(
+                text,
+                colon + 1,
+                block_end(text, colon + 1, start),
+                &mut found,
+            );
+        } else if let Some(range) = value_behind(text, colon + 1, start, keeps) {
             found.push(range);
         }
     }
     found
+}
+
+/// Whether a key below this one holds secrets.
+fn is_holder(key: &str, under: &str) -> bool {
+    HOLDERS.contains(&key) && !NAMING.contains(&under)
+}
+
+/// The key below which another one stands that begins here: on its line, or on the nearest line that is
+/// indented less. Nothing at the top.
+fn parent_of(text: &str, key: usize) -> &str {
+    let first = text[..key].rfind('\n').map_or(0, |at| at + 1);
+    let before = &text[first..key];
+    let name = |words: &str| {
+        let end = words.rfind(':')?;
+        let words = words[..end].trim_end().trim_end_matches(['"', '\'']);
+        let word = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+        let start = words.rfind(|c| !word(c)).map_or(0, |at| at + 1);
+        Some(start..words.len())
+    };
+    if let Some(range) = name(before) {
+        return &before[range];
+    }
+    let indent = |line: &str| line.len() - line.trim_start_matches([' ', '-']).len();
+    let own = indent(before);
+    let above = text[..first].lines().rev();
+    let mut above =
+        above.filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    let Some(line) = above.find(|line| indent(line) < own) else {
+        return "";
+    };
+    line.split(':')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .trim_matches(['"', '\'', '-', ' '])
+}
+
+/// Where the lines end that belong to a key: those that are indented more, and the items of a list that
+/// stand right below it.
+fn block_end(text: &str, colon: usize, key: usize) -> usize {
+    let first = text[..key].rfind('\n').map_or(0, |at| at + 1);
+    let indent = text[first..key].chars().count();
+    let mut end = colon
+        + text[colon..]
+            .find('\n')
+            .map_or(text[colon..].len(), |at| at + 1);
+    for line in text[end..].split_inclusive('\n') {
+        let own = line.len() - line.trim_start_matches(' ').len();
+        let item = own == indent && line[own..].starts_with("- ");
+        // Behind a bracket that is open, nothing need be indented.
+        let closing = line.trim_start().starts_with([']', '}']);
+        if !line.trim().is_empty() && own <= indent && !item && !closing {
+            break;
+        }
+        end += line.len();
+    }
+    end
+}
+
+/// What may be a secret between the lines of a holder: everything but keys that are known, and what is
+/// plain behind them.
+fn strangers(text: &str, start: usize, end: usize, found: &mut Vec<(usize, usize)>) {
+    let mut at = start;
+    for line in text[start..end].split_inclusive('\n') {
+        let words = line.find(" #").map_or(line, |comment| &line[..comment]);
+        let mut from = 0;
+        let flow = words.contains(['{', '[', '}', ']']);
+        let ends = words
+            .char_indices()
+            .filter(|(_, c)| flow && matches!(c, '{' | '}' | '[' | ']' | ','));
+        for (cut, width) in ends
+            .map(|(cut, c)| (cut, c.len_utf8()))
+            .chain([(words.len(), 0)])
+        {
+            let part = &words[from..cut];
+            let inner = part.trim_start_matches([' ', '\t', '-']);
+            let begins = from + (part.len() - inner.len());
+            let inner = inner.trim_end();
+            let key = inner.split(':').next().unwrap_or_default();
+            let key = key.trim().trim_matches(['"', '\'']);
+            let known = inner.contains(':') && (PLAIN.contains(&key) || SECRET_KEYS.contains(&key));
+            if !inner.is_empty() && !inner.starts_with('#') && !known {
+                found.push((at + begins, at + begins + inner.len()));
+            }
+            from = cut + width;
+        }
+        at += line.len();
+    }
 }
 
 /// The value that begins behind a colon, of a key that begins there.
@@ -282,6 +412,11 @@ mod tests {
         assert_eq!(mask("token: a${env:X}b"), "token: **********");
         assert_eq!(mask("\"token\" : s3\nname: x"), "\"token\" : **\nname: x");
         assert_eq!(mask("tokens:\n  - name: x"), "tokens:\n  - name: x");
+        // A pool may be called like a holder of secrets.
+        let pools = "pools:\n  users:\n    endpoints: [ a:1 ]\n";
+        assert_eq!(mask(pools), pools);
+        let pools = "pools: { tokens: { endpoints: [ a:1 ] } }";
+        assert_eq!(mask(pools), pools);
         assert_eq!(
             mask("tokenless_name: x"),
             "tokenless_name: *",
@@ -314,6 +449,17 @@ mod tests {
             "token: &a hunter2\nname: x",
             "token: !!str hunter2\nname: x",
             "token :\thunter2\nname: x",
+            "tokens: { oncall: hunter2 }\nname: x",
+            "tokens:\n  oncall: hunter2\nname: x",
+            "users: { alice: hunter2 }\nname: x",
+            "users:\n- alice: hunter2\nname: x",
+            "users:\n  - alice: hunter2\nname: x",
+            "tokens:\n  - { name: x, role: operator, value: hunter2 }\nname: x",
+            "tokens:\n  - hunter2: operator\nname: x",
+            "tokens:\n  - @hunter2\nname: x",
+            "tokens:\n  - \"hunter2\" x\nname: x",
+            "tokens: [\n  hunter2,\n]\nname: x",
+            "admin:\n  tokens:\n    - hunter2: viewer\nname: x",
         ] {
             let masked = mask(text);
             assert!(!masked.contains("hunter2"), "{text}: {masked}");

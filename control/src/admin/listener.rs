@@ -2,13 +2,14 @@
 //!
 //! Whoever can reach the address can open connections to it, and say nothing. So there are never more
 //! than a few, and their number has nothing to do with that of the listeners' clients: whatever happens
-//! there, here is room. When somebody comes for whom there is none, the one who has been here for
-//! longest without being let in leaves: strangers cannot keep operators out.
+//! there, here is room. When somebody comes for whom there is none, one of those leaves who have not been
+//! let in, of the address that has most of them: who comes from another address than a crowd of strangers
+//! is not kept out by them, and nobody who was let in is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,6 +73,8 @@ struct Guests {
 /// A client's connection.
 #[derive(Debug)]
 pub(super) struct Guest {
+    /// Its address.
+    from: IpAddr,
     /// It has been let in: it had a token, or needed none.
     known: AtomicBool,
     state: Mutex<State>,
@@ -115,13 +118,14 @@ impl State {
 }
 
 impl Guest {
-    fn new() -> Self {
+    fn new(from: IpAddr) -> Self {
         let state = State {
             doing: Doing::Arriving,
             since: Instant::now(),
             stalled: None,
         };
         Self {
+            from,
             known: AtomicBool::new(false),
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -165,26 +169,55 @@ impl Guest {
     }
 }
 
+/// Whether one more may come in.
+#[derive(Debug)]
+enum Room {
+    /// There is room.
+    Free,
+    /// There is, when this one has left.
+    Made(Arc<Guest>),
+    /// Everybody was let in and is being answered.
+    Full,
+}
+
 impl Guests {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Guest>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for one more, if there are `most`: somebody is asked to leave. Whoever has not been let
-    /// in leaves before those who have, whoever does nothing before those who are answered, and among
-    /// equals the one who came first.
-    fn make_room(&self, most: usize) -> Option<Arc<Guest>> {
+    /// Makes room for one more, if there are `most`: somebody is asked to leave. That is one who has not
+    /// been let in, of the address that has most of those, and of these the one who came first; or, if
+    /// all were let in, one who does nothing. Those who are being answered stay.
+    fn make_room(&self, most: usize) -> Room {
         let mut all = self.lock();
         if all.len() < most {
-            return None;
+            return Room::Free;
         }
-        let (number, _) = all.iter().min_by_key(|(number, guest)| {
-            let known = guest.known.load(Ordering::Relaxed);
-            let answered = guest.state().doing == Doing::Answered;
-            (known, answered, **number)
-        })?;
-        let number = *number;
-        all.remove(&number)
+        let mut strangers: HashMap<IpAddr, usize> = HashMap::new();
+        let is_stranger = |guest: &Guest| !guest.known.load(Ordering::Relaxed);
+        for guest in all.values().filter(|guest| is_stranger(guest)) {
+            *strangers.entry(guest.from).or_default() += 1;
+        }
+        let leaves = all
+            .iter()
+            .filter(|(_, guest)| is_stranger(guest) || guest.state().doing != Doing::Answered)
+            .min_by_key(|(number, guest)| {
+                let answered = guest.state().doing == Doing::Answered;
+                match is_stranger(guest) {
+                    true => (
+                        false,
+                        usize::MAX - strangers[&guest.from],
+                        answered,
+                        **number,
+                    ),
+                    false => (true, 0, answered, **number),
+                }
+            })
+            .map(|(number, _)| *number);
+        match leaves.and_then(|number| all.remove(&number)) {
+            Some(guest) => Room::Made(guest),
+            None => Room::Full,
+        }
     }
 }
 
@@ -217,12 +250,19 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        if let Some(guest) = guests.make_room(most) {
-            totals.refused_connections.one("admin_crowded");
-            guest.leave.notify_one();
+        match guests.make_room(most) {
+            Room::Free => {}
+            Room::Made(guest) => {
+                totals.refused_connections.one("admin_crowded");
+                guest.leave.notify_one();
+            }
+            Room::Full => {
+                totals.refused_connections.one("admin_crowded");
+                continue;
+            }
         }
         number += 1;
-        let guest = Arc::new(Guest::new());
+        let guest = Arc::new(Guest::new(peer.ip().to_canonical()));
         guests.lock().insert(number, guest.clone());
         let attending = attend(
             stream,
@@ -584,7 +624,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_takes_nothing_of_an_answer_is_sent_away() {
-        let guest = Guest::new();
+        let guest = Guest::new(IpAddr::from([127, 0, 0, 1]));
         guest.now_does(Doing::Answered);
         let patient = tokio::time::timeout(WRITE_STALL * 9, guest.takes_too_long()).await;
         assert!(patient.is_err(), "an answer may take its time");

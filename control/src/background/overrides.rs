@@ -25,6 +25,9 @@ use crate::supervisor::Supervisor;
 const FILE: &str = "overrides.json";
 const AUDIT: &str = "audit.log";
 
+/// How soon leases are looked at again when the engine could not follow.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The machine's calendar may be set right: it is looked at this often.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -222,10 +225,14 @@ impl OverrideStore {
         if *owner != Owner::Us {
             return Err(NotChanged::HandedOver);
         }
-        let (before, _) = self.by_calendar();
+        let (before, moved) = self.by_calendar();
         let now = self.now();
-        let (overrides, changes) = before.step(event(now), now);
+        let (overrides, changes) = before.clone().step(event(now), now);
         if changes.is_empty() {
+            if moved {
+                // The calendar was set: the next start goes by what is in the file.
+                self.keep_or_warn(&overrides).await;
+            }
             return Ok(changes);
         }
         self.keep(&overrides)
@@ -234,7 +241,11 @@ impl OverrideStore {
                 path: self.path.clone(),
                 error,
             })?;
-        self.put_into_effect(overrides, changes.clone()).await?;
+        if let Err(stopped) = self.put_into_effect(overrides, changes.clone()).await {
+            // It was not made: so it must not be after the next start either.
+            self.keep_or_warn(&before).await;
+            return Err(stopped.into());
+        }
         Ok(changes)
     }
 
@@ -263,17 +274,22 @@ impl OverrideStore {
             }
             if *owner != Owner::Us {
                 // What is still under way here goes by it; to keep and to tell is another's.
-                if self.engine.override_by(&overrides).await.is_err() {
-                    return;
+                match self.engine.override_by(&overrides).await {
+                    Ok(_) => self.current.store(Arc::new(overrides)),
+                    Err(_) if self.engine.is_stopped() => return,
+                    Err(_) => tokio::time::sleep(AGAIN).await,
                 }
-                self.current.store(Arc::new(overrides));
                 continue;
             }
             // A lease that is over is over, even if the file still has it: so it would be after the
             // next start, too.
             self.keep_or_warn(&overrides).await;
             if self.put_into_effect(overrides, changes).await.is_err() {
-                return;
+                if self.engine.is_stopped() {
+                    return;
+                }
+                drop(owner);
+                tokio::time::sleep(AGAIN).await;
             }
         }
     }

@@ -122,7 +122,7 @@ pub enum Effect {
         plan: ResolverPlan,
     },
     /// Tell operators.
-    Event(Event),
+    Emit(Event),
 }
 
 /// How long new addresses of a name may take to get their first verdicts, beyond what a probe takes.

@@ -10,9 +10,9 @@
 //! is cleared.
 //!
 //! # What is evidence
-//! - **Several requests.** Only those sent after the endpoint was last heard count, so that answers
-//!   which are slow by nature accuse nobody while others come in; and one request alone is never
-//!   enough, however long it takes: it may be slow by nature.
+//! - **Several requests.** Their waits count from when the endpoint was last heard, so that answers
+//!   which are slow by nature accuse nobody while others come in; at least one of them must have been sent
+//!   after that; and one request alone is never enough, however long it takes: it may be slow by nature.
 //! - **What is usual.** The endpoint's own recent latencies; where it has answered too few requests,
 //!   those of its pool. Where the whole pool has answered too few, requests count little, and never
 //!   enough by themselves.
@@ -362,14 +362,20 @@ impl StallDetector {
                 .is_ok()
     }
 
-    /// How long requests have waited that were sent after the endpoint was last heard.
+    /// How long requests have waited since the endpoint was last heard: those that were sent after that, and,
+    /// where one of these waits, also those that were sent before.
     fn waits(&self, at: u64) -> impl Iterator<Item = Duration> {
         let heard = self.heard.load(Ordering::Relaxed);
-        self.sent
-            .iter()
-            .map(|sent| sent.load(Ordering::Relaxed))
-            .filter(move |sent| *sent > heard && *sent < at)
-            .map(move |sent| span(at - sent))
+        let sent = || self.sent.iter().map(|sent| sent.load(Ordering::Relaxed));
+        let newer = sent().any(|sent| sent > heard && sent < at);
+        // At a time, a handful of clients can all be waiting for answers to requests of before.
+        let least = match newer {
+            true => 0,
+            false => heard,
+        };
+        sent()
+            .filter(move |sent| *sent > least && *sent < at)
+            .map(move |sent| span(at.saturating_sub(sent.max(heard))))
     }
 
     /// Whether a request waits that was sent after the endpoint was last heard.

@@ -192,7 +192,7 @@ impl Health {
         match (self.verdict, event) {
             (Verdict::Healthy, ProbeEvent::ProbesSwitchedOff) => self.against = 0,
             (_, ProbeEvent::ProbesSwitchedOff) => {
-                self.decide(Verdict::Healthy, VerdictReason::ProbesOff, now)
+                self.decide(Verdict::Healthy, VerdictReason::ProbesOff, now);
             }
             (Verdict::Unknown, ProbeEvent::ProbeSucceeded) => {
                 self.decide(Verdict::Healthy, VerdictReason::FirstProbeSucceeded, now);

@@ -12,7 +12,7 @@ use std::io;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -57,6 +57,8 @@ struct Queue {
     /// Disconnected when the thread has ended.
     ended: Arc<Mutex<Receiver<()>>>,
     sink: LogSink,
+    /// Lines go elsewhere now: what cannot be written soon is given up.
+    replaced: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -137,17 +139,22 @@ impl Lines {
             None => None,
             Some(sink) => Some(Arc::new(self.start(sink)?)),
         };
-        self.0.queue.store(queue);
+        if let Some(before) = self.0.queue.swap(queue) {
+            before.replaced.store(true, Ordering::Relaxed);
+        }
         Ok(())
     }
 
     fn start(&self, sink: &LogSink) -> io::Result<Queue> {
         let (messages, received) = sync_channel(self.0.room);
         let (running, ended) = sync_channel(0);
+        let replaced = Arc::<AtomicBool>::default();
         let mut pen = Pen {
             output: Output::open(sink)?,
             rest: Vec::new(),
             loss: self.0.loss.clone(),
+            replaced: replaced.clone(),
+            given_up: false,
         };
         std::thread::Builder::new()
             .name(self.0.thread_name.to_owned())
@@ -159,6 +166,7 @@ impl Lines {
             messages,
             ended: Arc::new(Mutex::new(ended)),
             sink: sink.clone(),
+            replaced,
         })
     }
 
@@ -276,6 +284,10 @@ struct Pen {
     /// again, so that no line is torn.
     rest: Vec<u8>,
     loss: Arc<Loss>,
+    /// Lines go elsewhere now.
+    replaced: Arc<AtomicBool>,
+    /// It was replaced, and for too long nobody has read what it writes.
+    given_up: bool,
 }
 
 impl Pen {
@@ -353,14 +365,29 @@ impl Pen {
     /// How much was written, and what was in the way of the rest.
     fn write(&mut self, bytes: &[u8]) -> (usize, Option<io::Error>) {
         let mut taken = 0;
+        let mut waited = Duration::ZERO;
         while taken < bytes.len() {
             match self.output.write(&bytes[taken..]) {
                 Ok(0) => return (taken, Some(io::ErrorKind::WriteZero.into())),
-                Ok(more) => taken += more,
+                Ok(more) => {
+                    taken += more;
+                    waited = Duration::ZERO;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Somebody else has made the stream so that it does not block.
+                // A pipe that does not block and is full. While lines go nowhere else, its reader may take
+                // as long as it likes.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let replaced = self.replaced.load(Ordering::Relaxed);
+                    if self.given_up || replaced && waited >= LAST_LINES {
+                        self.given_up = true;
+                        return (taken, Some(error));
+                    }
                     std::thread::park_timeout(STREAM_FULL_PAUSE);
+                    // Time counts from when it was replaced.
+                    waited = match replaced {
+                        true => waited + STREAM_FULL_PAUSE,
+                        false => Duration::ZERO,
+                    };
                 }
                 Err(error) => return (taken, Some(error)),
             }
@@ -413,6 +440,8 @@ mod tests {
             output: Output::Test(Box::new(disk.clone())),
             rest: Vec::new(),
             loss: Arc::default(),
+            replaced: Arc::default(),
+            given_up: false,
         }
     }
 
@@ -538,5 +567,41 @@ mod tests {
                 .redirect(Some(&LogSink::File(file.join("below"))))
                 .is_err()
         );
+    }
+
+    /// A named pipe that nobody reads must not keep a thread and its lines for every reload.
+    #[test]
+    fn a_pipe_that_nobody_reads_is_given_up_once_it_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        // It is there, and does not read.
+        let _reader = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&pipe)
+            .unwrap();
+        let loss = Arc::<Loss>::default();
+        let sink = LogSink::File(pipe);
+        let lines = Lines::new("test", 64, loss.clone());
+        lines.redirect(Some(&sink)).unwrap();
+        for _ in 0..40 {
+            lines.send(format!("{}\n", "x".repeat(8_000)).into_bytes());
+        }
+        let ended = lines.0.queue.load_full().unwrap().ended.clone();
+        let other = LogSink::File(folder.path().join("file"));
+        lines.redirect(Some(&other)).unwrap();
+        // Disconnected when the thread has ended.
+        let ended = ended.lock().unwrap().recv_timeout(Duration::from_secs(60));
+        assert_eq!(ended, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+        assert!(loss.lines.get() > 0);
+        lines.end();
     }
 }

@@ -198,8 +198,13 @@ impl<'r> Both<'_, 'r> {
                 return self.expire().await;
             }
             match self.event().await {
-                RelayEvent::Part(part) => {
-                    let part = part.map_err(Error::into_up)?;
+                RelayEvent::Part(Err(error)) => {
+                    // What came before is the client's, even if nothing of it was sent yet: it shall not
+                    // wonder whether it was answered at all.
+                    let _ = self.send().await;
+                    return Err(error.into_up());
+                }
+                RelayEvent::Part(Ok(part)) => {
                     if self.waited {
                         self.happened();
                         self.heard = self.active;
