@@ -588,6 +588,8 @@ async fn run(
     if stop != Stop::Now {
         let process = reloader.running().plan.process.clone();
         notifier.stopping(process.shutdown_timeout);
+        // The next process goes by the file, and the calendar may have been set since the last look.
+        drop(overrides.pause().await);
         stop_gracefully(
             &data_plane,
             process.lame_duck,

@@ -311,8 +311,8 @@ impl Report {
 /// the first line of something that covers many.
 fn range(source: &Source, span: Span) -> std::ops::Range<usize> {
     let text = &source.text;
-    let start = (span.start as usize).min(text.len());
-    let end = (span.end as usize).clamp(start, text.len());
+    // A scanner may point into the middle of a character.
+    let (start, end) = mask::whole_characters(text, span.start as usize, span.end as usize);
     let first_line = text[start..].find('\n').map_or(text.len(), |at| start + at);
     let end = end.min(first_line);
     if end > start {

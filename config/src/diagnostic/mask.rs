@@ -97,7 +97,7 @@ impl Hidden {
                         Some(Keeps::All) => Some(Keeps::All),
                         Some(Keeps::Holder) if PLAIN.contains(&key.as_str()) => None,
                         Some(Keeps::Holder) => {
-                            if !SECRET_KEYS.contains(&key.as_str()) {
+                            if self::keeps(&key).is_none() {
                                 self.remember(&key);
                                 if let Origin::File(span) = entry.key.origin {
                                     self.spans.push(span);
@@ -168,6 +168,7 @@ impl Hidden {
             .chain(spans)
             .chain(elsewhere);
         for (start, end) in all {
+            let (start, end) = whole_characters(&source.text, start, end);
             let written = source.text.get(start..end).unwrap_or_default();
             if is_reference(written.trim_matches(['"', '\''])) {
                 continue;
@@ -180,6 +181,19 @@ impl Hidden {
         }
         String::from_utf8(out).unwrap_or_default()
     }
+}
+
+/// A range of bytes, widened to whole characters and no further than the text.
+pub(super) fn whole_characters(text: &str, start: usize, end: usize) -> (usize, usize) {
+    let mut start = start.min(text.len());
+    let mut end = end.clamp(start, text.len());
+    while !text.is_char_boundary(start) {
+        start -= 1;
+    }
+    while !text.is_char_boundary(end) {
+        end += 1;
+    }
+    (start, end)
 }
 
 /// Whether a text is one reference and nothing else: it names where the secret is, not what it is.
@@ -205,13 +219,9 @@ fn values(text: &str) -> Vec<(usize, usize)> {
         let Some(keeps) = keeps(&key[start..]) else {
             continue;
         };
-        if is_holder(&key[start..], parent_of(text, start)) {
-            strangers(
-                text,
-                colon + 1,
-                block_end(text, colon + 1, start),
-                &mut found,
-            );
+        let holder = is_holder(&key[start..], parent_of(text, start));
+        if let Some(end) = holder.then(|| held_until(text, colon + 1, start)).flatten() {
+            strangers(text, colon + 1, end, &mut found);
         } else if let Some(range) = value_behind(text, colon + 1, start, keeps) {
             found.push(range);
         }
@@ -252,6 +262,29 @@ fn parent_of(text: &str, key: usize) -> &str {
         .unwrap_or_default()
         .trim()
         .trim_matches(['"', '\'', '-', ' '])
+}
+
+/// Where that ends which stands behind the colon of a holder, if it is no single value: its brackets are
+/// closed, or its lines end.
+fn held_until(text: &str, colon: usize, key: usize) -> Option<usize> {
+    let rest = text[colon..].trim_start_matches([' ', '\t']);
+    match rest.chars().next() {
+        None | Some('\n' | '\r' | '#') => Some(block_end(text, colon, key)),
+        Some('[' | '{') => {
+            let from = text.len() - rest.len();
+            let mut open = 0_usize;
+            let closed = rest.char_indices().find(|(_, c)| {
+                match c {
+                    '[' | '{' => open += 1,
+                    ']' | '}' => open -= 1,
+                    _ => {}
+                }
+                open == 0
+            });
+            Some(closed.map_or_else(|| block_end(text, colon, key), |(at, _)| from + at + 1))
+        }
+        Some(_) => None,
+    }
 }
 
 /// Where the lines end that belong to a key: those that are indented more, and the items of a list that
@@ -297,7 +330,8 @@ fn strangers(text: &str, start: usize, end: usize, found: &mut Vec<(usize, usize
             let inner = inner.trim_end();
             let key = inner.split(':').next().unwrap_or_default();
             let key = key.trim().trim_matches(['"', '\'']);
-            let known = inner.contains(':') && (PLAIN.contains(&key) || SECRET_KEYS.contains(&key));
+            // The value of a key that looks like a secret one is found by itself.
+            let known = inner.contains(':') && (PLAIN.contains(&key) || keeps(key).is_some());
             if !inner.is_empty() && !inner.starts_with('#') && !known {
                 found.push((at + begins, at + begins + inner.len()));
             }
@@ -500,5 +534,26 @@ mod tests {
         assert_eq!(said("`horse battery staple` is none"), "`•••` is none");
         assert_eq!(said("horse, and short é"), "horse, and short é");
         assert_eq!(Hidden::default().left_out("as it was"), "as it was");
+    }
+
+    #[test]
+    fn a_report_may_point_at_any_character() {
+        use crate::diagnostic::Colours;
+        use crate::{Machine, check_text};
+        let sound = "listeners: [ { bind: 'a:1' } ]\npools: { a: { endpoints: [ 'a:1' ] } }\n";
+        for wrong in [
+            "listeners:\n  - bind: 'a:1'\n é\n",
+            "services: { s: a }”",
+            "services: { s: a } é # x",
+            "😀: [",
+            "a: \"😀",
+            "- “x”: {",
+        ] {
+            for text in [wrong.to_owned(), format!("{sound}{wrong}")] {
+                let checked = check_text("x.yaml", text.clone(), &Machine::default());
+                let report = checked.report.render(Colours::Off);
+                assert!(report.contains("error["), "{text}: {report}");
+            }
+        }
     }
 }

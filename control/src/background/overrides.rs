@@ -29,7 +29,7 @@ const AUDIT: &str = "audit.log";
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The machine's calendar may be set right: it is looked at this often.
-const LOOK: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Why a change was not made. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -169,9 +169,17 @@ impl OverrideStore {
         Ok(())
     }
 
-    /// Waits for a change under way, and lets others wait.
+    /// Waits for a change under way, and lets others wait. What is in the file then is right by the machine's
+    /// calendar, whoever reads it next.
     pub async fn pause(&self) -> Pause {
-        Pause(self.turn.clone().lock_owned().await)
+        let owner = self.turn.clone().lock_owned().await;
+        if *owner == Owner::Us {
+            let (overrides, moved) = self.by_calendar();
+            if moved {
+                self.keep_or_warn(&overrides).await;
+            }
+        }
+        Pause(owner)
     }
 
     /// What is overridden now.
