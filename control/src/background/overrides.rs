@@ -285,7 +285,10 @@ impl OverrideStore {
                 match self.engine.override_by(&overrides).await {
                     Ok(_) => self.current.store(Arc::new(overrides)),
                     Err(_) if self.engine.is_stopped() => return,
-                    Err(_) => tokio::time::sleep(AGAIN).await,
+                    Err(_) => {
+                        drop(owner);
+                        tokio::time::sleep(AGAIN).await;
+                    }
                 }
                 continue;
             }
